@@ -1,0 +1,270 @@
+"""The frozen, typed, validated description of one run; TOML in, TOML out.
+
+Every recipe is a set of changes to `recipes/zalo2019.toml`, which spells out each setting with its meaning; the
+classes below hold types and bounds only. Unknown keys and wrong types are errors that name their path. Rates are in
+Hz, times in s, `*_length` and `n_*` in samples and bins as in librosa.
+"""
+
+import hashlib
+import json
+import tomllib
+from collections.abc import Iterator
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from melgpu.errors import InputError
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+BackboneName = Literal["densenet169", "densenet201", "inception_resnet_v2", "inception_v3", "resnet50", "xception"]
+Stacker = Literal["cnn", "skip_cnn", "lightgbm"]
+
+
+class Spec(BaseModel):
+    """A frozen table of settings; refuses unknown keys and never converts types."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class AudioSpec(Spec):
+    sample_rate: Annotated[int, Field(ge=1000)]
+    track_s: Positive
+
+
+class WindowSpec(Spec):
+    window_s: Positive
+    hop_s: Positive
+    dense_hop_s: Positive
+    dense_classes: tuple[str, ...]
+    predict_hop_s: Positive
+    public_hop_s: Positive
+
+
+class FoldSpec(Spec):
+    num_folds: Annotated[int, Field(ge=2)]
+    seed: int
+
+
+class MelSpec(Spec):
+    n_fft: Count
+    hop_length: Count
+    n_mels: Count
+    fmin: Annotated[float, Field(ge=0)]
+    fmax: Annotated[float, Field(ge=0)]
+    top_db: Positive
+    image_size: Annotated[int, Field(ge=75)]  # the inception family's smallest input
+
+
+class StreamSpec(Spec):
+    shuffle_tracks: Count
+    workers: Annotated[int, Field(ge=0)]
+    decode_ahead: Count
+    predict_batch_size: Count
+    bank: Literal["off", "disk"]
+
+
+class BackboneSpec(Spec):
+    pretrained: bool
+    weights_dir: str
+    dropout: Annotated[float, Field(ge=0, lt=1)]
+
+
+class OptimSpec(Spec):
+    lr: Positive
+    warmup_lr: Positive
+    warmup_epochs: Annotated[int, Field(ge=0)]
+    max_epochs: Count
+    batch_size: Annotated[int, Field(ge=2)]
+    schedule: Literal["plateau", "cosine"]
+    plateau_factor: Annotated[float, Field(gt=0, lt=1)]
+    plateau_patience: Count
+    stop_patience: Count
+    refresh_batches: Annotated[int, Field(ge=0)]
+    precision: Literal["auto", "float32", "bfloat16"]
+
+
+class OptimOverride(Spec):
+    lr: Positive | None = None
+    warmup_lr: Positive | None = None
+    max_epochs: Count | None = None
+    batch_size: Annotated[int, Field(ge=2)] | None = None
+
+
+class AugmentSpec(Spec):
+    flip_probability: Share
+
+
+class PredictSpec(Spec):
+    flip: bool
+
+
+class RoundSpec(Spec):
+    backbones: Annotated[tuple[BackboneName, ...], Field(min_length=2)]
+    folds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
+    blend: Annotated[dict[Stacker, Positive], Field(min_length=1)]
+
+
+class PseudoSpec(Spec):
+    threshold: Share
+
+
+class StackingSpec(Spec):
+    num_subfolds: Annotated[int, Field(ge=2)]
+    seed: int
+    lr: Positive
+    max_lr: Positive
+    max_epochs: Count
+    batch_size: Annotated[int, Field(ge=2)]
+    fit_patience: Count
+    tune_patience: Count
+    dropout: Annotated[float, Field(ge=0, lt=1)]
+    num_trees: Count
+    min_child_samples: Count
+    min_child_weight: Annotated[float, Field(ge=0)]
+
+
+class Recipe(Spec):
+    """One run, completely: a table of settings for each module."""
+
+    seed: Annotated[int, Field(ge=0)]
+    audio: AudioSpec
+    windows: WindowSpec
+    folds: FoldSpec
+    mel: MelSpec
+    stream: StreamSpec
+    backbone: BackboneSpec
+    optim: OptimSpec
+    optim_overrides: dict[BackboneName, OptimOverride]
+    augment: AugmentSpec
+    predict: PredictSpec
+    pseudo: PseudoSpec
+    stacking: StackingSpec
+    rounds: Annotated[tuple[RoundSpec, ...], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _check(self) -> "Recipe":
+        if self.windows.window_s > self.audio.track_s:
+            raise ValueError(f"windows.window_s {self.windows.window_s} exceeds audio.track_s {self.audio.track_s}")
+        if self.mel.fmax > self.audio.sample_rate / 2:
+            raise ValueError(f"mel.fmax {self.mel.fmax} exceeds the Nyquist frequency {self.audio.sample_rate / 2}")
+        for number, spec in enumerate(self.rounds, start=1):
+            if max(spec.folds) >= self.folds.num_folds:
+                raise ValueError(f"round {number} names fold {max(spec.folds)} of {self.folds.num_folds}")
+            for names in (spec.backbones, spec.folds):
+                if len(set(names)) < len(names):
+                    raise ValueError(f"round {number} names something twice: {names}")
+        return self
+
+    def optim_for(self, backbone: str) -> OptimSpec:
+        """The optimizer's settings with this backbone's own laid over them."""
+        override = self.optim_overrides.get(backbone)
+        return self.optim.model_copy(update=override.model_dump(exclude_none=True)) if override else self.optim
+
+    def to_json(self) -> str:
+        """One canonical line of JSON."""
+        return json.dumps(self.model_dump(mode="json", exclude_none=True), sort_keys=True)
+
+    def digest(self) -> str:
+        """A short hash of all that can change a result; `stream` cannot."""
+        settings = self.model_dump(mode="json", exclude_none=True, exclude={"stream"})
+        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+
+    def to_toml(self) -> str:
+        return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
+
+
+def shipped() -> dict[str, Path]:
+    """The recipes that come with the package, by name."""
+    folder = Path(str(resources.files("melgpu") / "recipes"))
+    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+
+
+def load(names: list[str], overrides: list[str] | None = None) -> Recipe:
+    """Lay recipes (names or paths of TOML files), then `table.key=value` overrides, over zalo2019.
+
+    Raises InputError with every problem and the path of its setting.
+    """
+    data = _read("zalo2019")
+    for name in names:
+        _lay_over(data, _read(name))
+    for override in overrides or []:
+        _lay_over(data, _parse_override(override))
+    return validate(data, " + ".join([*names, *(f"--set {o}" for o in overrides or [])]))
+
+
+def lay_overrides(recipe: Recipe, overrides: list[str]) -> Recipe:
+    """A recipe with `table.key=value` overrides laid over it. Raises InputError."""
+    data = json.loads(recipe.to_json())
+    for override in overrides:
+        _lay_over(data, _parse_override(override))
+    return validate(data, " ".join(f"--set {override}" for override in overrides))
+
+
+def differences(old: Recipe, new: Recipe) -> list[str]:
+    """What a change of recipe changes, one `table.key: old, now new` for each setting."""
+    before, after = (dict(_flatten(json.loads(r.to_json()))) for r in (old, new))
+    keys = sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
+    return [f"{key}: {before.get(key, 'not set')}, now {after.get(key, 'not set')}" for key in keys]
+
+
+def _flatten(data: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
+    for key, value in data.items():
+        if isinstance(value, dict):
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def validate(data: dict, source: str) -> Recipe:
+    """A Recipe from plain data; `source` names it in error messages."""
+    try:
+        return Recipe.model_validate_json(json.dumps(data, default=str))
+    except ValidationError as error:
+        raise InputError(f"recipe {source}: {_describe(e)}" for e in error.errors()) from None
+
+
+def _describe(error) -> str:
+    where = ".".join(str(part) for part in error["loc"] if part != "[key]")
+    if error["type"] == "extra_forbidden":
+        return f"{where}: there is no such setting"
+    if error["type"] == "value_error":
+        return str(error["ctx"]["error"])
+    return f"{where}: {error['msg']}" + ("" if isinstance(error["input"], dict) else f" (got {error['input']!r})")
+
+
+def _read(name: str) -> dict:
+    path = shipped().get(name, Path(name))
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"recipe {name}: no such file; shipped recipes: {', '.join(shipped())}") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InputError(f"recipe {name}: {error}") from None
+
+
+def _parse_override(text: str) -> dict:
+    """`optim.lr=1e-3` as nested data; a value that is not TOML is taken as text."""
+    path, separator, value = text.partition("=")
+    if not separator or not path.strip():
+        raise InputError(f"--set {text}: expected table.key=value")
+    try:
+        parsed = tomllib.loads(f"x = {value}")["x"]
+    except tomllib.TOMLDecodeError:
+        parsed = value.strip()
+    for key in reversed(path.strip().split(".")):
+        parsed = {key: parsed}
+    return parsed
+
+
+def _lay_over(base: dict, changes: dict) -> None:
+    """Merge tables key by key; an empty table clears the one below it."""
+    for key, value in changes.items():
+        if isinstance(value, dict) and value and isinstance(base.get(key), dict):
+            _lay_over(base[key], value)
+        else:
+            base[key] = value
