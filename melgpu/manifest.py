@@ -1,0 +1,259 @@
+"""Which tracks exist: reading CSV or class folders, label order, folds that never split a track (or an artist).
+
+A manifest is columns, one row a track; nothing is decoded. Labels are text as written (`1` and `01` differ); an empty
+label means unknown. Splits are `train`, `public` and `private`; folds count from 0 in `train` and are -1 elsewhere.
+"""
+
+import csv
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from melgpu.errors import InputError
+
+AUDIO_SUFFIXES = (".mp3", ".ogg", ".oga", ".opus", ".flac", ".wav")
+FILE_COLUMNS = ("file", "filename", "path", "id", "track", "name")
+LABEL_COLUMNS = ("label", "class", "genre")
+GROUP_COLUMNS = ("artist",)
+SPLITS = ("train", "public", "private")
+COLUMNS = ("id", "path", "label", "split", "fold")
+
+
+@dataclass(frozen=True)
+class Track:
+    """One row: `id` is the file as its list names it, `path` where it is."""
+
+    id: str
+    path: Path
+    label: str
+    split: str
+    fold: int
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Columns of equal length N."""
+
+    ids: tuple[str, ...]
+    paths: tuple[str, ...]
+    labels: tuple[str, ...]
+    splits: tuple[str, ...]
+    folds: np.ndarray = field(compare=False)  # (N,), int64
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, row: int) -> Track:
+        return Track(self.ids[row], Path(self.paths[row]), self.labels[row], self.splits[row], int(self.folds[row]))
+
+    def rows(self, split: str) -> np.ndarray:
+        """The rows of a split, in the order of its list."""
+        return np.flatnonzero(np.array([s == split for s in self.splits], bool))
+
+    @property
+    def class_names(self) -> list[str]:
+        """The labels of the training tracks, numbers in numerical order."""
+        return sorted({self.labels[row] for row in self.rows("train")}, key=natural_key)
+
+
+def natural_key(text: str) -> tuple:
+    """Sorts `2` before `10` and `1` apart from `01`."""
+    parts = re.split(r"(\d+)", text)
+    return [(int(p), "") if p.isdecimal() else (-1, p) for p in parts], text
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What a CSV or a folder says of one split, before files are looked at."""
+
+    ids: list[str]
+    paths: list[Path]
+    labels: list[str]
+    groups: list[str]
+    lines: list[str]  # where each row comes from, for error messages
+
+
+def read_listing(source: Path, data: Path | None, labelled: bool) -> Listing:
+    """A CSV, or a folder: with one sub-folder a class where `labelled`, of any music otherwise.
+
+    Files of a CSV are looked for below `data`, then beside the CSV. Raises InputError with all malformed rows.
+    """
+    if source.is_dir():
+        return _read_folder(source, labelled)
+    if not source.is_file():
+        raise InputError(f"{source}: no such file or folder")
+    return _read_csv(source, data, labelled)
+
+
+def find_audio(folder: Path) -> list[Path]:
+    """Every audio file below a folder, sorted by name."""
+    found = (path for path in folder.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES and path.is_file())
+    return sorted(found, key=lambda path: natural_key(path.as_posix()))
+
+
+def _read_folder(folder: Path, labelled: bool) -> Listing:
+    paths = find_audio(folder)
+    if not paths:
+        raise InputError(f"{folder}: no audio files ({' '.join(AUDIO_SUFFIXES)}) in this folder")
+    ids = [path.relative_to(folder).as_posix() for path in paths]
+    loose = [name for name in ids if "/" not in name] if labelled else []
+    if loose:
+        raise InputError(f"{folder / name}: not in a sub-folder that names its class" for name in loose)
+    labels = [name.split("/")[0] if labelled else "" for name in ids]
+    return Listing(ids, paths, labels, [""] * len(ids), [str(path) for path in paths])
+
+
+def _read_csv(source: Path, data: Path | None, labelled: bool) -> Listing:
+    try:
+        with open(source, newline="", encoding="utf-8-sig") as file:
+            reader = csv.reader(file, strict=True)
+            rows = [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
+    except (UnicodeDecodeError, csv.Error, OSError) as error:
+        raise InputError(f"{source}: cannot be read as CSV in UTF-8: {error}") from None
+    if not rows:
+        raise InputError(f"{source}: the file is empty")
+    columns, rows = _columns(source, rows, labelled)
+    listing, problems = Listing([], [], [], [], []), []
+    for line, row in rows:
+        where = f"{source}, line {line}"
+        if len(row) != columns["width"]:
+            problems.append(f"{where}: {len(row)} fields instead of {columns['width']}: {','.join(row)}")
+            continue
+        cells = {name: row[at].strip() for name, at in columns.items() if name != "width"}
+        if labelled and not cells["label"]:
+            problems.append(f"{where}: {cells['file']} has no label")
+        listing.ids.append(cells["file"])
+        listing.paths.append(_locate(cells["file"], data, source.parent))
+        listing.labels.append(cells.get("label", ""))
+        listing.groups.append(cells.get("group", ""))
+        listing.lines.append(where)
+    if problems:
+        raise InputError(problems)
+    return listing
+
+
+def _columns(source: Path, rows: list, labelled: bool) -> tuple[dict[str, int], list]:
+    """Which column is which, and the rows below the header (if there is one)."""
+    (line, first), names = rows[0], [cell.strip().lower() for cell in rows[0][1]]
+    wanted = {"file": FILE_COLUMNS, "label": LABEL_COLUMNS, "group": GROUP_COLUMNS}
+    columns = {kind: names.index(name) for kind, known in wanted.items() for name in known if name in names}
+    if "file" in columns:
+        rows = rows[1:]
+    elif Path(first[0].strip()).suffix.lower() in AUDIO_SUFFIXES:
+        columns = {"file": 0, "label": 1} if len(first) > 1 else {"file": 0}
+    else:
+        raise InputError(
+            f"{source}, line {line}: {first[0]!r} is neither an audio file ({' '.join(AUDIO_SUFFIXES)}) "
+            f"nor a header with a column named {' or '.join(FILE_COLUMNS)}"
+        )
+    if labelled and "label" not in columns:
+        raise InputError(f"{source}, line {line}: no column of labels ({', '.join(LABEL_COLUMNS)})")
+    if not rows:
+        raise InputError(f"{source}: a header and no rows")
+    return {**columns, "width": len(first)}, rows
+
+
+def _locate(name: str, data: Path | None, beside: Path) -> Path:
+    folders = [folder for folder in (data, data and data / "audio", beside, beside / "audio") if folder]
+    return next((folder / name for folder in folders if (folder / name).is_file()), folders[0] / name)
+
+
+def build(listings: dict[str, Listing], num_folds: int, seed: int) -> Manifest:
+    """Join the listings of the splits and draw the folds of the training tracks.
+
+    Raises InputError with every missing file, duplicate id, class too small for the folds and unknown test label.
+    """
+    problems = [problem for listing in listings.values() for problem in _check_files(listing)]
+    train = listings["train"]
+    counts = Counter(train.labels)
+    problems += [
+        f"class {label!r} has {count} training tracks, fewer than {num_folds} folds"
+        for label, count in sorted(counts.items(), key=lambda item: natural_key(item[0]))
+        if count < num_folds
+    ]
+    if len(counts) < 2:
+        problems.append(f"training needs at least two classes, the labels name {len(counts)}: {', '.join(counts)}")
+    for split in SPLITS[1:]:
+        if split in listings:
+            problems += _check_labels(listings[split], counts)
+    if problems:
+        raise InputError(problems)
+    return _join(listings, assign_folds(train.labels, num_folds, seed, train.groups))
+
+
+def _check_files(listing: Listing) -> Iterable[str]:
+    seen: dict[str, str] = {}
+    for name, path, line in zip(listing.ids, listing.paths, listing.lines, strict=True):
+        if name in seen:
+            yield f"{line}: {name} is listed twice (first: {seen[name]})"
+        elif not path.is_file():
+            yield f"{line}: {path}: " + ("not a regular file" if path.exists() else "no such file")
+        seen.setdefault(name, line)
+
+
+def _check_labels(listing: Listing, known: Counter) -> Iterable[str]:
+    for name, label, line in zip(listing.ids, listing.labels, listing.lines, strict=True):
+        if label and label not in known:
+            yield f"{line}: {name} has the label {label!r}, which no training track has"
+
+
+def _join(listings: dict[str, Listing], folds: np.ndarray) -> Manifest:
+    splits = [split for split in SPLITS if split in listings]
+    parts = [listings[split] for split in splits]
+    sizes = [len(part.ids) for part in parts]
+    return Manifest(
+        tuple(name for part in parts for name in part.ids),
+        tuple(str(path.absolute()) for part in parts for path in part.paths),
+        tuple(label for part in parts for label in part.labels),
+        tuple(split for split, size in zip(splits, sizes, strict=True) for _ in range(size)),
+        np.concatenate([folds, np.full(sum(sizes[1:]), -1)]),
+    )
+
+
+def assign_folds(labels: Sequence[str], num_folds: int, seed: int, groups: Sequence[str] = ()) -> np.ndarray:
+    """The fold of each track, shape (N,): stratified by label; tracks of one (non-empty) group stay together."""
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+
+    folds = np.empty(len(labels), np.int64)
+    if any(groups):
+        alone = [group or f"\0{row}" for row, group in enumerate(groups)]
+        splits = StratifiedGroupKFold(num_folds, shuffle=True, random_state=seed).split(labels, labels, alone)
+    else:
+        splits = StratifiedKFold(num_folds, shuffle=True, random_state=seed).split(labels, labels)
+    for fold, (_, held_out) in enumerate(splits):
+        folds[held_out] = fold
+    return folds
+
+
+def with_labels(manifest: Manifest, rows: Sequence[int], labels: Sequence[str]) -> Manifest:
+    """The same tracks with some test tracks' labels replaced (pseudo labels); splits and folds stay."""
+    column = list(manifest.labels)
+    for row, label in zip(rows, labels, strict=True):
+        if manifest.splits[row] == "train":
+            raise ValueError(f"row {row} ({manifest.ids[row]}) is a training track, which keeps its own label")
+        column[row] = label
+    return replace(manifest, labels=tuple(column))
+
+
+def save(manifest: Manifest, path: Path) -> None:
+    """One CSV row a track."""
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(COLUMNS)
+        writer.writerows(
+            zip(manifest.ids, manifest.paths, manifest.labels, manifest.splits, manifest.folds.tolist(), strict=True)
+        )
+
+
+def load(path: Path) -> Manifest:
+    """What `save` wrote."""
+    with open(path, newline="", encoding="utf-8") as file:
+        header, *rows = csv.reader(file)
+    if tuple(header) != COLUMNS:
+        raise InputError(f"{path}: not a manifest, its columns are {', '.join(header)}")
+    ids, paths, labels, splits, folds = zip(*rows, strict=True)
+    return Manifest(ids, paths, labels, splits, np.array(folds, np.int64))
