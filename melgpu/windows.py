@@ -1,0 +1,87 @@
+"""Which 20 s of each track: starts, hops, repetition of short tracks, epoch order, resume position; arithmetic only.
+
+Every track is conformed to exactly `track_s`: longer is cut, shorter is repeated. So the windows of a track are known
+before anything is decoded. Positions are in samples at the recipe's rate.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from melgpu.recipe import AudioSpec, WindowSpec
+
+
+@dataclass(frozen=True)
+class Order:
+    """Windows in the order in which they are wanted: manifest row and start in samples, each of shape (N,)."""
+
+    tracks: np.ndarray
+    starts: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.tracks)
+
+    def __getitem__(self, part: slice) -> "Order":
+        return Order(self.tracks[part], self.starts[part])
+
+
+def samples(seconds: float, sample_rate: int) -> int:
+    """A duration in whole samples."""
+    return round(seconds * sample_rate)
+
+
+def num_windows(track_s: float, window_s: float, hop_s: float) -> int:
+    """How many whole windows a conformed track has: 11 of 20 s in 120 s at a hop of 10 s."""
+    return int((track_s - window_s) / hop_s + 1e-6) + 1
+
+
+def conform(wave: np.ndarray, num_samples: int) -> np.ndarray:
+    """Cut or repeat a wave, shape (T,), to exactly `num_samples`."""
+    if len(wave) == 0:
+        raise ValueError("an empty wave cannot be repeated")
+    if len(wave) >= num_samples:
+        return wave[:num_samples]
+    return np.resize(wave, num_samples)
+
+
+def in_order(tracks: np.ndarray, counts: np.ndarray, hop_samples: np.ndarray) -> Order:
+    """The windows of each track in turn: `counts[i]` of track `tracks[i]`, `hop_samples[i]` apart."""
+    first = np.cumsum(counts) - counts
+    position = np.arange(counts.sum()) - np.repeat(first, counts)
+    return Order(np.repeat(tracks, counts), position * np.repeat(hop_samples, counts))
+
+
+def training_order(tracks: np.ndarray, labels: list[str], audio: AudioSpec, spec: WindowSpec) -> Order:
+    """The windows of training tracks, in order; those of `dense_classes` stand closer."""
+    dense = np.array([label in spec.dense_classes for label in labels], bool)
+    return _with_hops(tracks, np.where(dense, spec.dense_hop_s, spec.hop_s), audio, spec)
+
+
+def prediction_order(tracks: np.ndarray, public: np.ndarray, audio: AudioSpec, spec: WindowSpec) -> Order:
+    """The windows that stand for each track when it is judged; `public`, shape (N,) bool, has a hop of its own."""
+    return _with_hops(tracks, np.where(public, spec.public_hop_s, spec.predict_hop_s), audio, spec)
+
+
+def _with_hops(tracks: np.ndarray, hops_s: np.ndarray, audio: AudioSpec, spec: WindowSpec) -> Order:
+    hops, which = np.unique(hops_s, return_inverse=True)
+    counts = np.array([num_windows(audio.track_s, spec.window_s, hop_s) for hop_s in hops], np.int64)
+    hop_samples = np.array([samples(hop_s, audio.sample_rate) for hop_s in hops], np.int64)
+    return in_order(np.asarray(tracks, np.int64), counts[which], hop_samples[which])
+
+
+def shuffled(order: Order, shuffle_tracks: int, seed: int, epoch: int) -> Order:
+    """The order of an epoch, a pure function of (seed, epoch).
+
+    Tracks are shuffled and taken in chunks of `shuffle_tracks`; inside a chunk the windows are shuffled. So each track
+    is decoded once, and memory is bounded by the chunk.
+    """
+    rng = np.random.default_rng([seed, epoch])
+    tracks, inverse = np.unique(order.tracks, return_inverse=True)
+    chunk = (rng.permutation(len(tracks)) // shuffle_tracks)[inverse]
+    places = np.lexsort((rng.random(len(order)), chunk))
+    return Order(order.tracks[places], order.starts[places])
+
+
+def whole_batches(order: Order, batch_size: int) -> Order:
+    """Without the incomplete last batch, whose batch-norm statistics would be poor; a small order stays whole."""
+    return order[: max(batch_size, len(order) // batch_size * batch_size)]
