@@ -1,0 +1,142 @@
+"""Six networks as one table: timm name, statistics, head, parameter groups.
+
+A classifier is: batch norm on the picture -> timm network without its own classifier, global max pooling -> dense with
+ReLU -> dropout -> one logit per class. Pictures are (B, 3, S, S); logits (B, C).
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from melgpu import checkpoint
+from melgpu.errors import InputError
+from melgpu.recipe import BackboneSpec
+
+NATURAL_MEAN, NATURAL_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's pictures
+WEIGHT_FILES = ("{}.safetensors", "{}/model.safetensors", "{}.pth", "{}/pytorch_model.bin")
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """`timm_name` is model.weights; `hidden` the width of the head."""
+
+    timm_name: str
+    hidden: int
+
+
+BACKBONES = {
+    "densenet169": Backbone("densenet169.tv_in1k", 256),
+    "densenet201": Backbone("densenet201.tv_in1k", 256),
+    "inception_resnet_v2": Backbone("inception_resnet_v2.tf_in1k", 512),
+    "inception_v3": Backbone("inception_v3.tf_in1k", 256),
+    "resnet50": Backbone("resnet50.tv_in1k", 256),
+    "xception": Backbone("legacy_xception.tf_in1k", 512),
+}
+
+
+class Classifier(nn.Module):
+    """One of the six networks with its head."""
+
+    def __init__(self, name: str, num_classes: int, dropout: float, weights: dict | None = None):
+        """`weights` are timm's keyword arguments for pretrained weights; None trains from scratch."""
+        super().__init__()
+        backbone = BACKBONES[name]
+        self.body = timm.create_model(backbone.timm_name, num_classes=0, global_pool="max", **(weights or {}))
+        self.input_norm = nn.BatchNorm2d(3)
+        self.head = nn.Sequential(
+            nn.Linear(self.body.num_features, backbone.hidden),
+            nn.ReLU(),
+            nn.Dropout(dropout),
+            nn.Linear(backbone.hidden, num_classes),
+        )
+        if weights:
+            _match_statistics(self.input_norm, self.body.pretrained_cfg)
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (B, C) of images (B, 3, S, S)."""
+        return self.head(self.body(self.input_norm(images.contiguous(memory_format=torch.channels_last))))
+
+    def freeze_body(self, frozen: bool) -> None:
+        """Train the head alone (the input norm still learns its running statistics), or everything."""
+        for module in (self.body, self.input_norm):
+            module.requires_grad_(not frozen)
+        self._body_frozen = frozen
+
+    _body_frozen = False
+
+    def train(self, mode: bool = True) -> "Classifier":
+        super().train(mode)
+        if self._body_frozen:
+            self.body.eval()
+        return self
+
+
+def _match_statistics(norm: nn.BatchNorm2d, pretrained: dict) -> None:
+    """Let a standardized picture look to the network as a standardized natural picture did in its pretraining."""
+    natural = torch.tensor([NATURAL_MEAN, NATURAL_STD])
+    own = torch.tensor([pretrained["mean"], pretrained["std"]])
+    with torch.no_grad():
+        norm.weight.copy_(natural[1] / own[1])
+        norm.bias.copy_((natural[0] - own[0]) / own[1])
+
+
+def build(name: str, num_classes: int, spec: BackboneSpec) -> Classifier:
+    """A network ready to train, with the weights that the recipe asks for.
+
+    Raises InputError where ImageNet weights cannot be had, saying how to go on.
+    """
+    if not spec.pretrained:
+        return Classifier(name, num_classes, spec.dropout)
+    weights: dict = {"pretrained": True}
+    if spec.weights_dir:
+        weights["pretrained_cfg_overlay"] = {"file": str(find_weights(name, Path(spec.weights_dir)))}
+    try:
+        return Classifier(name, num_classes, spec.dropout, weights)
+    except Exception as error:  # timm, the hub and the network each have their own
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        if spec.weights_dir:
+            raise InputError(f"{weights['pretrained_cfg_overlay']['file']}: not weights of {name} ({reason})") from None
+        raise InputError(_no_download(name, reason)) from None
+
+
+def _no_download(name: str, reason: str) -> str:
+    return (
+        f"{name}: ImageNet weights could not be downloaded ({reason}). Either fetch "
+        f"timm/{BACKBONES[name].timm_name} from the Hugging Face hub elsewhere, put it into a folder as "
+        f"{BACKBONES[name].timm_name}.safetensors and add --set backbone.weights_dir=FOLDER, "
+        "or train from scratch: add --recipe scratch (backbone.pretrained = false and learning rates that suit it)."
+    )
+
+
+def find_weights(name: str, folder: Path) -> Path:
+    """The file of ImageNet weights of a network. Raises InputError with the names that were looked for."""
+    timm_name = BACKBONES[name].timm_name
+    stems = (timm_name, timm_name.split(".")[0], name)
+    candidates = [folder / pattern.format(stem) for stem in stems for pattern in WEIGHT_FILES]
+    for path in candidates:
+        if path.is_file():
+            return path
+    raise InputError(f"{folder}: no weights of {name}; a file named {candidates[0].name} is expected there")
+
+
+def load(path: Path) -> tuple[Classifier, dict]:
+    """A trained network from its checkpoint, and what the checkpoint says of it. Raises CheckpointError."""
+    tensors, about = checkpoint.load(path)
+    if about.get("backbone") not in BACKBONES or "class_names" not in about:
+        raise checkpoint.CheckpointError(f"{path}: a checkpoint, but not of one of the networks")
+    model = Classifier(about["backbone"], len(about["class_names"]), dropout=0.0)
+    checkpoint.load_into(model, tensors, path)
+    return model, about
+
+
+def use_bfloat16(precision: str, device: torch.device) -> bool:
+    """Whether the network runs in bfloat16; `auto` says yes where the device has matrix units for it."""
+    if precision != "auto":
+        return precision == "bfloat16"
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    return torch.cpu._is_amx_tile_supported()
