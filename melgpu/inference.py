@@ -1,0 +1,30 @@
+"""Batches to probabilities with flip-TTA; many models over one pass of features."""
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from melgpu.stream import Batch
+
+
+@torch.inference_mode()
+def window_probs(
+    models: Sequence[nn.Module], features: nn.Module, batches: Iterable[Batch], flip: bool, bfloat16: bool
+) -> Iterator[tuple[Batch, Tensor]]:
+    """Class probabilities of each batch's windows, shape (K, B, C), float32 on the CPU, for K models in eval mode.
+
+    With `flip`, the mean of each picture's and its mirror image's. Features are computed once for all models.
+    """
+    for model in models:
+        model.eval()
+    for batch in batches:
+        images = features(batch.waves)
+        probs = torch.stack([_views(model, images, flip, bfloat16) for model in models])
+        yield batch, probs.cpu()
+
+
+def _views(model: nn.Module, images: Tensor, flip: bool, bfloat16: bool) -> Tensor:
+    with torch.autocast(images.device.type, torch.bfloat16, enabled=bfloat16):
+        logits = [model(images), model(images.flip(-1))] if flip else [model(images)]
+    return torch.stack([view.float().softmax(1) for view in logits]).mean(0)

@@ -1,0 +1,101 @@
+"""The contract between models and stacking: ids, probabilities, the hash of what made them; load, save, average, align.
+
+Probabilities are kept per window, in float32; a track's are the mean over its windows. Files are .npz without pickle.
+"""
+
+import json
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from melgpu import files
+from melgpu.errors import InputError
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What one model says of W windows of N tracks; the windows of a track stand together, in order of time.
+
+    ids (N,); splits (N,): `train` (the model was fitted on it), `valid`, `pseudo`, `public`, `private`;
+    num_windows (N,), at least 1; probs (W, C) with W = sum of num_windows; class_names (C,);
+    source: model, fold, round, recipe and checkpoint hash.
+    """
+
+    ids: tuple[str, ...]
+    splits: tuple[str, ...]
+    num_windows: np.ndarray
+    probs: np.ndarray
+    class_names: tuple[str, ...]
+    source: dict
+
+    def __post_init__(self):
+        assert len(self.ids) == len(self.splits) == len(self.num_windows)
+        assert self.probs.shape == (self.num_windows.sum(), len(self.class_names))
+
+    @property
+    def track_probs(self) -> np.ndarray:
+        """Mean over each track's windows, shape (N, C), float64."""
+        first = np.cumsum(self.num_windows) - self.num_windows
+        return np.add.reduceat(self.probs.astype(np.float64), first, axis=0) / self.num_windows[:, None]
+
+
+def save(predictions: Predictions, path: Path) -> None:
+    with files.replacing(path) as temporary, open(temporary, "wb") as file:
+        np.savez_compressed(
+            file,
+            ids=np.array(predictions.ids, np.str_),
+            splits=np.array(predictions.splits, np.str_),
+            num_windows=predictions.num_windows,
+            probs=predictions.probs.astype(np.float32),
+            class_names=np.array(predictions.class_names, np.str_),
+            source=np.array(json.dumps(predictions.source)),
+        )
+
+
+def load(path: Path) -> Predictions:
+    """Raises InputError for a damaged or foreign file."""
+    try:
+        with np.load(path, allow_pickle=False) as data:
+            return Predictions(
+                tuple(data["ids"].tolist()),
+                tuple(data["splits"].tolist()),
+                data["num_windows"],
+                data["probs"],
+                tuple(data["class_names"].tolist()),
+                json.loads(str(data["source"])),
+            )
+    except (OSError, ValueError, KeyError, AssertionError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path}: damaged or no predictions ({error})") from None
+
+
+def align(members: list[Predictions], ids: tuple[str, ...], class_names: list[str], recipe: str) -> np.ndarray:
+    """Track probabilities of K models of one fold, shape (N, K, C), for the tracks `ids` in their order.
+
+    Raises InputError that names every model that was made with another recipe (a digest), of other tracks or classes,
+    or for another round, fold or split of the tracks than the first.
+    """
+    first, problems = members[0], []
+    for member in members:
+        name = f"predictions of {member.source.get('model')}, fold {member.source.get('fold')}"
+        if member.ids != ids:
+            problems.append(f"{name}: {_track_difference(member.ids, ids)}")
+        if list(member.class_names) != class_names:
+            problems.append(f"{name}: its classes are {', '.join(member.class_names)}, not {', '.join(class_names)}")
+        if member.source.get("recipe") != recipe:
+            problems.append(f"{name}: made with recipe {member.source.get('recipe')}, not {recipe}")
+        differing = [key for key in ("round", "fold") if member.source.get(key) != first.source.get(key)]
+        if differing or member.splits != first.splits:
+            problems.append(f"{name}: differs from {first.source.get('model')} in {', '.join(differing) or 'splits'}")
+    if problems:
+        raise InputError(problems)
+    return np.stack([member.track_probs for member in members], axis=1)
+
+
+def _track_difference(own: tuple[str, ...], wanted: tuple[str, ...]) -> str:
+    missing, foreign = [i for i in wanted if i not in set(own)], [i for i in own if i not in set(wanted)]
+    if not missing and not foreign:
+        return "the same tracks in another order"
+    parts = (("lacks", missing), ("has unknown", foreign))
+    return "; ".join(f"{verb} {len(names)} tracks ({', '.join(names[:3])})" for verb, names in parts if names)
