@@ -1,0 +1,73 @@
+"""Everything that can be wrong with a run's input, found and listed before anything is done."""
+
+from pathlib import Path
+
+from melgpu import backbone, manifest, report
+from melgpu.decode import probe
+from melgpu.errors import InputError
+from melgpu.manifest import Listing, Manifest
+from melgpu.recipe import Recipe
+
+
+def gather(sources: dict[str, Path | None], data: Path | None, settings: Recipe) -> Manifest:
+    """Read the lists of all splits, look at every file, and draw the folds.
+
+    Raises InputError with all problems: of the lists if there are any, else of the tracks, their audio and the weights.
+    """
+    listings, problems = _read_lists(sources, data)
+    if problems:
+        raise InputError(problems)
+    try:
+        tracks = manifest.build(listings, settings.folds.num_folds, settings.folds.seed)
+    except InputError as error:
+        problems = error.problems
+    problems += _unreadable(listings) + _missing_weights(settings)
+    if problems:
+        raise InputError(problems)
+    _note_dense_classes(tracks, settings)
+    return tracks
+
+
+def _read_lists(sources: dict[str, Path | None], data: Path | None) -> tuple[dict[str, Listing], list[str]]:
+    listings, problems = {}, []
+    if data and not data.is_dir():
+        problems.append(f"--data {data}: no such folder")
+    for split, source in sources.items():
+        if source:
+            try:
+                listings[split] = manifest.read_listing(source, data, labelled=split == "train")
+            except InputError as error:
+                problems += error.problems
+    return listings, problems
+
+
+def _unreadable(listings: dict[str, Listing]) -> list[str]:
+    paths = dict.fromkeys(path for listing in listings.values() for path in listing.paths if path.is_file())
+    problems = []
+    with report.progress("looking at the audio files", len(paths), "files") as tracker:
+        for path in paths:
+            problem = probe(path)
+            if problem:
+                problems.append(problem)
+            tracker.advance(1)
+    return problems
+
+
+def _missing_weights(settings: Recipe) -> list[str]:
+    spec, problems = settings.backbone, []
+    if spec.pretrained and spec.weights_dir:
+        for name in sorted({name for number in settings.rounds for name in number.backbones}):
+            try:
+                backbone.find_weights(name, Path(spec.weights_dir))
+            except InputError as error:
+                problems += error.problems
+    return problems
+
+
+def _note_dense_classes(tracks: Manifest, settings: Recipe) -> None:
+    unknown = [name for name in settings.windows.dense_classes if name not in tracks.class_names]
+    if unknown:
+        report.say(
+            f"note: windows.dense_classes names {', '.join(unknown)}, which the labels do not have; "
+            f"all other classes get a window every {settings.windows.hop_s:g} s"
+        )

@@ -1,0 +1,121 @@
+"""Everything a person sees: progress and tables.
+
+In a terminal progress is a live bar; elsewhere a plain line now and then. Both say what runs, how far it is, how fast,
+and how long the whole will still take.
+"""
+
+import csv
+import io
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Table
+
+from melgpu import files
+from melgpu.metrics import wilson_interval
+
+LINE_EVERY_S = 10.0
+
+console = Console(highlight=False, soft_wrap=True)
+
+
+def say(text: str) -> None:
+    """A line for the reader, as is."""
+    console.print(escape(text))
+
+
+class Tracker:
+    """Counts work that is measured in `unit`s; rates and times come from a monotonic clock."""
+
+    def __init__(self, title: str, total: float, unit: str, bar: Progress | None):
+        self.title, self.total, self.unit, self.bar = title, total, unit, bar
+        self.done, self.note, self.started, self.last_line = 0.0, "", time.monotonic(), time.monotonic()
+        self.skipped = 0.0
+        self._task = bar.add_task(title, total=total, note="", left="") if bar else None
+
+    def advance(self, amount: float, note: str | None = None) -> None:
+        self.done += amount
+        self.note = self.note if note is None else note
+        self._show()
+
+    def skip(self, amount: float) -> None:
+        """Work that turned out not to be needed: done, but not a measure of speed."""
+        self.skipped += amount
+        self.advance(amount)
+
+    def time_left(self) -> str:
+        worked = self.done - self.skipped
+        if worked <= 0:
+            return "estimating"
+        seconds = (time.monotonic() - self.started) / worked * max(0.0, self.total - self.done)
+        return f"{duration(seconds)} left"
+
+    def rate(self) -> str:
+        worked = (self.done - self.skipped) / max(1e-9, time.monotonic() - self.started)
+        return f"{worked:.{0 if worked >= 10 else 1}f} {self.unit}/s"
+
+    def _show(self) -> None:
+        left = f"{self.rate()}, {self.time_left()}"
+        if self.bar and self._task is not None:
+            self.bar.update(self._task, completed=self.done, note=escape(self.note), left=left)
+        elif time.monotonic() - self.last_line >= LINE_EVERY_S:
+            self.last_line = time.monotonic()
+            say(f"{self.title}: {self.done / self.total:4.0%}  {self.note}  {left}")
+
+
+@contextmanager
+def progress(title: str, total: float, unit: str) -> Iterator[Tracker]:
+    """Show a long piece of work while the block runs."""
+    if not console.is_terminal:
+        say(f"{title}: 0%")
+        yield Tracker(title, total, unit, None)
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(20), TextColumn("{task.percentage:3.0f}%"))
+    with Progress(*columns, TextColumn("{task.fields[note]}  {task.fields[left]}"), console=console) as bar:
+        yield Tracker(title, total, unit, bar)
+
+
+def duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
+
+
+def score_table(title: str, scores: dict[str, dict[str, tuple[float, int]]]) -> Table:
+    """Accuracies, {row: {column: (share right, number of tracks)}}, with their 95 % confidence intervals."""
+    table = Table(title=title, title_justify="left", caption="accuracy on tracks, 95 % confidence interval")
+    table.add_column("")
+    columns = list(dict.fromkeys(column for cells in scores.values() for column in cells))
+    for column in columns:
+        count = next(cells[column][1] for cells in scores.values() if column in cells)
+        table.add_column(f"{column}\n{count} tracks", justify="right")
+    for name, cells in scores.items():
+        table.add_row(name, *(_score(*cells[c]) if c in cells else "" for c in columns))
+    return table
+
+
+def _score(share: float, count: int) -> str:
+    low, high = wilson_interval(share, count)
+    return f"{share:.3f} [dim]{low:.2f} to {high:.2f}[/dim]"
+
+
+def answer_table(paths: Sequence[Path], probs: np.ndarray, class_names: Sequence[str]) -> Table:
+    """The three likeliest classes of each file; probs (N, C)."""
+    table = Table("file", "likeliest", "second", "third")
+    for path, own in zip(paths, probs, strict=True):
+        best = own.argsort()[::-1][:3]
+        table.add_row(escape(str(path)), *(f"{escape(class_names[c])} {own[c]:.0%}" for c in best))
+    return table
+
+
+def write_submission(path: Path, ids: Sequence[str], labels: Sequence[str]) -> None:
+    """The competition's form: `Id,Genre`, one row a test track, in the order of the test list."""
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows([("Id", "Genre"), *zip(ids, labels, strict=True)])
+    files.write_text(path, text.getvalue())

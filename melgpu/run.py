@@ -1,0 +1,273 @@
+"""The folder of one run: what is there, what is missing, what it was made from.
+
+recipe.toml environment.json manifest.csv
+round1/densenet201/fold0/            best.safetensors, last.safetensors (until finished), log.csv, scores.json
+round1/predictions/densenet201-fold0.npz
+round1/stack/                        fold0.safetensors, predictions.npz, scores.json
+round1/pseudo.csv
+submission.csv submission-private.csv
+"""
+
+import json
+import platform
+import subprocess
+import tomllib
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+
+from melgpu import checkpoint, files, manifest, pseudo, recipe, windows
+from melgpu.errors import InputError
+from melgpu.manifest import Manifest
+from melgpu.recipe import Recipe, RoundSpec
+from melgpu.training import Training
+from melgpu.windows import Order
+
+PACKAGES = ("torch", "torchaudio", "nnAudio", "timm", "numpy", "lightgbm", "soundfile", "soxr", "scikit-learn")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One network on one fold of one round (rounds count from 1)."""
+
+    round: int
+    backbone: str
+    fold: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.backbone}-fold{self.fold}"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's recipe and tracks, and where its files lie."""
+
+    folder: Path
+    recipe: Recipe
+    manifest: Manifest
+
+    def spec(self, round_number: int) -> RoundSpec:
+        return self.recipe.rounds[round_number - 1]
+
+    def jobs(self, round_number: int) -> list[Job]:
+        spec = self.spec(round_number)
+        return [Job(round_number, backbone, fold) for fold in spec.folds for backbone in spec.backbones]
+
+    def job_folder(self, job: Job) -> Path:
+        return self.folder / f"round{job.round}" / job.backbone / f"fold{job.fold}"
+
+    def checkpoint(self, job: Job) -> Path:
+        return self.job_folder(job) / "best.safetensors"
+
+    def is_trained(self, job: Job) -> bool:
+        return (self.job_folder(job) / "scores.json").exists()
+
+    def predictions_path(self, job: Job) -> Path:
+        return self.folder / f"round{job.round}" / "predictions" / f"{job.name}.npz"
+
+    def stack_folder(self, round_number: int) -> Path:
+        return self.folder / f"round{round_number}" / "stack"
+
+    def is_stacked(self, round_number: int) -> bool:
+        return (self.stack_folder(round_number) / "scores.json").exists()
+
+    def stack_path(self, round_number: int, fold: int) -> Path:
+        return self.stack_folder(round_number) / f"fold{fold}.safetensors"
+
+    def pseudo_path(self, round_number: int) -> Path:
+        return self.folder / f"round{round_number}" / "pseudo.csv"
+
+    @property
+    def current_round(self) -> int | None:
+        """The first round that is not stacked yet; None when all are."""
+        rounds = range(1, len(self.recipe.rounds) + 1)
+        return next((number for number in rounds if not self.is_stacked(number)), None)
+
+    @cached_property
+    def class_names(self) -> list[str]:
+        return self.manifest.class_names
+
+    def labelled(self, round_number: int) -> tuple[Manifest, np.ndarray]:
+        """The manifest as a round trains on it, and the rows whose pseudo labels come from the round before."""
+        if round_number == 1:
+            return self.manifest, np.empty(0, np.int64)
+        chosen = pseudo.load(self.pseudo_path(round_number - 1))
+        public = {self.manifest.ids[row]: row for row in self.manifest.rows("public").tolist()}
+        unknown = [p.id for p in chosen if p.id not in public]
+        if unknown:
+            raise InputError(
+                f"{self.pseudo_path(round_number - 1)}: {name} is no public test track" for name in unknown
+            )
+        rows = [public[p.id] for p in chosen]
+        return manifest.with_labels(self.manifest, rows, [p.label for p in chosen]), np.array(rows, np.int64)
+
+    def choose_jobs(self, backbone: str | None, fold: int | None) -> list[Job]:
+        """The current round's jobs, or those of one backbone or fold. Raises InputError where there is none."""
+        round_number = self.current_round or len(self.recipe.rounds)
+        jobs = self.jobs(round_number)
+        chosen = [j for j in jobs if backbone in (None, j.backbone) and fold in (None, j.fold)]
+        if not chosen:
+            raise InputError(f"round {round_number} has only the jobs {', '.join(job.name for job in jobs)}")
+        return chosen
+
+    def fold_rows(self, fold: int) -> tuple[np.ndarray, np.ndarray]:
+        """Training and validation rows of a fold, without pseudo labels."""
+        train = self.manifest.rows("train")
+        held_out = self.manifest.folds[train] == fold
+        return train[~held_out], train[held_out]
+
+    def training_order(self, job: Job) -> Order:
+        """The windows that a job trains on, not shuffled."""
+        tracks, pseudo_rows = self.labelled(job.round)
+        rows = np.concatenate([self.fold_rows(job.fold)[0], pseudo_rows])
+        labels = [tracks.labels[row] for row in rows]
+        return windows.training_order(rows, labels, self.recipe.audio, self.recipe.windows)
+
+    def epoch_windows(self, job: Job) -> int:
+        """How many windows an epoch of a job trains on."""
+        batch_size = self.recipe.optim_for(job.backbone).batch_size
+        return len(windows.whole_batches(self.training_order(job), batch_size))
+
+    def prediction_order(self, rows: np.ndarray) -> Order:
+        """The windows that stand for tracks when they are judged."""
+        public = np.array([self.manifest.splits[row] == "public" for row in rows], bool)
+        return windows.prediction_order(rows, public, self.recipe.audio, self.recipe.windows)
+
+    def keep(self, job: Job, training: Training) -> None:
+        """Write a training as it stands after an epoch: the best weights first, then what resuming needs."""
+        folder = self.job_folder(job)
+        if training.progress.improved:
+            checkpoint.save(self.checkpoint(job), training.model.state_dict(), self._about(job, training))
+        if not training.progress.finished(self.recipe.optim_for(job.backbone)):
+            tensors, state = training.state()
+            checkpoint.save(folder / "last.safetensors", tensors, self._about(job, training) | {"training": state})
+        lines = [",".join(training.log[0]), *(",".join(map(str, record.values())) for record in training.log)]
+        files.write_text(folder / "log.csv", "\n".join(lines) + "\n")
+
+    def resume(self, job: Job, training: Training) -> None:
+        """Bring a fresh training to where an interrupted one stood; nothing where none was."""
+        path = self.job_folder(job) / "last.safetensors"
+        if path.exists():
+            tensors, about = checkpoint.load(path)
+            if about["digest"] != self.recipe.digest():
+                raise checkpoint.CheckpointError(f"{path}: made with another recipe")
+            training.restore(tensors, about["training"], self.recipe.optim_for(job.backbone))
+
+    def finish(self, job: Job, training: Training) -> None:
+        """Mark a job as trained."""
+        best = max(training.log, key=lambda record: record["window_accuracy"])
+        files.write_text(self.job_folder(job) / "scores.json", json.dumps(best) + "\n")
+        (self.job_folder(job) / "last.safetensors").unlink(missing_ok=True)
+
+    def trained(self, round_number: int) -> list[Job]:
+        return [job for job in self.jobs(round_number) if self.is_trained(job)]
+
+    def round_splits(self, fold: int) -> list[str]:
+        """What each row of the manifest is to a fold: `train`, `valid`, `public` or `private`."""
+        held_out = set(self.fold_rows(fold)[1].tolist())
+        return ["valid" if row in held_out else split for row, split in enumerate(self.manifest.splits)]
+
+    @property
+    def test_splits(self) -> list[str]:
+        return [split for split in ("public", "private") if split in self.manifest.splits]
+
+    @cached_property
+    def test_rows(self) -> np.ndarray:
+        return np.concatenate([self.manifest.rows(split) for split in ("public", "private")])
+
+    @property
+    def submissions(self) -> dict[str, Path]:
+        """Where the answer for each test set goes."""
+        names = {"public": "submission.csv", "private": "submission-private.csv"}
+        return {split: self.folder / names[split] for split in self.test_splits}
+
+    def scores(self, round_number: int) -> dict[str, dict[str, list]]:
+        """{network or stacker: {validation, public, private: [accuracy, number of tracks]}} of a stacked round."""
+        return json.loads((self.stack_folder(round_number) / "scores.json").read_text(encoding="utf-8"))
+
+    def finish_round(self, round_number: int, scores: dict) -> None:
+        """Mark a round as stacked."""
+        files.write_text(self.stack_folder(round_number) / "scores.json", json.dumps(scores, indent=1) + "\n")
+
+    def _about(self, job: Job, training: Training) -> dict:
+        return {
+            **asdict(job),
+            "class_names": self.class_names,
+            "recipe": json.loads(self.recipe.to_json()),
+            "digest": self.recipe.digest(),
+            "scores": training.log[-1],
+            "environment": json.loads((self.folder / "environment.json").read_text(encoding="utf-8")),
+        }
+
+
+def class_numbers(tracks: Manifest, class_names: list[str]) -> np.ndarray:
+    """Each row's class number, shape (N,), -1 where the label is unknown."""
+    numbers = {name: number for number, name in enumerate(class_names)}
+    return np.array([numbers.get(label, -1) for label in tracks.labels], np.int64)
+
+
+def create(folder: Path, settings: Recipe, tracks: Manifest, device_name: str) -> Run:
+    """Write what a new run is made of; the recipe comes last and makes it a run."""
+    with files.replacing(folder / "manifest.csv") as temporary:
+        manifest.save(tracks, temporary)
+    files.write_text(folder / "environment.json", json.dumps(environment(device_name), indent=1) + "\n")
+    files.write_text(folder / "recipe.toml", settings.to_toml())
+    return Run(folder, settings, tracks)
+
+
+def exists(folder: Path) -> bool:
+    return (folder / "recipe.toml").exists()
+
+
+def open_run(folder: Path, overrides: list[str] | None = None) -> Run:
+    """The run in a folder; overrides may change its `stream` table for this call. Raises InputError."""
+    if not exists(folder):
+        raise InputError(
+            f"{folder}: no run there; start one with python train.py --run {folder} --labels CSV_OR_FOLDER"
+        )
+    made_with = _stored_recipe(folder)
+    settings = recipe.lay_overrides(made_with, overrides or [])
+    refuse_other_recipe(folder, settings)
+    return Run(folder, settings, manifest.load(folder / "manifest.csv"))
+
+
+def _stored_recipe(folder: Path) -> Recipe:
+    path = folder / "recipe.toml"
+    try:
+        return recipe.validate(tomllib.loads(path.read_text(encoding="utf-8")), str(path))
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise InputError(f"{path}: {error}") from None
+
+
+def refuse_other_recipe(folder: Path, wanted: Recipe) -> None:
+    """Raise InputError where a recipe would give other results than the one that the run was made with."""
+    stored = _stored_recipe(folder)
+    if wanted.digest() == stored.digest():
+        return
+    changes = recipe.differences(stored, wanted)
+    raise InputError(
+        f"{folder} was made with another recipe ({'; '.join(changes)}): choose another --run, or leave the change out"
+    )
+
+
+def environment(device_name: str) -> dict:
+    """What the run was started on."""
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "device": device_name,
+        "packages": {name: metadata.version(name) for name in PACKAGES},
+        "git_commit": _git_commit(),
+    }
+
+
+def _git_commit() -> str | None:
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
