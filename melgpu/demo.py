@@ -1,0 +1,132 @@
+"""A small synthetic music corpus as real audio files.
+
+    python -m melgpu.demo DIR
+
+writes `DIR/audio/*`, `DIR/train.csv`, `DIR/test.csv` and `DIR/private.csv` (filename,label): ten classes (see
+`song.py`) as mp3, ogg and flac, at 22,050, 44,100 and 48,000 Hz, mono and stereo, 3 to 26 s long; the same bytes for
+the same seed. The labels of the two test sets are for scoring only.
+"""
+
+import argparse
+import csv
+import functools
+import itertools
+import os
+import struct
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import soxr
+
+from melgpu import cli, report, song
+
+TRACKS_PER_CLASS = {"train": 14, "test": 4, "private": 4}
+RARE = "gamelan"  # has half as many training tracks
+FORMATS = ("mp3", "ogg", "flac")
+FILE_RATES = (22_050, 44_100, 48_000)
+
+Job = tuple[str, str, tuple[int, ...]]  # file name, label, seed
+
+
+def plan(seed: int) -> dict[str, list[Job]]:
+    """Every track of each split, in a shuffled order."""
+    jobs: dict[str, list[Job]] = {}
+    for part, (split, per_class) in enumerate(TRACKS_PER_CLASS.items()):
+        rng = np.random.default_rng([seed, part])
+        counts = [per_class // 2 if (split, name) == ("train", RARE) else per_class for name in song.CLASSES]
+        labels = rng.permutation(np.repeat(list(song.CLASSES), counts))
+        jobs[split] = [
+            (f"{split}{i:03d}.{rng.choice(FORMATS)}", str(label), (seed, part, i)) for i, label in enumerate(labels)
+        ]
+    return jobs
+
+
+def write_corpus(directory: Path, seed: int = 0) -> Iterator[str]:
+    """Write the corpus below `directory`, yielding the name of each file that is there."""
+    audio = directory / "audio"
+    audio.mkdir(parents=True, exist_ok=True)
+    splits = plan(seed)
+    jobs = list(itertools.chain(*splits.values()))
+    with ProcessPoolExecutor() as pool:
+        yield from pool.map(functools.partial(_write_track, audio), jobs)
+    for split, rows in splits.items():
+        with open(directory / f"{split}.csv", "w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([("filename", "label"), *((name, label) for name, label, _ in rows)])
+
+
+def _write_track(directory: Path, job: Job) -> str:
+    name, label, seed = job
+    rng = np.random.default_rng(seed)
+    wave = song.compose(label, rng)
+    write_audio(directory / name, wave, int(rng.choice(FILE_RATES)), stereo=bool(rng.integers(2)))
+    return name
+
+
+def write_audio(path: Path, wave: np.ndarray, rate: int, stereo: bool) -> None:
+    """Resample a wave, shape (T,) at `song.RATE`, to `rate` and write it in the format that the path's suffix names."""
+    wave = soxr.resample(wave, song.RATE, rate)
+    if stereo:
+        wave = 0.9 * np.stack([wave, np.roll(wave, rate // 500)], axis=1)
+    temporary = path.with_name(path.name + ".tmp")
+    with soundfile.SoundFile(temporary, "w", rate, 1 + stereo, format=path.suffix[1:].upper()) as file:
+        for block in np.array_split(wave, len(wave) // 4096 + 1):  # one long Ogg write overflows libsndfile's stack
+            file.write(block)
+    if path.suffix == ".ogg":
+        temporary.write_bytes(ogg_with_serial(temporary.read_bytes(), serial=1))
+    os.replace(temporary, path)
+
+
+def ogg_with_serial(data: bytes, serial: int) -> bytes:
+    """The same Ogg stream under another serial number (libsndfile draws one at random); RFC 3533, section 6."""
+    pages = bytearray(data)
+    at = 0
+    while at < len(pages):
+        num_segments = pages[at + 26]
+        end = at + 27 + num_segments + sum(pages[at + 27 : at + 27 + num_segments])
+        struct.pack_into("<I", pages, at + 14, serial)
+        struct.pack_into("<I", pages, at + 22, 0)  # the checksum is taken over a page whose checksum is zero
+        struct.pack_into("<I", pages, at + 22, _ogg_crc(pages[at:end]))
+        at = end
+    return bytes(pages)
+
+
+@functools.cache
+def _ogg_crc_table() -> list[int]:
+    table = []
+    for byte in range(256):
+        crc = byte << 24
+        for _ in range(8):
+            crc = (crc << 1) ^ (0x04C11DB7 if crc & 0x80000000 else 0)
+        table.append(crc & 0xFFFFFFFF)
+    return table
+
+
+def _ogg_crc(page: bytearray) -> int:
+    table, crc = _ogg_crc_table(), 0
+    for byte in page:
+        crc = (crc << 8 & 0xFFFFFFFF) ^ table[crc >> 24 ^ byte]
+    return crc
+
+
+def main() -> None:
+    args = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    args.add_argument(
+        "directory", type=Path, metavar="DIR", help="where the corpus goes; a finished one is left as it is"
+    )
+    args.add_argument("--seed", type=int, default=0, help="another seed, other music (default: 0)")
+    parsed = args.parse_args()
+    if (parsed.directory / "private.csv").exists():
+        report.say(f"The demo corpus is in {parsed.directory}")
+        return
+    jobs = sum(map(len, plan(parsed.seed).values()))
+    with report.progress("writing the demo corpus", jobs, "tracks") as tracker:
+        for name in write_corpus(parsed.directory, parsed.seed):
+            tracker.advance(1, name)
+    report.say(f"Wrote {jobs} tracks to {parsed.directory}")
+
+
+if __name__ == "__main__":
+    cli.run(main)

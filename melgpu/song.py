@@ -1,0 +1,226 @@
+"""Ten ways to arrange notes, and a small synthesizer to hear them: the music of the demo corpus.
+
+The classes differ in how their notes are arranged (rhythm, texture, articulation), not in how loud or bright they are:
+key, mode, tempo, timbre, tone colour, room, noise floor and level are drawn afresh for every track, from the same
+distributions in all classes.
+
+Conventions: pitches are MIDI numbers (69 = 440 Hz), times in s, `RATE` in Hz, waves float in [-1, 1].
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+RATE = 22_050
+SCALES = {"major": (0, 2, 4, 5, 7, 9, 11), "minor": (0, 2, 3, 5, 7, 8, 10)}
+
+
+@dataclass(frozen=True)
+class Note:
+    """One sound: when, how high, how long, on which voice; `bend` in semitones over its length."""
+
+    start_s: float
+    pitch: float
+    length_s: float
+    voice: str
+    gain: float = 1.0
+    bend: float = 0.0
+    vibrato: float = 0.0
+
+
+@dataclass(frozen=True)
+class Song:
+    """What a track's random draws decide before its class arranges the notes."""
+
+    rng: np.random.Generator
+    seconds: float
+    beat_s: float
+    key: int
+    scale: tuple[int, ...]
+
+    def pitch(self, degree: int) -> int:
+        """The MIDI number of a scale degree, any octave (degree 7 is the key an octave up)."""
+        octave, step = divmod(degree, 7)
+        return self.key + 12 * octave + self.scale[step]
+
+    def bars(self, beats: int) -> Iterator[tuple[float, list[int]]]:
+        """(start in s, triad as three scale degrees) of each bar."""
+        for start_s in np.arange(0, self.seconds, beats * self.beat_s):
+            root = int(self.rng.choice([0, 3, 4, 5, 1]))
+            yield float(start_s), [root, root + 2, root + 4]
+
+
+def ambient(song: Song) -> Iterator[Note]:
+    """Overlapping pads that swell and fade over several seconds."""
+    for start_s in np.arange(-2, song.seconds, 1.1):
+        for degree in song.rng.choice(10, 2, replace=False):
+            yield Note(start_s + song.rng.uniform(0, 1), song.pitch(int(degree)), song.rng.uniform(3, 5), "pad")
+
+
+def chorale(song: Song) -> Iterator[Note]:
+    """Four voices that move together, a chord on each beat."""
+    for start_s, triad in song.bars(beats=1):
+        for degree in [triad[0] - 7, *triad]:
+            yield Note(start_s, song.pitch(degree), 0.95 * song.beat_s, "organ")
+
+
+def waltz(song: Song) -> Iterator[Note]:
+    """Oom-pah-pah: a bass note, then the chord twice."""
+    for start_s, triad in song.bars(beats=3):
+        yield Note(start_s, song.pitch(triad[0] - 14), song.beat_s, "bass", 1.5)
+        for beat in (1, 2):
+            for degree in triad:
+                yield Note(start_s + beat * song.beat_s, song.pitch(degree), 0.35 * song.beat_s, "organ", 0.7)
+
+
+def house(song: Song) -> Iterator[Note]:
+    """A kick on every beat, a hat between, a chord held underneath."""
+    for start_s, triad in song.bars(beats=4):
+        for beat in range(4):
+            yield Note(start_s + beat * song.beat_s, 36, 0.2, "kick", 2)
+            yield Note(start_s + (beat + 0.5) * song.beat_s, 100, 0.08, "hat", 0.8)
+        for degree in triad:
+            yield Note(start_s, song.pitch(degree), 4 * song.beat_s, "organ", 0.35)
+
+
+def breakbeat(song: Song) -> Iterator[Note]:
+    """Syncopated drums in sixteenths and a bass that follows the kick."""
+    step_s = song.beat_s / 4
+    for start_s, triad in song.bars(beats=4):
+        for step in (0, 3, 10, 11):
+            yield Note(start_s + step * step_s, 36, 0.15, "kick", 2)
+            yield Note(start_s + step * step_s, song.pitch(triad[0] - 14), 0.2, "bass")
+        for step in (4, 7, 9, 12, 15):
+            yield Note(start_s + step * step_s, 60, 0.15, "snare", 1.5)
+        for step in range(16):
+            yield Note(start_s + step * step_s, 100, 0.04, "hat", song.rng.uniform(0.2, 0.7))
+
+
+def chiptune(song: Song) -> Iterator[Note]:
+    """Chords broken into a run of short square-wave notes."""
+    step_s = song.beat_s / 4
+    for start_s, triad in song.bars(beats=2):
+        for step in range(8):
+            degree = [*triad, triad[0] + 7][step % 4]
+            yield Note(start_s + step * step_s, song.pitch(degree + 7), 0.8 * step_s, "square")
+
+
+def aria(song: Song) -> Iterator[Note]:
+    """One singing line with a wide vibrato."""
+    start_s, degree = 0.0, 7
+    while start_s < song.seconds:
+        length_s = song.beat_s * song.rng.choice([1, 2, 3])
+        degree = int(np.clip(degree + song.rng.integers(-3, 4), 2, 13))
+        vibrato = song.rng.uniform(0.7, 1.1)
+        yield Note(start_s, song.pitch(degree), length_s, "lead", vibrato=vibrato)
+        start_s += length_s
+
+
+def slide(song: Song) -> Iterator[Note]:
+    """Two lines that glide from each pitch to the next without a break."""
+    for offset in (0, 4):
+        start_s, degree = 0.0, 4 + offset
+        while start_s < song.seconds:
+            length_s, goal = song.beat_s * song.rng.choice([2, 3, 4]), int(song.rng.integers(0, 10)) + offset
+            bend = song.pitch(goal) - song.pitch(degree)
+            yield Note(start_s, song.pitch(degree), length_s, "lead", bend=bend)
+            start_s, degree = start_s + length_s, goal
+
+
+def ballad(song: Song) -> Iterator[Note]:
+    """Broken chords on plucked strings that ring on."""
+    for start_s, triad in song.bars(beats=4):
+        for step, degree in enumerate([triad[0] - 7, triad[0], *triad[1:], triad[0] + 7, *triad[:0:-1], triad[0]]):
+            yield Note(start_s + step * song.beat_s / 2, song.pitch(degree), 2.5, "pluck")
+
+
+def gamelan(song: Song) -> Iterator[Note]:
+    """Bells with inharmonic partials in two interlocking patterns."""
+    pattern = song.rng.integers(5, 14, 8)
+    for start_s, triad in song.bars(beats=4):
+        yield Note(start_s, song.pitch(triad[0] - 7), 3, "bell", 1.5)
+        for step in range(8):
+            late_s = song.rng.uniform(0, 0.02)
+            yield Note(start_s + step * song.beat_s / 2 + late_s, song.pitch(int(pattern[step])), 0.9, "bell", 0.7)
+
+
+CLASSES: dict[str, Callable[[Song], Iterator[Note]]] = {
+    arrange.__name__: arrange
+    for arrange in (ambient, aria, ballad, breakbeat, chiptune, chorale, gamelan, house, slide, waltz)
+}
+
+
+def _partials(voice: str, rolloff: float) -> list[tuple[float, float, float]]:
+    """(frequency ratio, amplitude, decay in 1/s) of each partial of a pitched voice."""
+    if voice == "bell":
+        return [(ratio, 1 / (1 + i), 2 + i) for i, ratio in enumerate((1, 2.76, 5.4, 8.93))]
+    numbers = range(1, 16, 2) if voice == "square" else range(1, 13)
+    decay = {"pluck": 1.0, "bass": 0.8}.get(voice, 0.0)
+    return [(n, n**-rolloff, decay * (1 + n / 4)) for n in numbers]
+
+
+def _envelope(voice: str, t: np.ndarray, length_s: float) -> np.ndarray:
+    if voice == "pad":
+        return np.sin(np.pi * t / length_s) ** 2
+    return np.minimum(1, t / 0.008) * np.clip((length_s - t) / 0.03, 0, 1)
+
+
+def _pitched(note: Note, t: np.ndarray, rolloff: float) -> np.ndarray:
+    semitones = note.pitch + note.bend * t / note.length_s + note.vibrato * np.sin(2 * np.pi * 5.5 * t)
+    frequency = 440 * 2 ** ((semitones - 69) / 12)
+    phase = 2 * np.pi * np.cumsum(frequency) / RATE
+    wave = np.zeros_like(t)
+    for ratio, amplitude, decay in _partials(note.voice, rolloff):
+        if ratio * frequency.max() < RATE / 2:
+            wave += amplitude * np.exp(-decay * t) * np.sin(ratio * phase)
+    return wave * _envelope(note.voice, t, note.length_s)
+
+
+def _drum(note: Note, t: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    fade = np.exp(-5 * t / note.length_s)
+    if note.voice == "kick":
+        return fade * np.sin(2 * np.pi * (50 * t + 4 * (1 - np.exp(-30 * t))))
+    noise = rng.standard_normal(len(t))
+    return fade * (np.diff(noise, prepend=0) if note.voice == "hat" else noise) * 0.5
+
+
+def render(notes: Iterator[Note], song: Song, rolloff: float) -> np.ndarray:
+    """Mix notes into one wave, shape (T,), at `RATE`; partial n has amplitude n ** -rolloff."""
+    mix = np.zeros(round(song.seconds * RATE))
+    for note in notes:
+        if note.start_s < 0:
+            note = replace(note, start_s=0.0)
+        at = round(note.start_s * RATE)
+        t = np.arange(min(round(note.length_s * RATE), len(mix) - at)) / RATE
+        if len(t):
+            drum = note.voice in ("kick", "snare", "hat")
+            mix[at : at + len(t)] += note.gain * (_drum(note, t, song.rng) if drum else _pitched(note, t, rolloff))
+    return mix
+
+
+def master(mix: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Give a mix its own tone colour, room, noise floor and level."""
+    size = 1 << (2 * len(mix)).bit_length()  # a power of two: fast, and longer than wave and room together
+    hertz = np.fft.rfftfreq(size, 1 / RATE)
+    tilt_db = rng.uniform(-2.5, 2.5) * np.log2(np.maximum(hertz, 40) / 800)
+    t = np.arange(round(0.6 * RATE)) / RATE
+    room = rng.uniform(0, 0.04) * rng.standard_normal(len(t)) * np.exp(-t / rng.uniform(0.05, 0.25))
+    room[0] = 1
+    wet = np.fft.irfft(np.fft.rfft(mix, size) * 10 ** (tilt_db / 20) * np.fft.rfft(room, size))[: len(mix)]
+    wet /= np.abs(wet).max()
+    wet += 10 ** (rng.uniform(-60, -36) / 20) * rng.standard_normal(len(mix))
+    return wet / np.abs(wet).max() * 10 ** (rng.uniform(-14, -1) / 20)
+
+
+def _draw_seconds(rng: np.random.Generator) -> float:
+    kind = rng.choice(["usual", "short", "long"], p=[0.8, 0.1, 0.1])
+    low, high = {"usual": (9, 18), "short": (3, 5.5), "long": (19, 26)}[kind]
+    return rng.uniform(low, high)
+
+
+def compose(label: str, rng: np.random.Generator) -> np.ndarray:
+    """A new track of a class: a wave of shape (T,) at `RATE`."""
+    scale = SCALES[str(rng.choice(list(SCALES)))]
+    song = Song(rng, _draw_seconds(rng), 60 / rng.uniform(88, 132), int(rng.integers(50, 62)), scale)
+    return master(render(CLASSES[label](song), song, rolloff=rng.uniform(0.8, 1.6)), rng)
