@@ -1,0 +1,44 @@
+# make demo   the whole recipe on a small synthetic corpus
+# make test   lint and tests (SLOW=0 leaves the slow ones out)
+
+PYTHON ?= python3
+PY := .venv/bin/python
+CORPUS := runs/demo-corpus
+RUN := runs/demo
+SLOW ?= 1
+
+.PHONY: demo test lint clean
+
+demo: .venv/installed
+	@$(PY) -c "print('1/7 writing the demo corpus')"
+	@$(PY) -m melgpu.demo $(CORPUS)
+	@echo "2/7 round 1: training three networks"
+	@$(PY) train.py --run $(RUN) --recipe demo --data $(CORPUS) \
+		--labels $(CORPUS)/train.csv --test $(CORPUS)/test.csv --private $(CORPUS)/private.csv
+	@echo "3/7 round 1: predicting"
+	@$(PY) predict.py --run $(RUN)
+	@echo "4/7 round 1: stacking, pseudo labels"
+	@$(PY) stack.py --run $(RUN)
+	@echo "5/7 round 2: training six networks, about half of the whole"
+	@$(PY) train.py --run $(RUN)
+	@echo "6/7 round 2: predicting"
+	@$(PY) predict.py --run $(RUN)
+	@echo "7/7 round 2: stacking, submission"
+	@$(PY) stack.py --run $(RUN)
+
+test: .venv/installed lint
+	$(PY) -m pytest $(if $(filter 0,$(SLOW)),-m "not slow")
+
+lint: .venv/installed
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or newer is needed: make PYTHON=...')"
+	$(PYTHON) -m venv .venv
+	$(PY) -m pip install --quiet --upgrade pip
+	$(PY) -m pip install --quiet --editable '.[dev]' --constraint constraints.txt
+	touch $@
+
+clean:
+	rm -rf .venv runs/demo runs/demo-corpus
