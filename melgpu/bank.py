@@ -24,7 +24,7 @@ class Bank:
         """The wave of a file, shape (T,), memory-mapped; None where it is not in the bank."""
         try:
             return np.load(self._place(path), mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError):  # absent or damaged: decode again
+        except (OSError, ValueError, EOFError):  # absent or damaged: decode again
             return None
 
     def put(self, path: Path, wave: np.ndarray) -> None:

@@ -1,0 +1,82 @@
+"""Shared fixtures: small audio files, a small corpus, a small recipe."""
+
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from melgpu import demo, recipe, song
+
+ROOT = Path(__file__).parent.parent
+SMALL = [  # the demo recipe, smaller still: two networks a round, one epoch
+    "optim.max_epochs=1",
+    "optim.batch_size=4",
+    "optim.refresh_batches=1",
+    "mel.image_size=75",
+    "folds.num_folds=3",
+    "stacking.max_epochs=3",
+    "stacking.num_trees=5",
+    "pseudo.threshold=0.2",
+    "windows.dense_classes=['waltz']",
+    "rounds=[{backbones=['resnet50', 'inception_v3'], folds=[0], blend={cnn=1.0}},"
+    " {backbones=['inception_v3', 'resnet50'], folds=[1, 2], blend={cnn=0.45, skip_cnn=0.45, lightgbm=0.1}}]",
+]
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+            item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+def write_audio(path: Path, seconds: float = 3.0, rate: int = 22_050, channels: int = 1, seed: int = 0) -> Path:
+    """A file of seeded tones and noise, in the format of its suffix (.ogg, .flac, .mp3, .wav)."""
+    rng = np.random.default_rng(seed)
+    t = np.arange(round(seconds * rate)) / rate
+    tones = sum(np.sin(2 * np.pi * f * t) for f in rng.uniform(100, 3000, 3))
+    wave = 0.1 * (tones + rng.standard_normal(len(t)))
+    wave = np.stack([wave * (1 - 0.3 * c) for c in range(channels)], axis=1)
+    with soundfile.SoundFile(path, "w", rate, channels, format=path.suffix[1:].upper()) as file:
+        for block in np.array_split(wave, len(wave) // 4096 + 1):
+            file.write(block)
+    return path
+
+
+def write_list(path: Path, rows: list[tuple]) -> Path:
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows(rows)
+    return path
+
+
+def call(*arguments, env: dict | None = None) -> subprocess.CompletedProcess:
+    """Run a script of the project as a user would."""
+    command = [sys.executable, *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, **(env or {})})
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory) -> Path:
+    """Three classes of the demo corpus: 18 training tracks, 6 and 3 test tracks (labels known)."""
+    folder = tmp_path_factory.mktemp("corpus")
+    (folder / "audio").mkdir()
+    for split, per_class in (("train", 6), ("test", 2), ("private", 1)):
+        rows = [("filename", "label")]
+        for number in range(3 * per_class):
+            label = ("aria", "breakbeat", "waltz")[number % 3]
+            name = f"{split}{number}.{demo.FORMATS[number % len(demo.FORMATS)]}"
+            wave = song.compose(label, np.random.default_rng([len(split), number]))
+            demo.write_audio(folder / "audio" / name, wave, 22_050, stereo=bool(number % 2))
+            rows.append((name, label))
+        write_list(folder / f"{split}.csv", rows)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small() -> recipe.Recipe:
+    return recipe.load(["demo"], SMALL)

@@ -1,0 +1,106 @@
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import soundfile
+import soxr
+from conftest import write_audio
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from melgpu.decode import DecodeError, decode, probe
+
+RATE = 22_050
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.sampled_from([".wav", ".flac", ".ogg"]), st.sampled_from([8_000, 22_050, 44_100, 48_000]), st.integers(1, 6),
+    st.floats(0.05, 4),
+)  # fmt: skip
+def test_equals_reading_all_then_mean_then_resampling(tmp_path, suffix, rate, channels, seconds):
+    path = write_audio(tmp_path / f"x{suffix}", seconds, rate, channels)
+    whole, _ = soundfile.read(path, dtype="float32", always_2d=True)
+    expected = soxr.resample(whole.mean(axis=1), rate, RATE) if rate != RATE else whole.mean(axis=1)
+    wave = decode(path, RATE, max_s=60)
+    assert wave.dtype == np.float32
+    assert abs(len(wave) - seconds * RATE) <= 2
+    np.testing.assert_allclose(wave, expected, atol=2e-6)
+
+
+@pytest.mark.parametrize("suffix", [".mp3", ".ogg", ".flac", ".wav"])
+def test_a_cut_track_is_the_beginning_of_the_whole(tmp_path, suffix):
+    path = write_audio(tmp_path / f"x{suffix}", 10, 44_100, 2)
+    part, whole = decode(path, RATE, 4.0), decode(path, RATE, 60.0)
+    assert len(part) == 4 * RATE
+    np.testing.assert_allclose(part, whole[: len(part)], atol=2e-6)
+
+
+def test_samples_beyond_full_scale_stay(tmp_path):
+    soundfile.write(tmp_path / "loud.wav", np.full(RATE, 1.5, np.float32), RATE, subtype="FLOAT")
+    assert decode(tmp_path / "loud.wav", RATE, 1).max() == 1.5
+
+
+def test_any_name_will_do(tmp_path):
+    path = write_audio(tmp_path / 'nhạc "số 1"\nmới, 100%.mp3', 1)
+    assert len(decode(path, RATE, 5)) > 0
+
+
+def broken_files(folder):
+    (folder / "empty.mp3").touch()
+    (folder / "text.mp3").write_text("this is not music, whatever its name says\n" * 50)
+    (folder / "noise.ogg").write_bytes(np.random.default_rng(0).bytes(5000))
+    (folder / "folder.flac").mkdir()
+    (folder / "dangling.wav").symlink_to(folder / "nowhere")
+    os.mkfifo(folder / "pipe.wav")
+    soundfile.write(folder / "silent.wav", np.empty(0, np.float32), RATE)
+    soundfile.write(folder / "nan.wav", np.array([0, np.nan, 0], np.float32), RATE, subtype="FLOAT")
+    good = write_audio(folder / "good.flac", 5).read_bytes()
+    (folder / "head.flac").write_bytes(good[:30])
+    return {
+        "empty.mp3": "the file is empty",
+        "text.mp3": "its content is no mp3 stream",
+        "noise.ogg": "not readable as audio",
+        "folder.flac": "not a regular file",
+        "dangling.wav": "No such file",
+        "pipe.wav": "not a regular file",
+        "silent.wav": "contains no audio",
+        "nan.wav": "not finite",
+        "head.flac": "not readable as audio",
+        "absent.wav": "No such file",
+    }
+
+
+def test_every_broken_file_is_named_with_its_reason(tmp_path, capfd):
+    for name, reason in broken_files(tmp_path).items():
+        with pytest.raises(DecodeError) as caught:
+            decode(tmp_path / name, RATE, 5)
+        assert str(tmp_path / name) in str(caught.value)
+        assert reason in str(caught.value), (name, str(caught.value))
+        assert reason in probe(tmp_path / name)
+    assert capfd.readouterr().err == ""  # nothing from the native decoders
+
+
+def test_a_file_cut_off_in_the_middle_is_an_error(tmp_path):
+    data = write_audio(tmp_path / "x.flac", 30).read_bytes()
+    (tmp_path / "cut.flac").write_bytes(data[: len(data) // 2])
+    assert probe(tmp_path / "cut.flac") is None  # its first second is well
+    with pytest.raises(DecodeError, match=r"cut\.flac"):
+        decode(tmp_path / "cut.flac", RATE, 60)
+
+
+def test_memory_is_bounded_by_what_is_asked_for(tmp_path):
+    path = tmp_path / "long.flac"
+    with soundfile.SoundFile(path, "w", 48_000, 2) as file:
+        for _ in range(60 * 30):
+            file.write(np.zeros((48_000, 2), np.int16))  # half an hour, 691 MB as float32
+    code = (
+        "import resource, sys; from pathlib import Path; from melgpu.decode import decode\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "assert len(decode(Path(sys.argv[1]), 22050, 120)) == 120 * 22050\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
+    )
+    grown = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=True)
+    assert int(grown.stdout) < 200_000  # KiB

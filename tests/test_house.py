@@ -1,0 +1,68 @@
+"""The house: modules import from lower floors only, and third-party packages have one home."""
+
+import ast
+
+import pytest
+from conftest import ROOT, call
+
+FLOORS = [
+    {"errors", "files"},
+    {"recipe", "metrics", "manifest", "checkpoint", "predictions", "pseudo", "cli"},
+    {"windows", "features", "augment", "backbone", "decode", "song"},
+    {"bank"},
+    {"stream"},
+    {"inference"},
+    {"training", "stacking"},
+    {"report", "run"},
+    {"preflight", "ensemble", "demo"},
+]
+HOMES = {
+    "nnAudio": {"features"},
+    "timm": {"backbone"},
+    "safetensors": {"checkpoint"},
+    "lightgbm": {"stacking"},
+    "rich": {"report"},
+    "pydantic": {"recipe"},
+    "soundfile": {"decode", "demo"},
+    "soxr": {"decode", "demo"},
+    "sklearn": {"manifest", "stacking"},
+}
+MODULES = sorted(path.stem for path in (ROOT / "melgpu").glob("*.py") if path.stem != "__init__")
+
+
+def imports(path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module == "melgpu":
+            found |= {f"melgpu.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add(node.module)
+    return found
+
+
+def floor(module: str) -> int:
+    return next(number for number, modules in enumerate(FLOORS) if module in modules)
+
+
+def test_every_module_has_a_floor():
+    assert sorted(set().union(*FLOORS)) == MODULES
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_go_down(module):
+    own = {name.split(".")[1] for name in imports(ROOT / "melgpu" / f"{module}.py") if name.startswith("melgpu.")}
+    upward = {other for other in own if floor(other) >= floor(module)}
+    assert not upward
+
+
+@pytest.mark.parametrize("package", HOMES)
+def test_packages_have_one_home(package):
+    users = {m for m in MODULES if any(i.split(".")[0] == package for i in imports(ROOT / "melgpu" / f"{m}.py"))}
+    assert users == HOMES[package]
+
+
+def test_decoding_processes_do_not_import_torch():
+    result = call("-c", "import sys, melgpu.bank; sys.exit('torch' in sys.modules)")
+    assert result.returncode == 0, result.stderr

@@ -1,0 +1,179 @@
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from melgpu import manifest
+from melgpu.errors import InputError
+
+ZALO_COUNTS = {"1": 36, "2": 446, "3": 523, "4": 369, "5": 392, "6": 372, "7": 279, "8": 2586, "9": 62, "10": 93}
+
+
+def touch(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"x")
+
+
+def read(path: Path, text: str | bytes, labelled: bool = True) -> manifest.Listing:
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return manifest.read_listing(path, None, labelled)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a.mp3,1\nb.mp3,01\n",
+        "file,class\na.mp3,1\nb.mp3,01\n",
+        "genre,filename\n1,a.mp3\n01,b.mp3\n",
+        b"\xef\xbb\xbffilename,label\r\na.mp3,1\r\nb.mp3,01\r\n",
+        "a.mp3, 1\n\nb.mp3 ,01\n\n",
+        '"a.mp3","1"\n"b.mp3","01"\n',
+    ],
+)
+def test_csv_forms(tmp_path, text):
+    listing = read(tmp_path / "x.csv", text)
+    assert listing.ids == ["a.mp3", "b.mp3"]
+    assert listing.labels == ["1", "01"]
+
+
+def test_a_test_list_needs_no_labels_and_keeps_its_order(tmp_path):
+    listing = read(tmp_path / "x.csv", "z.mp3\na.mp3\n", labelled=False)
+    assert listing.ids == ["z.mp3", "a.mp3"]
+    assert listing.labels == ["", ""]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a.mp3,1\nb.mp3\n", "line 2: 1 fields instead of 2"),
+        ("a.mp3,1\nb.mp3,2,3\n", "line 2: 3 fields instead of 2"),
+        ("a.mp3,1\nb.mp3,\n", "line 2: b.mp3 has no label"),
+        ("song,style\na.mp3,1\n", "line 1: 'song' is neither an audio file"),
+        ("filename,mood\na.mp3,1\n", "no column of labels"),
+        ("filename,label\n", "a header and no rows"),
+        ("", "the file is empty"),
+        (b"a.mp3,\xff\xfe\n", "cannot be read as CSV in UTF-8"),
+        ('a.mp3,"1\nb.mp3,2\n', "cannot be read as CSV"),
+    ],
+)
+def test_malformed_csv_is_named(tmp_path, text, message):
+    with pytest.raises(InputError) as caught:
+        read(tmp_path / "x.csv", text)
+    assert message in str(caught.value)
+    assert "x.csv" in str(caught.value)
+
+
+def test_all_malformed_rows_are_listed(tmp_path):
+    with pytest.raises(InputError) as caught:
+        read(tmp_path / "x.csv", "a.mp3,1\nb.mp3\nc.mp3,2\nd.mp3,\n")
+    assert len(caught.value.problems) == 2
+
+
+def test_class_folders(tmp_path):
+    touch(tmp_path, "rock/b.mp3", "rock/a.flac", "pop/live/c.ogg", "pop/cover.jpg")
+    listing = manifest.read_listing(tmp_path, None, labelled=True)
+    assert dict(zip(listing.ids, listing.labels, strict=True)) == {
+        "pop/live/c.ogg": "pop",
+        "rock/a.flac": "rock",
+        "rock/b.mp3": "rock",
+    }
+
+
+def test_folder_problems(tmp_path):
+    with pytest.raises(InputError, match="no audio files"):
+        manifest.read_listing(tmp_path, None, labelled=True)
+    touch(tmp_path, "loose.mp3", "rock/a.mp3")
+    with pytest.raises(InputError, match=r"loose\.mp3: not in a sub-folder"):
+        manifest.read_listing(tmp_path, None, labelled=True)
+    assert len(manifest.read_listing(tmp_path, None, labelled=False).ids) == 2
+    with pytest.raises(InputError, match="no such file or folder"):
+        manifest.read_listing(tmp_path / "absent", None, labelled=True)
+
+
+def listings(folder: Path, train: list[tuple[str, str]], public: list[tuple[str, str]] = ()) -> dict:
+    touch(folder, *(name for name, _ in (*train, *public)))
+    result = {}
+    for split, rows in (("train", train), ("public", public)):
+        if rows:
+            path = folder / f"{split}.csv"
+            path.write_text("".join(f"{name},{label}\n" for name, label in rows))
+            result[split] = manifest.read_listing(path, None, labelled=split == "train")
+    return result
+
+
+def test_build_lists_every_problem_together(tmp_path):
+    rows = [(f"{i}.mp3", "ab"[i % 2]) for i in range(8)] + [("0.mp3", "a"), ("lonely.mp3", "c")]
+    made = listings(tmp_path, rows, [("t.mp3", "unheard")])
+    (tmp_path / "3.mp3").unlink()
+    (tmp_path / "5.mp3").unlink()
+    (tmp_path / "5.mp3").mkdir()
+    with pytest.raises(InputError) as caught:
+        manifest.build(made, num_folds=4, seed=8)
+    text = str(caught.value)
+    assert len(caught.value.problems) == 5
+    for part in (
+        "3.mp3: no such file",
+        "5.mp3: not a regular file",
+        "line 9: 0.mp3 is listed twice (first: " + str(tmp_path / "train.csv, line 1"),
+        "class 'c' has 1 training tracks, fewer than 4 folds",
+        "t.mp3 has the label 'unheard'",
+    ):
+        assert part in text
+
+
+def test_one_class_is_no_classification(tmp_path):
+    with pytest.raises(InputError, match="at least two classes"):
+        manifest.build(listings(tmp_path, [(f"{i}.mp3", "a") for i in range(5)]), 5, 8)
+
+
+def test_manifest_survives_its_file(tmp_path):
+    rows = [(f'ü "{i}",\n.mp3', str(i % 2)) for i in range(4)]
+    for name, _ in rows:
+        touch(tmp_path, name)
+    train = manifest.Listing(
+        [n for n, _ in rows], [tmp_path / n for n, _ in rows], [c for _, c in rows], [""] * 4, [""] * 4
+    )
+    made = manifest.build({"train": train}, 2, 8)
+    manifest.save(made, tmp_path / "manifest.csv")
+    again = manifest.load(tmp_path / "manifest.csv")
+    assert again == made
+    assert (again.folds == made.folds).all()
+    assert again[0] == manifest.Track(rows[0][0], tmp_path / rows[0][0], "0", "train", int(made.folds[0]))
+
+
+def test_class_order_is_numerical_and_keeps_leading_zeros():
+    labels = ("10", "2", "01", "1", "pop", "Rock 12", "Rock 3")
+    made = manifest.Manifest(labels, labels, labels, ("train",) * 7, np.zeros(7))
+    assert made.class_names == ["01", "1", "2", "10", "Rock 3", "Rock 12", "pop"]
+
+
+def test_folds_of_the_competition_are_stratified():
+    labels = [label for label, count in ZALO_COUNTS.items() for _ in range(count)]
+    folds = manifest.assign_folds(labels, 5, seed=8)
+    assert (folds == manifest.assign_folds(labels, 5, seed=8)).all()
+    for label, count in ZALO_COUNTS.items():
+        sizes = Counter(folds[np.array(labels) == label].tolist())
+        assert set(sizes) == set(range(5))
+        assert max(sizes.values()) - min(sizes.values()) <= 1, (label, count)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from(["", "x", "y", "z", "w"])), min_size=30, max_size=60))
+def test_an_artist_is_never_split(rows):
+    labels, artists = ["a", "b", *(r[0] for r in rows)], ["p", "q", *(r[1] for r in rows)]
+    folds = manifest.assign_folds(labels, 2, 8, artists)
+    assert set(folds) <= {0, 1}
+    for artist in set(artists) - {""}:
+        assert len({fold for fold, own in zip(folds, artists, strict=True) if own == artist}) == 1
+
+
+def test_pseudo_labels_never_touch_training_tracks(tmp_path):
+    made = manifest.build(listings(tmp_path, [(f"{i}.mp3", "ab"[i % 2]) for i in range(4)], [("t.mp3", "")]), 2, 8)
+    assert manifest.with_labels(made, [4], ["b"]).labels[4] == "b"
+    assert made.labels[4] == ""
+    with pytest.raises(ValueError, match="training track"):
+        manifest.with_labels(made, [0], ["b"])

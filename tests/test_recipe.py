@@ -1,0 +1,86 @@
+import tomllib
+
+import pytest
+
+from melgpu import recipe
+from melgpu.errors import InputError
+
+
+def problems(names=(), overrides=()):
+    with pytest.raises(InputError) as caught:
+        recipe.load(list(names), list(overrides))
+    return str(caught.value)
+
+
+def test_zalo2019_is_the_default_and_holds_the_facts():
+    zalo = recipe.load([])
+    assert zalo == recipe.load(["zalo2019"])
+    assert (zalo.mel.n_fft, zalo.mel.hop_length, zalo.mel.n_mels, zalo.mel.image_size) == (2048, 512, 512, 512)
+    assert [(len(r.backbones), r.folds) for r in zalo.rounds] == [(3, (0, 1)), (6, (2, 3, 4))]
+    assert zalo.rounds[1].blend == {"cnn": 0.45, "skip_cnn": 0.45, "lightgbm": 0.1}
+    assert zalo.optim_for("resnet50").lr == 1e-5
+    assert zalo.optim_for("resnet50").max_epochs == 40
+    assert zalo.optim_for("xception").max_epochs == 25
+    assert zalo.optim_for("densenet169").warmup_lr == 1e-4
+    assert zalo.optim_for("inception_v3") == zalo.optim
+
+
+@pytest.mark.parametrize("name", recipe.shipped())
+def test_every_shipped_recipe_survives_toml(name):
+    made = recipe.load([name])
+    assert recipe.validate(tomllib.loads(made.to_toml()), "again") == made
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("optim.lrr=1", "optim.lrr: there is no such setting"),
+        ("optim.lr='fast'", "optim.lr: Input should be a valid number"),
+        ("optim.lr=nan", "optim.lr"),
+        ("optim.batch_size=1.5", "optim.batch_size: Input should be a valid integer"),
+        ("optim=3", "optim"),
+        ("windows.window_s=300", "windows.window_s 300.0 exceeds audio.track_s 120.0"),
+        ("mel.fmax=20000", "mel.fmax 20000.0 exceeds the Nyquist frequency"),
+        ("mel.image_size=74", "mel.image_size"),
+        ("folds.num_folds=4", "round 2 names fold 4 of 4"),
+        ("optim_overrides.resnet51.lr=1e-3", "resnet51"),
+        ("rounds=[]", "rounds"),
+        ("no_equals_sign", "expected table.key=value"),
+    ],
+)
+def test_wrong_settings_are_named(override, message):
+    assert message in problems(overrides=[override])
+
+
+def test_all_wrong_settings_are_listed_together():
+    text = problems(overrides=["optim.lr=-1", "mel.n_fft=0", "nonsense.key=1"])
+    assert all(name in text for name in ("optim.lr", "mel.n_fft", "nonsense"))
+
+
+def test_unknown_and_broken_recipe_files_are_named(tmp_path):
+    assert "shipped recipes: demo, scratch, zalo2019" in problems(["nothing"])
+    broken = tmp_path / "broken.toml"
+    broken.write_text("optim = [")
+    assert str(broken) in problems([str(broken)])
+
+
+def test_layers_merge_and_an_empty_table_clears(tmp_path):
+    layer = tmp_path / "layer.toml"
+    layer.write_text("optim_overrides = {}\n[optim]\nlr = 0.5\n")
+    made = recipe.load([str(layer)], ["optim.warmup_epochs=0"])
+    assert made.optim.lr == 0.5
+    assert made.optim.warmup_epochs == 0
+    assert made.optim_for("resnet50").lr == 0.5
+    assert made.optim.batch_size == recipe.load([]).optim.batch_size
+
+
+def test_digest_ignores_speed_settings_only():
+    zalo = recipe.load([])
+    assert recipe.load([], ["stream.workers=0"]).digest() == zalo.digest()
+    assert recipe.load([], ["seed=1"]).digest() != zalo.digest()
+    assert recipe.differences(zalo, recipe.load([], ["seed=1"])) == ["seed: 0, now 1"]
+
+
+def test_recipes_are_frozen():
+    with pytest.raises(ValueError):
+        recipe.load([]).optim.lr = 1.0

@@ -1,0 +1,81 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from test_manifest import ZALO_COUNTS
+
+from melgpu import recipe, windows
+
+ZALO = recipe.load([])
+
+
+def test_counts_of_the_competition():
+    assert windows.num_windows(120, 20, 10) == 11
+    assert windows.num_windows(120, 20, 5) == 21
+    labels = [label for label, count in ZALO_COUNTS.items() for _ in range(count)]
+    order = windows.training_order(np.arange(len(labels)), labels, ZALO.audio, ZALO.windows)
+    assert len(order) == 58_648
+
+
+def test_test_protocols():
+    order = windows.prediction_order(np.array([7, 9]), np.array([True, False]), ZALO.audio, ZALO.windows)
+    assert np.bincount(order.tracks)[[7, 9]].tolist() == [21, 11]
+    assert order.starts[:3].tolist() == [0, 110_250, 220_500]
+    assert order.starts[order.tracks == 9].max() == 2_205_000
+    assert len(order[:5]) == 5
+
+
+@pytest.mark.parametrize("seconds", [7, 61, 119.98, 120, 300])
+def test_tracks_of_any_length_are_conformed(seconds):
+    wave = np.arange(round(seconds * 22_050), dtype=np.float32)
+    conformed = windows.conform(wave, 2_646_000)
+    assert conformed.shape == (2_646_000,)
+    assert (conformed == wave[np.arange(2_646_000) % len(wave)]).all()
+
+
+def test_nothing_cannot_be_repeated():
+    with pytest.raises(ValueError, match="empty"):
+        windows.conform(np.empty(0, np.float32), 5)
+
+
+@given(st.floats(1, 60), st.floats(0.1, 30), st.floats(0, 100))
+def test_windows_fit_the_track(window_s, hop_s, more_s):
+    track_s = window_s + more_s
+    count = windows.num_windows(track_s, window_s, hop_s)
+    assert count >= 1
+    assert (count - 1) * hop_s + window_s <= track_s + 1e-4
+    assert count * hop_s + window_s > track_s - 1e-4
+
+
+orders = st.builds(
+    lambda counts: windows.in_order(np.arange(len(counts)) * 3, np.array(counts), np.full(len(counts), 100)),
+    st.lists(st.integers(1, 5), min_size=1, max_size=40),
+)
+
+
+@given(orders, st.integers(1, 50), st.integers(0, 9), st.integers(0, 9))
+def test_an_epoch_is_a_permutation_in_chunks_of_tracks(order, shuffle_tracks, seed, epoch):
+    made = windows.shuffled(order, shuffle_tracks, seed, epoch)
+    again = windows.shuffled(order, shuffle_tracks, seed, epoch)
+    assert (made.tracks == again.tracks).all()
+    assert (made.starts == again.starts).all()
+    pairs = list(zip(made.tracks, made.starts, strict=True))
+    assert sorted(pairs) == sorted(zip(order.tracks, order.starts, strict=True))
+    open_tracks = 0
+    for place in range(len(made)):  # tracks begun and not yet ended, at any place
+        begun, rest = set(made.tracks[: place + 1]), set(made.tracks[place + 1 :])
+        open_tracks = max(open_tracks, len(begun & rest))
+    assert open_tracks <= shuffle_tracks
+
+
+def test_epochs_and_seeds_differ():
+    order = windows.in_order(np.arange(20), np.full(20, 3), np.full(20, 10))
+    made = [windows.shuffled(order, 8, seed, epoch).tracks.tolist() for seed in (0, 1) for epoch in (0, 1)]
+    assert len({tuple(tracks) for tracks in made}) == 4
+
+
+def test_only_whole_batches_unless_there_is_none():
+    order = windows.in_order(np.arange(10), np.ones(10, int), np.ones(10, int))
+    assert len(windows.whole_batches(order, 4)) == 8
+    assert len(windows.whole_batches(order, 5)) == 10
+    assert len(windows.whole_batches(order, 16)) == 10
