@@ -91,16 +91,24 @@ def build(name: str, num_classes: int, spec: BackboneSpec) -> Classifier:
     """
     if not spec.pretrained:
         return Classifier(name, num_classes, spec.dropout)
-    weights: dict = {"pretrained": True}
-    if spec.weights_dir:
-        weights["pretrained_cfg_overlay"] = {"file": str(find_weights(name, Path(spec.weights_dir)))}
+    file = find_weights(name, Path(spec.weights_dir)) if spec.weights_dir else None
+    overlay = {"pretrained_cfg_overlay": {"file": str(file)}} if file else {}
     try:
-        return Classifier(name, num_classes, spec.dropout, weights)
+        model = Classifier(name, num_classes, spec.dropout, {"pretrained": True, **overlay})
+        missing = _missing_tensors(model, file) if file else []
     except Exception as error:  # timm, the hub and the network each have their own
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        if spec.weights_dir:
-            raise InputError(f"{weights['pretrained_cfg_overlay']['file']}: not weights of {name} ({reason})") from None
-        raise InputError(_no_download(name, reason)) from None
+        problem = f"{file}: not weights of {name} ({reason})" if file else _no_download(name, reason)
+        raise InputError(problem) from None
+    if missing:
+        raise InputError(f"{file}: not weights of {name}, it lacks {len(missing)} tensors ({missing[0]}, ...)")
+    return model
+
+
+def _missing_tensors(model: Classifier, file: Path) -> list[str]:
+    """What a weight file lacks: timm itself does not mind where the number of classes differs."""
+    given = timm.models.load_state_dict(str(file))
+    return [key for key in model.body.state_dict() if key not in given]
 
 
 def _no_download(name: str, reason: str) -> str:

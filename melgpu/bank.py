@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from melgpu import files
-from melgpu.decode import VERSION, decode
+from melgpu.decode import VERSION
 
 
 class Bank:
@@ -35,11 +35,3 @@ class Bank:
         info = os.stat(path)
         key = (os.path.realpath(path), info.st_size, info.st_mtime_ns, self.sample_rate, self.max_s, VERSION)
         return self.folder / f"{hashlib.sha256(repr(key).encode()).hexdigest()[:32]}.npy"
-
-
-def decode_and_keep(path: Path, sample_rate: int, max_s: float, bank: Bank | None) -> np.ndarray:
-    """`decode`, remembered in the bank; what a decoding process runs (this module, too, is free of torch)."""
-    wave = decode(path, sample_rate, max_s)
-    if bank:
-        bank.put(path, wave)
-    return wave

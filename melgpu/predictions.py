@@ -66,7 +66,7 @@ def load(path: Path) -> Predictions:
                 tuple(data["class_names"].tolist()),
                 json.loads(str(data["source"])),
             )
-    except (OSError, ValueError, KeyError, AssertionError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, ValueError, KeyError, AssertionError, zipfile.BadZipFile) as error:
         raise InputError(f"{path}: damaged or no predictions ({error})") from None
 
 

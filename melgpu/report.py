@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn
@@ -89,25 +90,25 @@ def duration(seconds: float) -> str:
 
 def score_table(title: str, scores: dict[str, dict[str, tuple[float, int]]]) -> Table:
     """Accuracies, {row: {column: (share right, number of tracks)}}, with their 95 % confidence intervals."""
-    table = Table(title=title, title_justify="left", caption="accuracy on tracks, 95 % confidence interval")
+    table = Table(title=title, title_justify="left", box=SIMPLE, caption="accuracy on tracks, 95 % confidence interval")
     table.add_column("")
     columns = list(dict.fromkeys(column for cells in scores.values() for column in cells))
     for column in columns:
         count = next(cells[column][1] for cells in scores.values() if column in cells)
         table.add_column(f"{column}\n{count} tracks", justify="right")
     for name, cells in scores.items():
-        table.add_row(name, *(_score(*cells[c]) if c in cells else "" for c in columns))
+        table.add_row(escape(name), *(_score(*cells[c]) if c in cells else "" for c in columns))
     return table
 
 
 def _score(share: float, count: int) -> str:
     low, high = wilson_interval(share, count)
-    return f"{share:.3f} [dim]{low:.2f} to {high:.2f}[/dim]"
+    return f"{share:.3f} [dim]{low:.2f}-{high:.2f}[/dim]"
 
 
 def answer_table(paths: Sequence[Path], probs: np.ndarray, class_names: Sequence[str]) -> Table:
     """The three likeliest classes of each file; probs (N, C)."""
-    table = Table("file", "likeliest", "second", "third")
+    table = Table("file", "likeliest", "second", "third", box=SIMPLE)
     for path, own in zip(paths, probs, strict=True):
         best = own.argsort()[::-1][:3]
         table.add_row(escape(str(path)), *(f"{escape(class_names[c])} {own[c]:.0%}" for c in best))

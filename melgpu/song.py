@@ -78,10 +78,10 @@ def house(song: Song) -> Iterator[Note]:
     """A kick on every beat, a hat between, a chord held underneath."""
     for start_s, triad in song.bars(beats=4):
         for beat in range(4):
-            yield Note(start_s + beat * song.beat_s, 36, 0.2, "kick", 2)
-            yield Note(start_s + (beat + 0.5) * song.beat_s, 100, 0.08, "hat", 0.8)
+            yield Note(start_s + beat * song.beat_s, 36, 0.2, "kick", 3)
+            yield Note(start_s + (beat + 0.5) * song.beat_s, 100, 0.12, "hat", 1.5)
         for degree in triad:
-            yield Note(start_s, song.pitch(degree), 4 * song.beat_s, "organ", 0.35)
+            yield Note(start_s, song.pitch(degree), 4 * song.beat_s, "organ", 0.2)
 
 
 def breakbeat(song: Song) -> Iterator[Note]:

@@ -10,7 +10,6 @@ import collections
 import contextlib
 import multiprocessing
 import os
-import signal
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
@@ -19,7 +18,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from melgpu.bank import Bank, decode_and_keep
+from melgpu import worker
+from melgpu.bank import Bank
 from melgpu.recipe import AudioSpec, StreamSpec
 from melgpu.windows import Order, conform, samples
 
@@ -98,7 +98,9 @@ class Stream(contextlib.AbstractContextManager):
         if banked is not None:
             return banked
         job = (path, self.audio.sample_rate, self.audio.track_s, self.bank)
-        return self._workers().submit(decode_and_keep, *job) if self.spec.workers else decode_and_keep(*job)
+        return (
+            self._workers().submit(worker.decode_and_keep, *job) if self.spec.workers else worker.decode_and_keep(*job)
+        )
 
     def _take(self, track: int, fetched: np.ndarray | Future) -> tuple[int, np.ndarray]:
         wave = fetched.result() if isinstance(fetched, Future) else fetched
@@ -108,6 +110,5 @@ class Stream(contextlib.AbstractContextManager):
         if self._pool is None:
             context = multiprocessing.get_context("spawn")  # safe beside CUDA and threads
             workers = min(self.spec.workers, os.cpu_count() or 1)
-            # Ctrl-C is the main process's business.
-            self._pool = ProcessPoolExecutor(workers, context, signal.signal, (signal.SIGINT, signal.SIG_IGN))
+            self._pool = ProcessPoolExecutor(workers, context, worker.start)
         return self._pool

@@ -3,7 +3,8 @@ import os
 import numpy as np
 from conftest import write_audio
 
-from melgpu.bank import Bank, decode_and_keep
+from melgpu.bank import Bank
+from melgpu.worker import decode_and_keep
 
 
 def test_gives_back_what_was_put_and_nothing_else(tmp_path):

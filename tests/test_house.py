@@ -10,6 +10,7 @@ FLOORS = [
     {"recipe", "metrics", "manifest", "checkpoint", "predictions", "pseudo", "cli"},
     {"windows", "features", "augment", "backbone", "decode", "song"},
     {"bank"},
+    {"worker"},
     {"stream"},
     {"inference"},
     {"training", "stacking"},
@@ -64,5 +65,5 @@ def test_packages_have_one_home(package):
 
 
 def test_decoding_processes_do_not_import_torch():
-    result = call("-c", "import sys, melgpu.bank; sys.exit('torch' in sys.modules)")
+    result = call("-c", "import sys, melgpu.worker; sys.exit('torch' in sys.modules)")
     assert result.returncode == 0, result.stderr

@@ -5,8 +5,7 @@ import pytest
 import torch
 from conftest import write_audio
 
-from melgpu import stream as stream_module
-from melgpu import windows
+from melgpu import windows, worker
 from melgpu.decode import DecodeError, decode
 from melgpu.recipe import AudioSpec, StreamSpec
 from melgpu.stream import Stream
@@ -73,8 +72,8 @@ def decoded(monkeypatch) -> list[str]:
         seen.append(str(path))
         return original(path, *rest)
 
-    original = stream_module.decode_and_keep
-    monkeypatch.setattr(stream_module, "decode_and_keep", spy)
+    original = worker.decode_and_keep
+    monkeypatch.setattr(worker, "decode_and_keep", spy)
     return seen
 
 

@@ -1,0 +1,53 @@
+import torch
+from torch import nn
+
+from melgpu.inference import window_probs
+from melgpu.stream import Batch
+
+
+class Corner(nn.Module):
+    """Logits that depend on the picture's left edge, and a count of calls."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = 0
+        self.dropout = nn.Dropout(0.9)
+
+    def forward(self, images):
+        self.calls += 1
+        return self.dropout(images[:, 0, :3, 0])
+
+
+class Features(nn.Module):
+    calls = 0
+
+    def forward(self, waves):
+        self.calls += 1
+        return waves.view(len(waves), 1, 4, 5).expand(-1, 3, -1, -1)
+
+
+def batches():
+    for start in (0, 4):
+        rows = torch.arange(start, start + 4)
+        waves = torch.rand(4, 20, generator=torch.Generator().manual_seed(start))
+        yield Batch(waves, rows, rows * 0)
+
+
+def test_flips_are_averaged_over_one_pass_of_features():
+    models, features = [Corner(), Corner()], Features()
+    found = list(window_probs(models, features, batches(), flip=True, bfloat16=False))
+    assert features.calls == 2
+    assert [model.calls for model in models] == [4, 4]
+    for (batch, probs), given in zip(found, batches(), strict=True):
+        images = given.waves.view(4, 4, 5)
+        expected = (images[:, :3, 0].softmax(1) + images[:, :3, 4].softmax(1)) / 2
+        assert probs.shape == (2, 4, 3)
+        assert torch.allclose(probs[0], expected)
+        assert torch.equal(probs[0], probs[1])
+        assert torch.equal(batch.tracks, given.tracks)
+        assert torch.allclose(probs.sum(-1), torch.ones(2, 4))
+
+
+def test_without_flips_there_is_one_view():
+    (_, probs), *_ = window_probs([Corner()], Features(), batches(), flip=False, bfloat16=False)
+    assert torch.allclose(probs[0], next(batches()).waves.view(4, 4, 5)[:, :3, 0].softmax(1))

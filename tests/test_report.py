@@ -1,0 +1,89 @@
+import io
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from melgpu import report
+
+
+@pytest.fixture
+def screen(monkeypatch):
+    def make(terminal: bool) -> io.StringIO:
+        text = io.StringIO()
+        monkeypatch.setattr(report, "console", Console(file=text, force_terminal=terminal, width=100))
+        return text
+
+    return make
+
+
+def test_plain_lines_where_there_is_no_terminal(screen, monkeypatch):
+    text, clock = screen(False), iter(np.arange(0, 1000, 6.0))
+    monkeypatch.setattr(report.time, "monotonic", lambda: next(clock))
+    with report.progress("round 1", 100, "windows") as tracker:
+        for step in range(10):
+            tracker.advance(10, f"resnet50 [{step}]")
+    lines = text.getvalue().splitlines()
+    assert lines[0] == "round 1: 0%"
+    assert "round 1:  50%" in text.getvalue()
+    assert "resnet50 [4]" in text.getvalue()
+    assert all(part in lines[1] for part in ("windows/s", "left"))
+    assert "\x1b" not in text.getvalue()
+
+
+def test_a_bar_in_a_terminal(screen):
+    text = screen(True)
+    with report.progress("round 1", 10, "windows") as tracker:
+        tracker.advance(10, "resnet50 [x]")
+    assert "100%" in text.getvalue()
+    assert "resnet50 [x]" in text.getvalue()
+
+
+def test_skipped_work_is_no_speed(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(report.time, "monotonic", lambda: now[0])
+    tracker = report.Tracker("x", 100, "windows", None)
+    assert tracker.time_left() == "estimating"
+    tracker.skip(40)
+    assert tracker.time_left() == "estimating"
+    now[0] = 10.0
+    tracker.advance(20)
+    assert tracker.time_left() == "0:20 left"
+    assert tracker.rate() == "2.0 windows/s"
+
+
+def test_durations():
+    assert [report.duration(s) for s in (0, 59.6, 3599, 3600, 90_061)] == [
+        "0:00",
+        "1:00",
+        "59:59",
+        "1:00:00",
+        "25:01:01",
+    ]
+
+
+def test_tables_show_what_they_are_given(screen):
+    text = screen(False)
+    scores = {"resnet50": {"validation": (0.5, 10)}, "blend [x]": {"validation": (1.0, 10), "public": (0.25, 4)}}
+    report.console.print(report.score_table("Round 1", scores))
+    report.console.print(report.answer_table(["[a].mp3"], np.array([[0.1, 0.6, 0.05, 0.25]]), ["p", "q", "r", "[s]"]))
+    shown = text.getvalue()
+    for part in (
+        "0.500",
+        "0.24-0.76",
+        "10 tracks",
+        "4 tracks",
+        "0.250",
+        "blend [x]",
+        "[a].mp3",
+        "q 60%",
+        "[s] 25%",
+        "p 10%",
+    ):
+        assert part in shown, shown
+    assert "r 5%" not in shown
+
+
+def test_submission(tmp_path):
+    report.write_submission(tmp_path / "s.csv", ["b,1.mp3", "a.mp3"], ["10", "01"])
+    assert (tmp_path / "s.csv").read_bytes() == b'Id,Genre\r\n"b,1.mp3",10\r\na.mp3,01\r\n'

@@ -1,0 +1,227 @@
+"""The three scripts as a user calls them: the whole recipe made small, interruptions, bad input."""
+
+import csv
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from conftest import ROOT, SMALL, call, write_audio, write_list
+
+from melgpu import backbone, checkpoint, predictions
+
+
+def sets() -> list[str]:
+    return [part for override in SMALL for part in ("--set", override)]
+
+
+def rows_of(path) -> list[list[str]]:
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.reader(file))
+
+
+def lists(corpus) -> list[str]:
+    return [
+        "--data",
+        corpus,
+        "--labels",
+        corpus / "train.csv",
+        "--test",
+        corpus / "test.csv",
+        "--private",
+        corpus / "private.csv",
+    ]
+
+
+@pytest.fixture(scope="module")
+def finished(corpus, tmp_path_factory):
+    """A run taken through both rounds, and what each call printed."""
+    folder = tmp_path_factory.mktemp("runs") / "small"
+    calls = [call("train.py", "--run", folder, "--recipe", "demo", *sets(), *lists(corpus))]
+    for script in ("predict.py", "stack.py", "train.py", "predict.py", "stack.py"):
+        calls.append(call(script, "--run", folder))
+    for one in calls:
+        assert one.returncode == 0, one.stderr + one.stdout
+        assert "Traceback" not in one.stderr
+    return folder, [one.stdout for one in calls]
+
+
+def test_each_script_says_what_comes_next(finished):
+    folder, printed = finished
+    for text, following in zip(printed, ["predict.py", "stack.py", "train.py", "predict.py", "stack.py"], strict=False):
+        assert f"Next: python {following} --run {folder}" in text
+    assert f"Submission: {folder / 'submission.csv'}" in printed[-1]
+    assert f"python predict.py --run {folder} song.mp3" in printed[-1]
+    assert all(name in printed[-1] for name in ("inception_v3", "resnet50", "mean", "skip_cnn", "lightgbm", "blend"))
+
+
+def test_submissions_have_every_test_track_in_order(finished, corpus):
+    folder, _ = finished
+    for split, name in (("test", "submission.csv"), ("private", "submission-private.csv")):
+        rows = rows_of(folder / name)
+        listed = rows_of(corpus / f"{split}.csv")[1:]
+        assert rows[0] == ["Id", "Genre"]
+        assert [row[0] for row in rows[1:]] == [row[0] for row in listed]
+        assert {row[1] for row in rows[1:]} <= {"aria", "breakbeat", "waltz"}
+
+
+def test_checkpoints_and_predictions_say_what_made_them(finished):
+    folder, _ = finished
+    path = folder / "round2" / "resnet50" / "fold1" / "best.safetensors"
+    _, about = backbone.load(path)
+    assert (about["round"], about["fold"], about["class_names"]) == (2, 1, ["aria", "breakbeat", "waltz"])
+    assert about["recipe"]["mel"]["image_size"] == 75
+    assert not (path.parent / "last.safetensors").exists()
+    made = predictions.load(folder / "round2" / "predictions" / "resnet50-fold1.npz")
+    assert made.source["checkpoint"] == checkpoint.digest(path)
+    assert made.splits.count("valid") == 6
+    assert len(made.probs) == 27 * 3
+    pseudo = rows_of(folder / "round1" / "pseudo.csv")
+    assert pseudo[0] == ["id", "label", "probability", "round", "recipe"]
+
+
+def test_finished_rounds_are_left_alone(finished):
+    folder, _ = finished
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+    for script in ("train.py", "predict.py", "stack.py"):
+        again = call(script, "--run", folder)
+        assert again.returncode == 0
+    assert "blend" in again.stdout
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_new_music_gets_three_classes_and_all_probabilities(finished, corpus, tmp_path):
+    folder, _ = finished
+    (tmp_path / "album").mkdir()
+    for number, name in enumerate(("short.mp3", "nhạc số 1.ogg", "long.flac")):
+        write_audio(tmp_path / "album" / name, 1 + 15 * number, 44_100, 2)
+    song = shutil.copy(corpus / "audio" / "private0.mp3", tmp_path)
+    answer = call(
+        "predict.py", "--run", folder, song, tmp_path / "album", "--out", tmp_path / "o.csv", env={"COLUMNS": "300"}
+    )
+    assert answer.returncode == 0, answer.stderr
+    rows = rows_of(tmp_path / "o.csv")
+    assert rows[0] == ["file", "aria", "breakbeat", "waltz"]
+    assert [os.path.basename(row[0]) for row in rows[1:]] == ["private0.mp3", "long.flac", "nhạc số 1.ogg", "short.mp3"]
+    probs = np.array([row[1:] for row in rows[1:]], float)
+    np.testing.assert_allclose(probs.sum(1), 1, atol=1e-5)
+    assert "nhạc số 1.ogg" in answer.stdout
+    assert "4 networks listen to 4 files" in answer.stdout
+
+
+def test_new_music_that_was_a_test_track_gets_the_same_answer(finished, corpus, tmp_path):
+    folder, _ = finished
+    answers = dict(rows_of(folder / "submission-private.csv")[1:])
+    call("predict.py", "--run", folder, corpus / "audio" / "private0.mp3", "--out", tmp_path / "o.csv")
+    header, row = rows_of(tmp_path / "o.csv")
+    assert header[1 + int(np.argmax([float(p) for p in row[1:]]))] == answers["private0.mp3"]
+
+
+def test_unreadable_music_is_named_and_the_rest_answered(finished, corpus, tmp_path):
+    folder, _ = finished
+    (tmp_path / "broken.mp3").write_text("no music")
+    answer = call("predict.py", "--run", folder, tmp_path, corpus / "audio" / "test0.mp3")
+    assert answer.returncode == 2
+    assert "broken.mp3: not readable as audio" in answer.stdout
+    assert "1 files" in answer.stdout
+    for given, reason in ((tmp_path / "broken.mp3", "not readable"), (tmp_path / "absent", "No such file")):
+        refused = call("predict.py", "--run", folder, given)
+        assert refused.returncode == 2
+        assert reason in refused.stderr
+        assert "Traceback" not in refused.stderr
+
+
+def bad_calls(corpus, folder):
+    """(name, arguments, what standard error must say)"""
+    run = ["--run", folder / "run", "--recipe", "demo"]
+    labels = rows_of(corpus / "train.csv")
+    few = write_list(folder / "few.csv", [*labels, ("test0.mp3", "polka")])
+    twice = write_list(folder / "twice.csv", [*labels, labels[1]])
+    missing = write_list(folder / "missing.csv", [*labels, ("gone.mp3", "aria"), ("away.ogg", "waltz")])
+    unlabelled = write_list(folder / "unlabelled.csv", [*labels, ("test0.mp3", "")])
+    ragged = write_list(folder / "ragged.csv", [*labels, ("test0.mp3",)])
+    (folder / "none").mkdir()
+    data = ["--data", corpus]
+    return [
+        ("no labels", run, ["a new run needs --labels"]),
+        ("absent list", [*run, "--labels", folder / "nothing.csv"], ["nothing.csv: no such file or folder"]),
+        (
+            "missing files",
+            [*run, *data, "--labels", missing],
+            ["gone.mp3: no such file", "away.ogg: no such file", "2 problems"],
+        ),
+        ("missing label", [*run, *data, "--labels", unlabelled], ["line 20: test0.mp3 has no label"]),
+        ("ragged row", [*run, *data, "--labels", ragged], ["line 20: 1 fields instead of 2"]),
+        ("few tracks", [*run, *data, "--labels", few], ["class 'polka' has 1 training tracks, fewer than 5 folds"]),
+        ("duplicate", [*run, *data, "--labels", twice], ["train0.mp3 is listed twice"]),
+        ("empty folder", [*run, "--labels", folder / "none"], ["no audio files"]),
+        (
+            "bad key",
+            [*run, *data, "--labels", corpus / "train.csv", "--set", "optim.lrr=1"],
+            ["optim.lrr: there is no such setting"],
+        ),
+        (
+            "bad recipe",
+            [*run, "--recipe", "zalo2020", *data, "--labels", corpus / "train.csv"],
+            ["recipe zalo2020: no such file"],
+        ),
+        ("bad device", [*run, "--device", "tpu"], ["--device tpu"]),
+    ]
+
+
+def test_bad_input_is_explained_before_anything_is_made(corpus, tmp_path):
+    for name, arguments, expected in bad_calls(corpus, tmp_path):
+        refused = call("train.py", *arguments)
+        assert refused.returncode == 2, (name, refused.stdout, refused.stderr)
+        assert "Traceback" not in refused.stderr, name
+        for part in expected:
+            assert part in refused.stderr, (name, refused.stderr)
+        assert not (tmp_path / "run").exists(), name
+
+
+def test_scripts_out_of_turn_say_what_to_do(corpus, tmp_path):
+    for script in ("predict.py", "stack.py"):
+        refused = call(script, "--run", tmp_path / "nothing")
+        assert refused.returncode == 2
+        assert "no run there" in refused.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_an_interrupted_training_ends_with_the_same_weights(finished, corpus, tmp_path, number):
+    whole, _ = finished
+    folder = tmp_path / "cut"
+    command = [sys.executable, "train.py", "--run", folder, "--recipe", "demo", *sets(), *lists(corpus)]
+    process = subprocess.Popen(
+        list(map(str, command)), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    first = folder / "round1" / "resnet50" / "fold0"
+    while not (first / "scores.json").exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == (130 if number == signal.SIGINT else -9)
+    assert "Traceback" not in errors
+    again = call("train.py", "--run", folder)
+    assert again.returncode == 0, again.stderr
+    assert "training 1 networks" in again.stdout
+    for job in ("resnet50/fold0", "inception_v3/fold0"):
+        one, other = (checkpoint.load(root / "round1" / job / "best.safetensors")[0] for root in (whole, folder))
+        assert all((one[key] == other[key]).all() for key in one)
+
+
+@pytest.mark.parametrize("script", ["train.py", "predict.py", "stack.py"])
+def test_help_teaches_and_needs_no_torch(script):
+    code = (
+        f"import runpy, sys; sys.argv = ['{script}', '--help']\n"
+        f"try: runpy.run_path('{script}', run_name='__main__')\n"
+        "except SystemExit: assert 'torch' not in sys.modules"
+    )
+    shown = call("-c", code)
+    assert shown.returncode == 0, shown.stderr
+    assert "example" in shown.stdout
+    assert "--run DIR" in shown.stdout
