@@ -51,6 +51,7 @@ class FoldSpec(Spec):
 
 
 class MelSpec(Spec):
+    engine: Literal["auto", "nnaudio", "fft"]
     n_fft: Count
     hop_length: Count
     n_mels: Count

@@ -13,9 +13,9 @@ RATE = 22_050
 SPEC = recipe.load([]).mel
 
 
-@pytest.fixture(scope="module")
-def front_end() -> LogMel:
-    return LogMel(SPEC, RATE)
+@pytest.fixture(scope="module", params=["nnaudio", "fft"])
+def front_end(request) -> LogMel:
+    return LogMel(SPEC.model_copy(update={"engine": request.param}), RATE)
 
 
 def reference_decibels(wave: np.ndarray, spec=SPEC, rate: int = RATE) -> np.ndarray:
