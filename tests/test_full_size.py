@@ -1,0 +1,48 @@
+"""The recipe at its real size: one training step and one 22-view prediction from a two-minute mp3."""
+
+import numpy as np
+import pytest
+import torch
+
+from melgpu import backbone, demo, inference, recipe, song, training, windows
+from melgpu.features import LogMel
+from melgpu.stream import Stream
+
+ZALO = recipe.load([], ["stream.workers=0", "backbone.pretrained=false"])
+
+
+@pytest.fixture(scope="module")
+def mp3(tmp_path_factory) -> str:
+    wave = np.resize(song.compose("waltz", np.random.default_rng(0)), 120 * song.RATE)
+    path = tmp_path_factory.mktemp("full") / "two-minutes.mp3"
+    demo.write_audio(path, wave, 44_100, stereo=True)
+    return str(path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", backbone.BACKBONES)
+def test_one_step_and_22_views(name, mp3, tmp_path):
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    features = LogMel(ZALO.mel, ZALO.audio.sample_rate).to(device)
+    model = backbone.build(name, 10, ZALO.backbone).to(device)
+    optim = ZALO.optim_for(name)
+    bfloat16 = backbone.use_bfloat16(optim.precision, device)
+    order = windows.prediction_order(np.array([0]), np.array([False]), ZALO.audio, ZALO.windows)
+    window_samples = windows.samples(ZALO.windows.window_s, ZALO.audio.sample_rate)
+    assert (len(order), window_samples) == (11, 441_000)
+    with Stream([mp3], ZALO.audio, ZALO.stream, device, tmp_path) as stream:
+        before = {key: value.clone() for key, value in model.state_dict().items()}
+        state = training.start(model, optim.model_copy(update={"warmup_epochs": 0}))
+        batches = stream.batches(order[:2], window_samples, 2)
+        labels = torch.tensor([3])
+        (loss,) = training.train_epoch(
+            model, features, state.optimizer, batches, labels, ZALO.augment, seed=0, bfloat16=bfloat16
+        )
+        assert torch.isfinite(loss)
+        changed = [key for key, value in model.state_dict().items() if not torch.equal(value, before[key])]
+        assert len(changed) > 0.9 * len(before)
+        batches = stream.batches(order, window_samples, 4)
+        views = list(inference.window_probs([model], features, batches, flip=True, bfloat16=bfloat16))
+    probs = torch.cat([probs for _, probs in views], dim=1)
+    assert probs.shape == (1, 11, 10)
+    assert torch.allclose(probs.sum(-1), torch.ones(1, 11), atol=1e-4)
