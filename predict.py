@@ -50,11 +50,11 @@ def predict_round(run, device) -> int:
     if not trained:
         raise InputError(f"{run.folder}: round {run.current_round} has no trained network; run train.py first")
     missing = [job for job in trained if not run.predictions_path(job).exists()]
-    models = [backbone.load(run.checkpoint(job))[0] for job in missing]
+    loaded = [backbone.load(run.checkpoint(job)) for job in missing]
     order = run.prediction_order(np.arange(len(run.manifest)))
     title = f"round {run.current_round}: {len(missing)} networks predict {len(run.manifest)} tracks"
     if missing:
-        probs = window_probs(models, run.recipe, run.manifest.paths, order, device, run.folder / "bank", title)
+        probs = window_probs(loaded, run.recipe, run.manifest.paths, order, device, run.folder / "bank", title)
         num_windows = np.bincount(order.tracks, minlength=len(run.manifest))
         for job, own in zip(missing, probs, strict=True):
             source = {
@@ -75,17 +75,20 @@ def predict_round(run, device) -> int:
     return 0
 
 
-def window_probs(models, recipe, paths, order, device, bank_folder, title):
-    """Probabilities of every window of `order`, shape (K, W, C): decode, stream, features, all networks."""
+def window_probs(loaded, recipe, paths, order, device, bank_folder, title):
+    """Probabilities of every window of `order`, shape (K, W, C), by (network, what its checkpoint says) pairs."""
     import torch
 
-    from melgpu import backbone, inference, report, windows
+    from melgpu import backbone, inference, parity, report, windows
     from melgpu.features import LogMel
     from melgpu.stream import Stream
 
     features = LogMel(recipe.mel, recipe.audio.sample_rate).to(device)
     bfloat16 = backbone.use_bfloat16(recipe.optim.precision, device)
-    models = [model.to(device) for model in models]
+    models = [model.to(device) for model, _ in loaded]
+    front_end = parity.figures(features, recipe.audio.sample_rate, device)
+    for _, about in loaded:
+        parity.refuse_other(front_end, about["front_end"], f"{about['backbone']}, fold {about['fold']}")
     window_samples = windows.samples(recipe.windows.window_s, recipe.audio.sample_rate)
     found = []
     with (
@@ -115,9 +118,9 @@ def answer(run, music: list[Path], out: Path | None, device) -> int:
     order = windows.prediction_order(
         np.arange(len(readable)), np.zeros(len(readable), bool), settings.audio, settings.windows
     )
-    title = f"{len(judges.models)} networks listen to {len(readable)} files"
-    probs = window_probs(judges.models, settings, [str(p) for p in readable], order, device, run.folder, title)
-    probs = judges.combine(probs.reshape(len(judges.models), len(readable), -1, probs.shape[-1]).mean(axis=2))
+    title = f"{len(judges.networks)} networks listen to {len(readable)} files"
+    probs = window_probs(judges.networks, settings, [str(p) for p in readable], order, device, run.folder, title)
+    probs = judges.combine(probs.reshape(len(judges.networks), len(readable), -1, probs.shape[-1]).mean(axis=2))
     report.console.print(report.answer_table(readable, probs, judges.class_names))
     if out:
         text = io.StringIO(newline="")

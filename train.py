@@ -53,7 +53,7 @@ def open_or_create(args, device):
 
 def main() -> None:
     args = parse_args()
-    from melgpu import report
+    from melgpu import parity, report
     from melgpu.features import LogMel
     from melgpu.stream import Stream
 
@@ -65,13 +65,15 @@ def main() -> None:
     jobs = run.choose_jobs(args.backbone, args.fold)
     missing = [job for job in jobs if not run.is_trained(job)]
     features = LogMel(run.recipe.mel, run.recipe.audio.sample_rate).to(device)
+    front_end = parity.figures(features, run.recipe.audio.sample_rate, device)
+    parity.refuse_inexact(front_end)
     total = sum(run.recipe.optim_for(job.backbone).max_epochs * run.epoch_windows(job) for job in missing)
     with (
         Stream(run.manifest.paths, run.recipe.audio, run.recipe.stream, device, run.folder / "bank") as stream,
         report.progress(f"round {run.current_round}: training {len(missing)} networks", total, "windows") as tracker,
     ):
         for number, job in enumerate(missing, start=1):
-            train_job(run, job, stream, features, f"{number}/{len(missing)} {job.name}", tracker)
+            train_job(run, job, stream, features, front_end, f"{number}/{len(missing)} {job.name}", tracker)
     left = [job for job in run.jobs(run.current_round) if not run.is_trained(job)]
     script = "train.py" if left else "predict.py"
     report.say(
@@ -79,8 +81,8 @@ def main() -> None:
     )
 
 
-def train_job(run, job, stream, features, title: str, tracker) -> None:
-    """Train one network on one fold to its end, from its last whole epoch."""
+def train_job(run, job, stream, features, front_end: dict, title: str, tracker) -> None:
+    """Train one network on one fold to its end, from its last whole epoch; `front_end` are the pictures' figures."""
     import torch
 
     from melgpu import backbone, report, training, windows
@@ -110,7 +112,7 @@ def train_job(run, job, stream, features, title: str, tracker) -> None:
         if record is None:
             tracker.advance(min(optim.batch_size, epoch_windows), where)
         else:
-            run.keep(job, state)
+            run.keep(job, state, front_end)
             report.say(
                 f"{title}, epoch {record['epoch']}/{optim.max_epochs}: loss {record['loss']:.3f}, "
                 f"accuracy on validation windows {record['window_accuracy']:.3f}"

@@ -134,7 +134,7 @@ def find_weights(name: str, folder: Path) -> Path:
 def load(path: Path) -> tuple[Classifier, dict]:
     """A trained network from its checkpoint, and what the checkpoint says of it. Raises CheckpointError."""
     tensors, about = checkpoint.load(path)
-    if about.get("backbone") not in BACKBONES or "class_names" not in about:
+    if about.get("backbone") not in BACKBONES or not {"class_names", "fold", "front_end"} <= about.keys():
         raise checkpoint.CheckpointError(f"{path}: a checkpoint, but not of one of the networks")
     model = Classifier(about["backbone"], len(about["class_names"]), dropout=0.0)
     checkpoint.load_into(model, tensors, path)

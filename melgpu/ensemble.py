@@ -11,16 +11,15 @@ from melgpu import backbone, recipe, stacking
 from melgpu.backbone import Classifier
 from melgpu.errors import InputError
 from melgpu.recipe import Recipe
-from melgpu.run import Job, Run
+from melgpu.run import Run
 from melgpu.stacking import Stack
 
 
 @dataclass(frozen=True)
 class Ensemble:
-    """K networks with their jobs, and the stack of each fold (none before a round is stacked)."""
+    """K networks with what their checkpoints say of them, and each fold's stack (none before a round is stacked)."""
 
-    jobs: list[Job]
-    models: list[Classifier]
+    networks: list[tuple[Classifier, dict]]
     stacks: dict[int, Stack]
     blend: dict[str, float]
     class_names: list[str]
@@ -32,7 +31,7 @@ class Ensemble:
             return probs.mean(axis=0)
         folds = []
         for fold, stack in self.stacks.items():
-            members = [k for k, job in enumerate(self.jobs) if job.fold == fold]
+            members = [k for k, (_, about) in enumerate(self.networks) if about["fold"] == fold]
             folds.append(stacking.blend(stack.predict(probs[members].swapaxes(0, 1)), self.blend))
         return np.mean(folds, axis=0)
 
@@ -59,5 +58,5 @@ def load(run: Run) -> Ensemble:
         stacks = {fold: stacking.load(run.stack_path(number, fold))[0] for fold in run.spec(number).folds}
     settings = recipe.validate(first["recipe"], f"of {loaded[0][0]}")
     return Ensemble(
-        jobs, [model for _, model, _ in loaded], stacks, run.spec(number).blend, first["class_names"], settings
+        [(model, about) for _, model, about in loaded], stacks, run.spec(number).blend, first["class_names"], settings
     )

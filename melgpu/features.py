@@ -1,9 +1,10 @@
-"""Waveforms to images on the device.
+"""Waveforms to pictures on the device.
 
 waves (B, T) -> mel power (B, M, N) -> dB below each window's own maximum -> resized picture (B, 3, S, S) in [0, 1],
 where 0 is `top_db` below the maximum (and silence), 1 the maximum; low frequencies at the bottom, time to the right.
 The numbers are librosa's: Slaney mel scale and norm, Hann window, centred frames, zero padding. All arithmetic is IEEE
-float32: autocast and TF32 stay outside (TF32 costs up to 2.3 dB).
+float32: autocast and TF32 stay outside (TF32 costs up to 2.3 dB). A window with samples that are not finite gives a
+picture that is NaN throughout; its neighbours in the batch are not touched. Nothing here waits for the device.
 """
 
 import contextlib
@@ -14,58 +15,85 @@ import torch
 import torch.nn.functional as F
 from nnAudio.features.mel import MelSpectrogram
 from torch import Tensor, nn
+from torchaudio.functional import compute_deltas, create_dct
 
+from melgpu.errors import InputError
 from melgpu.recipe import MelSpec
 
 AMIN = 1e-10  # power that counts as silence, librosa's
+NUM_MFCC = 40  # without the first, which is the mean level
+DELTA_DB = 10.0  # a rise of so many dB a frame is white, the same fall black
 
 
 class LogMel(nn.Module):
     """The front end of every network: build once, use for training, prediction and benchmarks alike.
 
     Engines give the same numbers. `nnaudio` is nnAudio's convolution; `fft` the same transform from nnAudio's window
-    and mel basis by real FFT and a sparse mel product (a bin feeds at most two bands); `auto` is `fft` on a CPU, where
-    the convolution is ten times slower, and `nnaudio` on a GPU.
+    and mel basis by real FFT and a sparse mel product (a bin feeds at most two bands); `fused` (CUDA) the FFT and two
+    Triton kernels for all that follows. `auto` is `fft` on a CPU, where the convolution is ten times slower, and
+    `nnaudio` on a GPU. Raises InputError where the geometry leaves mel bands without a bin.
     """
 
     def __init__(self, spec: MelSpec, sample_rate: int):
         super().__init__()
         self.spec = spec
-        self.mel = MelSpectrogram(
-            sr=sample_rate,
-            n_fft=spec.n_fft,
-            hop_length=spec.hop_length,
-            n_mels=spec.n_mels,
-            fmin=spec.fmin,
-            fmax=spec.fmax or None,
-            pad_mode="constant",
-            norm=1,
-            verbose=False,
-        )
+        shares = (1, 2, 4) if spec.channels == "resolutions" else (1,)
+        self.mels = nn.ModuleList(_mel_spectrogram(spec, sample_rate, spec.n_fft // share) for share in shares)
+        bank = self.mels[0].mel_basis  # (M, F)
+        if not bool(bank.any(1).all()):
+            raise InputError(
+                f"mel.n_mels = {spec.n_mels}: {int((~bank.any(1)).sum())} mel bands contain no bin of an FFT of "
+                f"{spec.n_fft} at {sample_rate} Hz; use fewer bands or a larger mel.n_fft"
+            )
         with warnings.catch_warnings(action="ignore"):  # torch calls its CSR tensors beta
-            self.register_buffer("bank", self.mel.mel_basis.to_sparse_csr(), persistent=False)  # (M, F)
+            self.register_buffer("bank", bank.to_sparse_csr(), persistent=False)
+        if spec.channels == "viridis":
+            self.register_buffer("colours", _viridis(), persistent=False)
+        if spec.channels == "mfcc":
+            self.register_buffer("dct", create_dct(NUM_MFCC + 1, spec.n_mels, "ortho")[:, 1:], persistent=False)
+        if spec.engine == "fused":
+            self._prepare_fused(bank)
 
     @torch.no_grad()
     def forward(self, waves: Tensor) -> Tensor:
-        """Images, shape (B, 3, S, S), float32; the three channels are views of one."""
+        """Pictures, shape (B, 3, S, S), float32; with grey channels, three views of one."""
         with torch.autocast(waves.device.type, enabled=False), _ieee_float32():
-            decibels = self.decibels(waves)  # (B, M, N)
-            pictures = (decibels / self.spec.top_db + 1).flip(-2).unsqueeze(1)
-            size = (self.spec.image_size, self.spec.image_size)
-            if pictures.shape[-2:] != size:
-                pictures = F.interpolate(pictures, size, mode="bilinear", antialias=True)
+            waves = waves.float()
+            if self.spec.engine == "fused":
+                return self._fit(self._fused(waves).unsqueeze(1)).expand(-1, 3, -1, -1)
+            if self.spec.channels == "resolutions":
+                levels = [self.decibels(waves, which) for which in range(len(self.mels))]
+                return self._draw(torch.stack(levels, dim=1))
+            decibels = self.decibels(waves)
+            if self.spec.channels == "mfcc":
+                return torch.cat([self._draw(decibels.unsqueeze(1)), *self._cepstra(decibels)], dim=1)
+            pictures = self._draw(decibels.unsqueeze(1))
+            if self.spec.channels == "viridis":
+                return self._coloured(pictures)
             return pictures.expand(-1, 3, -1, -1)
 
-    def decibels(self, waves: Tensor) -> Tensor:
-        """Log-mel power, shape (B, M, N), in dB re each window's maximum, within [-top_db, 0]."""
-        power = self.power(waves.float())
-        peak = power.amax((-2, -1), keepdim=True)
-        decibels = 10 * torch.log10(power.clamp(min=AMIN) / peak.clamp(min=AMIN))
-        return torch.where(peak > AMIN, decibels, -self.spec.top_db).clamp(min=-self.spec.top_db)
+    def decibels(self, waves: Tensor, which: int = 0) -> Tensor:
+        """Log-mel power, shape (B, M, N), in dB re each window's maximum, within [-top_db, 0]; NaN where not finite.
 
-    def power(self, waves: Tensor) -> Tensor:
+        `which` picks the resolution: 0 for a window of n_fft, 1 and 2 for a half and a quarter of it.
+        """
+        return self.level(self.power(waves, which))
+
+    def exact_decibels(self, waves: Tensor) -> Tensor:
+        """`decibels` as `forward` computes them: IEEE float32, without autocast."""
+        with torch.no_grad(), torch.autocast(waves.device.type, enabled=False), _ieee_float32():
+            return self.decibels(waves.float())
+
+    def level(self, power: Tensor) -> Tensor:
+        """Power (B, M, N) in dB re each window's maximum."""
+        peak = power.amax((-2, -1), keepdim=True)
+        decibels = 10 * (power.clamp(min=AMIN).log10() - peak.clamp(min=AMIN).log10())
+        decibels = decibels.clamp(min=-self.spec.top_db).masked_fill(peak <= AMIN, -self.spec.top_db)
+        return decibels.masked_fill(~peak.isfinite(), torch.nan)
+
+    def power(self, waves: Tensor, which: int = 0) -> Tensor:
         """Mel power, shape (B, M, N), by this device's engine."""
-        return self._power_fft(waves) if self.engine_on(waves.device) == "fft" else self.mel(waves)
+        return self._power_fft(waves, which) if self.engine_on(waves.device) == "fft" else self.mels[which](waves)
 
     def engine_on(self, device: torch.device) -> str:
         """The engine that runs on a device."""
@@ -73,13 +101,93 @@ class LogMel(nn.Module):
             return self.spec.engine
         return "fft" if device.type == "cpu" else "nnaudio"
 
-    def _power_fft(self, waves: Tensor) -> Tensor:
-        spec, window = self.spec, self.mel.stft.wcos[0, 0]  # at 0 Hz the cosine is 1: the bare window
-        spectra = torch.stft(
-            waves, spec.n_fft, spec.hop_length, window=window, pad_mode="constant", return_complex=True
-        )  # (B, F, N)
-        power = spectra.real.square() + spectra.imag.square()
-        return torch.stack([torch.sparse.mm(self.bank, window_power) for window_power in power])
+    def _spectra(self, waves: Tensor, which: int = 0) -> Tensor:
+        """Complex spectra, shape (B, F, N), or (F, N) of one wave (T,)."""
+        spec, window = self.spec, self.mels[which].stft.wcos[0, 0]  # at 0 Hz the cosine is 1: the bare window
+        return torch.stft(waves, spec.n_fft, spec.hop_length, window=window, pad_mode="constant", return_complex=True)
+
+    def _power_fft(self, waves: Tensor, which: int) -> Tensor:
+        def of_one(wave: Tensor) -> Tensor:  # one at a time stays in the cache
+            spectra = self._spectra(wave, which)
+            return torch.sparse.mm(self.bank, spectra.real.square() + spectra.imag.square())
+
+        return torch.stack([of_one(wave) for wave in waves])
+
+    def _prepare_fused(self, bank: Tensor) -> None:
+        from melgpu import kernels  # needs Triton
+
+        self.kernels = kernels
+        first_bin, band_weights = kernels.banded(bank)
+        self.register_buffer("first_bin", first_bin, persistent=False)
+        self.register_buffer("band_weights", band_weights, persistent=False)
+
+    def _fused(self, waves: Tensor) -> Tensor:
+        """Shades, shape (B, M, S): resized in time, low frequencies at the bottom."""
+        spectra = self._spectra(waves).mT.contiguous()  # (B, N, F), as torch.stft lays them out
+        power, peak = self.kernels.mel_power(spectra, self.first_bin, self.band_weights)
+        first_frame, weights = self._frame_weights(power.shape[1], waves.device)
+        return self.kernels.draw(power, peak, first_frame, weights, self.spec.top_db, AMIN)
+
+    def _frame_weights(self, num_frames: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """How `interpolate` with antialiasing mixes frames to pixels, as bands; kept per number of frames."""
+        cache = self.__dict__.setdefault("_frames", {})
+        if (num_frames, device) not in cache:
+            impulses = torch.eye(num_frames)[None, None]
+            size = (num_frames, self.spec.image_size)
+            matrix = F.interpolate(impulses, size, mode="bilinear", antialias=True)[0, 0].mT  # (S, N)
+            cache[num_frames, device] = tuple(part.to(device) for part in self.kernels.banded(matrix))
+        return cache[num_frames, device]
+
+    def _draw(self, decibels: Tensor) -> Tensor:
+        """dB (B, C, M, N) to pictures (B, C, S, S) in [0, 1]."""
+        if self.spec.range == "window":
+            return self._fit(_stretched(decibels).flip(-2))
+        return self._fit((decibels / self.spec.top_db + 1).flip(-2))
+
+    def _fit(self, pictures: Tensor) -> Tensor:
+        size = (self.spec.image_size, self.spec.image_size)
+        if pictures.shape[-2:] == size:
+            return pictures
+        return F.interpolate(pictures, size, mode="bilinear", antialias=True)
+
+    def _coloured(self, pictures: Tensor) -> Tensor:
+        shades = (pictures[:, 0].nan_to_num() * 256).long().clamp(0, 255)
+        coloured = self.colours[shades].permute(0, 3, 1, 2)
+        return coloured.masked_fill(pictures.isnan(), torch.nan)
+
+    def _cepstra(self, decibels: Tensor) -> tuple[Tensor, Tensor]:
+        """Pictures (B, 1, S, S) of the MFCC, stretched to their own range, and of the slope, grey where flat."""
+        mfcc = (decibels.mT @ self.dct).mT.unsqueeze(1)
+        slope = compute_deltas(decibels, win_length=9).unsqueeze(1) / (2 * DELTA_DB) + 0.5
+        return self._fit(_stretched(mfcc).flip(-2)), self._fit(slope.clamp(0, 1).flip(-2))
+
+
+def _mel_spectrogram(spec: MelSpec, sample_rate: int, win_length: int) -> MelSpectrogram:
+    return MelSpectrogram(
+        sr=sample_rate,
+        n_fft=spec.n_fft,
+        win_length=win_length,
+        hop_length=spec.hop_length,
+        n_mels=spec.n_mels,
+        fmin=spec.fmin,
+        fmax=spec.fmax or None,
+        pad_mode="constant",
+        norm=1,
+        verbose=False,
+    )
+
+
+def _stretched(values: Tensor) -> Tensor:
+    """Each window's channel (last two axes) scaled to [0, 1]; a flat one is 0."""
+    low, high = values.amin((-2, -1), keepdim=True), values.amax((-2, -1), keepdim=True)
+    return (values - low) / (high - low).clamp(min=1e-6)
+
+
+def _viridis() -> Tensor:
+    """Matplotlib's map, shape (256, 3)."""
+    import matplotlib
+
+    return torch.tensor(matplotlib.colormaps["viridis"].colors)
 
 
 @contextlib.contextmanager

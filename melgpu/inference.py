@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
+from melgpu.errors import InputError
 from melgpu.stream import Batch
 
 
@@ -21,7 +22,18 @@ def window_probs(
     for batch in batches:
         images = features(batch.waves)
         probs = torch.stack([_views(model, images, flip, bfloat16) for model in models])
-        yield batch, probs.cpu()
+        yield batch, _refuse_nan(probs.cpu(), batch)
+
+
+def _refuse_nan(probs: Tensor, batch: Batch) -> Tensor:
+    """Raise InputError that names the windows whose probabilities are not numbers."""
+    broken = probs.isnan().any(2).any(0)
+    if broken.any():
+        places = zip(batch.tracks[broken].tolist(), batch.starts[broken].tolist(), strict=True)
+        raise InputError(
+            f"track {track}, window at sample {start}: its picture is not a number" for track, start in places
+        )
+    return probs
 
 
 def _views(model: nn.Module, images: Tensor, flip: bool, bfloat16: bool) -> Tensor:

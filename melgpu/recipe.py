@@ -51,7 +51,9 @@ class FoldSpec(Spec):
 
 
 class MelSpec(Spec):
-    engine: Literal["auto", "nnaudio", "fft"]
+    engine: Literal["auto", "nnaudio", "fft", "fused"]
+    channels: Literal["grey", "viridis", "mfcc", "resolutions"]
+    range: Literal["fixed", "window"]
     n_fft: Count
     hop_length: Count
     n_mels: Count
@@ -153,6 +155,10 @@ class Recipe(Spec):
             raise ValueError(f"windows.window_s {self.windows.window_s} exceeds audio.track_s {self.audio.track_s}")
         if self.mel.fmax > self.audio.sample_rate / 2:
             raise ValueError(f"mel.fmax {self.mel.fmax} exceeds the Nyquist frequency {self.audio.sample_rate / 2}")
+        if self.mel.fmax and self.mel.fmax <= self.mel.fmin:
+            raise ValueError(f"mel.fmax {self.mel.fmax} is not above mel.fmin {self.mel.fmin}")
+        if self.mel.engine == "fused" and (self.mel.channels, self.mel.range) != ("grey", "fixed"):
+            raise ValueError(f"mel.engine fused draws grey pictures of fixed range only, not {self.mel.channels}")
         for number, spec in enumerate(self.rounds, start=1):
             if max(spec.folds) >= self.folds.num_folds:
                 raise ValueError(f"round {number} names fold {max(spec.folds)} of {self.folds.num_folds}")

@@ -137,14 +137,17 @@ class Run:
         public = np.array([self.manifest.splits[row] == "public" for row in rows], bool)
         return windows.prediction_order(rows, public, self.recipe.audio, self.recipe.windows)
 
-    def keep(self, job: Job, training: Training) -> None:
-        """Write a training as it stands after an epoch: the best weights first, then what resuming needs."""
-        folder = self.job_folder(job)
+    def keep(self, job: Job, training: Training, front_end: dict) -> None:
+        """Write a training as it stands after an epoch: the best weights first, then what resuming needs.
+
+        `front_end` are the figures of the pictures that it trains on (see `parity.figures`).
+        """
+        folder, about = self.job_folder(job), self._about(job, training) | {"front_end": front_end}
         if training.progress.improved:
-            checkpoint.save(self.checkpoint(job), training.model.state_dict(), self._about(job, training))
+            checkpoint.save(self.checkpoint(job), training.model.state_dict(), about)
         if not training.progress.finished(self.recipe.optim_for(job.backbone)):
             tensors, state = training.state()
-            checkpoint.save(folder / "last.safetensors", tensors, self._about(job, training) | {"training": state})
+            checkpoint.save(folder / "last.safetensors", tensors, about | {"training": state})
         lines = [",".join(training.log[0]), *(",".join(map(str, record.values())) for record in training.log)]
         files.write_text(folder / "log.csv", "\n".join(lines) + "\n")
 

@@ -9,6 +9,7 @@ Matrices are (N, K, C) float64 track probabilities, labels (N,) class numbers.
 """
 
 import copy
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -135,8 +136,10 @@ def fit(
     matrix, labels = valid
     base = _fit_base(CNNS[name], train, valid, spec) if name in CNNS else None
     splitter = StratifiedKFold(spec.num_subfolds, shuffle=True, random_state=spec.seed)
+    with warnings.catch_warnings(action="ignore"):  # a class rarer than the sub-folds is no problem here
+        subfolds = list(splitter.split(matrix, labels))
     members, out_of_fold = [], np.zeros((len(labels), matrix.shape[2]))
-    for inside, outside in splitter.split(matrix, labels):
+    for inside, outside in subfolds:
         inner, outer = (matrix[inside], labels[inside]), (matrix[outside], labels[outside])
         member = _boost(*inner, spec) if base is None else _tune(base, inner, outer, spec)
         members.append(member)

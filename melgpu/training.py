@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from melgpu import checkpoint
 from melgpu.augment import augment
 from melgpu.backbone import Classifier, use_bfloat16
+from melgpu.errors import InputError
 from melgpu.inference import window_probs
 from melgpu.recipe import AugmentSpec, OptimSpec
 from melgpu.stream import Batch
@@ -187,9 +188,22 @@ def fit(
         for loss in steps:
             losses.append(loss)
             yield None
+        loss = float(torch.stack(losses).mean())
+        if not math.isfinite(loss):
+            raise InputError(_explain(features, train_batches(epoch), epoch))
         refresh_batch_norm(model, features, train_batches(epoch), spec.refresh_batches, bfloat16)
         accuracy = window_accuracy(model, features, valid_batches(), labels, bfloat16)
-        yield _end_epoch(training, float(torch.stack(losses).mean()), accuracy, spec)
+        yield _end_epoch(training, loss, accuracy, spec)
+
+
+def _explain(features: nn.Module, batches: Iterable[Batch], epoch: int) -> list[str]:
+    """Why a loss is not a number: the windows of the epoch whose pictures are not, or too large steps."""
+    problems = []
+    for batch in batches:
+        broken = features(batch.waves)[:, 0, 0, 0].isnan().cpu()
+        places = zip(batch.tracks[broken].tolist(), batch.starts[broken].tolist(), strict=True)
+        problems += [f"track {track}, window at sample {start}: its picture is not a number" for track, start in places]
+    return problems or [f"epoch {epoch + 1}: the loss is no longer a number; try a smaller optim.lr"]
 
 
 def _end_epoch(training: Training, loss: float, accuracy: float, spec: OptimSpec) -> dict:

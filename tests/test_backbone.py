@@ -96,7 +96,7 @@ def test_a_frozen_body_stays_as_it_is():
 
 def test_a_checkpoint_of_something_else_is_refused(tmp_path):
     model = backbone.build("resnet50", 3, SCRATCH)
-    about = {"backbone": "resnet50", "class_names": ["a", "b", "c"]}
+    about = {"backbone": "resnet50", "class_names": ["a", "b", "c"], "fold": 0, "front_end": {}}
     checkpoint.save(tmp_path / "good", model.state_dict(), about)
     again, said = backbone.load(tmp_path / "good")
     assert said == about

@@ -5,8 +5,10 @@ import scipy.signal
 import torch
 from conftest import write_audio
 
+from benchmarks import reference
 from melgpu import recipe, song, windows
 from melgpu.decode import decode
+from melgpu.errors import InputError
 from melgpu.features import LogMel
 
 RATE = 22_050
@@ -19,25 +21,7 @@ def front_end(request) -> LogMel:
 
 
 def reference_decibels(wave: np.ndarray, spec=SPEC, rate: int = RATE) -> np.ndarray:
-    """Log-mel by NumPy and SciPy alone, in float64: shape (M, N), dB re the window's maximum."""
-    window = scipy.signal.get_window("hann", spec.n_fft)
-    padded = np.pad(wave.astype(np.float64), spec.n_fft // 2)
-    frames = np.lib.stride_tricks.sliding_window_view(padded, spec.n_fft)[:: spec.hop_length]
-    power = np.abs(np.fft.rfft(frames * window, axis=1)) ** 2
-    mel = slaney_bank(rate, spec.n_fft, spec.n_mels, spec.fmin, spec.fmax or rate / 2) @ power.T
-    decibels = 10 * np.log10(np.maximum(mel, 1e-10) / max(mel.max(), 1e-10))
-    return np.maximum(decibels, -spec.top_db)
-
-
-def slaney_bank(rate, n_fft, n_mels, fmin, fmax) -> np.ndarray:
-    """Triangles of unit area on Slaney's scale: 200/3 Hz a mel below 1 kHz, 27 mels a factor of 6.4 above."""
-    to_mel = lambda f: np.where(f < 1000, f * 3 / 200, 15 + 27 * np.log(np.maximum(f, 1e-9) / 1000) / np.log(6.4))  # noqa: E731
-    to_hertz = lambda m: np.where(m < 15, m * 200 / 3, 1000 * 6.4 ** ((m - 15) / 27))  # noqa: E731
-    edges = to_hertz(np.linspace(to_mel(np.float64(fmin)), to_mel(np.float64(fmax)), n_mels + 2))
-    hertz = np.fft.rfftfreq(n_fft, 1 / rate)[None]
-    low, middle, high = edges[:-2, None], edges[1:-1, None], edges[2:, None]
-    rise, fall = (hertz - low) / (middle - low), (high - hertz) / (high - middle)
-    return np.maximum(0, np.minimum(rise, fall)) * 2 / (high - low)
+    return reference.decibels(wave, rate, spec)
 
 
 def signals() -> dict[str, np.ndarray]:
@@ -114,6 +98,17 @@ def test_a_picture_does_not_depend_on_its_batch(front_end):
     assert torch.allclose(alone[0], together[1], atol=1e-5)
 
 
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_a_broken_window_is_not_a_number_and_its_neighbours_are_whole(front_end, bad):
+    music = torch.from_numpy(signals()["music"])
+    broken = music.clone()
+    broken[100_000] = bad
+    pictures = front_end(torch.stack([music, broken, music]))
+    assert pictures[1].isnan().all()
+    assert torch.allclose(pictures[0], front_end(music[None])[0], atol=1e-5)
+    assert torch.equal(pictures[0], pictures[2])
+
+
 def test_autocast_does_not_touch_it(front_end):
     music = torch.from_numpy(signals()["music"])[None]
     with torch.autocast("cpu", torch.bfloat16):
@@ -132,11 +127,96 @@ def test_the_demo_recipe_agrees_too():
     assert front_end(torch.from_numpy(wave)[None]).shape == (1, 3, 80, 80)
 
 
-@pytest.mark.gpu
-def test_parity_on_the_gpu():
-    front_end = LogMel(SPEC, RATE).cuda()
-    for name, wave in signals().items():
-        expected = reference_decibels(wave)
+def options(**changes) -> LogMel:
+    return LogMel(SPEC.model_copy(update=changes), RATE)
+
+
+def test_viridis_is_matplotlibs_within_one_step(front_end):
+    matplotlib = pytest.importorskip("matplotlib")
+    wave = torch.from_numpy(signals()["music"])[None]
+    grey = options(range="window")(wave)[0, 0].numpy()
+    expected = matplotlib.colormaps["viridis"](grey)[..., :3]
+    got = options(range="window", channels="viridis")(wave)[0].permute(1, 2, 0).numpy()
+    assert np.abs(got - expected).max() <= 1 / 255
+    assert grey.min() < 0.05
+    assert grey.max() > 0.95
+
+
+def test_the_three_channels_of_mfcc_are_librosas():
+    wave = torch.from_numpy(signals()["music"])[None]
+    front_end = options(channels="mfcc", image_size=512)
+    pictures = front_end(wave)
+    assert torch.equal(pictures[:, :1], options()(wave)[:, :1])
+    decibels = front_end.exact_decibels(wave)
+    mfcc = librosa.feature.mfcc(S=decibels[0].numpy(), n_mfcc=41)[1:]
+    stretched = (mfcc - mfcc.min()) / (mfcc.max() - mfcc.min())
+    expected = torch.nn.functional.interpolate(
+        torch.tensor(stretched[::-1].copy())[None, None], (512, 512), mode="bilinear", antialias=True
+    )
+    assert torch.allclose(pictures[:, 1:2], expected, atol=1e-3)
+    slope = librosa.feature.delta(decibels[0].numpy(), width=9, mode="nearest")
+    expected = torch.tensor((slope / 20 + 0.5).clip(0, 1)[::-1].copy())[None, None]
+    expected = torch.nn.functional.interpolate(expected, (512, 512), mode="bilinear", antialias=True)
+    assert torch.allclose(pictures[:, 2:], expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("engine", ["nnaudio", "fft"])
+def test_three_resolutions_agree_with_librosas_shorter_windows(engine):
+    wave = signals()["music"]
+    front_end = options(channels="resolutions", engine=engine)
+    for which, win_length in enumerate((2048, 1024, 512)):
+        power = librosa.feature.melspectrogram(
+            y=wave, sr=RATE, n_fft=2048, win_length=win_length, hop_length=512, n_mels=512
+        )
+        expected = librosa.power_to_db(power, ref=np.max, top_db=80)
         with torch.no_grad():
-            got = front_end.decibels(torch.from_numpy(wave)[None].cuda())[0].cpu().numpy()
-        assert np.abs(got - expected)[expected > -80].max() <= 0.05, name
+            got = front_end.decibels(torch.from_numpy(wave)[None], which)[0].numpy()
+        assert np.abs(got - expected)[expected > -80].max() <= 0.05
+    pictures = front_end(torch.from_numpy(wave)[None])
+    assert pictures.shape == (1, 3, 512, 512)
+    assert torch.equal(pictures[:, 0], options(engine=engine)(torch.from_numpy(wave)[None])[:, 0])
+
+
+def test_empty_mel_bands_are_refused():
+    with pytest.raises(InputError, match="mel bands contain no bin"):
+        options(n_fft=512)
+    with pytest.raises(InputError, match="mel bands contain no bin"):
+        options(n_mels=1024)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"n_mels": 80, "image_size": 96},
+        {"n_fft": 4096, "hop_length": 441},
+        {"fmin": 50.0, "fmax": 8000.0, "n_mels": 256},
+    ],
+)
+def test_other_geometries_are_exact_too(changes):
+    wave, front_end = signals()["music"], options(**changes)
+    expected = reference_decibels(wave, front_end.spec)
+    got = front_end.exact_decibels(torch.from_numpy(wave)[None])[0].numpy()
+    assert np.abs(got - expected)[expected > -80].max() <= 0.05
+    assert front_end(torch.from_numpy(wave)[None]).shape[-1] == front_end.spec.image_size
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("engine", ["nnaudio", "fft", "fused"])
+def test_pictures_on_the_gpu_are_the_cpus(engine):
+    waves = torch.from_numpy(np.stack(list(signals().values())))
+    expected = options(engine="fft")(waves)
+    got = options(engine=engine).cuda()(waves.cuda()).cpu()
+    assert (got - expected).abs().max() <= 0.05 / 80
+
+
+@pytest.mark.gpu
+def test_nothing_waits_for_the_gpu():
+    waves = torch.from_numpy(signals()["music"])[None].cuda()
+    for engine in ("nnaudio", "fft", "fused"):
+        front_end = options(engine=engine).cuda()
+        front_end(waves)
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            front_end(waves)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")

@@ -6,10 +6,10 @@ import pytest
 from conftest import ROOT, call
 
 FLOORS = [
-    {"errors", "files"},
+    {"errors", "files", "kernels"},
     {"recipe", "metrics", "manifest", "checkpoint", "predictions", "pseudo", "cli"},
     {"windows", "features", "augment", "backbone", "decode", "song"},
-    {"bank"},
+    {"bank", "parity"},
     {"worker"},
     {"stream"},
     {"inference"},
@@ -19,6 +19,8 @@ FLOORS = [
 ]
 HOMES = {
     "nnAudio": {"features"},
+    "torchaudio": {"features"},
+    "triton": {"kernels"},
     "timm": {"backbone"},
     "safetensors": {"checkpoint"},
     "lightgbm": {"stacking"},

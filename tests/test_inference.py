@@ -1,6 +1,8 @@
+import pytest
 import torch
 from torch import nn
 
+from melgpu.errors import InputError
 from melgpu.inference import window_probs
 from melgpu.stream import Batch
 
@@ -51,3 +53,10 @@ def test_flips_are_averaged_over_one_pass_of_features():
 def test_without_flips_there_is_one_view():
     (_, probs), *_ = window_probs([Corner()], Features(), batches(), flip=False, bfloat16=False)
     assert torch.allclose(probs[0], next(batches()).waves.view(4, 4, 5)[:, :3, 0].softmax(1))
+
+
+def test_a_picture_that_is_no_number_is_named():
+    broken = next(batches())
+    broken.waves[2] = torch.nan
+    with pytest.raises(InputError, match="track 2, window at sample 0: its picture is not a number"):
+        list(window_probs([Corner()], Features(), [broken], flip=True, bfloat16=False))

@@ -1,8 +1,10 @@
+import pytest
 import torch
 from torch import nn
 
 from melgpu import recipe, training
 from melgpu.backbone import Classifier
+from melgpu.errors import InputError
 from melgpu.stream import Batch
 from melgpu.training import Progress
 
@@ -132,3 +134,19 @@ def test_refreshed_statistics_are_those_of_the_batches():
 
 def test_epoch_seeds_differ():
     assert len({training.epoch_seed(seed, epoch) for seed in range(20) for epoch in range(20)}) == 400
+
+
+def test_a_loss_that_is_no_number_is_explained():
+    def broken(epoch=0):
+        for batch in batches(epoch):
+            batch.waves[2] = torch.nan
+            yield batch
+
+    def diverged(epoch=0):
+        for batch in batches(epoch):
+            yield Batch(batch.waves * 1e38, batch.tracks, batch.starts)
+
+    for source, message in ((broken, "window at sample 0: its picture is not a number"), (diverged, "optim.lr")):
+        steps = training.fit(fresh(), Pictures(), source, lambda: batches(99), LABELS, OPTIM, AUGMENT, seed=3)
+        with pytest.raises(InputError, match=message):
+            list(steps)

@@ -1,0 +1,204 @@
+"""How fast do waveforms become pictures, and how near is that to what the machine can do?
+
+    python -m benchmarks.bench_features [--recipe NAME] [--batch-sizes 1 8 64] [--threads 1] [--plot FILE.png]
+
+Engines and the front ends that people use instead, side by side on the same waves: every one ends in (B, 3, S, S)
+float32 pictures. The limit is, on a CPU, the bare FFT of the same windows (torch.stft), on a GPU the bytes that must
+move (waves in, one picture out) over the measured bandwidth of a large copy. A rate above its limit fails the run.
+"""
+
+import argparse
+import importlib.util
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks import timing
+from melgpu import cli, recipe, windows
+from melgpu.features import LogMel
+from melgpu.recipe import MelSpec
+
+FrontEnd = Callable[[torch.Tensor], torch.Tensor]
+
+
+def contenders(spec: MelSpec, sample_rate: int, device: torch.device) -> Iterator[tuple[str, FrontEnd]]:
+    """Every front end that runs on this device, by name."""
+    engines = ["nnaudio", "fft", *(["fused"] if device.type == "cuda" else [])]
+    for engine in engines:
+        yield f"melgpu {engine}", LogMel(spec.model_copy(update={"engine": engine}), sample_rate).to(device)
+    yield "stock nnAudio", _stock_nnaudio(spec, sample_rate, device, "ieee")
+    if device.type == "cuda":
+        yield "stock nnAudio, TF32", _stock_nnaudio(spec, sample_rate, device, "tf32")
+    yield "torchaudio", _torchaudio(spec, sample_rate, device)
+    if importlib.util.find_spec("torchlibrosa"):
+        yield "torchlibrosa", _torchlibrosa(spec, sample_rate, device)
+    if device.type == "cpu":
+        yield "librosa", _librosa(spec, sample_rate)
+
+
+def _pictures(decibels: torch.Tensor, spec: MelSpec) -> torch.Tensor:
+    """What all peers need after their dB stage: scale, turn, resize, replicate."""
+    pictures = (decibels / spec.top_db + 1).flip(-2).unsqueeze(1)
+    size = (spec.image_size, spec.image_size)
+    return F.interpolate(pictures, size, mode="bilinear", antialias=True).expand(-1, 3, -1, -1)
+
+
+def _decibels(power: torch.Tensor, spec: MelSpec) -> torch.Tensor:
+    """dB re each window's maximum, as one writes it by hand."""
+    level = 10 * torch.log10(power.clamp(min=1e-10))
+    return (level - level.amax((-2, -1), keepdim=True)).clamp(min=-spec.top_db)
+
+
+def _stock_nnaudio(spec: MelSpec, sample_rate: int, device: torch.device, precision: str) -> FrontEnd:
+    from nnAudio.features.mel import MelSpectrogram
+
+    mel = MelSpectrogram(
+        sr=sample_rate, n_fft=spec.n_fft, hop_length=spec.hop_length, n_mels=spec.n_mels, verbose=False
+    ).to(device)
+
+    def front_end(waves: torch.Tensor) -> torch.Tensor:
+        torch.backends.cudnn.conv.fp32_precision = precision
+        pictures = _pictures(_decibels(mel(waves), spec), spec)
+        torch.backends.cudnn.conv.fp32_precision = "none"
+        return pictures
+
+    return front_end
+
+
+def _torchaudio(spec: MelSpec, sample_rate: int, device: torch.device) -> FrontEnd:
+    import torchaudio
+
+    mel = torchaudio.transforms.MelSpectrogram(
+        sample_rate, spec.n_fft, hop_length=spec.hop_length, n_mels=spec.n_mels, norm="slaney", mel_scale="slaney"
+    ).to(device)
+    return lambda waves: _pictures(_decibels(mel(waves), spec), spec)
+
+
+def _torchlibrosa(spec: MelSpec, sample_rate: int, device: torch.device) -> FrontEnd:
+    from torchlibrosa.stft import LogmelFilterBank, Spectrogram
+
+    spectrogram = Spectrogram(n_fft=spec.n_fft, hop_length=spec.hop_length).to(device)
+    mel = LogmelFilterBank(sr=sample_rate, n_fft=spec.n_fft, n_mels=spec.n_mels, top_db=spec.top_db, ref=1.0).to(device)
+
+    def front_end(waves: torch.Tensor) -> torch.Tensor:
+        level = mel(spectrogram(waves))[:, 0].mT
+        return _pictures((level - level.amax((-2, -1), keepdim=True)).clamp(min=-spec.top_db), spec)
+
+    return front_end
+
+
+def _librosa(spec: MelSpec, sample_rate: int) -> FrontEnd:
+    import librosa
+    import numpy as np
+
+    def decibels(wave: np.ndarray) -> torch.Tensor:
+        power = librosa.feature.melspectrogram(
+            y=wave, sr=sample_rate, n_fft=spec.n_fft, hop_length=spec.hop_length, n_mels=spec.n_mels
+        )
+        return torch.from_numpy(librosa.power_to_db(power, ref=np.max, top_db=spec.top_db))
+
+    return lambda waves: _pictures(torch.stack([decibels(wave) for wave in waves.numpy()]), spec)
+
+
+def limit(spec: MelSpec, waves: torch.Tensor) -> tuple[str, float]:
+    """What bounds the rate on this device, and the bound in windows/s."""
+    device, batch = waves.device, len(waves)
+    if device.type == "cpu":
+        hann = torch.hann_window(spec.n_fft)
+        call = lambda: torch.stft(waves, spec.n_fft, spec.hop_length, window=hann, return_complex=True)  # noqa: E731
+        return "bare FFT", batch / timing.spread(timing.measure(call, device))[0]
+    source = torch.empty(2**30, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    copy_s = timing.spread(timing.measure(lambda: target.copy_(source), device))[0]
+    bandwidth = 2 * source.numel() / copy_s
+    return f"memory at {bandwidth / 1e12:.2f} TB/s", bandwidth / (4 * waves.shape[1] + 4 * spec.image_size**2)
+
+
+def run(settings: recipe.Recipe, batch_sizes: list[int], device: torch.device, seconds: float) -> dict:
+    """Time every contender at every batch size."""
+    sample_rate, window_s = settings.audio.sample_rate, settings.windows.window_s
+    result = {"benchmark": "features", **timing.machine(device), "window_s": window_s, "rows": []}
+    for batch_size in batch_sizes:
+        generator = torch.Generator().manual_seed(batch_size)
+        waves = torch.randn(batch_size, windows.samples(window_s, sample_rate), generator=generator).to(device) / 4
+        bound, most = limit(settings.mel, waves)
+        for name, front_end in contenders(settings.mel, sample_rate, device):
+            before = timing.reset_peak_memory(device)
+            samples = timing.measure(lambda front_end=front_end, waves=waves: front_end(waves), device, seconds)
+            middle, low, high = timing.spread(samples)
+            row = {"front_end": name, "batch_size": batch_size, "windows_per_s": batch_size / middle}
+            row |= {"quartiles": [batch_size / high, batch_size / low], "share_of_limit": batch_size / middle / most}
+            row |= {"peak_mib": timing.peak_memory(device) - before, "limit": bound, "limit_windows_per_s": most}
+            result["rows"].append({**row, "samples_s": samples})
+    return result
+
+
+def table(result: dict) -> Table:
+    """What a person reads."""
+    shown = Table(title=f"Pictures from waveforms on {result['device']}, {result['threads']} CPU threads")
+    for column in ("front end", "batch", "windows/s", "quartiles", "times real time", "share of limit", "peak MiB"):
+        shown.add_column(column, justify="left" if column == "front end" else "right")
+    for row in result["rows"]:
+        low, high = row["quartiles"]
+        shown.add_row(
+            row["front_end"],
+            str(row["batch_size"]),
+            f"{row['windows_per_s']:,.1f}",
+            f"{low:,.1f}-{high:,.1f}",
+            f"{row['windows_per_s'] * result['window_s']:,.0f}",
+            f"{row['share_of_limit']:.1%} of {row['limit']}",
+            f"{row['peak_mib']:,.0f}",
+        )
+    return shown
+
+
+def plot(result: dict, path: Path) -> None:
+    """Rates by front end, one group of bars a batch size."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    sizes = sorted({row["batch_size"] for row in result["rows"]})
+    names = list(dict.fromkeys(row["front_end"] for row in result["rows"]))[::-1]
+    rates = {(row["front_end"], row["batch_size"]): row["windows_per_s"] for row in result["rows"]}
+    figure, axes = plt.subplots(figsize=(8, 1 + 0.5 * len(names)), layout="constrained")
+    for number, size in enumerate(sizes):
+        places = [i + (number - (len(sizes) - 1) / 2) * 0.8 / len(sizes) for i in range(len(names))]
+        axes.barh(places, [rates[name, size] for name in names], 0.8 / len(sizes), label=f"batch of {size}")
+    axes.set_yticks(range(len(names)), names)
+    axes.set_xlabel(f"windows of {result['window_s']:g} s a second")
+    axes.set_title(f"Pictures from waveforms, {result['device']}", fontsize=10)
+    axes.legend(frameon=False)
+    figure.savefig(path, dpi=120)
+
+
+def main() -> int:
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--recipe", action="append", default=[], help="whose pictures (default: zalo2019)")
+    arguments.add_argument("--batch-sizes", type=int, nargs="+", default=[8, 64], metavar="B")
+    arguments.add_argument("--seconds", type=float, default=1.0, help="time for each figure (default: 1)")
+    arguments.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1, one core)")
+    arguments.add_argument("--device", default="auto")
+    arguments.add_argument("--out", type=Path, help="keep the result as JSON")
+    arguments.add_argument("--plot", type=Path, help="keep a plot as PNG")
+    args = arguments.parse_args()
+    torch.set_num_threads(args.threads)
+    result = run(recipe.load(args.recipe), args.batch_sizes, cli.pick_device(args.device), args.seconds)
+    Console().print(table(result))
+    if args.plot:
+        plot(result, args.plot)
+    implausible = [row["front_end"] for row in result["rows"] if row["share_of_limit"] > 1]
+    for name in implausible:
+        print(f"implausible: {name} is faster than its limit", file=sys.stderr)
+    timing.finish(result, args.out)
+    return 1 if implausible else 0
+
+
+if __name__ == "__main__":
+    cli.run(main)

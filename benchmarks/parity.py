@@ -1,0 +1,115 @@
+"""How exact are the engines on this device, on your own music?
+
+    python -m benchmarks.parity AUDIO...
+
+Every window of the files through every engine, against a float64 reference by NumPy and SciPy: largest, 99th
+percentile and mean difference in dB above the floor, whole and by frequency band; on an NVIDIA GPU also what nnAudio's
+convolution gives in TF32.
+"""
+
+import argparse
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks import reference, timing
+from melgpu import cli, recipe, windows
+from melgpu.decode import decode
+from melgpu.features import LogMel
+from melgpu.parity import MAX_DB, MEAN_DB
+from melgpu.recipe import Recipe
+
+BANDS = ("low third", "middle third", "high third")
+
+
+def cut(path: Path, settings: Recipe) -> Iterator[np.ndarray]:
+    """The windows by which a file is judged."""
+    audio = settings.audio
+    whole = windows.conform(
+        decode(path, audio.sample_rate, audio.track_s), windows.samples(audio.track_s, audio.sample_rate)
+    )
+    order = windows.prediction_order(np.array([0]), np.array([False]), audio, settings.windows)
+    for start in order.starts:
+        yield whole[start : start + windows.samples(settings.windows.window_s, audio.sample_rate)]
+
+
+def engines(settings: Recipe, device: torch.device) -> Iterator[tuple[str, Callable[[torch.Tensor], torch.Tensor]]]:
+    """dB by each engine that runs on this device, waves (B, T) to (B, M, N)."""
+    for engine in ("nnaudio", "fft"):
+        front_end = LogMel(settings.mel.model_copy(update={"engine": engine}), settings.audio.sample_rate).to(device)
+        yield f"{engine}, IEEE float32", front_end.exact_decibels
+    if device.type == "cuda":
+        yield "nnaudio, TF32", lambda waves: _in_tf32(front_end, waves)
+
+
+def _in_tf32(front_end: LogMel, waves: torch.Tensor) -> torch.Tensor:
+    torch.backends.cudnn.conv.fp32_precision = "tf32"
+    try:
+        return front_end.level(front_end.mels[0](waves))
+    finally:
+        torch.backends.cudnn.conv.fp32_precision = "none"
+
+
+def statistics(error: np.ndarray, above: np.ndarray) -> dict:
+    """Largest, 99th percentile and mean of errors above the floor; both (windows, M, N)."""
+    thirds = zip(BANDS, np.array_split(error, 3, axis=1), np.array_split(above, 3, axis=1), strict=True)
+    found = error[above]
+    return {
+        "max_db": float(found.max()),
+        "p99_db": float(np.quantile(found, 0.99)),
+        "mean_db": float(found.mean()),
+        "max_db_by_band": {name: float(part[mask].max(initial=0)) for name, part, mask in thirds},
+    }
+
+
+@torch.no_grad()
+def run(paths: list[Path], settings: Recipe, device: torch.device) -> dict:
+    """Compare every engine with the reference on all windows of the files."""
+    waves = np.stack([wave for path in paths for wave in cut(path, settings)])
+    expected = np.stack([reference.decibels(wave, settings.audio.sample_rate, settings.mel) for wave in waves])
+    above = expected > -settings.mel.top_db
+    result = {"benchmark": "parity", **timing.machine(device), "windows": len(waves), "engines": {}}
+    for name, decibels in engines(settings, device):
+        batches = torch.from_numpy(waves).split(8)
+        found = torch.cat([decibels(batch.to(device)).cpu() for batch in batches]).numpy()
+        result["engines"][name] = statistics(np.abs(found - expected), above)
+    return result
+
+
+def table(result: dict) -> Table:
+    """What a person reads."""
+    shown = Table(title=f"dB off the float64 reference, {result['windows']} windows, {result['device']}")
+    for column in ("engine", "largest", "99 %", "mean", *BANDS, f"gate {MAX_DB} / {MEAN_DB}"):
+        shown.add_column(column, justify="left" if column == "engine" else "right")
+    for name, row in result["engines"].items():
+        passed = row["max_db"] <= MAX_DB and row["mean_db"] <= MEAN_DB
+        bands = [f"{row['max_db_by_band'][band]:.4f}" for band in BANDS]
+        shown.add_row(
+            name,
+            f"{row['max_db']:.4f}",
+            f"{row['p99_db']:.5f}",
+            f"{row['mean_db']:.6f}",
+            *bands,
+            "passed" if passed else "missed",
+        )
+    return shown
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("audio", type=Path, nargs="+", metavar="AUDIO")
+    arguments.add_argument("--recipe", action="append", default=[], help="whose pictures (default: zalo2019)")
+    arguments.add_argument("--device", default="auto")
+    arguments.add_argument("--out", type=Path, help="keep the result as JSON")
+    args = arguments.parse_args()
+    result = run(args.audio, recipe.load(args.recipe), cli.pick_device(args.device))
+    Console().print(table(result))
+    timing.finish(result, args.out)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,82 @@
+"""Fair times: warmed up, synchronised, repeated; medians with their spread; and what they were taken on."""
+
+import json
+import statistics
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+
+from melgpu import files, run
+
+SCHEMA = 1
+
+
+def measure(call: Callable[[], object], device: torch.device, seconds: float = 1.0, least: int = 5) -> list[float]:
+    """Seconds of each call: two calls to warm up, then at least `least` calls and about `seconds` in all."""
+    for _ in range(2):
+        call()
+    samples: list[float] = []
+    while len(samples) < least or sum(samples) < seconds:
+        synchronize(device)
+        started = time.perf_counter()
+        call()
+        synchronize(device)
+        samples.append(time.perf_counter() - started)
+    return samples
+
+
+def synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def spread(samples: list[float]) -> tuple[float, float, float]:
+    """Median, and the first and third quartile."""
+    low, middle, high = statistics.quantiles(samples, n=4)
+    return middle, low, high
+
+
+def reset_peak_memory(device: torch.device) -> float:
+    """Start counting; returns MiB in use now."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return torch.cuda.memory_allocated(device) / 2**20
+    Path("/proc/self/clear_refs").write_text("5")
+    return _status_mib("VmRSS")
+
+
+def peak_memory(device: torch.device) -> float:
+    """MiB at the highest since `reset_peak_memory`."""
+    return torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else _status_mib("VmHWM")
+
+
+def _status_mib(key: str) -> float:
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(key))
+    return int(line.split()[1]) / 1024
+
+
+def machine(device: torch.device) -> dict:
+    """What a result was taken on."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name()
+    return {
+        "schema": SCHEMA,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "device": name,
+        "threads": torch.get_num_threads(),
+        **run.environment(str(device)),
+    }
+
+
+def _cpu_name() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "unknown CPU")
+
+
+def finish(result: dict, out: Path | None) -> None:
+    """Keep a result, and end the output with it as one line of JSON."""
+    if out:
+        files.write_text(out, json.dumps(result, indent=1) + "\n")
+    print(json.dumps(result))

@@ -1,0 +1,59 @@
+"""Every benchmark starts, prints a table, and ends with one line of JSON; no time is asserted."""
+
+import json
+
+import pytest
+import torch
+from conftest import call, write_audio
+
+from benchmarks import timing
+from melgpu.parity import MAX_DB, MEAN_DB
+
+
+def last_line(result) -> dict:
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+def test_bench_features(tmp_path):
+    arguments = ["--recipe", "demo", "--batch-sizes", "1", "3", "--seconds", "0.01", "--device", "cpu"]
+    shown = call(
+        "-m", "benchmarks.bench_features", *arguments, "--out", tmp_path / "x.json", "--plot", tmp_path / "x.png"
+    )
+    result = last_line(shown)
+    assert result == json.loads((tmp_path / "x.json").read_text())
+    assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
+    names = {row["front_end"] for row in result["rows"]}
+    assert {"melgpu nnaudio", "melgpu fft", "stock nnAudio", "torchaudio", "librosa"} <= names
+    assert {row["batch_size"] for row in result["rows"]} == {1, 3}
+    assert all(len(row["samples_s"]) >= 5 and min(row["samples_s"]) > 0 for row in result["rows"])
+    assert result["device"]
+    assert result["packages"]["torch"]
+    assert "torchaudio" in shown.stdout
+
+
+def test_parity(tmp_path):
+    path = write_audio(tmp_path / "x.ogg", 10, 44_100, 2)
+    result = last_line(call("-m", "benchmarks.parity", path, "--recipe", "demo", "--device", "cpu"))
+    assert result["windows"] == 3
+    assert set(result["engines"]) == {"nnaudio, IEEE float32", "fft, IEEE float32"}
+    for row in result["engines"].values():
+        assert 0 < row["max_db"] <= MAX_DB
+        assert 0 < row["mean_db"] <= MEAN_DB
+        assert max(row["max_db_by_band"].values()) == pytest.approx(row["max_db"])
+
+
+def test_measuring_waits_for_enough():
+    calls = []
+    samples = timing.measure(lambda: calls.append(1), torch.device("cpu"), seconds=0, least=7)
+    assert (len(samples), len(calls)) == (7, 9)
+    assert timing.spread([3.0, 1.0, 2.0, 4.0, 5.0])[0] == 3.0
+
+
+def test_peak_memory_counts_what_was_used():
+    code = (
+        "import torch; from benchmarks import timing; cpu = torch.device('cpu')\n"
+        "before = timing.reset_peak_memory(cpu); torch.ones(200 * 2**20, dtype=torch.uint8)\n"
+        "print(timing.peak_memory(cpu) - before)"
+    )
+    assert 190 < float(call("-c", code).stdout) < 300

@@ -1,0 +1,66 @@
+"""The Triton kernels, on a GPU where there is one, else in Triton's interpreter."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from melgpu import kernels, recipe
+from melgpu.features import LogMel
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+SPEC = recipe.load([]).mel.model_copy(update={"n_fft": 512, "hop_length": 128, "n_mels": 75, "image_size": 96})
+RATE = 8_000
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(1, 12), st.integers(1, 30), st.integers(0, 2**31))
+def test_bands_rebuild_the_matrix(rows, columns, seed):
+    rng = np.random.default_rng(seed)
+    matrix = np.zeros((rows, columns), np.float32)
+    for row in range(rows):
+        first = rng.integers(columns)
+        matrix[row, first : first + rng.integers(1, 5)] = 1 + rng.random()
+    first, weights = kernels.banded(torch.from_numpy(matrix))
+    rebuilt = np.zeros((rows, columns + len(weights)), np.float32)
+    for row in range(rows):
+        rebuilt[row, first[row] : first[row] + len(weights)] = weights[:, row]
+    np.testing.assert_array_equal(rebuilt[:, :columns], matrix)
+    assert not rebuilt[:, columns:].any()
+
+
+def waves() -> torch.Tensor:
+    """Loud noise, quiet noise, silence, a steep spectrum, a click: three seconds less a bit."""
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(5, 23_900, generator=generator)
+    noise[1] *= 1e-3
+    noise[2] = 0
+    noise[3] = noise[3].cumsum(0) / 100
+    noise[4, :12_000] = noise[4, 12_001:] = 0
+    return noise.to(DEVICE)
+
+
+def pictures(engine: str, given: torch.Tensor, **changes) -> torch.Tensor:
+    return LogMel(SPEC.model_copy(update={"engine": engine, **changes}), RATE).to(DEVICE)(given)
+
+
+@pytest.mark.parametrize("changes", [{}, {"image_size": 75}, {"n_mels": 40}, {"hop_length": 300}, {"top_db": 40.0}])
+def test_fused_pictures_are_the_others(changes):
+    expected, got = pictures("fft", waves(), **changes), pictures("fused", waves(), **changes)
+    assert got.shape == expected.shape
+    assert (got - expected).abs().max() <= 0.05 / SPEC.top_db
+    assert (got - expected).abs().mean() <= 0.001 / SPEC.top_db
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_broken_window_is_not_a_number_and_its_neighbours_are_whole(bad):
+    broken = waves()
+    broken[1, 5_000] = bad
+    got = pictures("fused", broken)
+    assert got[1].isnan().all()
+    assert torch.equal(got[[0, 2, 3, 4]], pictures("fused", waves())[[0, 2, 3, 4]])
+
+
+def test_silence_is_darkest():
+    assert not pictures("fused", waves())[2].any()

@@ -1,0 +1,49 @@
+import pytest
+import torch
+
+from melgpu import parity, recipe
+from melgpu.errors import InputError
+from melgpu.features import LogMel
+
+DEMO = recipe.load(["demo"])
+CPU = torch.device("cpu")
+
+
+def figures(**changes) -> dict:
+    front_end = LogMel(DEMO.mel.model_copy(update=changes), DEMO.audio.sample_rate)
+    return parity.figures(front_end, DEMO.audio.sample_rate, CPU)
+
+
+@pytest.mark.parametrize("engine", ["nnaudio", "fft", "fused"])
+def test_every_engine_passes_the_gate_and_matches_the_others(engine):
+    found = figures(engine=engine)
+    assert found["engine"] == engine
+    assert 0 < found["max_db"] <= parity.MAX_DB
+    parity.refuse_inexact(found)
+    parity.refuse_other(found, figures(), "x.safetensors")
+
+
+def test_an_inexact_front_end_is_refused(monkeypatch):
+    front_end = LogMel(DEMO.mel, DEMO.audio.sample_rate)
+    monkeypatch.setattr(front_end, "power", lambda waves, which=0: LogMel.power(front_end, waves.half().float()))
+    found = parity.figures(front_end, DEMO.audio.sample_rate, CPU)
+    with pytest.raises(InputError, match="the front end is inexact on cpu: engine fft"):
+        parity.refuse_inexact(found)
+    with pytest.raises(InputError):
+        parity.refuse_inexact({**found, "max_db": float("nan")})
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"top_db": 60.0},
+        {"hop_length": 256},
+        {"fmax": 5000.0},
+        {"channels": "viridis"},
+        {"range": "window"},
+        {"n_mels": 40},
+    ],
+)
+def test_other_pictures_are_refused(changes):
+    with pytest.raises(InputError, match=r"x\.safetensors: trained on other pictures"):
+        parity.refuse_other(figures(**changes), figures(), "x.safetensors")
