@@ -87,7 +87,7 @@ def window_probs(loaded, recipe, paths, order, device, bank_folder, title):
     bfloat16 = backbone.use_bfloat16(recipe.optim.precision, device)
     models = [model.to(device) for model, _ in loaded]
     front_end = parity.figures(features, recipe.audio.sample_rate, device)
-    for _, about in loaded:
+    for about in (about for model, about in loaded if model.front_end is None):
         parity.refuse_other(front_end, about["front_end"], f"{about['backbone']}, fold {about['fold']}")
     window_samples = windows.samples(recipe.windows.window_s, recipe.audio.sample_rate)
     found = []

@@ -102,11 +102,14 @@ def train_job(run, job, stream, features, front_end: dict, title: str, tracker) 
         return stream.batches(valid_order, window_samples, recipe.stream.predict_batch_size)
 
     torch.manual_seed(recipe.seed)
-    model = backbone.build(job.backbone, len(run.class_names), recipe.backbone).to(stream.device)
+    own = backbone.own_front_end(recipe)
+    model = backbone.build(job.backbone, len(run.class_names), recipe.backbone, own).to(stream.device)
     state = training.start(model, optim)
     run.resume(job, state)
     tracker.skip(state.progress.epoch * epoch_windows)
-    steps = training.fit(state, features, train_batches, valid_batches, labels, optim, recipe.augment, recipe.seed)
+    steps = training.fit(
+        state, own or features, train_batches, valid_batches, labels, optim, recipe.augment, recipe.seed
+    )
     for record in steps:
         where = f"{title}, epoch {min(state.progress.epoch + 1, optim.max_epochs)}/{optim.max_epochs}"
         if record is None:

@@ -11,9 +11,10 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from melgpu import checkpoint
+from melgpu import checkpoint, recipe
 from melgpu.errors import InputError
-from melgpu.recipe import BackboneSpec
+from melgpu.features import LogMel
+from melgpu.recipe import BackboneSpec, Recipe
 
 NATURAL_MEAN, NATURAL_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's pictures
 WEIGHT_FILES = ("{}.safetensors", "{}/model.safetensors", "{}.pth", "{}/pytorch_model.bin")
@@ -40,9 +41,15 @@ BACKBONES = {
 class Classifier(nn.Module):
     """One of the six networks with its head."""
 
-    def __init__(self, name: str, num_classes: int, dropout: float, weights: dict | None = None):
-        """`weights` are timm's keyword arguments for pretrained weights; None trains from scratch."""
+    def __init__(
+        self, name: str, num_classes: int, dropout: float, weights: dict | None = None, front_end: LogMel | None = None
+    ):
+        """`weights` are timm's keyword arguments for pretrained weights; None trains from scratch.
+
+        A `front_end` that learns belongs to its network: it is trained and saved with it.
+        """
         super().__init__()
+        self.front_end = front_end
         backbone = BACKBONES[name]
         self.body = timm.create_model(backbone.timm_name, num_classes=0, global_pool="max", **(weights or {}))
         self.input_norm = nn.BatchNorm2d(3)
@@ -84,17 +91,17 @@ def _match_statistics(norm: nn.BatchNorm2d, pretrained: dict) -> None:
         norm.bias.copy_((natural[0] - own[0]) / own[1])
 
 
-def build(name: str, num_classes: int, spec: BackboneSpec) -> Classifier:
+def build(name: str, num_classes: int, spec: BackboneSpec, front_end: LogMel | None = None) -> Classifier:
     """A network ready to train, with the weights that the recipe asks for.
 
     Raises InputError where ImageNet weights cannot be had, saying how to go on.
     """
     if not spec.pretrained:
-        return Classifier(name, num_classes, spec.dropout)
+        return Classifier(name, num_classes, spec.dropout, front_end=front_end)
     file = find_weights(name, Path(spec.weights_dir)) if spec.weights_dir else None
     overlay = {"pretrained_cfg_overlay": {"file": str(file)}} if file else {}
     try:
-        model = Classifier(name, num_classes, spec.dropout, {"pretrained": True, **overlay})
+        model = Classifier(name, num_classes, spec.dropout, {"pretrained": True, **overlay}, front_end)
         missing = _missing_tensors(model, file) if file else []
     except Exception as error:  # timm, the hub and the network each have their own
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -109,6 +116,11 @@ def _missing_tensors(model: Classifier, file: Path) -> list[str]:
     """What a weight file lacks: timm itself does not mind where the number of classes differs."""
     given = timm.models.load_state_dict(str(file))
     return [key for key in model.body.state_dict() if key not in given]
+
+
+def own_front_end(settings: Recipe) -> LogMel | None:
+    """A front end for one network alone, where the recipe lets it learn; None where all share one."""
+    return LogMel(settings.mel, settings.audio.sample_rate) if settings.mel.trainable != "none" else None
 
 
 def _no_download(name: str, reason: str) -> str:
@@ -134,9 +146,11 @@ def find_weights(name: str, folder: Path) -> Path:
 def load(path: Path) -> tuple[Classifier, dict]:
     """A trained network from its checkpoint, and what the checkpoint says of it. Raises CheckpointError."""
     tensors, about = checkpoint.load(path)
-    if about.get("backbone") not in BACKBONES or not {"class_names", "fold", "front_end"} <= about.keys():
+    if about.get("backbone") not in BACKBONES or not {"class_names", "fold", "recipe", "front_end"} <= about.keys():
         raise checkpoint.CheckpointError(f"{path}: a checkpoint, but not of one of the networks")
-    model = Classifier(about["backbone"], len(about["class_names"]), dropout=0.0)
+    settings = recipe.validate(about["recipe"], f"of {path}")
+    own = own_front_end(settings)
+    model = Classifier(about["backbone"], len(about["class_names"]), dropout=0.0, front_end=own)
     checkpoint.load_into(model, tensors, path)
     return model, about
 

@@ -31,7 +31,8 @@ class LogMel(nn.Module):
     Engines give the same numbers. `nnaudio` is nnAudio's convolution; `fft` the same transform from nnAudio's window
     and mel basis by real FFT and a sparse mel product (a bin feeds at most two bands); `fused` (CUDA) the FFT and two
     Triton kernels for all that follows. `auto` is `fft` on a CPU, where the convolution is ten times slower, and
-    `nnaudio` on a GPU. Raises InputError where the geometry leaves mel bands without a bin.
+    `nnaudio` on a GPU. Mel filters or Fourier kernels learn where `trainable` says so. Raises InputError where the
+    geometry leaves mel bands without a bin.
     """
 
     def __init__(self, spec: MelSpec, sample_rate: int):
@@ -39,7 +40,7 @@ class LogMel(nn.Module):
         self.spec = spec
         shares = (1, 2, 4) if spec.channels == "resolutions" else (1,)
         self.mels = nn.ModuleList(_mel_spectrogram(spec, sample_rate, spec.n_fft // share) for share in shares)
-        bank = self.mels[0].mel_basis  # (M, F)
+        bank = self.mels[0].mel_basis.detach()  # (M, F)
         if not bool(bank.any(1).all()):
             raise InputError(
                 f"mel.n_mels = {spec.n_mels}: {int((~bank.any(1)).sum())} mel bands contain no bin of an FFT of "
@@ -54,10 +55,10 @@ class LogMel(nn.Module):
         if spec.engine == "fused":
             self._prepare_fused(bank)
 
-    @torch.no_grad()
     def forward(self, waves: Tensor) -> Tensor:
         """Pictures, shape (B, 3, S, S), float32; with grey channels, three views of one."""
-        with torch.autocast(waves.device.type, enabled=False), _ieee_float32():
+        learns = torch.is_grad_enabled() and self.spec.trainable != "none"
+        with torch.set_grad_enabled(learns), torch.autocast(waves.device.type, enabled=False), _ieee_float32():
             waves = waves.float()
             if self.spec.engine == "fused":
                 return self._fit(self._fused(waves).unsqueeze(1)).expand(-1, 3, -1, -1)
@@ -173,6 +174,8 @@ def _mel_spectrogram(spec: MelSpec, sample_rate: int, win_length: int) -> MelSpe
         fmax=spec.fmax or None,
         pad_mode="constant",
         norm=1,
+        trainable_mel=spec.trainable == "mel",
+        trainable_STFT=spec.trainable == "fourier",
         verbose=False,
     )
 

@@ -15,13 +15,14 @@ def window_probs(
 ) -> Iterator[tuple[Batch, Tensor]]:
     """Class probabilities of each batch's windows, shape (K, B, C), float32 on the CPU, for K models in eval mode.
 
-    With `flip`, the mean of each picture's and its mirror image's. Features are computed once for all models.
+    With `flip`, the mean of each picture's and its mirror image's. Features are computed once for all models that share
+    them.
     """
     for model in models:
         model.eval()
     for batch in batches:
-        images = features(batch.waves)
-        probs = torch.stack([_views(model, images, flip, bfloat16) for model in models])
+        shared = features(batch.waves)
+        probs = torch.stack([_views(model, _pictures(model, batch, shared), flip, bfloat16) for model in models])
         yield batch, _refuse_nan(probs.cpu(), batch)
 
 
@@ -34,6 +35,12 @@ def _refuse_nan(probs: Tensor, batch: Batch) -> Tensor:
             f"track {track}, window at sample {start}: its picture is not a number" for track, start in places
         )
     return probs
+
+
+def _pictures(model: nn.Module, batch: Batch, shared: Tensor) -> Tensor:
+    """A network's own pictures where its front end learned with it, else those that all share."""
+    front_end = getattr(model, "front_end", None)
+    return shared if front_end is None else front_end(batch.waves)
 
 
 def _views(model: nn.Module, images: Tensor, flip: bool, bfloat16: bool) -> Tensor:

@@ -54,6 +54,7 @@ class MelSpec(Spec):
     engine: Literal["auto", "nnaudio", "fft", "fused"]
     channels: Literal["grey", "viridis", "mfcc", "resolutions"]
     range: Literal["fixed", "window"]
+    trainable: Literal["none", "mel", "fourier"]
     n_fft: Count
     hop_length: Count
     n_mels: Count
@@ -159,6 +160,8 @@ class Recipe(Spec):
             raise ValueError(f"mel.fmax {self.mel.fmax} is not above mel.fmin {self.mel.fmin}")
         if self.mel.engine == "fused" and (self.mel.channels, self.mel.range) != ("grey", "fixed"):
             raise ValueError(f"mel.engine fused draws grey pictures of fixed range only, not {self.mel.channels}")
+        if self.mel.trainable != "none" and (self.mel.engine, self.mel.channels) != ("nnaudio", "grey"):
+            raise ValueError(f"mel.trainable {self.mel.trainable} needs mel.engine nnaudio and grey channels")
         for number, spec in enumerate(self.rounds, start=1):
             if max(spec.folds) >= self.folds.num_folds:
                 raise ValueError(f"round {number} names fold {max(spec.folds)} of {self.folds.num_folds}")

@@ -5,7 +5,7 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from melgpu import backbone, checkpoint
+from melgpu import backbone, checkpoint, recipe
 from melgpu.errors import InputError
 from melgpu.recipe import BackboneSpec
 
@@ -97,6 +97,7 @@ def test_a_frozen_body_stays_as_it_is():
 def test_a_checkpoint_of_something_else_is_refused(tmp_path):
     model = backbone.build("resnet50", 3, SCRATCH)
     about = {"backbone": "resnet50", "class_names": ["a", "b", "c"], "fold": 0, "front_end": {}}
+    about["recipe"] = recipe.load(["demo"]).model_dump(mode="json", exclude_none=True)
     checkpoint.save(tmp_path / "good", model.state_dict(), about)
     again, said = backbone.load(tmp_path / "good")
     assert said == about
@@ -112,3 +113,28 @@ def test_precision():
     assert backbone.use_bfloat16("bfloat16", cpu)
     assert not backbone.use_bfloat16("float32", cpu)
     assert backbone.use_bfloat16("auto", cpu) in (True, False)
+
+
+@pytest.mark.parametrize(("trainable", "learns"), [("mel", "mel_basis"), ("fourier", "stft.wcos")])
+def test_a_front_end_that_learns_is_trained_and_saved_with_its_network(tmp_path, trainable, learns):
+    settings = recipe.load(["demo"], [f"mel.trainable='{trainable}'", "mel.engine='nnaudio'"])
+    model = backbone.build("resnet50", 3, SCRATCH, backbone.own_front_end(settings))
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    before = {key: value.clone() for key, value in model.front_end.named_parameters()}
+    assert all(learns.split(".")[0] in key for key in before)
+    waves = torch.randn(2, 66_150, generator=torch.Generator().manual_seed(0))
+    torch.nn.functional.cross_entropy(model(model.front_end(waves)), torch.tensor([0, 1])).backward()
+    optimizer.step()
+    changed = {key for key, value in model.front_end.named_parameters() if not torch.equal(value, before[key])}
+    assert any(learns in key for key in changed)
+    about = {"backbone": "resnet50", "class_names": ["a", "b", "c"], "fold": 0, "front_end": {}}
+    about["recipe"] = settings.model_dump(mode="json", exclude_none=True)
+    checkpoint.save(tmp_path / "x", model.state_dict(), about)
+    again, _ = backbone.load(tmp_path / "x")
+    with torch.no_grad():
+        assert torch.equal(again.front_end(waves), model.front_end(waves))
+
+
+def test_shared_front_ends_are_not_saved():
+    assert backbone.own_front_end(recipe.load(["demo"])) is None
+    assert not any("front_end" in key for key in backbone.build("resnet50", 3, SCRATCH).state_dict())

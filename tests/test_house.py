@@ -8,8 +8,8 @@ from conftest import ROOT, call
 FLOORS = [
     {"errors", "files", "kernels"},
     {"recipe", "metrics", "manifest", "checkpoint", "predictions", "pseudo", "cli"},
-    {"windows", "features", "augment", "backbone", "decode", "song"},
-    {"bank", "parity"},
+    {"windows", "features", "augment", "decode", "song"},
+    {"backbone", "bank", "parity"},
     {"worker"},
     {"stream"},
     {"inference"},
