@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
@@ -140,7 +141,15 @@ def run(settings: recipe.Recipe, batch_sizes: list[int], device: torch.device, s
 
 def table(result: dict) -> Table:
     """What a person reads."""
-    shown = Table(title=f"Pictures from waveforms on {result['device']}, {result['threads']} CPU threads")
+    limits = {
+        f"{row['limit_windows_per_s']:,.0f} windows/s ({row['limit']}, batch {row['batch_size']})": 0
+        for row in result["rows"]
+    }
+    shown = Table(
+        title=f"Pictures from waveforms on {result['device']}, {result['threads']} CPU threads",
+        caption="limit: " + ", ".join(limits),
+        box=SIMPLE,
+    )
     for column in ("front end", "batch", "windows/s", "quartiles", "times real time", "share of limit", "peak MiB"):
         shown.add_column(column, justify="left" if column == "front end" else "right")
     for row in result["rows"]:
@@ -151,7 +160,7 @@ def table(result: dict) -> Table:
             f"{row['windows_per_s']:,.1f}",
             f"{low:,.1f}-{high:,.1f}",
             f"{row['windows_per_s'] * result['window_s']:,.0f}",
-            f"{row['share_of_limit']:.1%} of {row['limit']}",
+            f"{row['share_of_limit']:.1%}",
             f"{row['peak_mib']:,.0f}",
         )
     return shown

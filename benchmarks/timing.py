@@ -62,11 +62,11 @@ def machine(device: torch.device) -> dict:
     """What a result was taken on."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name()
     return {
+        **run.environment(str(device)),
         "schema": SCHEMA,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "device": name,
         "threads": torch.get_num_threads(),
-        **run.environment(str(device)),
     }
 
 

@@ -40,7 +40,7 @@ def test_one_step_and_22_views(name, mp3, tmp_path):
         )
         assert torch.isfinite(loss)
         changed = [key for key, value in model.state_dict().items() if not torch.equal(value, before[key])]
-        assert len(changed) > 0.9 * len(before)
+        assert len(changed) > 0.6 * len(before)  # timm starts the residual branches of resnet50 at zero
         batches = stream.batches(order, window_samples, 4)
         views = list(inference.window_probs([model], features, batches, flip=True, bfloat16=bfloat16))
     probs = torch.cat([probs for _, probs in views], dim=1)
