@@ -38,41 +38,43 @@ def main() -> int:
 
 def predict_round(run, device) -> int:
     """Write the predictions of every trained network of the current round for every track of the run."""
-    import numpy as np
-
-    from melgpu import backbone, checkpoint, predictions, report
+    from melgpu import report
     from melgpu.errors import InputError
 
-    if run.current_round is None:
+    number = run.current_round
+    if number is None:
         report.say(f"All rounds are done: python stack.py --run {run.folder} shows the scores")
         return 0
-    trained = run.trained(run.current_round)
+    trained = run.trained(number)
     if not trained:
-        raise InputError(f"{run.folder}: round {run.current_round} has no trained network; run train.py first")
-    missing = [job for job in trained if not run.predictions_path(job).exists()]
-    loaded = [backbone.load(run.checkpoint(job)) for job in missing]
-    order = run.prediction_order(np.arange(len(run.manifest)))
-    title = f"round {run.current_round}: {len(missing)} networks predict {len(run.manifest)} tracks"
-    if missing:
-        probs = window_probs(loaded, run.recipe, run.manifest.paths, order, device, run.folder / "bank", title)
-        num_windows = np.bincount(order.tracks, minlength=len(run.manifest))
-        for job, own in zip(missing, probs, strict=True):
-            source = {
-                "model": job.backbone,
-                "fold": job.fold,
-                "round": job.round,
-                "recipe": run.recipe.digest(),
-                "checkpoint": checkpoint.digest(run.checkpoint(job)),
-            }
-            splits = tuple(run.round_splits(job.fold))
-            made = predictions.Predictions(run.manifest.ids, splits, num_windows, own, tuple(run.class_names), source)
-            predictions.save(made, run.predictions_path(job))
-    untrained = len(run.jobs(run.current_round)) - len(trained)
+        raise InputError(f"{run.folder}: round {number} has no trained network; run train.py first")
+    for fold in run.spec(number).folds:
+        missing = [job for job in trained if job.fold == fold and not run.is_predicted(job)]
+        if missing:
+            predict_fold(run, missing, device)
+    untrained = len(run.jobs(number)) - len(trained)
     script = "train.py" if untrained else "stack.py"
-    report.say(
-        f"Round {run.current_round}: {len(trained)} networks predicted. Next: python {script} --run {run.folder}"
-    )
+    report.say(f"Round {number}: {len(trained)} networks predicted. Next: python {script} --run {run.folder}")
     return 0
+
+
+def predict_fold(run, jobs, device) -> None:
+    """Predict with networks of one fold, all of them over one pass of the music."""
+    import numpy as np
+
+    from melgpu import backbone, checkpoint, predictions
+
+    loaded = [backbone.load(run.checkpoint(job)) for job in jobs]
+    order = run.prediction_order(np.arange(len(run.manifest)))
+    num_windows = np.bincount(order.tracks, minlength=len(run.manifest))
+    title = f"round {jobs[0].round}, fold {jobs[0].fold}: {len(jobs)} networks predict {len(run.manifest)} tracks"
+    probs = window_probs(loaded, run.recipe, run.manifest.paths, order, device, run.folder / "bank", title)
+    splits = tuple(run.round_splits(jobs[0].fold))
+    for job, own in zip(jobs, probs, strict=True):
+        source = {"model": job.backbone, "fold": job.fold, "round": job.round, "recipe": run.recipe.digest()}
+        source["checkpoint"] = checkpoint.digest(run.checkpoint(job))
+        made = predictions.Predictions(run.manifest.ids, splits, num_windows, own, tuple(run.class_names), source)
+        predictions.save(made, run.predictions_path(job))
 
 
 def window_probs(loaded, recipe, paths, order, device, bank_folder, title):
@@ -107,13 +109,12 @@ def answer(run, music: list[Path], out: Path | None, device) -> int:
     import numpy as np
 
     from melgpu import ensemble, files, report, windows
+    from melgpu.errors import InputError
 
-    readable, problems = find_music(music)
-    if not readable:
-        from melgpu.errors import InputError
-
-        raise InputError(problems)
     judges = ensemble.load(run)
+    readable, problems = find_music(music, judges.recipe)
+    if not readable:
+        raise InputError(problems)
     settings = judges.recipe.model_copy(update={"stream": run.recipe.stream.model_copy(update={"bank": "off"})})
     order = windows.prediction_order(
         np.arange(len(readable)), np.zeros(len(readable), bool), settings.audio, settings.windows
@@ -133,19 +134,23 @@ def answer(run, music: list[Path], out: Path | None, device) -> int:
     return 2 if problems else 0
 
 
-def find_music(given: list[Path]) -> tuple[list[Path], list[str]]:
+def find_music(given: list[Path], settings) -> tuple[list[Path], list[str]]:
     """Every audio file named or below a folder named, and what is wrong with the others."""
-    from melgpu.decode import probe
-    from melgpu.manifest import AUDIO_SUFFIXES, find_audio
+    from melgpu.manifest import AUDIO_SUFFIXES, find_audio, is_utf8
+    from melgpu.preflight import unreadable
 
     paths, problems = [], []
     for path in given:
         found = find_audio(path) if path.is_dir() else [path]
         if not found:
             problems.append(f"{path}: no audio files ({' '.join(AUDIO_SUFFIXES)}) in this folder")
-        paths += found
-    broken = {path: problem for path in paths if (problem := probe(path))}
-    return [path for path in dict.fromkeys(paths) if path not in broken], problems + list(broken.values())
+        problems += [f"{name!r}: the file's name is not UTF-8" for name in map(str, found) if not is_utf8(name)]
+        paths += [name for name in found if is_utf8(str(name))]
+    paths = list(dict.fromkeys(paths))
+    broken = unreadable(paths, settings)
+    return [path for path, problem in zip(paths, broken, strict=True) if not problem], problems + list(
+        filter(None, broken)
+    )
 
 
 if __name__ == "__main__":

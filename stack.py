@@ -59,9 +59,9 @@ def load_matrix(run, number: int, fold: int):
     from melgpu.errors import InputError
 
     jobs = [job for job in run.jobs(number) if job.fold == fold]
-    missing = [job.name for job in jobs if not run.predictions_path(job).exists()]
+    missing = [job.name for job in jobs if not (run.is_trained(job) and run.is_predicted(job))]
     if missing:
-        names = (f"round {number}: no predictions of {name}" for name in missing)
+        names = (f"round {number}: no predictions of {name} as it is now" for name in missing)
         raise InputError([*names, f"run python train.py and python predict.py with --run {run.folder} first"])
     members = [predictions.load(run.predictions_path(job)) for job in jobs]
     return predictions.align(members, run.manifest.ids, run.class_names, run.recipe.digest())

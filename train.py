@@ -37,10 +37,13 @@ def parse_args():
 
 def open_or_create(args, device):
     """The run in args.run; a new one is made of the recipe and the tracks that the flags name."""
-    from melgpu import preflight, recipe, run
+    from melgpu import preflight, recipe, report, run
     from melgpu.errors import InputError
 
     if run.exists(args.run):
+        ignored = [name for name in ("labels", "test", "private", "data") if getattr(args, name)]
+        if ignored:
+            report.say(f"{args.run} keeps the tracks it was made with; ignored: --{' --'.join(ignored)}")
         if args.recipe:
             run.refuse_other_recipe(args.run, recipe.load(args.recipe, args.overrides))
         return run.open_run(args.run, args.overrides)
@@ -95,7 +98,7 @@ def train_job(run, job, stream, features, front_end: dict, title: str, tracker) 
     epoch_windows = run.epoch_windows(job)
 
     def train_batches(epoch: int):
-        order = windows.shuffled(train_order, recipe.stream.shuffle_tracks, recipe.seed, epoch)
+        order = windows.shuffled(train_order, optim.shuffle_tracks, recipe.seed, epoch)
         return stream.batches(windows.whole_batches(order, optim.batch_size), window_samples, optim.batch_size)
 
     def valid_batches():

@@ -40,7 +40,7 @@ def cut(path: Path, settings: Recipe) -> Iterator[np.ndarray]:
 
 def engines(settings: Recipe, device: torch.device) -> Iterator[tuple[str, Callable[[torch.Tensor], torch.Tensor]]]:
     """dB by each engine that runs on this device, waves (B, T) to (B, M, N)."""
-    for engine in ("nnaudio", "fft"):
+    for engine in ("nnaudio", "fft", *(["fused"] if device.type == "cuda" else [])):
         front_end = LogMel(settings.mel.model_copy(update={"engine": engine}), settings.audio.sample_rate).to(device)
         yield engine, front_end.exact_decibels
     if device.type == "cuda":

@@ -1,4 +1,4 @@
-"""Six networks as one table: timm name, statistics, head, parameter groups.
+"""Six networks as one table: timm name, statistics, head.
 
 A classifier is: batch norm on the picture -> timm network without its own classifier, global max pooling -> dense with
 ReLU -> dropout -> one logit per class. Pictures are (B, 3, S, S); logits (B, C).

@@ -42,7 +42,7 @@ def run(main: Callable[[], int | None]) -> None:
         for problem in error.problems:
             print(f"error: {problem}", file=sys.stderr)
         if len(error.problems) > 1:
-            print(f"{len(error.problems)} problems, nothing was done", file=sys.stderr)
+            print(f"{len(error.problems)} problems", file=sys.stderr)
         code = 2
     except KeyboardInterrupt:
         print("interrupted; what was finished is kept, and the same command goes on from there", file=sys.stderr)

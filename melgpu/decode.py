@@ -21,7 +21,6 @@ from melgpu.errors import InputError
 
 BLOCK_FRAMES = 1 << 16
 TAIL_S = 0.5  # read beyond `max_s`, so that the resampler's end effect stays outside
-PROBE_S = 1.0
 VERSION = 1  # changes when the same file would give other samples
 
 
@@ -41,15 +40,6 @@ def decode(path: Path, sample_rate: int, max_s: float) -> np.ndarray:
     if len(wave) == 0:
         raise DecodeError(f"{path}: contains no audio")
     return wave
-
-
-def probe(path: Path) -> str | None:
-    """Why a file cannot be decoded, judged by its first second; None where it can."""
-    try:
-        _read(path, PROBE_S)
-    except DecodeError as error:
-        return str(error)
-    return None
 
 
 def _read(path: Path, max_s: float) -> tuple[np.ndarray, int]:

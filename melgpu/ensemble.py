@@ -48,7 +48,7 @@ def load(run: Run) -> Ensemble:
     problems = [
         f"{path}: differs from {loaded[0][0]} in {key}"
         for path, _, about in loaded
-        for key in ("class_names", "recipe")
+        for key in ("class_names", "digest")
         if about[key] != first[key]
     ]
     if problems:

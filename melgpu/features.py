@@ -22,6 +22,7 @@ from melgpu.recipe import MelSpec
 
 AMIN = 1e-10  # power that counts as silence, librosa's
 NUM_MFCC = 40  # without the first, which is the mean level
+CPU_BATCH = 8  # windows at a time: more fall out of the cache
 DELTA_DB = 10.0  # a rise of so many dB a frame is white, the same fall black
 
 
@@ -58,20 +59,22 @@ class LogMel(nn.Module):
     def forward(self, waves: Tensor) -> Tensor:
         """Pictures, shape (B, 3, S, S), float32; with grey channels, three views of one."""
         learns = torch.is_grad_enabled() and self.spec.trainable != "none"
+        at_once = CPU_BATCH if waves.device.type == "cpu" else len(waves)
         with torch.set_grad_enabled(learns), torch.autocast(waves.device.type, enabled=False), _ieee_float32():
-            waves = waves.float()
-            if self.spec.engine == "fused":
-                return self._fit(self._fused(waves).unsqueeze(1)).expand(-1, 3, -1, -1)
-            if self.spec.channels == "resolutions":
-                levels = [self.decibels(waves, which) for which in range(len(self.mels))]
-                return self._draw(torch.stack(levels, dim=1))
-            decibels = self.decibels(waves)
-            if self.spec.channels == "mfcc":
-                return torch.cat([self._draw(decibels.unsqueeze(1)), *self._cepstra(decibels)], dim=1)
-            pictures = self._draw(decibels.unsqueeze(1))
-            if self.spec.channels == "viridis":
-                return self._coloured(pictures)
-            return pictures.expand(-1, 3, -1, -1)
+            pictures = [self._pictures(part) for part in waves.float().split(at_once)]
+        return (pictures[0] if len(pictures) == 1 else torch.cat(pictures)).expand(-1, 3, -1, -1)
+
+    def _pictures(self, waves: Tensor) -> Tensor:
+        """Pictures, shape (B, 1, S, S) where the channels are the same, else (B, 3, S, S)."""
+        if self.engine_on(waves.device) == "fused":
+            return self._fit(self._fused(waves).unsqueeze(1))
+        if self.spec.channels == "resolutions":
+            return self.draw(torch.stack([self.decibels(waves, which) for which in range(len(self.mels))], dim=1))
+        decibels = self.decibels(waves)
+        pictures = self.draw(decibels.unsqueeze(1))
+        if self.spec.channels == "mfcc":
+            return torch.cat([pictures, *self._cepstra(decibels)], dim=1)
+        return self._coloured(pictures) if self.spec.channels == "viridis" else pictures
 
     def decibels(self, waves: Tensor, which: int = 0) -> Tensor:
         """Log-mel power, shape (B, M, N), in dB re each window's maximum, within [-top_db, 0]; NaN where not finite.
@@ -94,13 +97,18 @@ class LogMel(nn.Module):
 
     def power(self, waves: Tensor, which: int = 0) -> Tensor:
         """Mel power, shape (B, M, N), by this device's engine."""
-        return self._power_fft(waves, which) if self.engine_on(waves.device) == "fft" else self.mels[which](waves)
+        engine = self.engine_on(waves.device)
+        if engine == "fused":
+            return self._fused_power(waves)[0].mT
+        return self._power_fft(waves, which) if engine == "fft" else self.mels[which](waves)
 
     def engine_on(self, device: torch.device) -> str:
-        """The engine that runs on a device."""
-        if self.spec.engine != "auto":
-            return self.spec.engine
-        return "fft" if device.type == "cpu" else "nnaudio"
+        """The engine that runs on a device: on a CPU, `fft` stands in for `fused` (but for Triton's interpreter)."""
+        if self.spec.engine == "fused" and device.type == "cpu" and not self.kernels.INTERPRETED:
+            return "fft"
+        if self.spec.engine == "auto":
+            return "fft" if device.type == "cpu" else "nnaudio"
+        return self.spec.engine
 
     def _spectra(self, waves: Tensor, which: int = 0) -> Tensor:
         """Complex spectra, shape (B, F, N), or (F, N) of one wave (T,)."""
@@ -122,10 +130,14 @@ class LogMel(nn.Module):
         self.register_buffer("first_bin", first_bin, persistent=False)
         self.register_buffer("band_weights", band_weights, persistent=False)
 
+    def _fused_power(self, waves: Tensor) -> tuple[Tensor, Tensor]:
+        """Mel power, shape (B, N, M), and each window's peak, (B,)."""
+        spectra = self._spectra(waves).mT.contiguous()  # (B, N, F), as torch.stft lays them out
+        return self.kernels.mel_power(spectra, self.first_bin, self.band_weights)
+
     def _fused(self, waves: Tensor) -> Tensor:
         """Shades, shape (B, M, S): resized in time, low frequencies at the bottom."""
-        spectra = self._spectra(waves).mT.contiguous()  # (B, N, F), as torch.stft lays them out
-        power, peak = self.kernels.mel_power(spectra, self.first_bin, self.band_weights)
+        power, peak = self._fused_power(waves)
         first_frame, weights = self._frame_weights(power.shape[1], waves.device)
         return self.kernels.draw(power, peak, first_frame, weights, self.spec.top_db, AMIN)
 
@@ -139,7 +151,7 @@ class LogMel(nn.Module):
             cache[num_frames, device] = tuple(part.to(device) for part in self.kernels.banded(matrix))
         return cache[num_frames, device]
 
-    def _draw(self, decibels: Tensor) -> Tensor:
+    def draw(self, decibels: Tensor) -> Tensor:
         """dB (B, C, M, N) to pictures (B, C, S, S) in [0, 1]."""
         if self.spec.range == "window":
             return self._fit(_stretched(decibels).flip(-2))

@@ -23,18 +23,17 @@ def window_probs(
     for batch in batches:
         shared = features(batch.waves)
         probs = torch.stack([_views(model, _pictures(model, batch, shared), flip, bfloat16) for model in models])
-        yield batch, _refuse_nan(probs.cpu(), batch)
+        probs = probs.cpu()  # waits for the device
+        if probs.isnan().any():
+            broken = describe_broken(batch, shared[:, 0, 0, 0].isnan().cpu())
+            raise InputError(broken or "a network answers with what is no number: its training has diverged")
+        yield batch, probs
 
 
-def _refuse_nan(probs: Tensor, batch: Batch) -> Tensor:
-    """Raise InputError that names the windows whose probabilities are not numbers."""
-    broken = probs.isnan().any(2).any(0)
-    if broken.any():
-        places = zip(batch.tracks[broken].tolist(), batch.starts[broken].tolist(), strict=True)
-        raise InputError(
-            f"track {track}, window at sample {start}: its picture is not a number" for track, start in places
-        )
-    return probs
+def describe_broken(batch: Batch, broken: Tensor) -> list[str]:
+    """A sentence for each window of a batch that a mask, shape (B,), marks as not a number."""
+    places = zip(batch.tracks[broken].tolist(), batch.starts[broken].tolist(), strict=True)
+    return [f"row {row} of the manifest, window at sample {start}: its picture is no number" for row, start in places]
 
 
 def _pictures(model: nn.Module, batch: Batch, shared: Tensor) -> Tensor:

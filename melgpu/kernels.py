@@ -7,11 +7,14 @@ Bytes moved for a window of 862 frames, 1,025 bins, 512 bands: 7.1 MB spectra in
 picture out. All arithmetic is float32. Without a GPU the kernels run in Triton's interpreter (TRITON_INTERPRET=1).
 """
 
+import os
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 BLOCK_FRAMES, BLOCK_BANDS, BLOCK_PIXELS = 16, 64, 32
 
 

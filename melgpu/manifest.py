@@ -5,6 +5,7 @@ label means unknown. Splits are `train`, `public` and `private`; folds count fro
 """
 
 import csv
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -24,19 +25,8 @@ COLUMNS = ("id", "path", "label", "split", "fold")
 
 
 @dataclass(frozen=True)
-class Track:
-    """One row: `id` is the file as its list names it, `path` where it is."""
-
-    id: str
-    path: Path
-    label: str
-    split: str
-    fold: int
-
-
-@dataclass(frozen=True)
 class Manifest:
-    """Columns of equal length N."""
+    """Columns of equal length N; an id is the file as its list names it, its path where it is."""
 
     ids: tuple[str, ...]
     paths: tuple[str, ...]
@@ -46,9 +36,6 @@ class Manifest:
 
     def __len__(self) -> int:
         return len(self.ids)
-
-    def __getitem__(self, row: int) -> Track:
-        return Track(self.ids[row], Path(self.paths[row]), self.labels[row], self.splits[row], int(self.folds[row]))
 
     def rows(self, split: str) -> np.ndarray:
         """The rows of a split, in the order of its list."""
@@ -140,7 +127,9 @@ def _columns(source: Path, rows: list, labelled: bool) -> tuple[dict[str, int], 
     """Which column is which, and the rows below the header (if there is one)."""
     (line, first), names = rows[0], [cell.strip().lower() for cell in rows[0][1]]
     wanted = {"file": FILE_COLUMNS, "label": LABEL_COLUMNS, "group": GROUP_COLUMNS}
-    columns = {kind: names.index(name) for kind, known in wanted.items() for name in known if name in names}
+    columns = {
+        kind: names.index(name) for kind, known in wanted.items() for name in reversed(known) if name in names
+    }  # the first known name wins
     if "file" in columns:
         rows = rows[1:]
     elif Path(first[0].strip()).suffix.lower() in AUDIO_SUFFIXES:
@@ -168,8 +157,10 @@ def build(listings: dict[str, Listing], num_folds: int, seed: int) -> Manifest:
     Raises InputError with every missing file, duplicate id, class too small for the folds and unknown test label.
     """
     problems = [problem for listing in listings.values() for problem in _check_files(listing)]
+    problems += _check_twins(listings)
     train = listings["train"]
     counts = Counter(train.labels)
+    problems += _check_artists(train, num_folds)
     problems += [
         f"class {label!r} has {count} training tracks, fewer than {num_folds} folds"
         for label, count in sorted(counts.items(), key=lambda item: natural_key(item[0]))
@@ -190,9 +181,45 @@ def _check_files(listing: Listing) -> Iterable[str]:
     for name, path, line in zip(listing.ids, listing.paths, listing.lines, strict=True):
         if name in seen:
             yield f"{line}: {name} is listed twice (first: {seen[name]})"
+        elif not is_utf8(name):
+            yield f"{line}: {name!r}: the file's name is not UTF-8"
         elif not path.is_file():
             yield f"{line}: {path}: " + ("not a regular file" if path.exists() else "no such file")
         seen.setdefault(name, line)
+
+
+def is_utf8(name: str) -> bool:
+    """False for a name that the file system holds in another encoding; it could not be written to any result."""
+    return name.isascii() or not any("\ud800" <= character <= "\udfff" for character in name)
+
+
+def _check_twins(listings: dict[str, Listing]) -> Iterable[str]:
+    """A file in two places would be validated, or pseudo-labelled, by networks that were trained on it."""
+    seen: dict[str, str] = {}
+    for name, path, line in zip(
+        *(listings["train"].ids, listings["train"].paths, listings["train"].lines), strict=True
+    ):
+        real = os.path.realpath(path)
+        if real in seen and seen[real] != name:
+            yield f"{line}: {name} is the same file as {seen[real]}"
+        seen.setdefault(real, name)
+    for split in SPLITS[1:]:
+        if split in listings:
+            for name, path, line in zip(listings[split].ids, listings[split].paths, listings[split].lines, strict=True):
+                if os.path.realpath(path) in seen:
+                    yield f"{line}: {name} is also a training track ({seen[os.path.realpath(path)]})"
+
+
+def _check_artists(train: Listing, num_folds: int) -> Iterable[str]:
+    """With artists kept together, a class needs as many artists as there are folds."""
+    if not any(train.groups):
+        return
+    artists: dict[str, set[str]] = {}
+    for row, (label, group) in enumerate(zip(train.labels, train.groups, strict=True)):
+        artists.setdefault(label, set()).add(group or f"\0{row}")
+    for label, names in sorted(artists.items(), key=lambda item: natural_key(item[0])):
+        if len(names) < num_folds:
+            yield f"class {label!r} has tracks of {len(names)} artists, fewer than {num_folds} folds"
 
 
 def _check_labels(listing: Listing, known: Counter) -> Iterable[str]:

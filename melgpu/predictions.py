@@ -18,7 +18,7 @@ from melgpu.errors import InputError
 class Predictions:
     """What one model says of W windows of N tracks; the windows of a track stand together, in order of time.
 
-    ids (N,); splits (N,): `train` (the model was fitted on it), `valid`, `pseudo`, `public`, `private`;
+    ids (N,); splits (N,): `train` (the model was fitted on it), `valid`, `public`, `private`;
     num_windows (N,), at least 1; probs (W, C) with W = sum of num_windows; class_names (C,);
     source: model, fold, round, recipe and checkpoint hash.
     """

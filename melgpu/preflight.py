@@ -3,10 +3,10 @@
 from pathlib import Path
 
 from melgpu import backbone, manifest, report
-from melgpu.decode import probe
 from melgpu.errors import InputError
 from melgpu.manifest import Listing, Manifest
 from melgpu.recipe import Recipe
+from melgpu.stream import find_problems
 
 
 def gather(sources: dict[str, Path | None], data: Path | None, settings: Recipe) -> Manifest:
@@ -21,7 +21,8 @@ def gather(sources: dict[str, Path | None], data: Path | None, settings: Recipe)
         tracks = manifest.build(listings, settings.folds.num_folds, settings.folds.seed)
     except InputError as error:
         problems = error.problems
-    problems += _unreadable(listings) + _missing_weights(settings)
+    paths = dict.fromkeys(path for listing in listings.values() for path in listing.paths if path.is_file())
+    problems += [*filter(None, unreadable(list(paths), settings)), *_missing_weights(settings)]
     if problems:
         raise InputError(problems)
     _note_dense_classes(tracks, settings)
@@ -41,14 +42,12 @@ def _read_lists(sources: dict[str, Path | None], data: Path | None) -> tuple[dic
     return listings, problems
 
 
-def _unreadable(listings: dict[str, Listing]) -> list[str]:
-    paths = dict.fromkeys(path for listing in listings.values() for path in listing.paths if path.is_file())
+def unreadable(paths: list[Path], settings: Recipe) -> list[str | None]:
+    """What is wrong with each audio file, found by decoding as much of it as the recipe uses; None where it is well."""
     problems = []
     with report.progress("looking at the audio files", len(paths), "files") as tracker:
-        for path in paths:
-            problem = probe(path)
-            if problem:
-                problems.append(problem)
+        for problem in find_problems(paths, settings.audio, settings.stream):
+            problems.append(problem)
             tracker.advance(1)
     return problems
 

@@ -65,7 +65,6 @@ class MelSpec(Spec):
 
 
 class StreamSpec(Spec):
-    shuffle_tracks: Count
     workers: Annotated[int, Field(ge=0)]
     decode_ahead: Count
     predict_batch_size: Count
@@ -84,6 +83,7 @@ class OptimSpec(Spec):
     warmup_epochs: Annotated[int, Field(ge=0)]
     max_epochs: Count
     batch_size: Annotated[int, Field(ge=2)]
+    shuffle_tracks: Count
     schedule: Literal["plateau", "cosine"]
     plateau_factor: Annotated[float, Field(gt=0, lt=1)]
     plateau_patience: Count

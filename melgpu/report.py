@@ -6,6 +6,7 @@ and how long the whole will still take.
 
 import csv
 import io
+import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -107,11 +108,13 @@ def _score(share: float, count: int) -> str:
 
 
 def answer_table(paths: Sequence[Path], probs: np.ndarray, class_names: Sequence[str]) -> Table:
-    """The three likeliest classes of each file; probs (N, C)."""
+    """The three likeliest classes of each file, named from the folder that they share; probs (N, C)."""
     table = Table("file", "likeliest", "second", "third", box=SIMPLE)
+    shared = os.path.commonpath([Path(path).absolute().parent for path in paths])
     for path, own in zip(paths, probs, strict=True):
         best = own.argsort()[::-1][:3]
-        table.add_row(escape(str(path)), *(f"{escape(class_names[c])} {own[c]:.0%}" for c in best))
+        name = os.path.relpath(path, shared)
+        table.add_row(escape(name), *(f"{escape(class_names[c])} {own[c]:.0%}" for c in best))
     return table
 
 

@@ -3,7 +3,7 @@
 recipe.toml environment.json manifest.csv
 round1/densenet201/fold0/            best.safetensors, last.safetensors (until finished), log.csv, scores.json
 round1/predictions/densenet201-fold0.npz
-round1/stack/                        fold0.safetensors, predictions.npz, scores.json
+round1/stack/                        fold0.safetensors, scores.json
 round1/pseudo.csv
 submission.csv submission-private.csv
 """
@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from melgpu import checkpoint, files, manifest, pseudo, recipe, windows
+from melgpu import checkpoint, files, manifest, predictions, pseudo, recipe, windows
 from melgpu.errors import InputError
 from melgpu.manifest import Manifest
 from melgpu.recipe import Recipe, RoundSpec
@@ -69,6 +69,13 @@ class Run:
     def predictions_path(self, job: Job) -> Path:
         return self.folder / f"round{job.round}" / "predictions" / f"{job.name}.npz"
 
+    def is_predicted(self, job: Job) -> bool:
+        """Whether there are predictions of the very checkpoint that is there now."""
+        path = self.predictions_path(job)
+        return path.exists() and predictions.load(path).source.get("checkpoint") == checkpoint.digest(
+            self.checkpoint(job)
+        )
+
     def stack_folder(self, round_number: int) -> Path:
         return self.folder / f"round{round_number}" / "stack"
 
@@ -107,7 +114,8 @@ class Run:
 
     def choose_jobs(self, backbone: str | None, fold: int | None) -> list[Job]:
         """The current round's jobs, or those of one backbone or fold. Raises InputError where there is none."""
-        round_number = self.current_round or len(self.recipe.rounds)
+        assert self.current_round, "all rounds are done"
+        round_number = self.current_round
         jobs = self.jobs(round_number)
         chosen = [j for j in jobs if backbone in (None, j.backbone) and fold in (None, j.fold)]
         if not chosen:

@@ -114,6 +114,8 @@ class Stack:
 
 
 def _member_probs(member: nn.Module | str, matrix: np.ndarray) -> np.ndarray:
+    if len(matrix) == 0:  # a run without test sets
+        return np.zeros((0, matrix.shape[2]))
     if isinstance(member, str):
         return lightgbm.Booster(model_str=member).predict(matrix.reshape(len(matrix), -1), num_threads=1)
     member.eval()
@@ -135,7 +137,8 @@ def fit(
     """
     matrix, labels = valid
     base = _fit_base(CNNS[name], train, valid, spec) if name in CNNS else None
-    splitter = StratifiedKFold(spec.num_subfolds, shuffle=True, random_state=spec.seed)
+    most = int(np.bincount(labels).max())  # tracks of the largest class: more sub-folds than that cannot be
+    splitter = StratifiedKFold(max(2, min(spec.num_subfolds, most)), shuffle=True, random_state=spec.seed)
     with warnings.catch_warnings(action="ignore"):  # a class rarer than the sub-folds is no problem here
         subfolds = list(splitter.split(matrix, labels))
     members, out_of_fold = [], np.zeros((len(labels), matrix.shape[2]))

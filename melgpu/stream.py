@@ -8,6 +8,7 @@ starts later (a resumed epoch) decodes nothing of what it skips.
 
 import collections
 import contextlib
+import itertools
 import multiprocessing
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -108,7 +109,23 @@ class Stream(contextlib.AbstractContextManager):
 
     def _workers(self) -> ProcessPoolExecutor:
         if self._pool is None:
-            context = multiprocessing.get_context("spawn")  # safe beside CUDA and threads
-            workers = min(self.spec.workers, os.cpu_count() or 1)
-            self._pool = ProcessPoolExecutor(workers, context, worker.start)
+            self._pool = _worker_pool(self.spec.workers)
         return self._pool
+
+
+def _worker_pool(workers: int) -> ProcessPoolExecutor:
+    context = multiprocessing.get_context("spawn")  # safe beside CUDA and threads
+    return ProcessPoolExecutor(min(workers, os.cpu_count() or 1), context, worker.start)
+
+
+def find_problems(paths: Sequence[Path], audio: AudioSpec, spec: StreamSpec) -> Iterator[str | None]:
+    """Decode each file once, keeping nothing: why it cannot be used, or None, in the order given."""
+    what = paths, itertools.repeat(audio.sample_rate), itertools.repeat(audio.track_s)
+    if not spec.workers:
+        yield from map(worker.problem, *what)
+        return
+    with _worker_pool(spec.workers) as pool:
+        try:
+            yield from pool.map(worker.problem, *what)
+        finally:
+            pool.shutdown(cancel_futures=True)

@@ -18,7 +18,7 @@ from melgpu import checkpoint
 from melgpu.augment import augment
 from melgpu.backbone import Classifier, use_bfloat16
 from melgpu.errors import InputError
-from melgpu.inference import window_probs
+from melgpu.inference import describe_broken, window_probs
 from melgpu.recipe import AugmentSpec, OptimSpec
 from melgpu.stream import Batch
 
@@ -191,7 +191,8 @@ def fit(
         loss = float(torch.stack(losses).mean())
         if not math.isfinite(loss):
             raise InputError(_explain(features, train_batches(epoch), epoch))
-        refresh_batch_norm(model, features, train_batches(epoch), spec.refresh_batches, bfloat16)
+        refresh = 0 if epoch < spec.warmup_epochs else spec.refresh_batches  # a frozen body keeps its statistics
+        refresh_batch_norm(model, features, train_batches(epoch), refresh, bfloat16)
         accuracy = window_accuracy(model, features, valid_batches(), labels, bfloat16)
         yield _end_epoch(training, loss, accuracy, spec)
 
@@ -201,8 +202,7 @@ def _explain(features: nn.Module, batches: Iterable[Batch], epoch: int) -> list[
     problems = []
     for batch in batches:
         broken = features(batch.waves)[:, 0, 0, 0].isnan().cpu()
-        places = zip(batch.tracks[broken].tolist(), batch.starts[broken].tolist(), strict=True)
-        problems += [f"track {track}, window at sample {start}: its picture is not a number" for track, start in places]
+        problems += describe_broken(batch, broken)
     return problems or [f"epoch {epoch + 1}: the loss is no longer a number; try a smaller optim.lr"]
 
 

@@ -1,4 +1,4 @@
-"""Which 20 s of each track: starts, hops, repetition of short tracks, epoch order, resume position; arithmetic only.
+"""Which 20 s of each track: starts, hops, repetition of short tracks, epoch order; arithmetic only.
 
 Every track is conformed to exactly `track_s`: longer is cut, shorter is repeated. So the windows of a track are known
 before anything is decoded. Positions are in samples at the recipe's rate.

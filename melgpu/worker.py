@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from melgpu.bank import Bank
-from melgpu.decode import decode
+from melgpu.decode import DecodeError, decode
 
 
 def decode_and_keep(path: Path, sample_rate: int, max_s: float, bank: Bank | None) -> np.ndarray:
@@ -18,6 +18,15 @@ def decode_and_keep(path: Path, sample_rate: int, max_s: float, bank: Bank | Non
     if bank:
         bank.put(path, wave)
     return wave
+
+
+def problem(path: Path, sample_rate: int, max_s: float) -> str | None:
+    """Why a file cannot be decoded; None where it can."""
+    try:
+        decode(path, sample_rate, max_s)
+    except DecodeError as error:
+        return str(error)
+    return None
 
 
 def start() -> None:

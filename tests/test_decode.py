@@ -10,7 +10,8 @@ from conftest import write_audio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from melgpu.decode import DecodeError, decode, probe
+from melgpu.decode import DecodeError, decode
+from melgpu.worker import problem
 
 RATE = 22_050
 
@@ -79,14 +80,14 @@ def test_every_broken_file_is_named_with_its_reason(tmp_path, capfd):
             decode(tmp_path / name, RATE, 5)
         assert str(tmp_path / name) in str(caught.value)
         assert reason in str(caught.value), (name, str(caught.value))
-        assert reason in probe(tmp_path / name)
+        assert reason in problem(tmp_path / name, RATE, 5)
     assert capfd.readouterr().err == ""  # nothing from the native decoders
 
 
 def test_a_file_cut_off_in_the_middle_is_an_error(tmp_path):
     data = write_audio(tmp_path / "x.flac", 30).read_bytes()
     (tmp_path / "cut.flac").write_bytes(data[: len(data) // 2])
-    assert probe(tmp_path / "cut.flac") is None  # its first second is well
+    assert problem(tmp_path / "cut.flac", RATE, 2) is None  # its beginning is well
     with pytest.raises(DecodeError, match=r"cut\.flac"):
         decode(tmp_path / "cut.flac", RATE, 60)
 

@@ -58,5 +58,5 @@ def test_without_flips_there_is_one_view():
 def test_a_picture_that_is_no_number_is_named():
     broken = next(batches())
     broken.waves[2] = torch.nan
-    with pytest.raises(InputError, match="track 2, window at sample 0: its picture is not a number"):
+    with pytest.raises(InputError, match="row 2 of the manifest, window at sample 0: its picture is no number"):
         list(window_probs([Corner()], Features(), [broken], flip=True, bfloat16=False))

@@ -125,6 +125,37 @@ def test_build_lists_every_problem_together(tmp_path):
         assert part in text
 
 
+def test_the_same_file_twice_is_a_leak(tmp_path):
+    rows = [(f"{i}.mp3", "ab"[i % 2]) for i in range(6)]
+    made = listings(tmp_path, [*rows, ("./0.mp3", "a")], [("t.mp3", ""), ("link.mp3", "")])
+    (tmp_path / "link.mp3").unlink()
+    (tmp_path / "link.mp3").symlink_to(tmp_path / "3.mp3")
+    with pytest.raises(InputError) as caught:
+        manifest.build(made, 3, 8)
+    assert len(caught.value.problems) == 2
+    assert "./0.mp3 is the same file as 0.mp3" in str(caught.value)
+    assert "link.mp3 is also a training track (3.mp3)" in str(caught.value)
+
+
+def test_a_class_needs_as_many_artists_as_folds(tmp_path):
+    touch(tmp_path, *(f"{i}.mp3" for i in range(12)))
+    text = "file,label,artist\n" + "".join(f"{i}.mp3,{'ab'[i % 2]},{'solo' if i % 2 else i}\n" for i in range(12))
+    with pytest.raises(InputError, match="class 'b' has tracks of 1 artists, fewer than 3 folds"):
+        manifest.build({"train": read(tmp_path / "x.csv", text)}, 3, 8)
+
+
+def test_names_that_are_not_utf8_are_named(tmp_path):
+    name = b"caf\xe9.mp3".decode("utf-8", "surrogateescape")
+    touch(tmp_path, *(f"{c}/{i}.mp3" for c in "ab" for i in range(3)), f"a/{name}")
+    with pytest.raises(InputError, match="the file's name is not UTF-8"):
+        manifest.build({"train": manifest.read_listing(tmp_path, None, labelled=True)}, 3, 8)
+
+
+def test_the_first_known_column_wins(tmp_path):
+    listing = read(tmp_path / "x.csv", "name,file,genre,class\nSong One,a.mp3,rock,7\n")
+    assert (listing.ids, listing.labels) == (["a.mp3"], ["7"])
+
+
 def test_one_class_is_no_classification(tmp_path):
     with pytest.raises(InputError, match="at least two classes"):
         manifest.build(listings(tmp_path, [(f"{i}.mp3", "a") for i in range(5)]), 5, 8)
@@ -142,7 +173,6 @@ def test_manifest_survives_its_file(tmp_path):
     again = manifest.load(tmp_path / "manifest.csv")
     assert again == made
     assert (again.folds == made.folds).all()
-    assert again[0] == manifest.Track(rows[0][0], tmp_path / rows[0][0], "0", "train", int(made.folds[0]))
 
 
 def test_class_order_is_numerical_and_keeps_leading_zeros():

@@ -135,6 +135,19 @@ def test_unreadable_music_is_named_and_the_rest_answered(finished, corpus, tmp_p
         assert "Traceback" not in refused.stderr
 
 
+def test_a_run_without_test_sets_reaches_new_music(corpus, tmp_path):
+    folder = tmp_path / "run"
+    rounds = "rounds=[{backbones=['inception_v3', 'resnet50'], folds=[0], blend={cnn=0.9, lightgbm=0.1}}]"
+    calls = [call("train.py", "--run", folder, "--recipe", "demo", *sets(), "--set", rounds, *lists(corpus)[:4])]
+    calls += [call(script, "--run", folder) for script in ("predict.py", "stack.py")]
+    calls.append(call("predict.py", "--run", folder, "--set", "stream.workers=0", corpus / "audio" / "test0.mp3"))
+    for one in calls:
+        assert one.returncode == 0, one.stderr + one.stdout
+    assert "test0.mp3" in calls[-1].stdout
+    assert not (folder / "submission.csv").exists()
+    assert "Submission" not in calls[-2].stdout
+
+
 def bad_calls(corpus, folder):
     """(name, arguments, what standard error must say)"""
     run = ["--run", folder / "run", "--recipe", "demo"]

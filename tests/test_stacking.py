@@ -106,3 +106,14 @@ def test_a_class_that_a_subfold_lacks_is_no_problem():
     for name in NAMES:
         _, out_of_fold = stacking.fit(name, (matrix, labels), (matrix, labels), SPEC)
         assert out_of_fold.shape == (40, 4)
+
+
+def test_small_classes_get_fewer_subfolds_and_no_test_tracks_are_no_problem():
+    matrix, labels = votes(12, 9)
+    spec = SPEC.model_copy(update={"num_subfolds": 5})
+    members, _ = stacking.fit("lightgbm", (matrix, labels), (matrix, labels), spec)
+    assert len(members) == 3
+    stack = stacking.Stack(
+        3, 4, {name: stacking.fit(name, (matrix, labels), (matrix, labels), spec)[0] for name in NAMES}
+    )
+    assert {name: probs.shape for name, probs in stack.predict(matrix[:0]).items()} == dict.fromkeys(NAMES, (0, 4))

@@ -15,7 +15,7 @@ WINDOW = 16_000
 
 
 def spec(workers=0, bank="off", ahead=3) -> StreamSpec:
-    return StreamSpec(shuffle_tracks=4, workers=workers, decode_ahead=ahead, predict_batch_size=4, bank=bank)
+    return StreamSpec(workers=workers, decode_ahead=ahead, predict_batch_size=4, bank=bank)
 
 
 @pytest.fixture(scope="module")

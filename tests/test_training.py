@@ -146,7 +146,7 @@ def test_a_loss_that_is_no_number_is_explained():
         for batch in batches(epoch):
             yield Batch(batch.waves * 1e38, batch.tracks, batch.starts)
 
-    for source, message in ((broken, "window at sample 0: its picture is not a number"), (diverged, "optim.lr")):
+    for source, message in ((broken, "window at sample 0: its picture is no number"), (diverged, "optim.lr")):
         steps = training.fit(fresh(), Pictures(), source, lambda: batches(99), LABELS, OPTIM, AUGMENT, seed=3)
         with pytest.raises(InputError, match=message):
             list(steps)
