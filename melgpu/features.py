@@ -52,7 +52,7 @@ class LogMel(nn.Module):
         if spec.channels == "viridis":
             self.register_buffer("colours", _viridis(), persistent=False)
         if spec.channels == "mfcc":
-            self.register_buffer("dct", create_dct(NUM_MFCC + 1, spec.n_mels, "ortho")[:, 1:], persistent=False)
+            self.register_buffer("dct", _liftered_dct(spec.n_mels), persistent=False)
         if spec.engine == "fused":
             self._prepare_fused(bank)
 
@@ -190,6 +190,16 @@ def _mel_spectrogram(spec: MelSpec, sample_rate: int, win_length: int) -> MelSpe
         trainable_STFT=spec.trainable == "fourier",
         verbose=False,
     )
+
+
+def _liftered_dct(n_mels: int) -> Tensor:
+    """dB (..., M) times this, shape (M, NUM_MFCC), are MFCC, lifted so that the fine ones show beside the coarse.
+
+    Source: Juang, Rabiner and Wilpon, "On the use of bandpass liftering in speech recognition" (1987), as in librosa.
+    """
+    lifter = 2 * (NUM_MFCC + 1)
+    lift = 1 + lifter / 2 * torch.sin(torch.pi * torch.arange(1, NUM_MFCC + 2) / lifter)
+    return (create_dct(NUM_MFCC + 1, n_mels, "ortho") * lift)[:, 1:]
 
 
 def _stretched(values: Tensor) -> Tensor:
