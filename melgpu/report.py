@@ -33,37 +33,46 @@ def say(text: str) -> None:
 
 
 class Tracker:
-    """Counts work that is measured in `unit`s; rates and times come from a monotonic clock."""
+    """Counts work that is measured in `unit`s; speed counts from the first unit done, without the start-up before."""
 
     def __init__(self, title: str, total: float, unit: str, bar: Progress | None):
         self.title, self.total, self.unit, self.bar = title, total, unit, bar
-        self.done, self.note, self.started, self.last_line = 0.0, "", time.monotonic(), time.monotonic()
-        self.skipped = 0.0
+        self.done, self.note, self.last_line = 0.0, "", time.monotonic()
+        self.worked, self.started = 0.0, 0.0  # since the first unit
         self._task = bar.add_task(title, total=total, note="", left="") if bar else None
 
     def advance(self, amount: float, note: str | None = None) -> None:
+        if amount and not self.started:
+            self.started = time.monotonic()
+        elif amount:
+            self.worked += amount
+        self._move(amount, note)
+
+    def skip(self, amount: float) -> None:
+        """Work that turned out not to be needed: done, but not a measure of speed."""
+        self._move(amount, None)
+
+    def _move(self, amount: float, note: str | None) -> None:
         self.done += amount
         self.note = self.note if note is None else note
         self._show()
 
-    def skip(self, amount: float) -> None:
-        """Work that turned out not to be needed: done, but not a measure of speed."""
-        self.skipped += amount
-        self.advance(amount)
+    def seconds_left(self) -> float | None:
+        """None until there is a speed."""
+        if not self.worked:
+            return None
+        return (time.monotonic() - self.started) / self.worked * max(0.0, self.total - self.done)
 
-    def time_left(self) -> str:
-        worked = self.done - self.skipped
-        if worked <= 0:
-            return "estimating"
-        seconds = (time.monotonic() - self.started) / worked * max(0.0, self.total - self.done)
-        return f"{duration(seconds)} left"
-
-    def rate(self) -> str:
-        worked = (self.done - self.skipped) / max(1e-9, time.monotonic() - self.started)
-        return f"{worked:.{0 if worked >= 10 else 1}f} {self.unit}/s"
+    def pace(self) -> str:
+        """How fast, and how long it will still take."""
+        left = self.seconds_left()
+        if left is None:
+            return "estimating the time"
+        rate = self.worked / max(1e-9, time.monotonic() - self.started)
+        return f"{rate:.{0 if rate >= 10 else 1}f} {self.unit}/s, {duration(left)} left"
 
     def _show(self) -> None:
-        left = f"{self.rate()}, {self.time_left()}"
+        left = self.pace()
         if self.bar and self._task is not None:
             self.bar.update(self._task, completed=self.done, note=escape(self.note), left=left)
         elif time.monotonic() - self.last_line >= LINE_EVERY_S:

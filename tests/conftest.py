@@ -39,13 +39,14 @@ def pytest_collection_modifyitems(items):
 
 
 def write_audio(path: Path, seconds: float = 3.0, rate: int = 22_050, channels: int = 1, seed: int = 0) -> Path:
-    """A file of seeded tones and noise, in the format of its suffix (.ogg, .flac, .mp3, .wav)."""
+    """A file of seeded tones and noise, in the format of its suffix (.ogg, .opus, .flac, .mp3, .wav)."""
     rng = np.random.default_rng(seed)
     t = np.arange(round(seconds * rate)) / rate
     tones = sum(np.sin(2 * np.pi * f * t) for f in rng.uniform(100, 3000, 3))
     wave = 0.1 * (tones + rng.standard_normal(len(t)))
     wave = np.stack([wave * (1 - 0.3 * c) for c in range(channels)], axis=1)
-    with soundfile.SoundFile(path, "w", rate, channels, format=path.suffix[1:].upper()) as file:
+    form = ("OGG", "OPUS") if path.suffix == ".opus" else (path.suffix[1:].upper(), None)
+    with soundfile.SoundFile(path, "w", rate, channels, format=form[0], subtype=form[1]) as file:
         for block in np.array_split(wave, len(wave) // 4096 + 1):
             file.write(block)
     return path
