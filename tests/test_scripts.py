@@ -203,7 +203,7 @@ def test_scripts_out_of_turn_say_what_to_do(corpus, tmp_path):
         assert "no run there" in refused.stderr
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_an_interrupted_training_ends_with_the_same_weights(finished, corpus, tmp_path, number):
     whole, _ = finished
     folder = tmp_path / "cut"
@@ -217,7 +217,7 @@ def test_an_interrupted_training_ends_with_the_same_weights(finished, corpus, tm
         time.sleep(0.02)
     process.send_signal(number)
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == (130 if number == signal.SIGINT else -9)
+    assert process.returncode == (130 if number == signal.SIGTERM else -9)
     assert "Traceback" not in errors
     again = call("train.py", "--run", folder)
     assert again.returncode == 0, again.stderr
