@@ -4,6 +4,7 @@ A classifier is: batch norm on the picture -> timm network without its own class
 ReLU -> dropout -> one logit per class. Pictures are (B, 3, S, S); logits (B, C).
 """
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -100,6 +101,7 @@ def build(name: str, num_classes: int, spec: BackboneSpec, front_end: LogMel | N
         return Classifier(name, num_classes, spec.dropout, front_end=front_end)
     file = find_weights(name, Path(spec.weights_dir)) if spec.weights_dir else None
     overlay = {"pretrained_cfg_overlay": {"file": str(file)}} if file else {}
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries; what matters is said below
     try:
         model = Classifier(name, num_classes, spec.dropout, {"pretrained": True, **overlay}, front_end)
         missing = _missing_tensors(model, file) if file else []

@@ -1,5 +1,6 @@
 """Everything that can be wrong with a run's input, found and listed before anything is done."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from melgpu import backbone, manifest, report
@@ -53,14 +54,28 @@ def unreadable(paths: list[Path], settings: Recipe) -> list[str | None]:
 
 
 def _missing_weights(settings: Recipe) -> list[str]:
+    """What keeps the networks from their ImageNet weights; downloads what is not there yet."""
     spec, problems = settings.backbone, []
-    if spec.pretrained and spec.weights_dir:
-        for name in sorted({name for number in settings.rounds for name in number.backbones}):
-            try:
-                backbone.find_weights(name, Path(spec.weights_dir))
-            except InputError as error:
-                problems += error.problems
+    names = sorted({name for number in settings.rounds for name in number.backbones}) if spec.pretrained else []
+    if spec.weights_dir or not names:
+        return [
+            problem for name in names for problem in _problems_of(backbone.find_weights, name, Path(spec.weights_dir))
+        ]
+    with report.progress("fetching ImageNet weights", len(names), "networks") as tracker:
+        for name in names:
+            problems = _problems_of(backbone.build, name, 2, spec)
+            tracker.advance(1, name)
+            if problems:
+                break  # what ails one download ails all
     return problems
+
+
+def _problems_of(call: Callable, *arguments) -> list[str]:
+    try:
+        call(*arguments)
+    except InputError as error:
+        return error.problems
+    return []
 
 
 def _note_dense_classes(tracks: Manifest, settings: Recipe) -> None:

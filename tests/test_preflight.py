@@ -52,3 +52,17 @@ def test_dense_classes_that_the_data_lacks_are_noted(tmp_path, capsys):
     tracks = gather(tmp_path, train=write_list(tmp_path / "train.csv", rows))
     assert len(tracks) == 6
     assert "dense_classes names gamelan, which the labels do not have" in capsys.readouterr().out
+
+
+def test_weights_are_fetched_before_training(tmp_path, monkeypatch):
+    asked = []
+
+    def offline(name, num_classes, spec):
+        asked.append(name)
+        raise InputError(f"{name}: ImageNet weights could not be downloaded")
+
+    monkeypatch.setattr(preflight.backbone, "build", offline)
+    rows = [(write_audio(tmp_path / f"{i}.wav", 1, seed=i).name, "ab"[i % 2]) for i in range(6)]
+    with pytest.raises(InputError, match="resnet50: ImageNet weights could not be downloaded"):
+        gather(tmp_path, settings("backbone.pretrained=true"), train=write_list(tmp_path / "train.csv", rows))
+    assert asked == ["resnet50"]
