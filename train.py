@@ -88,7 +88,7 @@ def train_job(run, job, stream, features, front_end: dict, title: str, tracker) 
     """Train one network on one fold to its end, from its last whole epoch; `front_end` are the pictures' figures."""
     import torch
 
-    from melgpu import backbone, report, training, windows
+    from melgpu import backbone, keeping, report, training, windows
     from melgpu.run import class_numbers
 
     recipe, optim = run.recipe, run.recipe.optim_for(job.backbone)
@@ -108,7 +108,7 @@ def train_job(run, job, stream, features, front_end: dict, title: str, tracker) 
     own = backbone.own_front_end(recipe)
     model = backbone.build(job.backbone, len(run.class_names), recipe.backbone, own).to(stream.device)
     state = training.start(model, optim)
-    run.resume(job, state)
+    keeping.resume(run, job, state)
     tracker.skip(state.progress.epoch * epoch_windows)
     steps = training.fit(
         state, own or features, train_batches, valid_batches, labels, optim, recipe.augment, recipe.seed
@@ -118,13 +118,13 @@ def train_job(run, job, stream, features, front_end: dict, title: str, tracker) 
         if record is None:
             tracker.advance(min(optim.batch_size, epoch_windows), where)
         else:
-            run.keep(job, state, front_end)
+            keeping.keep(run, job, state, front_end)
             report.say(
                 f"{title}, epoch {record['epoch']}/{optim.max_epochs}: loss {record['loss']:.3f}, "
                 f"accuracy on validation windows {record['window_accuracy']:.3f}"
             )
     tracker.skip((optim.max_epochs - state.progress.epoch) * epoch_windows)
-    run.finish(job, state)
+    keeping.finish(run, job, state)
 
 
 if __name__ == "__main__":

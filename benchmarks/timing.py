@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from melgpu import files, run
+from melgpu import environment, files
 
 SCHEMA = 1
 
@@ -62,7 +62,7 @@ def machine(device: torch.device) -> dict:
     """What a result was taken on."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name()
     return {
-        **run.environment(str(device)),
+        **environment.describe(str(device)),
         "schema": SCHEMA,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "device": name,

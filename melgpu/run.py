@@ -9,24 +9,18 @@ submission.csv submission-private.csv
 """
 
 import json
-import platform
-import subprocess
 import tomllib
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
-from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 
-from melgpu import checkpoint, files, manifest, predictions, pseudo, recipe, windows
+from melgpu import checkpoint, environment, files, manifest, predictions, pseudo, recipe, windows
 from melgpu.errors import InputError
 from melgpu.manifest import Manifest
 from melgpu.recipe import Recipe, RoundSpec
-from melgpu.training import Training
 from melgpu.windows import Order
-
-PACKAGES = ("torch", "torchaudio", "nnAudio", "timm", "numpy", "lightgbm", "soundfile", "soxr", "scikit-learn")
 
 
 @dataclass(frozen=True)
@@ -145,35 +139,6 @@ class Run:
         public = np.array([self.manifest.splits[row] == "public" for row in rows], bool)
         return windows.prediction_order(rows, public, self.recipe.audio, self.recipe.windows)
 
-    def keep(self, job: Job, training: Training, front_end: dict) -> None:
-        """Write a training as it stands after an epoch: the best weights first, then what resuming needs.
-
-        `front_end` are the figures of the pictures that it trains on (see `parity.figures`).
-        """
-        folder, about = self.job_folder(job), self._about(job, training) | {"front_end": front_end}
-        if training.progress.improved:
-            checkpoint.save(self.checkpoint(job), training.model.state_dict(), about)
-        if not training.progress.finished(self.recipe.optim_for(job.backbone)):
-            tensors, state = training.state()
-            checkpoint.save(folder / "last.safetensors", tensors, about | {"training": state})
-        lines = [",".join(training.log[0]), *(",".join(map(str, record.values())) for record in training.log)]
-        files.write_text(folder / "log.csv", "\n".join(lines) + "\n")
-
-    def resume(self, job: Job, training: Training) -> None:
-        """Bring a fresh training to where an interrupted one stood; nothing where none was."""
-        path = self.job_folder(job) / "last.safetensors"
-        if path.exists():
-            tensors, about = checkpoint.load(path)
-            if about["digest"] != self.recipe.digest():
-                raise checkpoint.CheckpointError(f"{path}: made with another recipe")
-            training.restore(tensors, about["training"], self.recipe.optim_for(job.backbone))
-
-    def finish(self, job: Job, training: Training) -> None:
-        """Mark a job as trained."""
-        best = max(training.log, key=lambda record: record["window_accuracy"])
-        files.write_text(self.job_folder(job) / "scores.json", json.dumps(best) + "\n")
-        (self.job_folder(job) / "last.safetensors").unlink(missing_ok=True)
-
     def trained(self, round_number: int) -> list[Job]:
         return [job for job in self.jobs(round_number) if self.is_trained(job)]
 
@@ -204,16 +169,6 @@ class Run:
         """Mark a round as stacked."""
         files.write_text(self.stack_folder(round_number) / "scores.json", json.dumps(scores, indent=1) + "\n")
 
-    def _about(self, job: Job, training: Training) -> dict:
-        return {
-            **asdict(job),
-            "class_names": self.class_names,
-            "recipe": json.loads(self.recipe.to_json()),
-            "digest": self.recipe.digest(),
-            "scores": training.log[-1],
-            "environment": json.loads((self.folder / "environment.json").read_text(encoding="utf-8")),
-        }
-
 
 def class_numbers(tracks: Manifest, class_names: list[str]) -> np.ndarray:
     """Each row's class number, shape (N,), -1 where the label is unknown."""
@@ -225,7 +180,7 @@ def create(folder: Path, settings: Recipe, tracks: Manifest, device_name: str) -
     """Write what a new run is made of; the recipe comes last and makes it a run."""
     with files.replacing(folder / "manifest.csv") as temporary:
         manifest.save(tracks, temporary)
-    files.write_text(folder / "environment.json", json.dumps(environment(device_name), indent=1) + "\n")
+    files.write_text(folder / "environment.json", json.dumps(environment.describe(device_name), indent=1) + "\n")
     files.write_text(folder / "recipe.toml", settings.to_toml())
     return Run(folder, settings, tracks)
 
@@ -263,22 +218,3 @@ def refuse_other_recipe(folder: Path, wanted: Recipe) -> None:
     raise InputError(
         f"{folder} was made with another recipe ({'; '.join(changes)}): choose another --run, or leave the change out"
     )
-
-
-def environment(device_name: str) -> dict:
-    """What the run was started on."""
-    return {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "device": device_name,
-        "packages": {name: metadata.version(name) for name in PACKAGES},
-        "git_commit": _git_commit(),
-    }
-
-
-def _git_commit() -> str | None:
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None

@@ -60,22 +60,27 @@ def test_tensors_that_do_not_fit_are_refused(tmp_path):
             checkpoint.load_into(torch.nn.Linear(3, 2), tensors, tmp_path / "x")
 
 
-def test_an_optimizer_survives(tmp_path):
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_an_optimizer_survives(tmp_path, layout):
+    def fresh(seed):
+        torch.manual_seed(seed)
+        model = torch.nn.Conv2d(3, 5, 3).to(memory_format=layout)
+        return model, torch.optim.Adam(model.parameters(), lr=0.1 * seed, fused=True)
+
     def step(model, optimizer):
-        model(torch.ones(1, 3)).sum().backward()
+        optimizer.zero_grad()
+        model(torch.arange(75.0).view(1, 3, 5, 5)).square().sum().backward()
         optimizer.step()
 
-    model = torch.nn.Linear(3, 2)
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.1, fused=True)
+    model, optimizer = fresh(1)
     step(model, optimizer)
     tensors, groups = checkpoint.pack_optimizer(optimizer)
     checkpoint.save(tmp_path / "x", tensors, {"groups": groups})
-    twin = torch.nn.Linear(3, 2)
+    twin, other = fresh(2)
     twin.load_state_dict(model.state_dict())
-    other = torch.optim.Adam(twin.parameters(), lr=0.5, fused=True)
     loaded, about = checkpoint.load(tmp_path / "x")
     checkpoint.unpack_optimizer(other, loaded, about["groups"])
-    model.zero_grad()
-    step(model, optimizer)
-    step(twin, other)
+    for _ in range(3):
+        step(model, optimizer)
+        step(twin, other)
     assert torch.equal(model.weight, twin.weight)

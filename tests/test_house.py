@@ -6,7 +6,7 @@ import pytest
 from conftest import ROOT, call
 
 FLOORS = [
-    {"errors", "files", "kernels"},
+    {"environment", "errors", "files", "kernels"},
     {"recipe", "metrics", "manifest", "checkpoint", "predictions", "pseudo", "cli"},
     {"windows", "features", "augment", "decode", "song"},
     {"backbone", "bank", "parity"},
@@ -15,7 +15,7 @@ FLOORS = [
     {"inference"},
     {"training", "stacking"},
     {"report", "run"},
-    {"preflight", "ensemble", "demo"},
+    {"preflight", "ensemble", "keeping", "demo"},
 ]
 HOMES = {
     "nnAudio": {"features"},

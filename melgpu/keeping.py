@@ -1,0 +1,52 @@
+"""What a training leaves in its job's folder: the best weights, its log, and what it needs to go on.
+
+Order of writing: best.safetensors, last.safetensors, log.csv after each epoch; scores.json marks the end, and
+last.safetensors goes. Killed anywhere between, a training goes on from the last whole epoch to the same end.
+"""
+
+import json
+from dataclasses import asdict
+
+from melgpu import checkpoint, files
+from melgpu.run import Job, Run
+from melgpu.training import Training
+
+
+def keep(run: Run, job: Job, training: Training, front_end: dict) -> None:
+    """Write a training as it stands after an epoch; `front_end` are its pictures' figures (see `parity.figures`)."""
+    folder, about = run.job_folder(job), _about(run, job, training) | {"front_end": front_end}
+    if training.progress.improved:
+        checkpoint.save(run.checkpoint(job), training.model.state_dict(), about)
+    if not training.progress.finished(run.recipe.optim_for(job.backbone)):
+        tensors, state = training.state()
+        checkpoint.save(folder / "last.safetensors", tensors, about | {"training": state})
+    lines = [",".join(training.log[0]), *(",".join(map(str, record.values())) for record in training.log)]
+    files.write_text(folder / "log.csv", "\n".join(lines) + "\n")
+
+
+def resume(run: Run, job: Job, training: Training) -> None:
+    """Bring a fresh training to where an interrupted one stood; nothing where none was. Raises CheckpointError."""
+    path = run.job_folder(job) / "last.safetensors"
+    if path.exists():
+        tensors, about = checkpoint.load(path)
+        if about.get("digest") != run.recipe.digest():
+            raise checkpoint.CheckpointError(f"{path}: made with another recipe")
+        training.restore(tensors, about["training"], run.recipe.optim_for(job.backbone))
+
+
+def finish(run: Run, job: Job, training: Training) -> None:
+    """Mark a job as trained."""
+    best = max(training.log, key=lambda record: record["window_accuracy"])
+    files.write_text(run.job_folder(job) / "scores.json", json.dumps(best) + "\n")
+    (run.job_folder(job) / "last.safetensors").unlink(missing_ok=True)
+
+
+def _about(run: Run, job: Job, training: Training) -> dict:
+    return {
+        **asdict(job),
+        "class_names": run.class_names,
+        "recipe": json.loads(run.recipe.to_json()),
+        "digest": run.recipe.digest(),
+        "scores": training.log[-1],
+        "environment": json.loads((run.folder / "environment.json").read_text(encoding="utf-8")),
+    }

@@ -1,0 +1,41 @@
+from dataclasses import replace
+
+import pytest
+from test_run import made  # noqa: F401
+from test_training import OPTIM, fresh, run, same_weights
+
+from melgpu import checkpoint, keeping
+
+
+@pytest.fixture
+def short(made):  # noqa: F811
+    """A run whose recipe trains as the tests of training do."""
+    return replace(made, recipe=made.recipe.model_copy(update={"optim": OPTIM}))
+
+
+def test_kept_resumed_and_finished(short):
+    job, whole, cut = short.jobs(1)[0], fresh(), fresh()
+    run(whole)
+    for _ in range(2):  # killed after its first epoch, and after its second
+        run(cut, epochs=1)
+        keeping.keep(short, job, cut, {"engine": "fft"})
+        cut = fresh()
+        keeping.resume(short, job, cut)
+    run(cut)
+    keeping.keep(short, job, cut, {"engine": "fft"})
+    keeping.finish(short, job, cut)
+    assert same_weights(cut.model, whole.model)
+    assert short.is_trained(job)
+    left = sorted(path.name for path in short.job_folder(job).iterdir())
+    assert left == ["best.safetensors", "log.csv", "scores.json"]
+    assert len((short.job_folder(job) / "log.csv").read_text().splitlines()) == 1 + OPTIM.max_epochs
+    _, about = checkpoint.load(short.checkpoint(job))
+    assert (about["front_end"], about["digest"]) == ({"engine": "fft"}, short.recipe.digest())
+
+
+def test_a_training_of_another_recipe_is_refused(short, made):  # noqa: F811
+    job, state = short.jobs(1)[0], fresh()
+    run(state, epochs=1)
+    keeping.keep(short, job, state, {})
+    with pytest.raises(checkpoint.CheckpointError, match="made with another recipe"):
+        keeping.resume(made, job, fresh())
