@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
+from melgpu.augment import mirrored
 from melgpu.errors import InputError
 from melgpu.stream import Batch
 
@@ -44,5 +45,5 @@ def _pictures(model: nn.Module, batch: Batch, shared: Tensor) -> Tensor:
 
 def _views(model: nn.Module, images: Tensor, flip: bool, bfloat16: bool) -> Tensor:
     with torch.autocast(images.device.type, torch.bfloat16, enabled=bfloat16):
-        logits = [model(images), model(images.flip(-1))] if flip else [model(images)]
+        logits = [model(images), model(mirrored(images))] if flip else [model(images)]
     return torch.stack([view.float().softmax(1) for view in logits]).mean(0)

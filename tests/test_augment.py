@@ -1,6 +1,6 @@
 import torch
 
-from melgpu.augment import augment
+from melgpu.augment import augment, mirrored
 from melgpu.recipe import AugmentSpec
 
 
@@ -27,3 +27,17 @@ def test_probability_0_and_1_are_certain():
     images, kept = views(0.0, 1)
     assert torch.equal(kept, images)
     assert torch.equal(views(1.0, 1)[1], images.flip(-1))
+
+
+def test_replicated_channels_stay_views_of_one():
+    single = torch.rand(6, 1, 8, 8, generator=torch.Generator().manual_seed(2))
+    replicated = single.expand(-1, 3, -1, -1)
+    for call in (mirrored, lambda images: augment(images, AugmentSpec(flip_probability=0.5), seeded())):
+        views = call(replicated)
+        assert torch.equal(views, call(replicated.contiguous()))
+        assert views.untyped_storage().nbytes() == single.untyped_storage().nbytes()
+    assert torch.equal(mirrored(replicated), replicated.flip(-1))
+
+
+def seeded() -> torch.Generator:
+    return torch.Generator().manual_seed(5)
