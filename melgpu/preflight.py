@@ -5,6 +5,7 @@ from pathlib import Path
 
 from melgpu import backbone, manifest, report
 from melgpu.errors import InputError
+from melgpu.features import LogMel
 from melgpu.manifest import Listing, Manifest
 from melgpu.recipe import Recipe
 from melgpu.stream import find_problems
@@ -13,7 +14,7 @@ from melgpu.stream import find_problems
 def gather(sources: dict[str, Path | None], data: Path | None, settings: Recipe) -> Manifest:
     """Read the lists of all splits, look at every file, and draw the folds.
 
-    Raises InputError with all problems: of the lists if there are any, else of the tracks, their audio and the weights.
+    Raises InputError with all problems: of the lists if there are any, else of tracks, audio, weights and pictures.
     """
     listings, problems = _read_lists(sources, data)
     if problems:
@@ -24,6 +25,7 @@ def gather(sources: dict[str, Path | None], data: Path | None, settings: Recipe)
         problems = error.problems
     paths = dict.fromkeys(path for listing in listings.values() for path in listing.paths if path.is_file())
     problems += [*filter(None, unreadable(list(paths), settings)), *_missing_weights(settings)]
+    problems += _problems_of(LogMel, settings.mel, settings.audio.sample_rate)
     if problems:
         raise InputError(problems)
     _note_dense_classes(tracks, settings)
