@@ -1,0 +1,52 @@
+import signal
+
+import pytest
+import torch
+
+from melgpu import cli
+from melgpu.errors import InputError
+
+
+@pytest.fixture(autouse=True)
+def handlers():
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+def ending(error: BaseException | int | None):
+    def main():
+        if isinstance(error, BaseException):
+            raise error
+        return error
+
+    return main
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (None, 0, ""),
+        (2, 2, ""),
+        (InputError(["a is wrong", "b is wrong"]), 2, "error: a is wrong\nerror: b is wrong\n2 problems\n"),
+        (OSError(28, "No space left on device", "best.safetensors"), 1, "No space left on device: 'best.safetensors'"),
+        (KeyboardInterrupt(), 130, "interrupted; what was finished is kept"),
+    ],
+)
+def test_every_end_has_its_exit_code(error, code, said, capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.run(ending(error))
+    assert caught.value.code == code
+    assert said in capsys.readouterr().err
+
+
+def test_a_bug_shows_its_traceback():
+    with pytest.raises(ZeroDivisionError):
+        cli.run(lambda: 1 // 0)
+
+
+def test_devices():
+    assert cli.pick_device("cpu") == torch.device("cpu")
+    assert cli.pick_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+    with pytest.raises(InputError, match="--device tpu"):
+        cli.pick_device("tpu")
