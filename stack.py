@@ -36,25 +36,30 @@ def stack_round(run, number: int) -> None:
     from melgpu import report
     from melgpu.run import class_numbers
 
-    matrices = {fold: load_matrix(run, number, fold) for fold in run.spec(number).folds}
+    loaded = {fold: load_members(run, number, fold) for fold in run.spec(number).folds}
+    matrices = {fold: matrix_of(run, members) for fold, members in loaded.items()}
+    lost = np.any([member.lost for members in loaded.values() for member in members], axis=0)
     truth = class_numbers(run.manifest, run.class_names)
     valid, test = [], []
     fits = len(matrices) * len(run.spec(number).blend)
     with report.progress(f"round {number}: stacking", fits, "stackers") as tracker:
         for fold, matrix in matrices.items():
-            fold_valid, fold_test = stack_fold(run, number, fold, matrix, tracker)
-            valid.append((fold_valid, truth[run.fold_rows(fold)[1]]))
+            train_rows, valid_rows = (rows[~lost[rows]] for rows in run.round_rows(number, fold))
+            fold_valid, fold_test = stack_fold(run, number, fold, matrix, train_rows, valid_rows, tracker)
+            valid.append((fold_valid, truth[valid_rows]))
             test.append(fold_test)
     judged = {name: np.mean([fold[name] for fold in test], axis=0) for name in test[0]}
+    for probs in judged.values():
+        probs[lost[run.test_rows]] = run.prior
     scores = score_validation(valid)
     for split in run.test_splits:
         score_test(scores, split, judged, run.manifest.rows(split), run.test_rows, truth)
-    leave_behind(run, number, judged["blend"])
+    leave_behind(run, number, judged["blend"], lost)
     run.finish_round(number, scores)
 
 
-def load_matrix(run, number: int, fold: int):
-    """Track probabilities of a fold's networks, shape (N, K, C), one row a row of the manifest. Raises InputError."""
+def load_members(run, number: int, fold: int) -> list:
+    """The predictions of a fold's networks. Raises InputError where some are missing."""
     from melgpu import predictions
     from melgpu.errors import InputError
 
@@ -63,21 +68,22 @@ def load_matrix(run, number: int, fold: int):
     if missing:
         names = (f"round {number}: no predictions of {name} as it is now" for name in missing)
         raise InputError([*names, f"run python train.py and python predict.py with --run {run.folder} first"])
-    members = [predictions.load(run.predictions_path(job)) for job in jobs]
+    return [predictions.load(run.predictions_path(job)) for job in jobs]
+
+
+def matrix_of(run, members: list):
+    """Track probabilities of a fold's networks, shape (N, K, C), one row a row of the manifest. Raises InputError."""
+    from melgpu import predictions
+
     return predictions.align(members, run.manifest.ids, run.class_names, run.recipe.digest())
 
 
-def stack_fold(run, number: int, fold: int, matrix, tracker) -> tuple[dict, dict]:
+def stack_fold(run, number: int, fold: int, matrix, train_rows, valid_rows, tracker) -> tuple[dict, dict]:
     """Fit and save one fold's stackers; probabilities of its validation tracks (out of fold) and of the test tracks."""
-    import numpy as np
-
     from melgpu import stacking
     from melgpu.run import class_numbers
 
-    spec, (tracks, pseudo_rows) = run.spec(number), run.labelled(number)
-    labels = class_numbers(tracks, run.class_names)
-    train_rows, valid_rows = run.fold_rows(fold)
-    train_rows = np.concatenate([train_rows, pseudo_rows])
+    spec, labels = run.spec(number), class_numbers(run.labelled(number)[0], run.class_names)
     sides = (matrix[train_rows], labels[train_rows]), (matrix[valid_rows], labels[valid_rows])
     stack, out_of_fold = stacking.Stack(matrix.shape[1], matrix.shape[2]), {}
     for name in spec.blend:
@@ -123,18 +129,24 @@ def score_test(scores: dict, split: str, judged: dict, rows, test_rows, truth) -
             scores[name][split] = (accuracy(probs[known], truth[test_rows][known]), int(known.sum()))
 
 
-def leave_behind(run, number: int, probs) -> None:
-    """Pseudo labels where another round follows, submissions after the last; `probs` of the test rows, (T, C)."""
-    from melgpu import pseudo, report
+def leave_behind(run, number: int, probs, lost) -> None:
+    """Pseudo labels where another round follows, submissions after the last; `probs` of the test rows, (T, C).
+
+    A track in `lost`, (N,) bool, gave nothing to hear: its answer is the training tracks' commonest class.
+    """
+    from melgpu import pseudo, quarantine, report
 
     split_of = [run.manifest.splits[row] for row in run.test_rows]
     ids = [run.manifest.ids[row] for row in run.test_rows]
     if number < len(run.recipe.rounds):
-        public = [i for i, split in enumerate(split_of) if split == "public"]
+        heard = ~lost[run.test_rows]
+        public = [i for i, split in enumerate(split_of) if split == "public" and heard[i]]
         chosen = pseudo.select([ids[i] for i in public], probs[public], run.class_names, run.recipe.pseudo.threshold)
         pseudo.save(chosen, run.pseudo_path(number), number, run.recipe.digest())
         report.say(f"Round {number}: {len(chosen)} of {len(public)} public test tracks get a pseudo label")
         return
+    if flaws := quarantine.load(run.quarantine_path):
+        report.say(quarantine.summary(flaws, run.quarantine_path))
     for split, path in run.submissions.items():
         rows = [i for i, own in enumerate(split_of) if own == split]
         report.write_submission(path, [ids[i] for i in rows], [run.class_names[c] for c in probs[rows].argmax(axis=1)])

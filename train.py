@@ -21,7 +21,7 @@ def parse_args():
     new.add_argument("--labels", type=Path, metavar="CSV_OR_DIR", help="training tracks: file,label or class folders")
     new.add_argument("--test", type=Path, metavar="CSV_OR_DIR", help="the public test set, source of pseudo labels")
     new.add_argument("--private", type=Path, metavar="CSV_OR_DIR", help="the private test set")
-    new.add_argument("--data", type=Path, metavar="DIR", help="where the files that the CSVs name lie")
+    new.add_argument("--data", metavar="DIR_OR_URL", help="where the files that the CSVs name lie")
     new.add_argument(
         "--recipe",
         action="append",
@@ -37,7 +37,8 @@ def parse_args():
 
 def open_or_create(args, device):
     """The run in args.run; a new one is made of the recipe and the tracks that the flags name."""
-    from melgpu import preflight, recipe, report, run
+    from melgpu import preflight, quarantine, recipe, report, run
+    from melgpu.bank import open_bank
     from melgpu.errors import InputError
 
     if run.exists(args.run):
@@ -46,17 +47,25 @@ def open_or_create(args, device):
             report.say(f"{args.run} keeps the tracks it was made with; ignored: --{' --'.join(ignored)}")
         if args.recipe:
             run.refuse_other_recipe(args.run, recipe.load(args.recipe, args.overrides))
-        return run.open_run(args.run, args.overrides)
+        opened = run.open_run(args.run, args.overrides)
+        preflight.fill(opened.bank, opened.manifest.paths, opened.recipe)
+        return opened
     if not args.labels:
         raise InputError(f"{args.run}: a new run needs --labels: a CSV of file,label or a folder of class folders")
     settings = recipe.load(args.recipe, args.overrides)
     sources = {"train": args.labels, "public": args.test, "private": args.private}
-    return run.create(args.run, settings, preflight.gather(sources, args.data, settings), str(device))
+    bank = open_bank(args.run / "bank", settings.audio, settings.stream)
+    tracks, flaws = preflight.gather(sources, args.data, settings, bank)
+    made = run.create(args.run, settings, tracks, str(device))
+    quarantine.note(made.quarantine_path, flaws)
+    if flaws:
+        report.say(quarantine.summary(flaws, made.quarantine_path))
+    return made
 
 
 def main() -> None:
     args = parse_args()
-    from melgpu import parity, report
+    from melgpu import parity, preflight, report
     from melgpu.features import LogMel
     from melgpu.stream import Stream
 
@@ -71,12 +80,12 @@ def main() -> None:
     front_end = parity.figures(features, run.recipe.audio.sample_rate, device)
     parity.refuse_inexact(front_end)
     total = sum(run.recipe.optim_for(job.backbone).max_epochs * run.epoch_windows(job) for job in missing)
-    with (
-        Stream(run.manifest.paths, run.recipe.audio, run.recipe.stream, device, run.folder / "bank") as stream,
-        report.progress(f"round {run.current_round}: training {len(missing)} networks", total, "windows") as tracker,
-    ):
-        for number, job in enumerate(missing, start=1):
-            train_job(run, job, stream, features, front_end, f"{number}/{len(missing)} {job.name}", tracker)
+    title = f"round {run.current_round}: training {len(missing)} networks"
+    with Stream(run.manifest.paths, run.recipe.audio, run.recipe.stream, device, run.bank) as stream:
+        preflight.reside(stream, run.labelled_rows(run.current_round))
+        with report.progress(title, total, "windows") as tracker:
+            for number, job in enumerate(missing, start=1):
+                train_job(run, job, stream, features, front_end, f"{number}/{len(missing)} {job.name}", tracker)
     left = [job for job in run.jobs(run.current_round) if not run.is_trained(job)]
     script = "train.py" if left else "predict.py"
     report.say(
@@ -88,7 +97,7 @@ def train_job(run, job, stream, features, front_end: dict, title: str, tracker) 
     """Train one network on one fold to its end, from its last whole epoch; `front_end` are the pictures' figures."""
     import torch
 
-    from melgpu import backbone, keeping, report, training, windows
+    from melgpu import backbone, keeping, quarantine, report, training, windows
     from melgpu.run import class_numbers
 
     recipe, optim = run.recipe, run.recipe.optim_for(job.backbone)
@@ -98,7 +107,7 @@ def train_job(run, job, stream, features, front_end: dict, title: str, tracker) 
     epoch_windows = run.epoch_windows(job)
 
     def train_batches(epoch: int):
-        order = windows.shuffled(train_order, optim.shuffle_tracks, recipe.seed, epoch)
+        order = windows.shuffled(train_order, recipe.shuffle_tracks_for(job.backbone), recipe.seed, epoch)
         return stream.batches(windows.whole_batches(order, optim.batch_size), window_samples, optim.batch_size)
 
     def valid_batches():
@@ -119,6 +128,7 @@ def train_job(run, job, stream, features, front_end: dict, title: str, tracker) 
             tracker.advance(min(optim.batch_size, epoch_windows), where)
         else:
             keeping.keep(run, job, state, front_end)
+            quarantine.note(run.quarantine_path, stream.flaws.values())
             report.say(
                 f"{title}, epoch {record['epoch']}/{optim.max_epochs}: loss {record['loss']:.3f}, "
                 f"accuracy on validation windows {record['window_accuracy']:.3f}"

@@ -19,7 +19,7 @@ from rich.table import Table
 
 from benchmarks import reference, timing
 from melgpu import cli, recipe, windows
-from melgpu.decode import decode
+from melgpu.decode import conform, decode
 from melgpu.features import LogMel
 from melgpu.parity import MAX_DB, MEAN_DB
 from melgpu.recipe import Recipe
@@ -30,9 +30,7 @@ BANDS = ("low", "middle", "high")  # thirds of the mel bands
 def cut(path: Path, settings: Recipe) -> Iterator[np.ndarray]:
     """The windows by which a file is judged."""
     audio = settings.audio
-    whole = windows.conform(
-        decode(path, audio.sample_rate, audio.track_s), windows.samples(audio.track_s, audio.sample_rate)
-    )
+    whole = conform(decode(path, audio.sample_rate, audio.track_s), windows.samples(audio.track_s, audio.sample_rate))
     order = windows.prediction_order(np.array([0]), np.array([False]), audio, settings.windows)
     for start in order.starts:
         yield whole[start : start + windows.samples(settings.windows.window_s, audio.sample_rate)]

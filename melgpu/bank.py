@@ -1,37 +1,199 @@
-"""Decoded PCM on disk, memory-mapped: a cache that can be deleted at any time without changing a result.
+"""Decoded PCM of all tracks: in one memory-mapped file that can be deleted at any time, or resident on the device.
 
-One .npy file a track, float32, named by a hash of all that decides its samples; written whole or not at all, so that
-jobs may share a bank and a killed one leaves nothing half-written.
+The file is a row of slots, each one conformed track in float32; a journal beside it says which track lies where. A
+track's key holds path, size and time stamp, the files' names rate, length and decoder version. Samples are synced
+before the journal names them, and slots are never written twice once named: a job that is killed, a full disk or a
+second job at the same time leaves nothing wrong, and what is there is used.
 """
 
+import collections
+import contextlib
+import fcntl
 import hashlib
+import json
 import os
+import shutil
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
-from melgpu import files
+from melgpu import remote, worker
 from melgpu.decode import VERSION
+from melgpu.errors import InputError
+from melgpu.pool import Pool, WorkerLost
+from melgpu.quarantine import Flaw
+from melgpu.recipe import AudioSpec, StreamSpec
+from melgpu.windows import Order, samples
+
+SYNC_EVERY = 16  # tracks
+
+
+def open_bank(folder: Path, audio: AudioSpec, spec: StreamSpec) -> "Bank | None":
+    """The bank that a recipe asks for; None where it asks for none."""
+    return None if spec.bank == "off" else Bank(folder, audio.sample_rate, samples(audio.track_s, audio.sample_rate))
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Where a track lies, and its flaw if only its beginning could be read."""
+
+    slot: int
+    flaw: Flaw | None
 
 
 class Bank:
-    """Waves of tracks at one sample rate, cut to one length."""
+    """Waves of tracks at one sample rate, conformed to one length."""
 
-    def __init__(self, folder: Path, sample_rate: int, max_s: float):
-        self.folder, self.sample_rate, self.max_s = folder, sample_rate, max_s
+    def __init__(self, folder: Path, sample_rate: int, num_samples: int):
+        self.folder, self.sample_rate, self.num_samples = folder, sample_rate, num_samples
+        self.pcm = folder / f"pcm-{sample_rate}-{num_samples}-v{VERSION}.f32"
+        self.journal = self.pcm.with_suffix(".jsonl")
+        self.entries: dict[str, Entry] = {}
+        self.waves = np.empty((0, num_samples), np.float32)
+        self._refresh()
 
-    def get(self, path: Path) -> np.ndarray | None:
-        """The wave of a file, shape (T,), memory-mapped; None where it is not in the bank."""
+    @property
+    def slot_bytes(self) -> int:
+        return 4 * self.num_samples
+
+    def find(self, path: str) -> Entry | None:
+        """Where a file's samples lie in `waves`; None where they do not, or the file has changed."""
+        return self.entries.get(_key(path))
+
+    def fill(self, paths: Iterable[str], pool: Pool) -> Iterator[Flaw | None]:
+        """Decode what is missing; yields each file's flaw, in order. Waits for another job that fills the same bank.
+
+        A file that gives nothing is tried again the next time. Raises InputError where the disk is too small.
+        """
+        paths = list(paths)
+        with self._locked():
+            self._refresh()
+            self._refuse_small_disk(sum(self.find(path) is None for path in paths))
+            yield from self._fill(paths, pool)
+            self._refresh()
+
+    def _fill(self, paths: list[str], pool: Pool) -> Iterator[Flaw | None]:
+        free = collections.deque([1 + max((entry.slot for entry in self.entries.values()), default=-1)])
+        pending, done = collections.deque(), []
         try:
-            return np.load(self._place(path), mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, EOFError):  # absent or damaged: decode again
-            return None
+            for path in [*paths, *[None] * 2 * max(1, pool.workers)]:  # the end pushes the last ones out
+                if path is not None:
+                    pending.append(self._submit(path, free, pool))
+                if pending and (path is None or len(pending) > 2 * pool.workers):
+                    yield self._take(*pending.popleft(), free, done)
+                if len(done) >= SYNC_EVERY:
+                    self._sync(done)
+        finally:
+            for _, _, future in pending:  # nobody may write any more when the lock is given up
+                if future and not future.cancel():
+                    future.exception()
+            self._sync(done)
 
-    def put(self, path: Path, wave: np.ndarray) -> None:
-        with files.replacing(self._place(path)) as temporary, open(temporary, "wb") as file:
-            np.save(file, wave, allow_pickle=False)
+    def _submit(self, path: str, free: collections.deque, pool: Pool) -> tuple:
+        found = self.find(path)
+        if found:
+            return path, found, None
+        slot = free.popleft()
+        if not free:
+            free.append(slot + 1)
+        job = (path, self.sample_rate, self.num_samples, str(self.pcm), slot * self.slot_bytes)
+        return path, slot, pool.submit(worker.store, *job)
 
-    def _place(self, path: Path) -> Path:
-        info = os.stat(path)
-        key = (os.path.realpath(path), info.st_size, info.st_mtime_ns, self.sample_rate, self.max_s, VERSION)
-        return self.folder / f"{hashlib.sha256(repr(key).encode()).hexdigest()[:32]}.npy"
+    def _take(self, path: str, place, future, free: collections.deque, done: list) -> Flaw | None:
+        if future is None:
+            return place.flaw
+        try:
+            flaw = future.result()
+        except WorkerLost as error:
+            flaw = Flaw(path, str(error), 0.0)
+        if flaw and flaw.is_lost:
+            free.appendleft(place)
+        else:
+            done.append((_key(path), Entry(place, flaw)))
+        return flaw
+
+    def _sync(self, done: list[tuple[str, Entry]]) -> None:
+        """Samples first, then the lines that name them."""
+        if not done:
+            return
+        with open(self.pcm, "rb") as file:
+            os.fdatasync(file.fileno())
+        with open(self.journal, "a", encoding="utf-8") as file:
+            for key, entry in done:
+                file.write("\n" + json.dumps({"key": key, **asdict(entry)}))  # a line cut off before stays alone
+            file.flush()
+            os.fdatasync(file.fileno())
+        done.clear()
+
+    def _refresh(self) -> None:
+        """Read the journal, and map as much of the file as is there."""
+        slots = self.pcm.stat().st_size // self.slot_bytes if self.pcm.exists() else 0
+        self.entries = {key: entry for key, entry in self._lines() if entry.slot < slots}
+        if slots:
+            self.waves = np.memmap(self.pcm, np.float32, "r", shape=(slots, self.num_samples))
+
+    def _lines(self) -> Iterator[tuple[str, Entry]]:
+        if not self.journal.exists():
+            return
+        for line in self.journal.read_text(encoding="utf-8", errors="replace").splitlines():
+            with contextlib.suppress(ValueError, KeyError, TypeError):  # a line that was cut off
+                data = json.loads(line)
+                yield data["key"], Entry(int(data["slot"]), Flaw(**data["flaw"]) if data["flaw"] else None)
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with open(self.pcm, "ab") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # the system releases it whatever happens to this process
+            yield
+
+    def _refuse_small_disk(self, missing: int) -> None:
+        needed, free = missing * self.slot_bytes, shutil.disk_usage(self.folder).free
+        if needed > free:
+            raise InputError(
+                f"{self.folder}: the bank needs {needed / 1e9:.1f} GB more and the disk has {free / 1e9:.1f} GB left: "
+                "go without it (--set stream.bank=off)"
+            )
+
+
+class Resident:
+    """Conformed tracks in a device's memory, from which windows are gathered on the device."""
+
+    def __init__(self, rows: np.ndarray, num_samples: int, device: torch.device):
+        try:
+            self._waves = torch.zeros(len(rows), num_samples, device=device)
+        except RuntimeError as error:  # torch says so when memory runs out, on any device
+            need = 4e-9 * len(rows) * num_samples
+            raise InputError(
+                f"{len(rows)} tracks need {need:.1f} GB of {device}'s memory: --set stream.bank=disk ({error})"
+            ) from None
+        self._place = {row: place for place, row in enumerate(rows.tolist())}
+        self._heard = np.zeros(len(rows), bool)
+
+    def put(self, row: int, wave: np.ndarray) -> None:
+        place = self._place[row]
+        self._waves[place] = torch.from_numpy(np.array(wave))
+        self._heard[place] = True
+
+    def has(self, rows: np.ndarray) -> bool:
+        return all(row in self._place for row in np.unique(rows).tolist())
+
+    def gather(self, part: Order, window_samples: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """The windows of `part`, shape (B, T), on the device; and which of them were heard, (B,) bool, on the CPU."""
+        places = np.array([self._place[row] for row in part.tracks.tolist()], np.int64)
+        where = torch.from_numpy(np.stack([places, part.starts])).to(self._waves.device, non_blocking=True)
+        windows = self._waves.unfold(1, window_samples, 1)  # a view: every window that there is
+        return windows[where[0], where[1]], torch.from_numpy(self._heard[places])
+
+
+def _key(path: str) -> str:
+    """What changes when a file does; a URL is taken to stay what it is."""
+    parts: tuple = (path,)
+    if not remote.is_url(path):
+        with contextlib.suppress(OSError, ValueError):
+            info = os.stat(path)
+            parts = os.path.realpath(path), info.st_size, info.st_mtime_ns
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]

@@ -16,7 +16,8 @@ def window_probs(
 ) -> Iterator[tuple[Batch, Tensor]]:
     """Class probabilities of each batch's windows, shape (K, B, C), float32 on the CPU, for K models in eval mode.
 
-    With `flip`, the mean of each picture's and its mirror image's. Features are computed once for all models that share
+    Windows that were not heard (`Batch.heard`) get probabilities, too: of silence, for the caller to replace. With
+    `flip`, the mean of each picture's and its mirror image's. Features are computed once for all models that share
     them.
     """
     for model in models:

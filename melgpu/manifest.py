@@ -1,22 +1,25 @@
 """Which tracks exist: reading CSV or class folders, label order, folds that never split a track (or an artist).
 
 A manifest is columns, one row a track; nothing is decoded. Labels are text as written (`1` and `01` differ); an empty
-label means unknown. Splits are `train`, `public` and `private`; folds count from 0 in `train` and are -1 elsewhere.
+label means unknown. Splits are `train`, `public` and `private`; folds count from 0 in `train` and are -1 elsewhere, and
+for training tracks that cannot be read.
 """
 
 import csv
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
+from melgpu import container
 from melgpu.errors import InputError
+from melgpu.remote import is_url, suffix
 
-AUDIO_SUFFIXES = (".mp3", ".ogg", ".oga", ".opus", ".flac", ".wav")
+AUDIO_SUFFIXES = (".mp3", ".ogg", ".oga", ".opus", ".flac", ".wav", ".aif", ".aiff", *container.SUFFIXES)
 FILE_COLUMNS = ("file", "filename", "path", "id", "track", "name")
 LABEL_COLUMNS = ("label", "class", "genre")
 GROUP_COLUMNS = ("artist",)
@@ -58,16 +61,17 @@ class Listing:
     """What a CSV or a folder says of one split, before files are looked at."""
 
     ids: list[str]
-    paths: list[Path]
+    paths: list[str]  # or URLs
     labels: list[str]
     groups: list[str]
     lines: list[str]  # where each row comes from, for error messages
 
 
-def read_listing(source: Path, data: Path | None, labelled: bool) -> Listing:
+def read_listing(source: Path, data: str | None, labelled: bool) -> Listing:
     """A CSV, or a folder: with one sub-folder a class where `labelled`, of any music otherwise.
 
-    Files of a CSV are looked for below `data`, then beside the CSV. Raises InputError with all malformed rows.
+    Files of a CSV are looked for below `data` (a folder or URL), then beside the CSV; URLs stay as they are. Raises
+    InputError with all malformed rows.
     """
     if source.is_dir():
         return _read_folder(source, labelled)
@@ -91,10 +95,11 @@ def _read_folder(folder: Path, labelled: bool) -> Listing:
     if loose:
         raise InputError(f"{folder / name}: not in a sub-folder that names its class" for name in loose)
     labels = [name.split("/")[0] if labelled else "" for name in ids]
-    return Listing(ids, paths, labels, [""] * len(ids), [str(path) for path in paths])
+    names = [str(path) for path in paths]
+    return Listing(ids, names, labels, [""] * len(ids), names)
 
 
-def _read_csv(source: Path, data: Path | None, labelled: bool) -> Listing:
+def _read_csv(source: Path, data: str | None, labelled: bool) -> Listing:
     try:
         with open(source, newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(file, strict=True)
@@ -132,7 +137,7 @@ def _columns(source: Path, rows: list, labelled: bool) -> tuple[dict[str, int], 
     }  # the first known name wins
     if "file" in columns:
         rows = rows[1:]
-    elif Path(first[0].strip()).suffix.lower() in AUDIO_SUFFIXES:
+    elif suffix(first[0].strip()) in AUDIO_SUFFIXES:
         columns = {"file": 0, "label": 1} if len(first) > 1 else {"file": 0}
     else:
         raise InputError(
@@ -146,19 +151,23 @@ def _columns(source: Path, rows: list, labelled: bool) -> tuple[dict[str, int], 
     return {**columns, "width": len(first)}, rows
 
 
-def _locate(name: str, data: Path | None, beside: Path) -> Path:
-    folders = [folder for folder in (data, data and data / "audio", beside, beside / "audio") if folder]
-    return next((folder / name for folder in folders if (folder / name).is_file()), folders[0] / name)
+def _locate(name: str, data: str | None, beside: Path) -> str:
+    if is_url(name):
+        return name
+    if data and is_url(data):
+        return f"{data.rstrip('/')}/{name}"
+    folders = [*([Path(data), Path(data) / "audio"] if data else []), beside, beside / "audio"]
+    return str(next((folder / name for folder in folders if (folder / name).is_file()), folders[0] / name))
 
 
-def build(listings: dict[str, Listing], num_folds: int, seed: int) -> Manifest:
-    """Join the listings of the splits and draw the folds of the training tracks.
+def build(listings: dict[str, Listing], num_folds: int, seed: int, lost: Collection[str] = ()) -> Manifest:
+    """Join the listings of the splits and draw the folds of the training tracks; paths in `lost` get none.
 
-    Raises InputError with every missing file, duplicate id, class too small for the folds and unknown test label.
+    Raises InputError with every duplicate id, class too small for the folds and unknown test label.
     """
-    problems = [problem for listing in listings.values() for problem in _check_files(listing)]
+    problems = [problem for listing in listings.values() for problem in _check_names(listing)]
     problems += _check_twins(listings)
-    train = listings["train"]
+    train = _without(listings["train"], lost)
     counts = Counter(train.labels)
     problems += _check_artists(train, num_folds)
     problems += [
@@ -173,18 +182,26 @@ def build(listings: dict[str, Listing], num_folds: int, seed: int) -> Manifest:
             problems += _check_labels(listings[split], counts)
     if problems:
         raise InputError(problems)
-    return _join(listings, assign_folds(train.labels, num_folds, seed, train.groups))
+    folds = np.full(len(listings["train"].ids), -1)
+    folds[[path not in lost for path in listings["train"].paths]] = assign_folds(
+        train.labels, num_folds, seed, train.groups
+    )
+    return _join(listings, folds)
 
 
-def _check_files(listing: Listing) -> Iterable[str]:
+def _without(listing: Listing, lost: Collection[str]) -> Listing:
+    kept = [row for row, path in enumerate(listing.paths) if path not in lost]
+    columns = (listing.ids, listing.paths, listing.labels, listing.groups, listing.lines)
+    return Listing(*([column[row] for row in kept] for column in columns))
+
+
+def _check_names(listing: Listing) -> Iterable[str]:
     seen: dict[str, str] = {}
-    for name, path, line in zip(listing.ids, listing.paths, listing.lines, strict=True):
+    for name, line in zip(listing.ids, listing.lines, strict=True):
         if name in seen:
             yield f"{line}: {name} is listed twice (first: {seen[name]})"
         elif not is_utf8(name):
             yield f"{line}: {name!r}: the file's name is not UTF-8"
-        elif not path.is_file():
-            yield f"{line}: {path}: " + ("not a regular file" if path.exists() else "no such file")
         seen.setdefault(name, line)
 
 
@@ -234,7 +251,7 @@ def _join(listings: dict[str, Listing], folds: np.ndarray) -> Manifest:
     sizes = [len(part.ids) for part in parts]
     return Manifest(
         tuple(name for part in parts for name in part.ids),
-        tuple(str(path.absolute()) for part in parts for path in part.paths),
+        tuple(path if is_url(path) else os.path.abspath(path) for part in parts for path in part.paths),
         tuple(label for part in parts for label in part.labels),
         tuple(split for split, size in zip(splits, sizes, strict=True) for _ in range(size)),
         np.concatenate([folds, np.full(sum(sizes[1:]), -1)]),

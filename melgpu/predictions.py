@@ -19,19 +19,21 @@ class Predictions:
     """What one model says of W windows of N tracks; the windows of a track stand together, in order of time.
 
     ids (N,); splits (N,): `train` (the model was fitted on it), `valid`, `public`, `private`;
+    lost (N,) bool: the file gave nothing, its answer is the training tracks' distribution of classes;
     num_windows (N,), at least 1; probs (W, C) with W = sum of num_windows; class_names (C,);
     source: model, fold, round, recipe and checkpoint hash.
     """
 
     ids: tuple[str, ...]
     splits: tuple[str, ...]
+    lost: np.ndarray
     num_windows: np.ndarray
     probs: np.ndarray
     class_names: tuple[str, ...]
     source: dict
 
     def __post_init__(self):
-        assert len(self.ids) == len(self.splits) == len(self.num_windows)
+        assert len(self.ids) == len(self.splits) == len(self.lost) == len(self.num_windows)
         assert self.probs.shape == (self.num_windows.sum(), len(self.class_names))
 
     @property
@@ -47,6 +49,7 @@ def save(predictions: Predictions, path: Path) -> None:
             file,
             ids=np.array(predictions.ids, np.str_),
             splits=np.array(predictions.splits, np.str_),
+            lost=predictions.lost,
             num_windows=predictions.num_windows,
             probs=predictions.probs.astype(np.float32),
             class_names=np.array(predictions.class_names, np.str_),
@@ -61,6 +64,7 @@ def load(path: Path) -> Predictions:
             return Predictions(
                 tuple(data["ids"].tolist()),
                 tuple(data["splits"].tolist()),
+                data["lost"],
                 data["num_windows"],
                 data["probs"],
                 tuple(data["class_names"].tolist()),

@@ -1,40 +1,50 @@
 """Everything that can be wrong with a run's input, found and listed before anything is done."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from melgpu import backbone, manifest, report
+import numpy as np
+
+from melgpu import backbone, manifest, quarantine, report
+from melgpu.bank import Bank
 from melgpu.errors import InputError
 from melgpu.features import LogMel
 from melgpu.manifest import Listing, Manifest
+from melgpu.quarantine import Flaw
 from melgpu.recipe import Recipe
-from melgpu.stream import find_problems
+from melgpu.remote import is_url
+from melgpu.stream import Stream, examine
 
 
-def gather(sources: dict[str, Path | None], data: Path | None, settings: Recipe) -> Manifest:
-    """Read the lists of all splits, look at every file, and draw the folds.
+def gather(
+    sources: dict[str, Path | None], data: str | None, settings: Recipe, bank: Bank | None = None
+) -> tuple[Manifest, list[Flaw]]:
+    """Read the lists of all splits, decode every file (into the bank, where there is one), and draw the folds.
 
-    Raises InputError with all problems: of the lists if there are any, else of tracks, audio, weights and pictures.
+    Returns the tracks and the flaws of files that go into quarantine. Raises InputError with all problems: of form if
+    there are any, else of tracks, audio, weights and pictures.
     """
     listings, problems = _read_lists(sources, data)
     if problems:
         raise InputError(problems)
-    try:
-        tracks = manifest.build(listings, settings.folds.num_folds, settings.folds.seed)
-    except InputError as error:
-        problems = error.problems
-    paths = dict.fromkeys(path for listing in listings.values() for path in listing.paths if path.is_file())
-    problems += [*filter(None, unreadable(list(paths), settings)), *_missing_weights(settings)]
-    problems += _problems_of(LogMel, settings.mel, settings.audio.sample_rate)
+    problems = _problems_of(manifest.build, listings, settings.folds.num_folds, settings.folds.seed)
+    paths = list(dict.fromkeys(path for listing in listings.values() for path in listing.paths))
+    flaws = find_flaws(paths, settings, None if problems else bank)
+    if settings.stream.on_error == "raise":
+        problems += _located(flaws, listings)
+    problems += [*_missing_weights(settings), *_problems_of(LogMel, settings.mel, settings.audio.sample_rate)]
     if problems:
         raise InputError(problems)
+    quarantine.refuse_many(flaws, len(paths), settings.stream.max_broken_share)
+    lost = {path for path, flaw in flaws.items() if flaw.is_lost}
+    tracks = manifest.build(listings, settings.folds.num_folds, settings.folds.seed, lost)
     _note_dense_classes(tracks, settings)
-    return tracks
+    return tracks, list(flaws.values())
 
 
-def _read_lists(sources: dict[str, Path | None], data: Path | None) -> tuple[dict[str, Listing], list[str]]:
+def _read_lists(sources: dict[str, Path | None], data: str | None) -> tuple[dict[str, Listing], list[str]]:
     listings, problems = {}, []
-    if data and not data.is_dir():
+    if data and not is_url(data) and not Path(data).is_dir():
         problems.append(f"--data {data}: no such folder")
     for split, source in sources.items():
         if source:
@@ -45,14 +55,39 @@ def _read_lists(sources: dict[str, Path | None], data: Path | None) -> tuple[dic
     return listings, problems
 
 
-def unreadable(paths: list[Path], settings: Recipe) -> list[str | None]:
-    """What is wrong with each audio file, found by decoding as much of it as the recipe uses; None where it is well."""
-    problems = []
-    with report.progress("looking at the audio files", len(paths), "files") as tracker:
-        for problem in find_problems(paths, settings.audio, settings.stream):
-            problems.append(problem)
+def find_flaws(paths: list[str], settings: Recipe, bank: Bank | None) -> dict[str, Flaw]:
+    """What is wrong with audio files, by path, found by decoding as much of them as the recipe uses."""
+    flaws = {}
+    title = "decoding into the bank" if bank else "looking at the audio files"
+    with report.progress(title, len(paths), "files") as tracker:
+        for path, flaw in zip(paths, examine(paths, settings.audio, settings.stream, bank), strict=True):
             tracker.advance(1)
-    return problems
+            if flaw:
+                flaws[path] = flaw
+    return flaws
+
+
+def fill(bank: Bank | None, paths: Sequence[str], settings: Recipe) -> None:
+    """Decode what the bank lacks; of files that give nothing the stream will say so."""
+    missing = [path for path in paths if bank.find(path) is None] if bank else []
+    if missing:
+        find_flaws(missing, settings, bank)
+
+
+def reside(stream: Stream, rows: np.ndarray) -> None:
+    """Bring the tracks of these rows from the bank into the device's memory, where the recipe says so."""
+    if stream.spec.bank != "gpu":
+        return
+    with report.progress(f"loading the bank into {stream.device}", len(rows), "tracks") as tracker:
+        for _ in stream.reside(rows):
+            tracker.advance(1)
+
+
+def _located(flaws: dict[str, Flaw], listings: dict[str, Listing]) -> Iterator[str]:
+    for listing in listings.values():
+        for path, line in zip(listing.paths, listing.lines, strict=True):
+            if path in flaws:
+                yield str(flaws[path]) if line == path else f"{line}: {flaws[path]}"
 
 
 def _missing_weights(settings: Recipe) -> list[str]:

@@ -68,7 +68,10 @@ class StreamSpec(Spec):
     workers: Annotated[int, Field(ge=0)]
     decode_ahead: Count
     predict_batch_size: Count
-    bank: Literal["off", "disk"]
+    bank: Literal["off", "disk", "gpu"]
+    on_error: Literal["raise", "quarantine"]
+    max_broken_share: Share
+    timeout_s: Positive
 
 
 class BackboneSpec(Spec):
@@ -175,13 +178,18 @@ class Recipe(Spec):
         override = self.optim_overrides.get(backbone)
         return self.optim.model_copy(update=override.model_dump(exclude_none=True)) if override else self.optim
 
+    def shuffle_tracks_for(self, backbone: str) -> int | None:
+        """How many tracks are shuffled together; None for all of them, which a bank makes possible."""
+        return None if self.stream.bank != "off" else self.optim_for(backbone).shuffle_tracks
+
     def to_json(self) -> str:
         """One canonical line of JSON."""
         return json.dumps(self.model_dump(mode="json", exclude_none=True), sort_keys=True)
 
     def digest(self) -> str:
-        """A short hash of all that can change a result; `stream` cannot."""
+        """A short hash of all that can change a result; of `stream` only the order of windows can."""
         settings = self.model_dump(mode="json", exclude_none=True, exclude={"stream"})
+        settings["one_shuffle"] = self.stream.bank != "off"
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
     def to_toml(self) -> str:

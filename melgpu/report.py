@@ -8,7 +8,7 @@ import csv
 import io
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,6 +21,8 @@ from rich.table import Table
 
 from melgpu import files
 from melgpu.metrics import wilson_interval
+from melgpu.quarantine import Flaw
+from melgpu.remote import is_url
 
 LINE_EVERY_S = 10.0
 
@@ -116,15 +118,28 @@ def _score(share: float, count: int) -> str:
     return f"{share:.3f} [dim]{low:.2f}-{high:.2f}[/dim]"
 
 
-def answer_table(paths: Sequence[Path], probs: np.ndarray, class_names: Sequence[str]) -> Table:
+def answer_table(paths: Sequence[str], probs: np.ndarray, class_names: Sequence[str], lost: Sequence[bool]) -> Table:
     """The three likeliest classes of each file, named from the folder that they share; probs (N, C)."""
     table = Table("file", "likeliest", "second", "third", box=SIMPLE)
-    shared = os.path.commonpath([Path(path).absolute().parent for path in paths])
-    for path, own in zip(paths, probs, strict=True):
+    here = [path for path in paths if not is_url(path)]
+    shared = os.path.commonpath([Path(path).absolute().parent for path in here]) if here else ""
+    for path, own, is_lost in zip(paths, probs, lost, strict=True):
         best = own.argsort()[::-1][:3]
-        name = os.path.relpath(path, shared)
-        table.add_row(escape(name), *(f"{escape(class_names[c])} {own[c]:.0%}" for c in best))
+        answers = [f"{escape(class_names[c])} {own[c]:.0%}" for c in best] if not is_lost else ["not readable"]
+        table.add_row(escape(path if is_url(path) else os.path.relpath(path, shared)), *answers)
     return table
+
+
+def write_answers(
+    out: Path, paths: Sequence[str], probs: np.ndarray, class_names: Sequence[str], flaws: Mapping[str, Flaw]
+) -> None:
+    """Probabilities of all classes, (N, C), one row a file; of one that gave nothing the training tracks' shares."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(["file", *class_names, "flaw"])
+    for path, own in zip(paths, probs, strict=True):
+        writer.writerow([path, *(f"{p:.6f}" for p in own), flaws[path].reason if path in flaws else ""])
+    files.write_text(out, text.getvalue())
 
 
 def write_submission(path: Path, ids: Sequence[str], labels: Sequence[str]) -> None:

@@ -6,6 +6,8 @@ round1/predictions/densenet201-fold0.npz
 round1/stack/                        fold0.safetensors, scores.json
 round1/pseudo.csv
 submission.csv submission-private.csv
+quarantine.csv                       broken files, if there are any
+bank/                                decoded tracks, if the recipe wants them kept
 """
 
 import json
@@ -17,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from melgpu import checkpoint, environment, files, manifest, predictions, pseudo, recipe, windows
+from melgpu.bank import Bank, open_bank
 from melgpu.errors import InputError
 from melgpu.manifest import Manifest
 from melgpu.recipe import Recipe, RoundSpec
@@ -92,6 +95,21 @@ class Run:
     def class_names(self) -> list[str]:
         return self.manifest.class_names
 
+    @cached_property
+    def prior(self) -> np.ndarray:
+        """How the training tracks spread over the classes, shape (C,): the answer for a file that gives nothing."""
+        rows = np.flatnonzero(self.manifest.folds >= 0)
+        labels = class_numbers(self.manifest, self.class_names)[rows]
+        return np.bincount(labels, minlength=len(self.class_names)) / len(rows)
+
+    @cached_property
+    def bank(self) -> Bank | None:
+        return open_bank(self.folder / "bank", self.recipe.audio, self.recipe.stream)
+
+    @property
+    def quarantine_path(self) -> Path:
+        return self.folder / "quarantine.csv"
+
     def labelled(self, round_number: int) -> tuple[Manifest, np.ndarray]:
         """The manifest as a round trains on it, and the rows whose pseudo labels come from the round before."""
         if round_number == 1:
@@ -106,6 +124,10 @@ class Run:
         rows = [public[p.id] for p in chosen]
         return manifest.with_labels(self.manifest, rows, [p.label for p in chosen]), np.array(rows, np.int64)
 
+    def labelled_rows(self, round_number: int) -> np.ndarray:
+        """Every row that a round trains or validates on."""
+        return np.concatenate([np.flatnonzero(self.manifest.folds >= 0), self.labelled(round_number)[1]])
+
     def choose_jobs(self, backbone: str | None, fold: int | None) -> list[Job]:
         """The current round's jobs, or those of one backbone or fold. Raises InputError where there is none."""
         assert self.current_round, "all rounds are done"
@@ -117,15 +139,19 @@ class Run:
         return chosen
 
     def fold_rows(self, fold: int) -> tuple[np.ndarray, np.ndarray]:
-        """Training and validation rows of a fold, without pseudo labels."""
-        train = self.manifest.rows("train")
+        """Training and validation rows of a fold, without pseudo labels and tracks that cannot be read."""
+        train = np.flatnonzero(self.manifest.folds >= 0)
         held_out = self.manifest.folds[train] == fold
         return train[~held_out], train[held_out]
 
+    def round_rows(self, round_number: int, fold: int) -> tuple[np.ndarray, np.ndarray]:
+        """Training (with pseudo labels) and validation rows of a fold in a round."""
+        train, valid = self.fold_rows(fold)
+        return np.concatenate([train, self.labelled(round_number)[1]]), valid
+
     def training_order(self, job: Job) -> Order:
         """The windows that a job trains on, not shuffled."""
-        tracks, pseudo_rows = self.labelled(job.round)
-        rows = np.concatenate([self.fold_rows(job.fold)[0], pseudo_rows])
+        tracks, (rows, _) = self.labelled(job.round)[0], self.round_rows(job.round, job.fold)
         labels = [tracks.labels[row] for row in rows]
         return windows.training_order(rows, labels, self.recipe.audio, self.recipe.windows)
 

@@ -1,131 +1,278 @@
 """Tracks to device batches: decode ahead, gather windows, copy.
 
-Data flow: an `Order` of windows -> the tracks in order of first use, decoded ahead by worker processes -> windows cut
-from the decoded tracks -> batches on the device. A track is decoded once, kept until its last window is out, and
-dropped; a bank remembers it for the next epoch. Batches do not depend on the number of workers, and an order that
-starts later (a resumed epoch) decodes nothing of what it skips.
+Data flow: an `Order` of windows -> the tracks in order of first use, decoded ahead by processes into memory that all
+share -> windows gathered by a thread, a few batches ahead -> one copy to the device. A track is decoded once, kept
+until its last window is out, and its place given to another; a bank keeps all of them. Batches do not depend on the
+number of workers, and an order that starts later (a resumed epoch) decodes nothing of what it skips.
+
+A broken file is an error, or (`on_error = "quarantine"`) goes into `Stream.flaws`: what was read before the flaw is
+used as a track, and windows of a file that gives nothing are silent and marked as not heard.
 """
 
 import collections
 import contextlib
 import itertools
-import multiprocessing
+import mmap
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path
+import queue
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 import torch
 
-from melgpu import worker
-from melgpu.bank import Bank
+from melgpu import quarantine, worker
+from melgpu.bank import Bank, Resident
+from melgpu.decode import DecodeError
+from melgpu.pool import Pool, WorkerLost
+from melgpu.quarantine import Flaw
 from melgpu.recipe import AudioSpec, StreamSpec
-from melgpu.windows import Order, conform, samples
+from melgpu.windows import Order, samples
+
+BATCHES_AHEAD = 2
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
 class Batch:
     """B windows of T samples: `waves` (B, T) float32, `tracks` (B,) manifest rows, `starts` (B,) in samples.
 
-    `waves` lies on the device; `tracks` and `starts` stay on the CPU.
+    `heard` (B,) bool, false where a file gave nothing and the wave is silence. `waves` lies on the device; the others
+    stay on the CPU.
     """
 
     waves: torch.Tensor
     tracks: torch.Tensor
     starts: torch.Tensor
+    heard: torch.Tensor
+
+
+def examine(paths: Sequence[str], audio: AudioSpec, spec: StreamSpec, bank: Bank | None) -> Iterator[Flaw | None]:
+    """Decode each file once, into the bank where there is one: its flaw, or None, in the order given."""
+    with Pool(spec.workers, spec.timeout_s) as pool:
+        if bank:
+            yield from bank.fill(paths, pool)
+            return
+        job = audio.sample_rate, samples(audio.track_s, audio.sample_rate)
+        pending: collections.deque[tuple[str, Future]] = collections.deque()
+        for path in paths:
+            pending.append((path, pool.submit(worker.inspect, path, *job)))
+            if len(pending) > 2 * spec.workers:
+                yield _flaw(*pending.popleft())
+        while pending:
+            yield _flaw(*pending.popleft())
+
+
+def _flaw(path: str, answer: Future) -> Flaw | None:
+    try:
+        return answer.result()
+    except WorkerLost as error:
+        return Flaw(path, str(error), 0.0)
 
 
 class Stream(contextlib.AbstractContextManager):
-    """Decodes the files of a manifest, as often as asked; its worker processes start at the first file."""
+    """Gives the windows of a manifest's files, as often as asked; its processes start at the first file.
+
+    `flaws` are those of the files met so far, by path.
+    """
 
     def __init__(
-        self, paths: Sequence[str], audio: AudioSpec, spec: StreamSpec, device: torch.device, bank_folder: Path
+        self, paths: Sequence[str], audio: AudioSpec, spec: StreamSpec, device: torch.device, bank: Bank | None = None
     ):
-        self.paths, self.audio, self.spec, self.device = paths, audio, spec, device
-        self.track_samples = samples(audio.track_s, audio.sample_rate)
-        self.bank = Bank(bank_folder, audio.sample_rate, audio.track_s) if spec.bank == "disk" else None
-        self._pool: ProcessPoolExecutor | None = None
+        self.paths, self.spec, self.device, self.bank = paths, spec, device, bank
+        self.sample_rate, self.track_samples = audio.sample_rate, samples(audio.track_s, audio.sample_rate)
+        self.flaws: dict[str, Flaw] = {}
+        self._pool = Pool(spec.workers, spec.timeout_s)
+        self._resident: Resident | None = None
 
     def __exit__(self, *exc) -> None:
-        if self._pool:
-            self._pool.shutdown(cancel_futures=True)
-            self._pool = None
+        self._pool.__exit__(*exc)
 
     def batches(self, order: Order, window_samples: int, batch_size: int) -> Iterator[Batch]:
-        """The windows of `order`, `batch_size` at a time; the last batch may be smaller. Raises DecodeError."""
-        _, first, inverse = np.unique(order.tracks, return_index=True, return_inverse=True)
-        last = np.zeros(len(first), np.int64)
-        np.maximum.at(last, inverse, np.arange(len(order)))
-        waves: dict[int, np.ndarray] = {}
-        with contextlib.closing(self._waves(order.tracks[np.sort(first)])) as decoded:
-            for start in range(0, len(order), batch_size):
-                part = order[start : start + batch_size]
-                while not waves.keys() >= set(part.tracks.tolist()):
-                    track, wave = next(decoded)
-                    waves[track] = wave
-                yield self._collate(part, waves, window_samples)
-                ended = last[inverse[start : start + batch_size]] < start + batch_size
-                for track in set(part.tracks[ended].tolist()):
-                    del waves[track]
+        """The windows of `order`, `batch_size` at a time; the last batch may be smaller.
 
-    def _collate(self, part: Order, waves: dict[int, np.ndarray], window_samples: int) -> Batch:
-        on_gpu = self.device.type == "cuda"
-        batch = torch.empty(len(part), window_samples, pin_memory=on_gpu)
-        rows = batch.numpy()
-        for row, (track, start) in enumerate(zip(part.tracks.tolist(), part.starts.tolist(), strict=True)):
-            rows[row] = waves[track][start : start + window_samples]
-        waves_on_device = batch.to(self.device, non_blocking=on_gpu)
-        return Batch(waves_on_device, torch.from_numpy(part.tracks), torch.from_numpy(part.starts))
+        Raises DecodeError for a broken file, or InputError where too many are, as the recipe's `stream` says.
+        """
+        parts = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+        if self._resident and self._resident.has(order.tracks):
+            return (self._batch(part, *self._resident.gather(part, window_samples)) for part in parts)
+        made = _ahead(self._gathered(parts, window_samples), BATCHES_AHEAD)
+        return _copied(made, self.device) if self.device.type == "cuda" else made
 
-    def _waves(self, tracks: Iterable[int]) -> Iterator[tuple[int, np.ndarray]]:
-        """Conformed waves of tracks, in the order given, decoded up to `decode_ahead` tracks before they are taken."""
-        pending: collections.deque[tuple[int, Future | np.ndarray]] = collections.deque()
+    def reside(self, rows: np.ndarray) -> Iterator[None]:
+        """Copy these rows from the bank into the device's memory, one after another; later batches come from there."""
+        resident = Resident(rows, self.track_samples, self.device)
+        for row in rows.tolist():
+            entry = self.bank.find(self.paths[row])
+            if entry:
+                resident.put(row, self.bank.waves[entry.slot])
+            self.judge(entry.flaw if entry else Flaw(self.paths[row], "gave nothing to the bank", 0.0))
+            yield None
+        self._resident = resident
+
+    def judge(self, flaw: Flaw | None) -> None:
+        """Remember a flaw, or raise, as the recipe says."""
+        if flaw is None:
+            return
+        if self.spec.on_error == "raise":
+            raise DecodeError(str(flaw))
+        self.flaws[flaw.path] = flaw
+        quarantine.refuse_many(self.flaws, len(self.paths), self.spec.max_broken_share)
+
+    def fetch(self, row: int, target: str, offset: int) -> np.ndarray | Future:
+        """A track's wave from the bank, or the flaw to come of a file whose samples go to a place in a file."""
+        path = self.paths[row]
+        entry = self.bank.find(path) if self.bank else None
+        if entry:
+            self.judge(entry.flaw)
+            return self.bank.waves[entry.slot]
+        return self._pool.submit(worker.store, path, self.sample_rate, self.track_samples, target, offset)
+
+    def _gathered(self, parts: list[Order], window_samples: int) -> Iterator[Batch]:
+        """Batches in memory of this machine (pinned, for a GPU)."""
+        plan = _Plan(parts)
+        with _Tracks(self, plan.rows, plan.most_open) as tracks:
+            for number, part in enumerate(parts):
+                waves = torch.empty(len(part), window_samples, pin_memory=self.device.type == "cuda")
+                heard = np.ones(len(part), bool)
+                for place, (row, start) in enumerate(zip(part.tracks.tolist(), part.starts.tolist(), strict=True)):
+                    wave = tracks[row]
+                    heard[place] = wave is not None
+                    waves.numpy()[place] = 0 if wave is None else wave[start : start + window_samples]
+                for row in plan.rows_that_end(number):
+                    tracks.drop(row)
+                yield self._batch(part, waves, torch.from_numpy(heard))
+
+    @staticmethod
+    def _batch(part: Order, waves: torch.Tensor, heard: torch.Tensor) -> Batch:
+        return Batch(waves, torch.from_numpy(part.tracks), torch.from_numpy(part.starts), heard)
+
+
+class _Plan:
+    """When each track of an order is wanted: known before anything is decoded."""
+
+    def __init__(self, parts: list[Order]):
+        batch = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
+        tracks = np.concatenate([part.tracks for part in parts]) if parts else np.empty(0, np.int64)
+        rows, first, inverse = np.unique(tracks, return_index=True, return_inverse=True)
+        last = np.zeros(len(rows), np.int64)
+        np.maximum.at(last, inverse, batch)
+        self.rows = rows[np.argsort(first)]  # in the order of first use
+        by_end = np.argsort(last, kind="stable")
+        self._ending, self._ends = rows[by_end], np.searchsorted(last[by_end], np.arange(len(parts) + 1))
+        begun, ended = (np.bincount(places, minlength=len(parts)).cumsum() for places in (batch[first], last))
+        self.most_open = int((begun - ended + np.bincount(last, minlength=len(parts))).max(initial=0))
+
+    def rows_that_end(self, number: int) -> list[int]:
+        """The tracks whose last window is in a batch."""
+        return self._ending[self._ends[number] : self._ends[number + 1]].tolist()
+
+
+class _Tracks(contextlib.AbstractContextManager):
+    """Conformed waves by row, decoded in the order of `rows`, the recipe's `decode_ahead` of them before their turn."""
+
+    def __init__(self, stream: Stream, rows: np.ndarray, most_open: int):
+        self._stream, self._rows = stream, iter(rows.tolist())
+        slots = most_open + stream.spec.decode_ahead
+        self._memory = os.memfd_create("melgpu")  # grows as it is written to, and is not bound by /dev/shm
+        os.ftruncate(self._memory, max(1, slots * 4 * stream.track_samples))
+        shared = np.frombuffer(mmap.mmap(self._memory, 0), np.float32)
+        self._slots = shared[: slots * stream.track_samples].reshape(slots, stream.track_samples)
+        self._free = list(range(slots))
+        self._pending: collections.deque[tuple[int, int, np.ndarray | Future]] = collections.deque()
+        self._waves: dict[int, tuple[int, np.ndarray | None]] = {}
+        for _ in range(stream.spec.decode_ahead):
+            self._begin_next()
+
+    def __getitem__(self, row: int) -> np.ndarray | None:
+        """The wave of a track, shape (samples of a track,); None of one that gave nothing."""
+        while row not in self._waves:
+            self._end_next()
+        return self._waves[row][1]
+
+    def drop(self, row: int) -> None:
+        self._free.append(self._waves.pop(row)[0])
+
+    def _begin_next(self) -> None:
+        for row in itertools.islice(self._rows, 1):
+            slot = self._free.pop()
+            target = f"/proc/{os.getpid()}/fd/{self._memory}"
+            self._pending.append((row, slot, self._stream.fetch(row, target, 4 * slot * self._stream.track_samples)))
+
+    def _end_next(self) -> None:
+        row, slot, wave = self._pending[0]
+        if isinstance(wave, Future):
+            flaw = _flaw(self._stream.paths[row], wave)
+            self._stream.judge(flaw)
+            wave = None if flaw and flaw.is_lost else self._slots[slot]
+        self._pending.popleft()
+        self._waves[row] = slot, wave
+        self._begin_next()
+
+    def __exit__(self, *exc) -> None:
+        for _, _, answer in self._pending:  # nobody may write to the descriptor once its number is free
+            if isinstance(answer, Future) and not answer.cancel():
+                answer.exception()
+        os.close(self._memory)
+
+
+def _ahead(items: Iterator[Item], depth: int) -> Iterator[Item]:
+    """The same items, made by a thread up to `depth` of them before they are taken."""
+    made: queue.Queue = queue.Queue(depth)
+    stop = threading.Event()
+
+    def make() -> None:
+        end: tuple = (False, None)
         try:
-            for track in tracks:
-                pending.append((int(track), self._fetch(Path(self.paths[track]))))
-                if len(pending) > self.spec.decode_ahead:
-                    yield self._take(*pending.popleft())
-            while pending:
-                yield self._take(*pending.popleft())
-        finally:
-            for _, fetched in pending:
-                if isinstance(fetched, Future):
-                    fetched.cancel()
+            with contextlib.closing(items):
+                for item in items:
+                    _put(made, (True, item), stop)
+                    if stop.is_set():
+                        return
+        except BaseException as error:  # whatever it is, the taker gets it
+            end = (False, error)
+        _put(made, end, stop)
 
-    def _fetch(self, path: Path) -> np.ndarray | Future:
-        banked = self.bank.get(path) if self.bank and path.exists() else None
-        if banked is not None:
-            return banked
-        job = (path, self.audio.sample_rate, self.audio.track_s, self.bank)
-        return (
-            self._workers().submit(worker.decode_and_keep, *job) if self.spec.workers else worker.decode_and_keep(*job)
-        )
-
-    def _take(self, track: int, fetched: np.ndarray | Future) -> tuple[int, np.ndarray]:
-        wave = fetched.result() if isinstance(fetched, Future) else fetched
-        return track, conform(wave, self.track_samples)
-
-    def _workers(self) -> ProcessPoolExecutor:
-        if self._pool is None:
-            self._pool = _worker_pool(self.spec.workers)
-        return self._pool
+    thread = threading.Thread(target=make, name="gathering", daemon=True)
+    thread.start()
+    try:
+        while (more := made.get())[0]:
+            yield more[1]
+        if more[1]:
+            raise more[1]
+    finally:
+        stop.set()
+        thread.join(timeout=1)
 
 
-def _worker_pool(workers: int) -> ProcessPoolExecutor:
-    context = multiprocessing.get_context("spawn")  # safe beside CUDA and threads
-    return ProcessPoolExecutor(min(workers, os.cpu_count() or 1), context, worker.start)
+def _put(made: queue.Queue, item: tuple, stop: threading.Event) -> None:
+    while not stop.is_set():
+        with contextlib.suppress(queue.Full):
+            made.put(item, timeout=0.1)
+            return
 
 
-def find_problems(paths: Sequence[Path], audio: AudioSpec, spec: StreamSpec) -> Iterator[str | None]:
-    """Decode each file once, keeping nothing: why it cannot be used, or None, in the order given."""
-    what = paths, itertools.repeat(audio.sample_rate), itertools.repeat(audio.track_s)
-    if not spec.workers:
-        yield from map(worker.problem, *what)
-        return
-    with _worker_pool(spec.workers) as pool:
-        try:
-            yield from pool.map(worker.problem, *what)
-        finally:
-            pool.shutdown(cancel_futures=True)
+def _copied(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
+    """Batches on a GPU: each is copied, on a CUDA stream of its own, while the one before it is in use."""
+    copies, waiting = torch.cuda.Stream(device), None
+    with contextlib.closing(batches):
+        for batch in batches:
+            with torch.cuda.stream(copies):
+                waves = batch.waves.to(device, non_blocking=True)
+            following = replace(batch, waves=waves), copies.record_event()
+            if waiting:
+                yield _arrived(*waiting)
+            waiting = following
+        if waiting:
+            yield _arrived(*waiting)
+
+
+def _arrived(batch: Batch, copied: torch.cuda.Event) -> Batch:
+    """No wait of this process: the GPU's current stream waits for the copy."""
+    stream = torch.cuda.current_stream(batch.waves.device)
+    stream.wait_event(copied)
+    batch.waves.record_stream(stream)
+    return batch

@@ -22,6 +22,8 @@ from melgpu.inference import describe_broken, window_probs
 from melgpu.recipe import AugmentSpec, OptimSpec
 from melgpu.stream import Batch
 
+UNKNOWN = -1  # the class number of a track without a label, or of a window that was not heard
+
 
 @dataclass
 class Progress:
@@ -88,7 +90,9 @@ def train_epoch(
         images = augment(features(batch.waves), augment_spec, generator)
         with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
             logits = model(images)
-        loss = F.cross_entropy(logits.float(), labels[batch.tracks].to(device, non_blocking=True))
+        targets = torch.where(batch.heard, labels[batch.tracks], UNKNOWN).to(device, non_blocking=True)
+        loss = F.cross_entropy(logits.float(), targets, ignore_index=UNKNOWN, reduction="sum")
+        loss = loss / max(1, int(batch.heard.sum()))  # on the CPU: no wait for the device
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -115,9 +119,9 @@ def window_accuracy(
     """Share of windows whose likeliest class is right, without flips."""
     right = total = 0
     for batch, probs in window_probs([model], features, batches, flip=False, bfloat16=bfloat16):
-        right += int((probs[0].argmax(1) == labels[batch.tracks]).sum())
-        total += len(batch.tracks)
-    return right / total
+        right += int(((probs[0].argmax(1) == labels[batch.tracks]) & batch.heard).sum())
+        total += int(batch.heard.sum())
+    return right / max(1, total)
 
 
 @dataclass

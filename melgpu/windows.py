@@ -1,4 +1,4 @@
-"""Which 20 s of each track: starts, hops, repetition of short tracks, epoch order; arithmetic only.
+"""Which 20 s of each track: starts, hops, epoch order, shares of several processes; arithmetic only.
 
 Every track is conformed to exactly `track_s`: longer is cut, shorter is repeated. So the windows of a track are known
 before anything is decoded. Positions are in samples at the recipe's rate.
@@ -21,7 +21,7 @@ class Order:
     def __len__(self) -> int:
         return len(self.tracks)
 
-    def __getitem__(self, part: slice) -> "Order":
+    def __getitem__(self, part: slice | np.ndarray) -> "Order":
         return Order(self.tracks[part], self.starts[part])
 
 
@@ -33,15 +33,6 @@ def samples(seconds: float, sample_rate: int) -> int:
 def num_windows(track_s: float, window_s: float, hop_s: float) -> int:
     """How many whole windows a conformed track has: 11 of 20 s in 120 s at a hop of 10 s."""
     return int((track_s - window_s) / hop_s + 1e-6) + 1
-
-
-def conform(wave: np.ndarray, num_samples: int) -> np.ndarray:
-    """Cut or repeat a wave, shape (T,), to exactly `num_samples`."""
-    if len(wave) == 0:
-        raise ValueError("an empty wave cannot be repeated")
-    if len(wave) >= num_samples:
-        return wave[:num_samples]
-    return np.resize(wave, num_samples)
 
 
 def in_order(tracks: np.ndarray, counts: np.ndarray, hop_samples: np.ndarray) -> Order:
@@ -69,19 +60,41 @@ def _with_hops(tracks: np.ndarray, hops_s: np.ndarray, audio: AudioSpec, spec: W
     return in_order(np.asarray(tracks, np.int64), counts[which], hop_samples[which])
 
 
-def shuffled(order: Order, shuffle_tracks: int, seed: int, epoch: int) -> Order:
+def shuffled(order: Order, shuffle_tracks: int | None, seed: int, epoch: int) -> Order:
     """The order of an epoch, a pure function of (seed, epoch).
 
-    Tracks are shuffled and taken in chunks of `shuffle_tracks`; inside a chunk the windows are shuffled. So each track
-    is decoded once, and memory is bounded by the chunk.
+    The p-th track of a permutation has its windows at random places between p / shuffle_tracks and one more: a chunk
+    of `shuffle_tracks` that slides along. So each track is decoded once, at most so many tracks are in memory, and new
+    ones are wanted at an even pace. None shuffles the whole epoch.
     """
     rng = np.random.default_rng([seed, epoch])
-    tracks, inverse = np.unique(order.tracks, return_inverse=True)
-    chunk = (rng.permutation(len(tracks)) // shuffle_tracks)[inverse]
-    places = np.lexsort((rng.random(len(order)), chunk))
-    return Order(order.tracks[places], order.starts[places])
+    place = rng.random(len(order))
+    if shuffle_tracks:
+        tracks, inverse = np.unique(order.tracks, return_inverse=True)
+        place += rng.permutation(len(tracks))[inverse] / shuffle_tracks
+    return order[np.argsort(place, kind="stable")]
 
 
-def whole_batches(order: Order, batch_size: int) -> Order:
-    """Without the incomplete last batch, whose batch-norm statistics would be poor; a small order stays whole."""
-    return order[: max(batch_size, len(order) // batch_size * batch_size)]
+def share(order: Order, rank: int, ranks: int) -> Order:
+    """What one of several processes takes: every `ranks`-th track in the order of first use, with all its windows."""
+    if ranks == 1:
+        return order
+    return order[_turns(order.tracks) % ranks == rank]
+
+
+def _turns(tracks: np.ndarray) -> np.ndarray:
+    """For each window, the how-manieth different track its own is, shape (N,)."""
+    _, first, inverse = np.unique(tracks, return_index=True, return_inverse=True)
+    return np.argsort(np.argsort(first))[inverse]
+
+
+def whole_batches(order: Order, batch_size: int, rank: int = 0, ranks: int = 1) -> Order:
+    """One process's share in whole batches, as many of them for every rank.
+
+    An incomplete last batch would have poor batch-norm statistics; an order too small for one stays as it is. Raises
+    ValueError where there are fewer tracks than ranks.
+    """
+    least = len(order) if ranks == 1 else int(np.bincount(_turns(order.tracks) % ranks, minlength=ranks).min())
+    if not least:
+        raise ValueError(f"{len(order)} windows are of fewer than {ranks} tracks: not every process has one")
+    return share(order, rank, ranks)[: least // batch_size * batch_size or least]

@@ -1,41 +1,91 @@
-"""What a decoding process runs: one file to PCM, remembered in the bank. Free of torch, so that it starts fast."""
+"""What a decoding process runs: one file at a time to PCM in a file that its parent reads.
+
+Free of torch, so that it starts fast.
+"""
 
 import multiprocessing
 import os
+import resource
 import signal
 import threading
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
 
-from melgpu.bank import Bank
-from melgpu.decode import DecodeError, decode
+from melgpu.decode import conform, read
+from melgpu.quarantine import Flaw
+
+MOST_BYTES = 4 << 30  # what a decoder may take beyond the process's own; then the file is broken, not the machine
 
 
-def decode_and_keep(path: Path, sample_rate: int, max_s: float, bank: Bank | None) -> np.ndarray:
-    """`decode`, with a copy for the bank. Raises DecodeError."""
-    wave = decode(path, sample_rate, max_s)
-    if bank:
-        bank.put(path, wave)
-    return wave
+def inspect(path: str, sample_rate: int, num_samples: int) -> Flaw | None:
+    """What is wrong with a file, found by decoding as much of it as a track needs; None where it is well."""
+    return _read(path, sample_rate, num_samples)[1]
 
 
-def problem(path: Path, sample_rate: int, max_s: float) -> str | None:
-    """Why a file cannot be decoded; None where it can."""
+def store(path: str, sample_rate: int, num_samples: int, target: str, offset: int) -> Flaw | None:
+    """Decode a file, conform it to `num_samples` and write them, float32, into a file at an offset in bytes.
+
+    Returns the file's flaw; of one that gives nothing nothing is written. Raises OSError (a full disk).
+    """
+    wave, flaw = _read(path, sample_rate, num_samples)
+    if len(wave):
+        _write(conform(wave, num_samples), target, offset)
+    return flaw
+
+
+def _read(path: str, sample_rate: int, num_samples: int) -> tuple[np.ndarray, Flaw | None]:
     try:
-        decode(path, sample_rate, max_s)
-    except DecodeError as error:
-        return str(error)
-    return None
+        sound = read(path, sample_rate, num_samples / sample_rate)
+    except MemoryError:
+        return np.empty(0, np.float32), Flaw(path, "its decoder asks for more memory than is sane", 0.0)
+    return sound.wave, Flaw(path, sound.flaw, len(sound.wave) / sample_rate) if sound.flaw else None
 
 
-def start() -> None:
-    """Make this process a worker: Ctrl-C is its parent's business, and it ends when its parent does (kill -9 too)."""
+def _write(wave: np.ndarray, target: str, offset: int) -> None:
+    data = memoryview(np.ascontiguousarray(wave)).cast("B")
+    file = os.open(target, os.O_WRONLY)
+    try:
+        while data:
+            written = os.pwrite(file, data, offset)
+            data, offset = data[written:], offset + written
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(Path(target).resolve())) from None
+    finally:
+        os.close(file)
+
+
+def serve(connection: Connection) -> None:
+    """A decoding process: answer (function, arguments) with (result, None) or (None, error) until the parent goes.
+
+    Ctrl-C is the parent's business.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    _limit_memory()
+    while True:
+        try:
+            function, arguments = connection.recv()
+        except EOFError:
+            return
+        try:
+            answer = function(*arguments), None
+        except Exception as error:
+            answer = None, error
+        connection.send(answer)
+
+
+def _limit_memory() -> None:
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    most = pages * resource.getpagesize() + MOST_BYTES
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
 
 
 def _end_with_parent() -> None:
+    """A busy worker would outlive a parent that is killed."""
     parent = multiprocessing.parent_process()
     if parent:
         parent.join()

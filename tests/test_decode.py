@@ -10,8 +10,7 @@ from conftest import write_audio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from melgpu.decode import DecodeError, decode
-from melgpu.worker import problem
+from melgpu.decode import SALVAGE_S, DecodeError, conform, decode, read
 
 RATE = 22_050
 
@@ -80,16 +79,77 @@ def test_every_broken_file_is_named_with_its_reason(tmp_path, capfd):
             decode(tmp_path / name, RATE, 5)
         assert str(tmp_path / name) in str(caught.value)
         assert reason in str(caught.value), (name, str(caught.value))
-        assert reason in problem(tmp_path / name, RATE, 5)
+        assert len(read(tmp_path / name, RATE, 5).wave) == 0
     assert capfd.readouterr().err == ""  # nothing from the native decoders
 
 
 def test_a_file_cut_off_in_the_middle_is_an_error(tmp_path):
     data = write_audio(tmp_path / "x.flac", 30).read_bytes()
     (tmp_path / "cut.flac").write_bytes(data[: len(data) // 2])
-    assert problem(tmp_path / "cut.flac", RATE, 2) is None  # its beginning is well
+    assert len(decode(tmp_path / "cut.flac", RATE, 2)) == 2 * RATE  # its beginning is well
     with pytest.raises(DecodeError, match=r"cut\.flac"):
         decode(tmp_path / "cut.flac", RATE, 60)
+
+
+def test_what_was_good_before_a_flaw_is_saved(tmp_path):
+    path = write_audio(tmp_path / "x.flac", 30)
+    whole, data = decode(path, 8_000, 60), path.read_bytes()
+    path.write_bytes(data[: len(data) // 3])
+    saved = read(path, 8_000, 60)
+    assert saved.flaw
+    assert 8.5 < len(saved.wave) / 8_000 < 10.5
+    np.testing.assert_allclose(saved.wave[:-4000], whole[: len(saved.wave) - 4000], atol=2e-6)  # but the end effect
+    path.write_bytes(data[: len(data) // 40])  # less than is worth it
+    assert len(data) / 40 < len(data) * SALVAGE_S / 30
+    assert len(read(path, 8_000, 60).wave) == 0
+
+
+def test_a_wave_is_saved_up_to_its_first_absurd_sample(tmp_path):
+    for absurd in (np.nan, np.inf, -1e9):
+        wave = np.full(3 * RATE, 0.5, np.float32)
+        wave[2 * RATE] = absurd
+        soundfile.write(tmp_path / "x.wav", wave, RATE, subtype="FLOAT")
+        saved = read(tmp_path / "x.wav", RATE, 60)
+        assert "absurdly large" in saved.flaw
+        assert len(saved.wave) == 2 * RATE
+
+
+@pytest.mark.parametrize("rate", [8_000, 11_025, 32_000, 96_000, 192_000])
+@pytest.mark.parametrize("channels", [1, 8])
+def test_any_rate_and_number_of_channels(tmp_path, rate, channels):
+    tone = np.sin(2 * np.pi * 440 * np.arange(2 * rate) / rate).astype(np.float32)
+    soundfile.write(tmp_path / "x.wav", np.stack([tone] * channels, axis=1), rate, subtype="FLOAT")
+    wave = decode(tmp_path / "x.wav", RATE, 60)
+    assert len(wave) == 2 * RATE
+    expected = np.sin(2 * np.pi * 440 * np.arange(2 * RATE) / RATE)
+    np.testing.assert_allclose(wave[500:-500], expected[500:-500], atol=1e-3)
+
+
+def test_a_lying_sample_rate_is_refused(tmp_path):
+    data = bytearray(write_audio(tmp_path / "x.wav", 3).read_bytes())
+    for lie in (1, 4_000_000_000):
+        data[24:28] = lie.to_bytes(4, "little")
+        (tmp_path / "x.wav").write_bytes(data)
+        with pytest.raises(DecodeError):
+            decode(tmp_path / "x.wav", RATE, 60)
+
+
+@given(st.integers(1, 50), st.integers(1, 200))
+def test_short_waves_are_repeated_and_long_ones_cut(length, wanted):
+    wave = np.arange(length, dtype=np.float32)
+    conformed = conform(wave, wanted)
+    assert conformed.shape == (wanted,)
+    assert (conformed == wave[np.arange(wanted) % length]).all()
+
+
+@pytest.mark.parametrize("seconds", [7, 61, 119.98, 120, 300])
+def test_tracks_of_any_length_become_two_minutes(seconds):
+    assert conform(np.zeros(round(seconds * RATE), np.float32), 120 * RATE).shape == (2_646_000,)
+
+
+def test_nothing_cannot_be_repeated():
+    with pytest.raises(ValueError, match="empty"):
+        conform(np.empty(0, np.float32), 5)
 
 
 def test_memory_is_bounded_by_what_is_asked_for(tmp_path):

@@ -30,7 +30,7 @@ def test_one_step_and_22_views(name, mp3, tmp_path):
     order = windows.prediction_order(np.array([0]), np.array([False]), ZALO.audio, ZALO.windows)
     window_samples = windows.samples(ZALO.windows.window_s, ZALO.audio.sample_rate)
     assert (len(order), window_samples) == (11, 441_000)
-    with Stream([mp3], ZALO.audio, ZALO.stream, device, tmp_path) as stream:
+    with Stream([mp3], ZALO.audio, ZALO.stream, device) as stream:
         before = {key: value.clone() for key, value in model.state_dict().items()}
         state = training.start(model, optim.model_copy(update={"warmup_epochs": 0}))
         batches = stream.batches(order[:2], window_samples, 2)

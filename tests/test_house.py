@@ -7,10 +7,11 @@ from conftest import ROOT, call
 
 FLOORS = [
     {"environment", "errors", "files", "kernels"},
-    {"recipe", "metrics", "manifest", "checkpoint", "predictions", "pseudo", "cli"},
-    {"windows", "features", "augment", "decode", "song"},
-    {"backbone", "bank", "parity"},
-    {"worker"},
+    {"recipe", "metrics", "checkpoint", "predictions", "pseudo", "quarantine", "container", "remote", "cli"},
+    {"manifest", "windows", "features", "augment", "decode", "song"},
+    {"backbone", "worker", "parity"},
+    {"pool"},
+    {"bank"},
     {"stream"},
     {"inference"},
     {"training", "stacking"},
@@ -28,6 +29,8 @@ HOMES = {
     "pydantic": {"recipe"},
     "soundfile": {"decode", "demo"},
     "soxr": {"decode", "demo"},
+    "av": {"container"},
+    "fsspec": {"remote"},
     "sklearn": {"manifest", "stacking"},
 }
 MODULES = sorted(path.stem for path in (ROOT / "melgpu").glob("*.py") if path.stem != "__init__")

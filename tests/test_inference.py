@@ -32,7 +32,7 @@ def batches():
     for start in (0, 4):
         rows = torch.arange(start, start + 4)
         waves = torch.rand(4, 20, generator=torch.Generator().manual_seed(start))
-        yield Batch(waves, rows, rows * 0)
+        yield Batch(waves, rows, rows * 0, rows >= 0)
 
 
 def test_flips_are_averaged_over_one_pass_of_features():

@@ -11,8 +11,9 @@ from melgpu.predictions import Predictions
 def made(model="resnet50", **changes) -> Predictions:
     probs = np.random.default_rng(len(model)).dirichlet(np.ones(3), size=6).astype(np.float32)
     source = {"model": model, "fold": 0, "round": 1, "recipe": "abc", "checkpoint": "def"}
+    lost, num_windows = np.array([False, False, True]), np.array([2, 1, 3])
     base = Predictions(
-        ("b.mp3", "a.mp3", "ü.ogg"), ("train", "valid", "public"), np.array([2, 1, 3]), probs, ("x", "y", "z"), source
+        ("b.mp3", "a.mp3", "ü.ogg"), ("train", "valid", "public"), lost, num_windows, probs, ("x", "y", "z"), source
     )
     return replace(base, **changes)
 
@@ -38,6 +39,7 @@ def test_round_trip(tmp_path):
     )
     np.testing.assert_array_equal(again.probs, made().probs)
     np.testing.assert_array_equal(again.num_windows, made().num_windows)
+    np.testing.assert_array_equal(again.lost, made().lost)
 
 
 def test_damaged_and_pickled_files_are_refused(tmp_path):

@@ -1,7 +1,9 @@
+import numpy as np
 import pytest
 from conftest import write_audio, write_list
 
 from melgpu import preflight, recipe
+from melgpu.bank import open_bank
 from melgpu.errors import InputError
 
 SCRATCH = ["backbone.pretrained=false", "folds.num_folds=3"]
@@ -14,7 +16,9 @@ def settings(*overrides):
 
 
 def gather(folder, wanted=None, **sources):
-    return preflight.gather({"train": None, "public": None, "private": None, **sources}, None, wanted or settings())
+    wanted = wanted or settings()
+    bank = open_bank(folder / "bank", wanted.audio, wanted.stream)
+    return preflight.gather({"train": None, "public": None, "private": None, **sources}, None, wanted, bank)
 
 
 def test_every_problem_of_the_tracks_is_listed_together(tmp_path):
@@ -28,9 +32,9 @@ def test_every_problem_of_the_tracks_is_listed_together(tmp_path):
         gather(tmp_path, weights, train=train)
     text = str(caught.value)
     for part in (
-        "text.mp3: not readable as audio",
-        "empty.ogg: the file is empty",
-        "absent.wav: no such file",
+        f"train.csv, line 7: {tmp_path}/text.mp3: not readable as audio",
+        f"train.csv, line 8: {tmp_path}/empty.ogg: the file is empty",
+        f"train.csv, line 9: {tmp_path}/absent.wav: No such file",
         "0.wav is listed twice",
         "class 'rare' has 1 training tracks",
         "no weights of resnet50",
@@ -50,7 +54,7 @@ def test_problems_of_all_lists_come_first(tmp_path):
 
 def test_dense_classes_that_the_data_lacks_are_noted(tmp_path, capsys):
     rows = [(write_audio(tmp_path / f"{i}.wav", 1, seed=i).name, "ab"[i % 2]) for i in range(6)]
-    tracks = gather(tmp_path, train=write_list(tmp_path / "train.csv", rows))
+    tracks, _ = gather(tmp_path, train=write_list(tmp_path / "train.csv", rows))
     assert len(tracks) == 6
     assert "dense_classes names gamelan, which the labels do not have" in capsys.readouterr().out
 
@@ -67,3 +71,27 @@ def test_weights_are_fetched_before_training(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="resnet50: ImageNet weights could not be downloaded"):
         gather(tmp_path, settings("backbone.pretrained=true"), train=write_list(tmp_path / "train.csv", rows))
     assert asked == ["resnet50"]
+
+
+def test_in_quarantine_broken_files_get_no_fold(tmp_path):
+    rows = [(write_audio(tmp_path / f"{i}.wav", 1, seed=i).name, "ab"[i % 2]) for i in range(8)]
+    (tmp_path / "3.wav").write_text("no music")
+    train, test = write_list(tmp_path / "train.csv", rows), write_list(tmp_path / "test.csv", [("gone.wav",)])
+    with pytest.raises(InputError, match="2 of 9 files are broken, more than"):
+        gather(tmp_path, settings("stream.on_error=quarantine"), train=train, public=test)
+    wanted = settings("stream.on_error=quarantine", "stream.max_broken_share=0.3")
+    tracks, flaws = gather(tmp_path, wanted, train=train, public=test)
+    assert [flaw.path for flaw in flaws] == [str(tmp_path / "3.wav"), str(tmp_path / "gone.wav")]
+    assert tracks.folds[3] == -1
+    assert (np.delete(tracks.folds[:8], 3) >= 0).all()
+
+
+def test_a_bank_is_full_afterwards(tmp_path):
+    rows = [(write_audio(tmp_path / f"{i}.wav", 1, seed=i).name, "ab"[i % 2]) for i in range(6)]
+    gather(tmp_path, settings("stream.bank=disk"), train=write_list(tmp_path / "train.csv", rows))
+    wanted = settings("stream.bank=disk")
+    bank = open_bank(tmp_path / "bank", wanted.audio, wanted.stream)
+    assert all(bank.find(str(tmp_path / name)) for name, _ in rows)
+    paths = [str(write_audio(tmp_path / "more.wav", 1)), str(tmp_path / "0.wav")]
+    preflight.fill(bank, paths, wanted)
+    assert bank.find(paths[0])

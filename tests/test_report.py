@@ -5,6 +5,7 @@ import pytest
 from rich.console import Console
 
 from melgpu import report
+from melgpu.quarantine import Flaw
 
 
 @pytest.fixture
@@ -66,7 +67,9 @@ def test_tables_show_what_they_are_given(screen):
     text = screen(False)
     scores = {"resnet50": {"validation": (0.5, 10)}, "blend [x]": {"validation": (1.0, 10), "public": (0.25, 4)}}
     report.console.print(report.score_table("Round 1", scores))
-    report.console.print(report.answer_table(["[a].mp3"], np.array([[0.1, 0.6, 0.05, 0.25]]), ["p", "q", "r", "[s]"]))
+    report.console.print(
+        report.answer_table(["[a].mp3"], np.array([[0.1, 0.6, 0.05, 0.25]]), ["p", "q", "r", "[s]"], [False])
+    )
     shown = text.getvalue()
     for part in (
         "0.500",
@@ -82,6 +85,22 @@ def test_tables_show_what_they_are_given(screen):
     ):
         assert part in shown, shown
     assert "r 5%" not in shown
+
+
+def test_what_was_not_heard_is_said(screen):
+    text, probs = screen(False), np.array([[0.1, 0.9], [0.5, 0.5]])
+    report.console.print(report.answer_table(["https://x.org/a.mp3", "/b/c.mp3"], probs, ["p", "q"], [False, True]))
+    assert "https://x.org/a.mp3" in text.getvalue()
+    assert "c.mp3" in text.getvalue()
+    assert "not readable" in text.getvalue()
+    assert "50%" not in text.getvalue()
+
+
+def test_answers(tmp_path):
+    flaws = {"b.mp3": Flaw("b.mp3", "empty", 0.0)}
+    report.write_answers(tmp_path / "a.csv", ["a.mp3", "b.mp3"], np.array([[0.1, 0.9], [0.5, 0.5]]), ["p", "q"], flaws)
+    rows = (tmp_path / "a.csv").read_text().split()
+    assert rows == ["file,p,q,flaw", "a.mp3,0.100000,0.900000,", "b.mp3,0.500000,0.500000,empty"]
 
 
 def test_submission(tmp_path):

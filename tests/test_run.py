@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -10,11 +12,12 @@ from melgpu.run import Job
 def made(tmp_path, small) -> run.Run:
     labels = ["a", "b"] * 6
     listing = manifest.Listing(
-        [f"{i}.wav" for i in range(12)], [tmp_path / f"{i}.wav" for i in range(12)], labels, [""] * 12, [""] * 12
+        [f"{i}.wav" for i in range(12)], [str(tmp_path / f"{i}.wav") for i in range(12)], labels, [""] * 12, [""] * 12
     )
-    tests = manifest.Listing(["x.wav", "y.wav"], [tmp_path / "x.wav", tmp_path / "y.wav"], ["", ""], ["", ""], ["", ""])
+    test_paths = [str(tmp_path / "x.wav"), str(tmp_path / "y.wav")]
+    tests = manifest.Listing(["x.wav", "y.wav"], test_paths, ["", ""], ["", ""], ["", ""])
     for path in (*listing.paths, *tests.paths):
-        path.touch()
+        Path(path).touch()
     return run.create(tmp_path / "run", small, manifest.build({"train": listing, "public": tests}, 3, 8), "cpu")
 
 
@@ -101,3 +104,11 @@ def test_zalo_orders_follow_the_protocol(made):
     zalo = run.Run(made.folder, recipe.load([]), made.manifest)
     order = zalo.prediction_order(np.array([0, 12]))
     assert np.bincount(order.tracks)[[0, 12]].tolist() == [11, 21]
+
+
+def test_tracks_that_cannot_be_read_are_in_no_fold(made):
+    made.manifest.folds[[0, 5]] = -1
+    for fold in range(3):
+        train, valid = made.fold_rows(fold)
+        assert not {0, 5} & {*train.tolist(), *valid.tolist()}
+    assert made.prior.sum() == pytest.approx(1)

@@ -105,9 +105,9 @@ def test_new_music_gets_three_classes_and_all_probabilities(finished, corpus, tm
     )
     assert answer.returncode == 0, answer.stderr
     rows = rows_of(tmp_path / "o.csv")
-    assert rows[0] == ["file", "aria", "breakbeat", "waltz"]
+    assert rows[0] == ["file", "aria", "breakbeat", "waltz", "flaw"]
     assert [os.path.basename(row[0]) for row in rows[1:]] == ["private0.mp3", "long.flac", "nhạc số 1.ogg", "short.mp3"]
-    probs = np.array([row[1:] for row in rows[1:]], float)
+    probs = np.array([row[1:-1] for row in rows[1:]], float)
     np.testing.assert_allclose(probs.sum(1), 1, atol=1e-5)
     assert "nhạc số 1.ogg" in answer.stdout
     assert "4 networks listen to 4 files" in answer.stdout
@@ -118,16 +118,20 @@ def test_new_music_that_was_a_test_track_gets_the_same_answer(finished, corpus, 
     answers = dict(rows_of(folder / "submission-private.csv")[1:])
     call("predict.py", "--run", folder, corpus / "audio" / "private0.mp3", "--out", tmp_path / "o.csv")
     header, row = rows_of(tmp_path / "o.csv")
-    assert header[1 + int(np.argmax([float(p) for p in row[1:]]))] == answers["private0.mp3"]
+    assert header[1 + int(np.argmax([float(p) for p in row[1:-1]]))] == answers["private0.mp3"]
 
 
 def test_unreadable_music_is_named_and_the_rest_answered(finished, corpus, tmp_path):
     folder, _ = finished
     (tmp_path / "broken.mp3").write_text("no music")
-    answer = call("predict.py", "--run", folder, tmp_path, corpus / "audio" / "test0.mp3")
+    out = tmp_path / "o.csv"
+    answer = call("predict.py", "--run", folder, tmp_path, corpus / "audio" / "test0.mp3", "--out", out)
     assert answer.returncode == 2
     assert "broken.mp3: not readable as audio" in answer.stdout
-    assert "1 files" in answer.stdout
+    broken, well = rows_of(out)[1:]
+    assert [float(p) for p in broken[1:-1]] == pytest.approx([1 / 3] * 3, abs=1e-6)  # the training tracks' shares
+    assert broken[-1].startswith("not readable as audio")
+    assert well[-1] == ""
     for given, reason in ((tmp_path / "broken.mp3", "not readable"), (tmp_path / "absent", "No such file")):
         refused = call("predict.py", "--run", folder, given)
         assert refused.returncode == 2
@@ -148,6 +152,30 @@ def test_a_run_without_test_sets_reaches_new_music(corpus, tmp_path):
     assert "Submission" not in calls[-2].stdout
 
 
+def test_broken_files_go_into_quarantine_and_no_test_track_is_lost(corpus, tmp_path):
+    data, folder = tmp_path / "data", tmp_path / "run"
+    shutil.copytree(corpus, data)
+    for name in ("train5.flac", "test1.ogg"):
+        (data / "audio" / name).write_text("no music")
+    rounds = "rounds=[{backbones=['inception_v3', 'resnet50'], folds=[0], blend={cnn=0.9, lightgbm=0.1}}]"
+    safe = ["--set", "stream.on_error=quarantine", "--set", "stream.max_broken_share=0.2"]
+    calls = [call("train.py", "--run", folder, "--recipe", "demo", *sets(), "--set", rounds, *safe, *lists(data))]
+    (data / "audio" / "private0.mp3").unlink()  # broken only after the check; not so in the bank, which is deleted
+    shutil.rmtree(folder / "bank")
+    calls += [call(script, "--run", folder) for script in ("predict.py", "stack.py")]
+    for one in calls:
+        assert one.returncode == 0, one.stderr + one.stdout
+    recorded = {os.path.basename(row[0]): row[1] for row in rows_of(folder / "quarantine.csv")[1:]}
+    assert sorted(recorded) == ["private0.mp3", "test1.ogg", "train5.flac"]
+    assert "3 broken files in quarantine" in calls[-1].stdout
+    made = predictions.load(folder / "round1" / "predictions" / "resnet50-fold0.npz")
+    assert [made.ids[row] for row in np.flatnonzero(made.lost)] == ["train5.flac", "test1.ogg", "private0.mp3"]
+    np.testing.assert_allclose(made.track_probs[made.lost], [[6 / 17, 6 / 17, 5 / 17]] * 3, atol=1e-6)
+    answered, listed = rows_of(folder / "submission.csv"), rows_of(corpus / "test.csv")
+    assert [row[0] for row in answered[1:]] == [row[0] for row in listed[1:]]
+    assert dict(rows_of(folder / "submission-private.csv"))["private0.mp3"] in ("aria", "breakbeat")
+
+
 def bad_calls(corpus, folder):
     """(name, arguments, what standard error must say)"""
     run = ["--run", folder / "run", "--recipe", "demo"]
@@ -165,7 +193,7 @@ def bad_calls(corpus, folder):
         (
             "missing files",
             [*run, *data, "--labels", missing],
-            ["gone.mp3: no such file", "away.ogg: no such file", "2 problems"],
+            ["gone.mp3: No such file", "away.ogg: No such file", "2 problems"],
         ),
         ("missing label", [*run, *data, "--labels", unlabelled], ["line 20: test0.mp3 has no label"]),
         ("ragged row", [*run, *data, "--labels", ragged], ["line 20: 1 fields instead of 2"]),
@@ -193,7 +221,7 @@ def test_bad_input_is_explained_before_anything_is_made(corpus, tmp_path):
         assert "Traceback" not in refused.stderr, name
         for part in expected:
             assert part in refused.stderr, (name, refused.stderr)
-        assert not (tmp_path / "run").exists(), name
+        assert not (tmp_path / "run" / "recipe.toml").exists(), name
 
 
 def test_scripts_out_of_turn_say_what_to_do(corpus, tmp_path):

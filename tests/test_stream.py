@@ -1,21 +1,31 @@
+import os
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from conftest import write_audio
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from melgpu import stream as stream_module
 from melgpu import windows, worker
-from melgpu.decode import DecodeError, decode
+from melgpu.bank import Bank
+from melgpu.decode import DecodeError, conform, decode
+from melgpu.errors import InputError
 from melgpu.recipe import AudioSpec, StreamSpec
-from melgpu.stream import Stream
+from melgpu.stream import Stream, examine
 
 AUDIO = AudioSpec(sample_rate=8_000, track_s=6.0)
 WINDOW = 16_000
+CPU = torch.device("cpu")
 
 
-def spec(workers=0, bank="off", ahead=3) -> StreamSpec:
-    return StreamSpec(workers=workers, decode_ahead=ahead, predict_batch_size=4, bank=bank)
+def spec(workers=0, bank="off", ahead=3, **more) -> StreamSpec:
+    settings = {"on_error": "raise", "max_broken_share": 0.5, "timeout_s": 60.0, **more}
+    return StreamSpec(workers=workers, decode_ahead=ahead, predict_batch_size=4, bank=bank, **settings)
 
 
 @pytest.fixture(scope="module")
@@ -30,14 +40,24 @@ def order() -> windows.Order:
     return windows.shuffled(windows.in_order(np.arange(9), np.full(9, 3), np.full(9, 16_000)), 4, seed=1, epoch=2)
 
 
-def collect(paths, order, settings, folder=Path("unused"), batch_size=5) -> list:
-    with Stream(paths, AUDIO, settings, torch.device("cpu"), folder) as stream:
+@pytest.fixture(scope="module")
+def bank(paths, tmp_path_factory) -> Bank:
+    made = Bank(tmp_path_factory.mktemp("bank"), 8_000, 48_000)
+    assert list(examine(paths, AUDIO, spec(2), made)) == [None] * 9
+    return made
+
+
+def collect(paths, order, settings, bank=None, batch_size=5) -> list:
+    with Stream(paths, AUDIO, settings, CPU, bank) as stream:
         return list(stream.batches(order, WINDOW, batch_size))
 
 
 def same(one: list, other: list) -> bool:
     return len(one) == len(other) and all(
-        torch.equal(a.waves, b.waves) and torch.equal(a.tracks, b.tracks) and torch.equal(a.starts, b.starts)
+        torch.equal(a.waves, b.waves)
+        and torch.equal(a.tracks, b.tracks)
+        and torch.equal(a.starts, b.starts)
+        and torch.equal(a.heard, b.heard)
         for a, b in zip(one, other, strict=True)
     )
 
@@ -48,7 +68,7 @@ def test_windows_are_cut_from_the_conformed_track(paths, order):
     assert torch.cat([b.tracks for b in batches]).tolist() == order.tracks.tolist()
     for batch in batches:
         for wave, track, start in zip(batch.waves, batch.tracks, batch.starts, strict=True):
-            whole = windows.conform(decode(Path(paths[track]), 8_000, 6.0), 48_000)
+            whole = conform(decode(Path(paths[track]), 8_000, 6.0), 48_000)
             np.testing.assert_array_equal(wave, whole[start : start + WINDOW])
 
 
@@ -57,11 +77,20 @@ def test_batches_do_not_depend_on_workers(paths, order, workers):
     assert same(collect(paths, order, spec()), collect(paths, order, spec(workers)))
 
 
-def test_batches_do_not_depend_on_the_bank(paths, order, tmp_path):
+def test_batches_do_not_depend_on_the_bank(paths, order, bank, decoded):
     cold = collect(paths, order, spec())
-    for workers in (0, 2, 0):  # filled, then read
-        assert same(cold, collect(paths, order, spec(workers, "disk"), tmp_path))
-    assert len(list(tmp_path.iterdir())) == 9
+    decoded.clear()
+    assert same(cold, collect(paths, order, spec(bank="disk"), bank))
+    with Stream(paths, AUDIO, spec(bank="gpu"), CPU, bank) as stream:
+        assert len(list(stream.reside(np.arange(9)))) == 9
+        assert same(cold, list(stream.batches(order, WINDOW, 5)))
+    assert not decoded
+
+
+def test_what_is_not_resident_comes_from_the_bank(paths, order, bank):
+    with Stream(paths, AUDIO, spec(bank="gpu"), CPU, bank) as stream:
+        list(stream.reside(np.arange(8)))
+        assert same(collect(paths, order, spec()), list(stream.batches(order, WINDOW, 5)))
 
 
 @pytest.fixture
@@ -72,18 +101,34 @@ def decoded(monkeypatch) -> list[str]:
         seen.append(str(path))
         return original(path, *rest)
 
-    original = worker.decode_and_keep
-    monkeypatch.setattr(worker, "decode_and_keep", spy)
+    original = worker.store
+    monkeypatch.setattr(worker, "store", spy)
     return seen
 
 
-def test_each_track_is_decoded_once_and_ahead_only_as_far_as_told(paths, order, decoded):
-    with Stream(paths, AUDIO, spec(ahead=2), torch.device("cpu"), Path("unused")) as stream:
+def test_each_track_is_decoded_once_and_ahead_only_as_far_as_told(paths, order, decoded, monkeypatch):
+    monkeypatch.setattr(stream_module, "BATCHES_AHEAD", 1)
+    with Stream(paths, AUDIO, spec(ahead=2), CPU) as stream:
         batches = stream.batches(order, WINDOW, 2)
         next(batches)
-        assert len(decoded) <= 2 + 3
+        time.sleep(0.3)  # the thread has gone as far as it may
+        wanted = len(set(order.tracks[:6].tolist()))  # one batch taken, one made, one in hand
+        assert len(decoded) <= 2 + wanted
         assert len(list(batches)) == 13
     assert sorted(decoded) == sorted(paths)
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(0, 5), st.integers(1, 4), st.integers(1, 9), st.integers(1, 7), st.integers(0, 26))
+def test_any_shuffle_batch_size_and_start_gives_the_windows_asked_for(bank, paths, epoch, ahead, chunk, size, start):
+    whole = windows.in_order(np.arange(9), np.full(9, 3), np.full(9, 16_000))
+    order = windows.shuffled(whole, chunk, 0, epoch)[start:]
+    waves = {row: bank.waves[bank.find(path).slot] for row, path in enumerate(paths)}
+    found = collect(paths, order, spec(0, "disk", ahead), bank, size)
+    assert torch.cat([batch.tracks for batch in found]).tolist() == order.tracks.tolist()
+    for batch in found:
+        for wave, row, at in zip(batch.waves, batch.tracks.tolist(), batch.starts.tolist(), strict=True):
+            assert np.array_equal(wave, waves[row][at : at + WINDOW])
 
 
 def test_a_resumed_order_decodes_nothing_of_what_it_skips(paths, order, decoded):
@@ -94,15 +139,102 @@ def test_a_resumed_order_decodes_nothing_of_what_it_skips(paths, order, decoded)
     assert set(decoded) == {paths[track] for track in order.tracks[20:]}
 
 
-def test_a_broken_file_is_named(paths, order, tmp_path):
+@pytest.fixture
+def mixed(paths, tmp_path) -> list[str]:
+    """The first file gives nothing, the second one its beginning."""
     (tmp_path / "broken.mp3").write_text("no music")
-    mixed = [*paths[:-1], str(tmp_path / "broken.mp3")]
-    for workers in (0, 2):
-        with pytest.raises(DecodeError, match=r"broken\.mp3: not readable as audio"):
-            collect(mixed, order, spec(workers))
+    data = write_audio(tmp_path / "whole.flac", 30).read_bytes()
+    (tmp_path / "cut.flac").write_bytes(data[: len(data) // 5])
+    return [str(tmp_path / "broken.mp3"), str(tmp_path / "cut.flac"), *paths[2:]]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_broken_file_is_named(mixed, order, workers):
+    with pytest.raises(DecodeError, match=r"(broken\.mp3|cut\.flac): not readable as audio"):
+        collect(mixed, order, spec(workers))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_in_quarantine_a_broken_file_is_silent_and_its_good_beginning_a_track(paths, mixed, order, workers, tmp_path):
+    well, quarantining = collect(paths, order, spec()), spec(workers, on_error="quarantine")
+    beginning = conform(worker.read(mixed[1], 8_000, 6.0).wave, 48_000)
+    with Stream(mixed, AUDIO, quarantining, CPU) as stream:
+        found = list(stream.batches(order, WINDOW, 5))
+    assert {path: flaw.is_lost for path, flaw in stream.flaws.items()} == {mixed[0]: True, mixed[1]: False}
+    for batch, good in zip(found, well, strict=True):
+        assert torch.equal(batch.heard, batch.tracks != 0)
+        assert not batch.waves[batch.tracks == 0].any()
+        assert torch.equal(batch.waves[batch.tracks > 1], good.waves[good.tracks > 1])
+        for wave, start in zip(batch.waves[batch.tracks == 1], batch.starts[batch.tracks == 1], strict=True):
+            np.testing.assert_array_equal(wave, beginning[start : start + WINDOW])
+    kept = Bank(tmp_path / "bank", 8_000, 48_000)
+    assert [flaw and flaw.is_lost for flaw in examine(mixed, AUDIO, quarantining, kept)] == [True, False] + [None] * 7
+    with Stream(mixed, AUDIO, spec(bank="gpu", on_error="quarantine"), CPU, kept) as stream:
+        assert same(found, list(stream.batches(order, WINDOW, 5)))
+        list(stream.reside(np.arange(9)))
+        assert same(found, list(stream.batches(order, WINDOW, 5)))
+        assert set(stream.flaws) == set(mixed[:2])
+
+
+def test_too_many_broken_files_stop_the_stream(mixed, order):
+    with pytest.raises(InputError, match="2 of 9 files are broken, more than"):
+        collect(mixed, order, spec(on_error="quarantine", max_broken_share=0.2))
+
+
+def test_a_decoder_that_hangs_or_crashes_costs_its_file_alone(paths, order, monkeypatch):
+    harmless = spec(1, on_error="quarantine", timeout_s=2.0)
+    with Stream(paths, AUDIO, harmless, CPU) as stream:
+        original = stream._pool.submit
+
+        def submit(function, path, *rest):
+            if path == paths[3]:
+                return original(time.sleep, 60)
+            return original(os.abort) if path == paths[5] else original(function, path, *rest)
+
+        monkeypatch.setattr(stream._pool, "submit", submit)
+        found = list(stream.batches(order, WINDOW, 5))
+    assert set(stream.flaws) == {paths[3], paths[5]}
+    for batch, good in zip(found, collect(paths, order, spec()), strict=True):
+        lost = (batch.tracks == 3) | (batch.tracks == 5)
+        assert torch.equal(batch.heard, ~lost)
+        assert torch.equal(batch.waves[~lost], good.waves[~lost])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_files_are_examined_in_the_order_given(mixed, workers):
+    flaws = list(examine(mixed, AUDIO, spec(workers), None))
+    assert [flaw and Path(flaw.path).name for flaw in flaws] == ["broken.mp3", "cut.flac"] + [None] * 7
 
 
 def test_an_abandoned_stream_ends(paths, order):
-    with Stream(paths, AUDIO, spec(2), torch.device("cpu"), Path("unused")) as stream:
-        next(stream.batches(order, WINDOW, 2))
-    assert stream._pool is None
+    before = threading.active_count()
+    open_files = len(os.listdir("/proc/self/fd"))
+    with Stream(paths, AUDIO, spec(2), CPU) as stream:
+        batches = stream.batches(order, WINDOW, 2)
+        next(batches)
+        batches.close()
+    assert threading.active_count() == before
+    assert len(os.listdir("/proc/self/fd")) == open_files
+
+
+def test_ten_epochs_take_no_more_memory_than_two(paths):
+    whole = windows.in_order(np.arange(9), np.full(9, 3), np.full(9, 16_000))
+    page = os.sysconf("SC_PAGE_SIZE")
+    taken = []
+    with Stream(paths, AUDIO, spec(2), CPU) as stream:
+        for epoch in range(10):
+            for _ in stream.batches(windows.shuffled(whole, 4, 0, epoch), WINDOW, 5):
+                pass
+            taken.append(int(Path("/proc/self/statm").read_text().split()[1]) * page)
+    assert taken[-1] - taken[1] < 5e6  # the memory of eight more epochs is 10 MB
+
+
+@pytest.mark.gpu
+def test_batches_on_a_gpu_are_those_of_the_cpu(paths, order, bank):
+    expected = collect(paths, order, spec())
+    for wanted, own in ((spec(2), None), (spec(bank="gpu"), bank)):
+        with Stream(paths, AUDIO, wanted, torch.device("cuda"), own) as stream:
+            if own:
+                list(stream.reside(np.arange(9)))
+            found = list(stream.batches(order, WINDOW, 5))
+        assert all(torch.equal(a.waves.cpu(), b.waves) for a, b in zip(found, expected, strict=True))

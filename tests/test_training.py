@@ -25,7 +25,7 @@ def batches(epoch: int = 0, count: int = 3):
         generator = torch.Generator().manual_seed(1000 * epoch + step)
         tracks = torch.randint(2, (4,), generator=generator)
         waves = torch.rand(4, 3 * 75 * 75, generator=generator) * 0.2 + 0.6 * tracks[:, None]
-        yield Batch(waves, tracks, tracks * 0)
+        yield Batch(waves, tracks, tracks * 0, tracks >= 0)
 
 
 LABELS = torch.tensor([0, 1])
@@ -144,7 +144,7 @@ def test_a_loss_that_is_no_number_is_explained():
 
     def diverged(epoch=0):
         for batch in batches(epoch):
-            yield Batch(batch.waves * 1e38, batch.tracks, batch.starts)
+            yield Batch(batch.waves * 1e38, batch.tracks, batch.starts, batch.heard)
 
     for source, message in ((broken, "window at sample 0: its picture is no number"), (diverged, "optim.lr")):
         steps = training.fit(fresh(), Pictures(), source, lambda: batches(99), LABELS, OPTIM, AUGMENT, seed=3)

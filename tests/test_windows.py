@@ -25,19 +25,6 @@ def test_test_protocols():
     assert len(order[:5]) == 5
 
 
-@pytest.mark.parametrize("seconds", [7, 61, 119.98, 120, 300])
-def test_tracks_of_any_length_are_conformed(seconds):
-    wave = np.arange(round(seconds * 22_050), dtype=np.float32)
-    conformed = windows.conform(wave, 2_646_000)
-    assert conformed.shape == (2_646_000,)
-    assert (conformed == wave[np.arange(2_646_000) % len(wave)]).all()
-
-
-def test_nothing_cannot_be_repeated():
-    with pytest.raises(ValueError, match="empty"):
-        windows.conform(np.empty(0, np.float32), 5)
-
-
 @given(st.floats(1, 60), st.floats(0.1, 30), st.floats(0, 100))
 def test_windows_fit_the_track(window_s, hop_s, more_s):
     track_s = window_s + more_s
@@ -79,3 +66,47 @@ def test_only_whole_batches_unless_there_is_none():
     assert len(windows.whole_batches(order, 4)) == 8
     assert len(windows.whole_batches(order, 5)) == 10
     assert len(windows.whole_batches(order, 16)) == 10
+
+
+@given(orders, st.integers(0, 9), st.integers(1, 5))
+def test_ranks_share_the_windows_and_never_a_track(order, epoch, ranks):
+    for made in (order, windows.shuffled(order, 8, 0, epoch)):
+        shares = [windows.share(made, rank, ranks) for rank in range(ranks)]
+        pairs = [(t, s) for part in shares for t, s in zip(part.tracks, part.starts, strict=True)]
+        assert sorted(pairs) == sorted(zip(made.tracks, made.starts, strict=True))
+        held = [set(part.tracks.tolist()) for part in shares]
+        assert sum(map(len, held)) == len(set(made.tracks.tolist()))
+        assert max(map(len, held)) - min(map(len, held)) <= 1
+
+
+@given(orders, st.integers(1, 9), st.integers(1, 4))
+def test_ranks_take_equal_numbers_of_whole_batches(order, batch_size, ranks):
+    if len(set(order.tracks.tolist())) < ranks:
+        with pytest.raises(ValueError, match="not every process has one"):
+            windows.whole_batches(order, batch_size, 0, ranks)
+        return
+    parts = [windows.whole_batches(order, batch_size, rank, ranks) for rank in range(ranks)]
+    assert len({len(part) for part in parts}) == 1
+    assert len(parts[0]) < batch_size or len(parts[0]) % batch_size == 0
+    shares = [windows.share(order, rank, ranks) for rank in range(ranks)]
+    assert all((part.starts == own[: len(part)].starts).all() for part, own in zip(parts, shares, strict=True))
+    assert min(map(len, shares)) - len(parts[0]) < batch_size
+
+
+def test_new_tracks_are_wanted_at_an_even_pace():
+    order = windows.in_order(np.arange(1000), np.full(1000, 11), np.full(1000, 10))
+    made = windows.shuffled(order, 64, 0, 0)
+    seen, wanted = set(), []
+    for start in range(0, len(made), 32):
+        own = set(made.tracks[start : start + 32].tolist())
+        wanted.append(len(own - seen))
+        seen |= own
+    assert max(wanted[10:]) <= 10  # chunks that do not slide want 25 at once, every 22 batches
+    assert np.mean(wanted[10:-10]) == pytest.approx(32 / 11, rel=0.1)
+
+
+def test_without_a_number_the_whole_epoch_is_one_shuffle():
+    order = windows.in_order(np.arange(500), np.full(500, 4), np.full(500, 10))
+    made = windows.shuffled(order, None, 0, 0)
+    assert len(set(made.tracks[:500].tolist())) > 300
+    assert sorted(made.tracks.tolist()) == sorted(order.tracks.tolist())

@@ -1,0 +1,103 @@
+"""Decoding processes that may hang or crash without harm: the file is lost, the process replaced, the run goes on."""
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from melgpu import worker
+
+
+class WorkerLost(Exception):
+    """A process that crashed or hung over its work; says which."""
+
+
+class Pool(contextlib.AbstractContextManager):
+    """Calls functions in `workers` processes, which start when first needed; 0 calls them here and now, unguarded."""
+
+    def __init__(self, workers: int, timeout_s: float):
+        self.workers, self.timeout_s = min(workers, os.cpu_count() or 1), timeout_s
+        self._threads = ThreadPoolExecutor(max(1, self.workers), "decoding")  # each minds one process
+        self._own = threading.local()
+        self._desks: list[_Desk] = []
+
+    def __exit__(self, *exc) -> None:
+        for desk in self._desks:
+            desk.kill()
+        self._threads.shutdown(cancel_futures=True)
+        for desk in self._desks:
+            desk.close()
+
+    def submit(self, function: Callable, *arguments) -> Future:
+        """The result of a call to come; it raises WorkerLost where its process crashed or took over `timeout_s`."""
+        if self.workers:
+            return self._threads.submit(self._call, function, arguments)
+        done: Future = Future()
+        try:
+            done.set_result(function(*arguments))
+        except Exception as error:
+            done.set_exception(error)
+        return done
+
+    def _call(self, function: Callable, arguments: tuple):
+        if not hasattr(self._own, "desk"):
+            self._own.desk = _Desk(self.timeout_s)
+            self._desks.append(self._own.desk)
+        return self._own.desk.call(function, arguments)
+
+
+class _Desk:
+    """One process and the pipe to it."""
+
+    def __init__(self, timeout_s: float):
+        self.timeout_s, self._process, self._closed = timeout_s, None, False
+
+    def call(self, function: Callable, arguments: tuple):
+        if self._process and not self._process.is_alive():  # killed while idle: no fault of this file
+            self._end()
+        if not self._process:
+            self._start()
+        try:
+            self._pipe.send((function, arguments))
+            if not self._pipe.poll(self.timeout_s):
+                self._end()
+                raise WorkerLost(f"its decoder hung (no answer within {self.timeout_s:g} s)")
+            result, error = self._pipe.recv()
+        except (EOFError, ConnectionError):
+            raise WorkerLost(f"its decoder crashed ({self._end()})") from None
+        if error:
+            raise error
+        return result
+
+    def _start(self) -> None:
+        if self._closed:
+            raise WorkerLost("the pool is closed")
+        context = multiprocessing.get_context("spawn")  # safe beside CUDA and threads
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=worker.serve, args=(theirs,), daemon=True)
+        self._process.start()
+        theirs.close()
+
+    def _end(self) -> str:
+        """Kill the process; what it had died of."""
+        process, self._process = self._process, None
+        if process is None:
+            return "stopped"
+        process.join(0.2)
+        process.kill()
+        process.join()
+        self._pipe.close()
+        code = process.exitcode or 0
+        return signal.Signals(-code).name if code < 0 else f"exit code {code}"
+
+    def kill(self) -> None:
+        """From another thread: ends what the process does, and it starts no more."""
+        self._closed = True
+        if process := self._process:
+            process.kill()
+
+    def close(self) -> None:
+        self._end()

@@ -1,0 +1,45 @@
+"""Audio files behind URLs (s3://, gs://, https://, ...), through fsspec, which is an optional extra.
+
+A URL is fetched into a temporary file for as long as it is read, so memory stays bounded and every decoder works.
+"""
+
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+
+from melgpu.errors import InputError
+
+
+def is_url(path: str) -> bool:
+    return re.match(r"[a-z][a-z0-9+.-]+://", path) is not None
+
+
+def suffix(path: str) -> str:
+    """The lower-case suffix of a path or URL, with its dot; a URL's query does not count."""
+    return PurePosixPath(path.split("?")[0] if is_url(path) else path).suffix.lower()
+
+
+@contextmanager
+def local(path: str) -> Iterator[Path]:
+    """A file of this machine with the content of `path`. Raises InputError and OSError."""
+    if not is_url(path):
+        yield Path(path)
+        return
+    with tempfile.TemporaryDirectory(prefix="melgpu-") as folder:
+        place = Path(folder) / f"fetched{suffix(path)}"
+        _fetch(path, place)
+        yield place
+
+
+def _fetch(url: str, place: Path) -> None:
+    try:
+        import fsspec
+    except ImportError:
+        raise InputError("URLs need fsspec: pip install 'melgpu[remote]'") from None
+    try:
+        system, name = fsspec.core.url_to_fs(url)
+        system.get_file(name, str(place))
+    except (ImportError, ValueError, OSError) as error:  # a protocol that lacks its package, or is unknown
+        raise InputError(f"cannot be fetched ({error})") from None

@@ -1,0 +1,41 @@
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from melgpu import quarantine
+from melgpu.errors import InputError
+from melgpu.quarantine import Flaw
+
+texts = st.text(st.characters(codec="utf-8", exclude_characters="\r\0"), min_size=1)
+flaws = st.lists(st.builds(Flaw, texts, texts, st.integers(0, 1200).map(lambda tenths: tenths / 10)))
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(flaws, flaws)
+def test_keeps_the_latest_of_each_file(tmp_path, first, second):
+    path = tmp_path / "quarantine.csv"
+    path.unlink(missing_ok=True)
+    for found in (first, second):
+        quarantine.note(path, found)
+    latest = {flaw.path: flaw for flaw in [*first, *second]}
+    assert {flaw.path: flaw for flaw in quarantine.load(path)} == latest
+    assert path.exists() == bool(latest)
+
+
+def test_a_foreign_file_is_refused(tmp_path):
+    (tmp_path / "x.csv").write_text("a,b\n")
+    with pytest.raises(InputError, match="not a quarantine"):
+        quarantine.load(tmp_path / "x.csv")
+
+
+def test_too_many_are_refused_and_all_named():
+    found = {name: Flaw(name, "empty", 0.0) for name in "abc"}
+    quarantine.refuse_many(found, 60, 0.05)
+    with pytest.raises(InputError, match=r"3 of 59 files are broken, more than stream\.max_broken") as caught:
+        quarantine.refuse_many(found, 59, 0.05)
+    assert len(caught.value.problems) == 4
+
+
+def test_the_summary_counts_what_is_in_use(tmp_path):
+    found = [Flaw("a", "cut", 30.0), Flaw("b", "empty", 0.0)]
+    assert quarantine.summary(found, tmp_path).startswith("2 broken files in quarantine, 1 of them used")
