@@ -8,6 +8,7 @@ from melgpu import cli
 EPILOG = """examples:
   python train.py --run runs/mine --labels music/                     a folder with one sub-folder a class
   python train.py --run runs/zalo --data audio/ --labels train.csv --test test.csv --private private.csv
+  python train.py --run runs/mine --labels music/ --check             what is in there? nothing is made
   python train.py --run runs/mine                                     go on with the current round
   python train.py --run runs/mine --backbone resnet50 --fold 2        just this network and fold
 
@@ -29,10 +30,23 @@ def parse_args():
         metavar="NAME_OR_FILE",
         help="demo, scratch or a TOML file, laid over zalo2019; several are laid over each other",
     )
+    new.add_argument("--check", action="store_true", help="only look: list what is odd or wrong with the tracks")
     some = parser.add_argument_group("part of a round")
     some.add_argument("--backbone", help="train this network only")
     some.add_argument("--fold", type=int, help="train this fold only")
     return parser.parse_args()
+
+
+def check(args) -> int:
+    """Report on the tracks that the flags, or else the run in args.run, name; 2 where training would refuse them."""
+    from melgpu import preflight, recipe, run
+
+    if not args.labels:
+        opened = run.open_run(args.run, args.overrides)
+        return 2 if preflight.check(opened.manifest, opened.recipe) else 0
+    settings = recipe.load(args.recipe, args.overrides)
+    sources = {"train": args.labels, "public": args.test, "private": args.private}
+    return 2 if preflight.check(preflight.read(sources, args.data), settings) else 0
 
 
 def open_or_create(args, device):
@@ -63,8 +77,10 @@ def open_or_create(args, device):
     return made
 
 
-def main() -> None:
+def main() -> int:
     args = parse_args()
+    if args.check:
+        return check(args)
     from melgpu import parity, preflight, report
     from melgpu.features import LogMel
     from melgpu.stream import Stream
@@ -73,7 +89,7 @@ def main() -> None:
     run = open_or_create(args, device)
     if run.current_round is None:
         report.say(f"All rounds are done: python stack.py --run {run.folder} shows the scores")
-        return
+        return 0
     jobs = run.choose_jobs(args.backbone, args.fold)
     missing = [job for job in jobs if not run.is_trained(job)]
     features = LogMel(run.recipe.mel, run.recipe.audio.sample_rate).to(device)
@@ -91,6 +107,7 @@ def main() -> None:
     report.say(
         f"Round {run.current_round}: {len(left)} networks left to train. Next: python {script} --run {run.folder}"
     )
+    return 0
 
 
 def train_job(run, job, stream, features, front_end: dict, title: str, tracker) -> None:

@@ -28,3 +28,11 @@ def blocks(path: Path) -> Iterator[tuple[int, np.ndarray]]:
         if isinstance(error, InputError):
             raise
         raise InputError(f"not readable as audio ({getattr(error, 'strerror', None) or error})") from None
+
+
+def header_s(path: Path) -> float | None:
+    """The length in s that a file's header claims; None where it claims none."""
+    import av
+
+    with av.open(str(path), metadata_errors="ignore") as container:
+        return container.duration / av.time_base if container.duration else None

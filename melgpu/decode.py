@@ -26,6 +26,7 @@ TAIL_S = 0.5  # read beyond `max_s`, so that the resampler's end effect stays ou
 SALVAGE_S = 1.0  # a broken file's good beginning counts from this length
 LOUDEST = 1e4  # nothing that was recorded is 80 dB above full scale
 RATES = (1_000, 768_000)  # Hz; a header outside them lies
+LONGEST_S = 7 * 24 * 3600  # a header beyond it lies
 VERSION = 2  # changes when the same file would give other samples
 
 
@@ -77,6 +78,16 @@ def read(path: str | Path, sample_rate: int, max_s: float) -> Sound:
         wave = soxr.resample(wave, rate, sample_rate, quality="HQ")
     wave = wave[: math.ceil(max_s * sample_rate)]
     return Sound(wave, rate, channels, flaw or (None if len(wave) else "contains no audio"))
+
+
+def header_s(path: Path) -> float | None:
+    """The length in s that a file's header claims; None where it claims none, or an absurd one."""
+    if path.suffix.lower() in container.SUFFIXES:
+        return container.header_s(path)
+    with _native_stderr_silenced(), contextlib.suppress(soundfile.SoundFileError, RuntimeError):
+        info = soundfile.info(path)
+        return info.frames / info.samplerate if 0 < info.frames < LONGEST_S * info.samplerate else None
+    return None
 
 
 def conform(wave: np.ndarray, num_samples: int) -> np.ndarray:

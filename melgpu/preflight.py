@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from melgpu import backbone, manifest, quarantine, report
+from melgpu import backbone, manifest, quarantine, report, survey
 from melgpu.bank import Bank
 from melgpu.errors import InputError
 from melgpu.features import LogMel
@@ -24,9 +24,7 @@ def gather(
     Returns the tracks and the flaws of files that go into quarantine. Raises InputError with all problems: of form if
     there are any, else of tracks, audio, weights and pictures.
     """
-    listings, problems = _read_lists(sources, data)
-    if problems:
-        raise InputError(problems)
+    listings = read(sources, data)
     problems = _problems_of(manifest.build, listings, settings.folds.num_folds, settings.folds.seed)
     paths = list(dict.fromkeys(path for listing in listings.values() for path in listing.paths))
     flaws = find_flaws(paths, settings, None if problems else bank)
@@ -42,7 +40,8 @@ def gather(
     return tracks, list(flaws.values())
 
 
-def _read_lists(sources: dict[str, Path | None], data: str | None) -> tuple[dict[str, Listing], list[str]]:
+def read(sources: dict[str, Path | None], data: str | None) -> dict[str, Listing]:
+    """The lists of all splits. Raises InputError with what is wrong with their form."""
     listings, problems = {}, []
     if data and not is_url(data) and not Path(data).is_dir():
         problems.append(f"--data {data}: no such folder")
@@ -52,7 +51,9 @@ def _read_lists(sources: dict[str, Path | None], data: str | None) -> tuple[dict
                 listings[split] = manifest.read_listing(source, data, labelled=split == "train")
             except InputError as error:
                 problems += error.problems
-    return listings, problems
+    if problems:
+        raise InputError(problems)
+    return listings
 
 
 def find_flaws(paths: list[str], settings: Recipe, bank: Bank | None) -> dict[str, Flaw]:
@@ -81,6 +82,24 @@ def reside(stream: Stream, rows: np.ndarray) -> None:
     with report.progress(f"loading the bank into {stream.device}", len(rows), "tracks") as tracker:
         for _ in stream.reside(rows):
             tracker.advance(1)
+
+
+def check(what: Manifest | dict[str, Listing], settings: Recipe) -> int:
+    """Report what the lists and the first seconds of every file say of a data set; how many problems it has."""
+    tracks, problems = what, []
+    if not isinstance(what, Manifest):
+        folds = settings.folds.num_folds, settings.folds.seed
+        problems = _problems_of(manifest.build, what, *folds)
+        tracks = None if problems else manifest.build(what, *folds)
+    paths = tracks.paths if tracks else [path for listing in what.values() for path in listing.paths]
+    found = []
+    with report.progress("listening to the beginning of each file", len(paths), "files") as tracker:
+        for one in survey.looks(paths, settings.stream.workers, settings.stream.timeout_s):
+            found.append(one)
+            tracker.advance(1)
+    problems += [f"{path}: {one.flaw}" for path, one in zip(paths, found, strict=True) if one.flaw]
+    report.say_survey(paths, found, tracks, settings.audio.track_s, problems)
+    return len(problems)
 
 
 def _located(flaws: dict[str, Flaw], listings: dict[str, Listing]) -> Iterator[str]:

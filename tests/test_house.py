@@ -8,10 +8,10 @@ from conftest import ROOT, call
 FLOORS = [
     {"environment", "errors", "files", "kernels"},
     {"recipe", "metrics", "checkpoint", "predictions", "pseudo", "quarantine", "container", "remote", "cli"},
-    {"manifest", "windows", "features", "augment", "decode", "song"},
+    {"manifest", "windows", "features", "augment", "decode", "fingerprint", "song"},
     {"backbone", "worker", "parity"},
     {"pool"},
-    {"bank"},
+    {"bank", "survey"},
     {"stream"},
     {"inference"},
     {"training", "stacking"},

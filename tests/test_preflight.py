@@ -1,3 +1,5 @@
+import shutil
+
 import numpy as np
 import pytest
 from conftest import write_audio, write_list
@@ -95,3 +97,22 @@ def test_a_bank_is_full_afterwards(tmp_path):
     paths = [str(write_audio(tmp_path / "more.wav", 1)), str(tmp_path / "0.wav")]
     preflight.fill(bank, paths, wanted)
     assert bank.find(paths[0])
+
+
+def test_a_check_tells_what_is_there_and_makes_nothing(tmp_path, capsys):
+    rows = [(write_audio(tmp_path / f"{i}.wav", 1, seed=i).name, "ab"[i % 2]) for i in range(6)]
+    shutil.copy(tmp_path / "0.wav", tmp_path / "copy.wav")
+    train, test = write_list(tmp_path / "train.csv", rows), write_list(tmp_path / "test.csv", [("copy.wav",)])
+    before = set(tmp_path.iterdir())
+    wanted = settings()
+    assert preflight.check(preflight.read({"train": train, "public": test}, None), wanted) == 0
+    told = capsys.readouterr().out
+    for part in ("7 files: 22,050 Hz: 7; mono: 7", "7 are shorter than a track of 0:18", "silent: none"):
+        assert part in told
+    assert "same content: 1" in told
+    assert f"{tmp_path}/copy.wav (public test)" in told
+    assert "labels: a: 3, b: 3" in told
+    (tmp_path / "3.wav").write_text("no music")
+    assert preflight.check(preflight.read({"train": train, "public": test}, None), wanted) == 1
+    assert f"{tmp_path}/3.wav: not readable as audio" in capsys.readouterr().out
+    assert set(tmp_path.iterdir()) == before

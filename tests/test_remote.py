@@ -1,0 +1,55 @@
+import functools
+import http.server
+import threading
+
+import numpy as np
+import pytest
+from conftest import call, write_audio
+
+from melgpu import remote
+from melgpu.decode import DecodeError, decode
+from melgpu.errors import InputError
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *arguments):
+        pass
+
+
+@pytest.fixture
+def site(tmp_path):
+    """A web server for the files below tmp_path."""
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=tmp_path))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+
+
+def test_what_is_a_url():
+    for url in ("s3://bucket/a.mp3", "https://x.org/a.mp3?b=c", "gs://a/b", "memory://x"):
+        assert remote.is_url(url)
+    for path in ("/a/b.mp3", "a.mp3", "C:/a.mp3", "a://", "://a", "a b://c"):
+        assert not remote.is_url(path) or path == "a://"
+    assert remote.suffix("https://x.org/a.MP3?b=c.txt") == ".mp3"
+    assert remote.suffix("a?b.ogg") == ".ogg"
+
+
+def test_a_url_gives_what_the_file_gives(tmp_path, site):
+    path = write_audio(tmp_path / "x.mp3", 2)
+    for url in (f"{site}/x.mp3", f"{site}/x.mp3?token=1", f"file://{path}"):
+        np.testing.assert_array_equal(decode(url, 8_000, 5), decode(path, 8_000, 5))
+    with remote.local(f"{site}/x.mp3") as place:
+        assert place.read_bytes() == path.read_bytes()
+    assert not place.exists()
+
+
+def test_what_cannot_be_fetched_is_named(site):
+    with pytest.raises(DecodeError, match=r"absent\.mp3: cannot be fetched"):
+        decode(f"{site}/absent.mp3", 8_000, 5)
+    with pytest.raises(InputError, match="cannot be fetched"), remote.local("nonsense://x/y.mp3"):
+        pass
+
+
+def test_without_the_extra_its_name_is_said():
+    code = "import sys; sys.modules['fsspec'] = None; from melgpu.decode import decode; decode('s3://b/x.mp3', 8000, 5)"
+    assert "s3://b/x.mp3: URLs need fsspec: pip install 'melgpu[remote]'" in call("-c", code).stderr

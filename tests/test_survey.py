@@ -1,0 +1,56 @@
+import shutil
+
+import numpy as np
+import pytest
+import soundfile
+from conftest import write_audio
+
+from melgpu import song, survey
+
+
+def write_piece(path, label: str, seed: int, rate: int = song.RATE):
+    waves = (song.compose(label, np.random.default_rng([seed, again])) for again in range(100))
+    wave = next(wave for wave in waves if len(wave) > 12 * song.RATE)
+    with soundfile.SoundFile(path, "w", song.RATE, 1) as file:
+        for block in np.array_split(wave, 200):
+            file.write(block)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory) -> list[str]:
+    folder = tmp_path_factory.mktemp("files")
+    paths = [write_piece(folder / f"{i}.flac", label, i) for i, label in enumerate(("waltz", "house", "aria"))]
+    paths.append(write_piece(folder / "again.ogg", "house", 1))
+    paths.append(str(shutil.copy(paths[0], folder / "copy.flac")))
+    soundfile.write(folder / "silent.wav", np.zeros((44_100, 2)), 44_100)
+    (folder / "text.mp3").write_text("no music")
+    return [*paths, str(folder / "silent.wav"), str(folder / "text.mp3"), str(folder / "absent.mp3")]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_files_are_looked_at_in_order(files, workers):
+    found = list(survey.looks(files, workers, 60.0))
+    assert [one.is_silent for one in found] == [False] * 5 + [True] + [False] * 2
+    assert [bool(one.flaw) for one in found] == [False] * 6 + [True] * 2
+    assert (found[5].source_rate, found[5].channels, found[5].length_s) == (44_100, 2, 1.0)
+    assert survey.same_content(files, found) == [[0, 4]]
+    assert [(i, j) for i, j, _ in survey.near_duplicates(found)] == [(1, 3)]
+
+
+def test_equal_heads_and_ends_are_not_equal_content(tmp_path):
+    data = bytearray(write_audio(tmp_path / "a.wav", 20, 44_100).read_bytes())
+    data[len(data) // 4] ^= 1
+    (tmp_path / "b.wav").write_bytes(data)
+    paths = [str(tmp_path / "a.wav"), str(tmp_path / "b.wav")]
+    found = list(survey.looks(paths, 0, 60.0))
+    assert found[0].content == found[1].content
+    assert survey.same_content(paths, found) == []
+
+
+def test_a_broken_promise_is_told(tmp_path):
+    path = write_audio(tmp_path / "x.mp3", 30)
+    assert survey.look(str(path)).flaw is None
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 5])
+    assert survey.look(str(path)).flaw == "its header promises 30.0 s and it holds 5.9 s"
+    assert survey.look(str(write_audio(tmp_path / "short.mp3", 0.3))).flaw is None
