@@ -168,23 +168,9 @@ def table(result: dict) -> Table:
 
 def plot(result: dict, path: Path) -> None:
     """Rates by front end, one group of bars a batch size."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    sizes = sorted({row["batch_size"] for row in result["rows"]})
-    names = list(dict.fromkeys(row["front_end"] for row in result["rows"]))[::-1]
-    rates = {(row["front_end"], row["batch_size"]): row["windows_per_s"] for row in result["rows"]}
-    figure, axes = plt.subplots(figsize=(8, 1 + 0.5 * len(names)), layout="constrained")
-    for number, size in enumerate(sizes):
-        places = [i + (number - (len(sizes) - 1) / 2) * 0.8 / len(sizes) for i in range(len(names))]
-        axes.barh(places, [rates[name, size] for name in names], 0.8 / len(sizes), label=f"batch of {size}")
-    axes.set_yticks(range(len(names)), names)
-    axes.set_xlabel(f"windows of {result['window_s']:g} s a second")
-    axes.set_title(f"Pictures from waveforms, {result['device']}", fontsize=10)
-    axes.legend(frameon=False)
-    figure.savefig(path, dpi=120)
+    rates = {(row["front_end"], f"batch of {row['batch_size']}"): row["windows_per_s"] for row in result["rows"]}
+    unit = f"windows of {result['window_s']:g} s a second"
+    timing.plot_bars(rates, unit, f"Pictures from waveforms, {result['device']}", path)
 
 
 def main() -> int:

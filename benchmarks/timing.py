@@ -53,6 +53,11 @@ def peak_memory(device: torch.device) -> float:
     return torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else _status_mib("VmHWM")
 
 
+def memory(device: torch.device) -> float:
+    """MiB in use now."""
+    return torch.cuda.memory_allocated(device) / 2**20 if device.type == "cuda" else _status_mib("VmRSS")
+
+
 def _status_mib(key: str) -> float:
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(key))
     return int(line.split()[1]) / 1024
@@ -73,6 +78,27 @@ def machine(device: torch.device) -> dict:
 def _cpu_name() -> str:
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "unknown CPU")
+
+
+def plot_bars(rates: dict[tuple[str, str], float], unit: str, title: str, path: Path) -> None:
+    """Horizontal bars of {(name, group): rate}, the groups of a name side by side."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    names, groups = (list(dict.fromkeys(column)) for column in zip(*rates, strict=True))
+    names = names[::-1]
+    figure, axes = plt.subplots(figsize=(8, 1 + 0.25 * len(names) * (1 + len(groups))), layout="constrained")
+    for number, group in enumerate(groups):
+        places = [i + ((len(groups) - 1) / 2 - number) * 0.8 / len(groups) for i in range(len(names))]
+        axes.barh(places, [rates.get((name, group), 0) for name in names], 0.8 / len(groups), label=group)
+    axes.set_yticks(range(len(names)), names)
+    axes.set_xlabel(unit)
+    axes.set_title(title, fontsize=10)
+    if len(groups) > 1:
+        axes.legend(frameon=False)
+    figure.savefig(path, dpi=120)
 
 
 def finish(result: dict, out: Path | None) -> None:

@@ -4,11 +4,11 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-
-from melgpu import worker
 
 
 class WorkerLost(Exception):
@@ -53,10 +53,11 @@ class _Desk:
     """One process and the pipe to it."""
 
     def __init__(self, timeout_s: float):
-        self.timeout_s, self._process, self._closed = timeout_s, None, False
+        self.timeout_s, self._closed = timeout_s, False
+        self._process: subprocess.Popen | None = None
 
     def call(self, function: Callable, arguments: tuple):
-        if self._process and not self._process.is_alive():  # killed while idle: no fault of this file
+        if self._process and self._process.poll() is not None:  # killed while idle: no fault of this file
             self._end()
         if not self._process:
             self._start()
@@ -73,24 +74,28 @@ class _Desk:
         return result
 
     def _start(self) -> None:
+        """A fresh interpreter: safe beside CUDA and threads, and free of whatever the main script imports."""
         if self._closed:
             raise WorkerLost("the pool is closed")
-        context = multiprocessing.get_context("spawn")  # safe beside CUDA and threads
-        self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=worker.serve, args=(theirs,), daemon=True)
-        self._process.start()
+        self._pipe, theirs = multiprocessing.Pipe()
+        lifeline, self._lifeline = os.pipe()
+        serve = f"import sys; sys.path[:] = {sys.path!r}; from melgpu import worker; worker.serve"
+        command = [sys.executable, "-c", f"{serve}({theirs.fileno()}, {lifeline})"]
+        self._process = subprocess.Popen(command, pass_fds=(theirs.fileno(), lifeline))
         theirs.close()
+        os.close(lifeline)
 
     def _end(self) -> str:
         """Kill the process; what it had died of."""
         process, self._process = self._process, None
         if process is None:
             return "stopped"
-        process.join(0.2)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(0.2)
         process.kill()
-        process.join()
+        code = process.wait()
         self._pipe.close()
-        code = process.exitcode or 0
+        os.close(self._lifeline)
         return signal.Signals(-code).name if code < 0 else f"exit code {code}"
 
     def kill(self) -> None:

@@ -15,6 +15,7 @@ import itertools
 import mmap
 import os
 import queue
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
@@ -87,6 +88,7 @@ class Stream(contextlib.AbstractContextManager):
         self.flaws: dict[str, Flaw] = {}
         self._pool = Pool(spec.workers, spec.timeout_s)
         self._resident: Resident | None = None
+        self._buffers: list[np.ndarray] = []
 
     def __exit__(self, *exc) -> None:
         self._pool.__exit__(*exc)
@@ -136,7 +138,7 @@ class Stream(contextlib.AbstractContextManager):
         plan = _Plan(parts)
         with _Tracks(self, plan.rows, plan.most_open) as tracks:
             for number, part in enumerate(parts):
-                waves = torch.empty(len(part), window_samples, pin_memory=self.device.type == "cuda")
+                waves = self._buffer(len(part), window_samples)
                 heard = np.ones(len(part), bool)
                 for place, (row, start) in enumerate(zip(part.tracks.tolist(), part.starts.tolist(), strict=True)):
                     wave = tracks[row]
@@ -145,6 +147,16 @@ class Stream(contextlib.AbstractContextManager):
                 for row in plan.rows_that_end(number):
                     tracks.drop(row)
                 yield self._batch(part, waves, torch.from_numpy(heard))
+
+    def _buffer(self, *shape: int) -> torch.Tensor:
+        """Memory that no earlier batch uses any more, where there is such: fresh pages cost twice the copy into them."""
+        if self.device.type == "cuda":
+            return torch.empty(*shape, pin_memory=True)  # torch keeps and reuses pinned memory by itself
+        for array in self._buffers:
+            if array.shape == shape and sys.getrefcount(array) == 3:  # the list, `array`, the argument: no tensor
+                return torch.from_numpy(array)
+        self._buffers = [*self._buffers[-BATCHES_AHEAD - 1 :], np.empty(shape, np.float32)]
+        return torch.from_numpy(self._buffers[-1])
 
     @staticmethod
     def _batch(part: Order, waves: torch.Tensor, heard: torch.Tensor) -> Batch:

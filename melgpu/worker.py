@@ -3,7 +3,6 @@
 Free of torch, so that it starts fast.
 """
 
-import multiprocessing
 import os
 import resource
 import signal
@@ -56,15 +55,16 @@ def _write(wave: np.ndarray, target: str, offset: int) -> None:
         os.close(file)
 
 
-def serve(connection: Connection) -> None:
+def serve(requests: int, lifeline: int) -> None:
     """A decoding process: answer (function, arguments) with (result, None) or (None, error) until the parent goes.
 
-    Ctrl-C is the parent's business.
+    `requests` is the descriptor of a socket, `lifeline` that of a pipe which ends with the parent. Ctrl-C is the
+    parent's business.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=_end_with_parent, args=(lifeline,), daemon=True).start()
     _limit_memory()
+    connection = Connection(requests)
     while True:
         try:
             function, arguments = connection.recv()
@@ -84,9 +84,7 @@ def _limit_memory() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
 
 
-def _end_with_parent() -> None:
+def _end_with_parent(lifeline: int) -> None:
     """A busy worker would outlive a parent that is killed."""
-    parent = multiprocessing.parent_process()
-    if parent:
-        parent.join()
-        os._exit(1)
+    os.read(lifeline, 1)
+    os._exit(1)

@@ -1,0 +1,135 @@
+"""How fast do audio files become samples, and how near is that to what the decoders themselves can do?
+
+    python -m benchmarks.bench_decode [--music FOLDER] [--formats mp3 ogg flac wav] [--workers 1 2] [--plot FILE.png]
+
+Ways to get the 20 s windows of two-minute tracks at the recipe's rate, side by side in as many processes, on the same
+files. The limit is raw libsndfile reading the whole file and soxr resampling one channel of it, and nothing else. A
+rate above its limit fails the run.
+"""
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import soundfile
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks import music, rivals, timing
+from melgpu import cli, recipe, worker
+from melgpu.pool import Pool
+from melgpu.recipe import Recipe
+
+TOLERANCE = 1.03  # of the limit, which is measured, too
+
+
+def ways(settings: Recipe, target: str) -> dict[str, tuple[Callable, tuple]]:
+    """Functions that a decoding process calls, with what follows the path."""
+    rate, samples = settings.audio.sample_rate, round(settings.audio.track_s * settings.audio.sample_rate)
+    return {
+        "libsndfile and soxr alone": (rivals.raw, (rate,)),
+        "melgpu": (worker.store, (rate, samples, target, 0)),
+        "whole file, NumPy's mean": (rivals.by_hand, (rate,)),
+        "seek to each window": (rivals.seek_windows, (rate,)),
+        "librosa.load": (rivals.librosa_load, (rate,)),
+    }
+
+
+def track_seconds(paths: list[str], most: float) -> float:
+    """Audio that the tracks hold, as far as the recipe uses it."""
+    return sum(min(most, soundfile.info(path).duration) for path in paths)
+
+
+def measure(call: Callable, more: tuple, paths: list[str], workers: int, repeats: int) -> list[float]:
+    """Seconds to call a function for all paths, in `workers` processes that are warm."""
+    samples = []
+    with Pool(workers, 600.0) as pool:
+        for repeat in range(repeats + 1):
+            started = time.perf_counter()
+            for answer in [pool.submit(call, path, *more) for path in paths]:
+                answer.result()
+            if repeat:  # the first one warms up
+                samples.append(time.perf_counter() - started)
+    return samples
+
+
+def run(settings: Recipe, sets: dict[str, list[str]], workers: list[int], repeats: int, target: str) -> dict:
+    """Time every way on every set of files."""
+    import torch
+
+    result = {"benchmark": "decode", **timing.machine(torch.device("cpu")), "rows": []}
+    for name, paths in sets.items():
+        audio_s = track_seconds(paths, settings.audio.track_s)
+        for count in workers:
+            most = None
+            for way, (call, more) in ways(settings, target).items():
+                samples = measure(call, more, paths, count, repeats)
+                middle, low, high = timing.spread(samples)
+                most = most or audio_s / min(samples)
+                row = {"files": name, "workers": count, "way": way, "times_real_time": audio_s / middle}
+                row |= {"quartiles": [audio_s / high, audio_s / low], "share_of_limit": audio_s / middle / most}
+                result["rows"].append({**row, "samples_s": samples})
+    return result
+
+
+def table(result: dict) -> Table:
+    names = list(dict.fromkeys(row["way"] for row in result["rows"]))
+    shown = Table(
+        title=f"Decoding on {result['device']}, audio seconds a second (share of the limit)",
+        caption=f"limit: {names[0]}; medians, quartiles are in the JSON",
+        box=SIMPLE,
+    )
+    shown.add_column("files")
+    for column in ("processes", *names):
+        shown.add_column(column, justify="right")
+    lines: dict[tuple, dict] = {}
+    for row in result["rows"]:
+        rate = f"{row['times_real_time']:,.0f} ({row['share_of_limit']:.0%})"
+        lines.setdefault((row["files"], row["workers"]), {})[row["way"]] = rate
+    for (files, workers), rates in lines.items():
+        shown.add_row(files, str(workers), *(rates[name] for name in names))
+    return shown
+
+
+def plot(result: dict, path: Path) -> None:
+    """Rates by way, one group of bars a set of files, at the largest number of processes."""
+    most = max(row["workers"] for row in result["rows"])
+    rates = {(r["way"], r["files"]): r["times_real_time"] for r in result["rows"] if r["workers"] == most}
+    timing.plot_bars(rates, f"audio seconds a second, {most} processes", f"Decoding, {result['device']}", path)
+
+
+def main() -> int:
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--music", type=Path, metavar="DIR", help="a folder of your own music")
+    arguments.add_argument("--formats", nargs="+", default=["mp3", "ogg", "flac", "wav"], help="of composed music")
+    arguments.add_argument("--tracks", type=int, default=8, help="files for each figure (default: 8)")
+    arguments.add_argument("--workers", type=int, nargs="+", default=[1, os.cpu_count() or 1], help="processes")
+    arguments.add_argument("--repeats", type=int, default=5, help="times that each figure is taken (default: 5)")
+    arguments.add_argument("--out", type=Path, help="keep the result as JSON")
+    arguments.add_argument("--plot", type=Path, help="keep a plot as PNG")
+    args = arguments.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        sets = {str(args.music): music.own(args.music, args.tracks)} if args.music else {}
+        for form in [] if args.music else args.formats:
+            (Path(folder) / form).mkdir()
+            sets[form] = music.compose(Path(folder) / form, form, args.tracks)
+        target = Path(folder) / "pcm"
+        target.touch()
+        result = run(recipe.load([]), sets, args.workers, args.repeats, str(target))
+    Console().print(table(result))
+    if args.plot:
+        plot(result, args.plot)
+    implausible = [row["way"] for row in result["rows"] if row["share_of_limit"] > TOLERANCE]
+    for name in implausible:
+        print(f"implausible: {name} is faster than its limit", file=sys.stderr)
+    timing.finish(result, args.out)
+    return 1 if implausible else 0
+
+
+if __name__ == "__main__":
+    cli.run(main)

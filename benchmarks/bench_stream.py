@@ -1,0 +1,200 @@
+"""How fast do files become batches on the device, and how long does one wait for the first?
+
+    python -m benchmarks.bench_stream [--music FOLDER] [--tracks 64] [--epochs 10] [--device cuda] [--plot FILE.png]
+
+An epoch of shuffled windows of two-minute tracks through the stream: cold (decoded on the fly), from the bank on disk,
+from the bank in the device's memory; with and without pictures. Beside it the way that melgpu replaces, on the same
+files and cores: librosa loads the file, each window's mel picture is drawn by matplotlib into a JPEG file, and read
+back and resized by Pillow. The limit of a bank is the copy of its samples by this machine's memory (or the GPU's).
+"""
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks import music, rivals, timing
+from melgpu import cli, recipe, windows
+from melgpu.bank import Bank, open_bank
+from melgpu.features import LogMel
+from melgpu.pool import Pool
+from melgpu.recipe import Recipe
+from melgpu.stream import Batch, Stream, examine
+
+TOLERANCE = 1.03  # of the limit, which is measured, too
+
+
+def with_bank(settings: Recipe, bank: str) -> Recipe:
+    return settings.model_copy(update={"stream": settings.stream.model_copy(update={"bank": bank})})
+
+
+def order_of(settings: Recipe, num_tracks: int, epoch: int) -> windows.Order:
+    """What an epoch of a network trains on."""
+    whole = windows.training_order(np.arange(num_tracks), [""] * num_tracks, settings.audio, settings.windows)
+    return windows.shuffled(whole, settings.shuffle_tracks_for("resnet50"), settings.seed, epoch)
+
+
+def epoch(stream: Stream, settings: Recipe, number: int) -> Iterator[Batch]:
+    order = order_of(settings, len(stream.paths), number)
+    window = windows.samples(settings.windows.window_s, settings.audio.sample_rate)
+    return stream.batches(order, window, settings.optim.batch_size)
+
+
+def time_epoch(batches: Iterable[Batch], then: Callable[[torch.Tensor], object], device: torch.device) -> dict:
+    """Windows a second, seconds until the first batch, and the longest wait for one after it."""
+    waits, count = [], 0
+    started = asked = time.perf_counter()
+    for batch in batches:
+        waits.append(time.perf_counter() - asked)
+        then(batch.waves)
+        count += len(batch.tracks)
+        asked = time.perf_counter()
+    timing.synchronize(device)
+    rate = count / (time.perf_counter() - started)
+    return {"windows_per_s": rate, "first_batch_s": waits[0], "longest_wait_s": max(waits[1:], default=0.0)}
+
+
+def nothing(waves: torch.Tensor) -> None:
+    """What a step does that needs no time."""
+
+
+def time_original(paths: list[str], settings: Recipe, folder: str, workers: int) -> dict:
+    with Pool(workers, 600.0) as pool:
+        for answer in [pool.submit(rivals.original_way, paths[0], settings.audio.sample_rate, folder)] * workers:
+            answer.result()
+        started = time.perf_counter()
+        answers = [pool.submit(rivals.original_way, path, settings.audio.sample_rate, folder) for path in paths]
+        count = answers[0].result()
+        first_s = time.perf_counter() - started
+        count += sum(answer.result() for answer in answers[1:])
+    return {"windows_per_s": count / (time.perf_counter() - started), "first_batch_s": first_s}
+
+
+def copy_limit(settings: Recipe, bank: Bank, device: torch.device) -> float:
+    """Windows a second that memory can copy: one core from the bank's pages to a batch, or the GPU inside its own."""
+    length = windows.samples(settings.windows.window_s, settings.audio.sample_rate)
+    waves = np.array(bank.waves[:32])
+    source = waves if device.type == "cpu" else torch.from_numpy(waves).to(device)
+    target = np.zeros((len(waves), length), np.float32) if device.type == "cpu" else source[:, :length].clone()
+    rng = np.random.default_rng(0)
+
+    def copy() -> None:
+        for row, start in enumerate(rng.integers(0, waves.shape[1] - length, len(waves)).tolist()):
+            target[row] = source[row, start : start + length]
+
+    return len(waves) / min(timing.measure(copy, device))
+
+
+def run(settings: Recipe, paths: list[str], device: torch.device, epochs: int, folder: Path, originals: int) -> dict:
+    """Time every way once an epoch."""
+    result = {"benchmark": "stream", **timing.machine(device), "tracks": len(paths), "rows": []}
+    result["workers"] = min(settings.stream.workers, os.cpu_count() or 1)
+    pictures = LogMel(settings.mel, settings.audio.sample_rate).to(device)
+    disk = with_bank(settings, "disk")
+    bank = open_bank(folder / "bank", settings.audio, disk.stream)
+    started = time.perf_counter()
+    flaws = [flaw for flaw in examine(paths, settings.audio, settings.stream, bank) if flaw]
+    if flaws:
+        raise flaws[0]
+    result["bank"] = {"built_s": time.perf_counter() - started, "bytes": bank.pcm.stat().st_size}
+    limit = copy_limit(settings, bank, device)
+    plans = [("cold", settings, None, None), ("bank on disk", disk, bank, limit)]
+    plans.append((f"bank in {device}'s memory", with_bank(settings, "gpu"), bank, limit))
+    for name, wanted, own, most in plans:
+        for ending, then in (("", nothing), (", pictures", pictures)):
+            row = time_way(paths, wanted, device, own, then, epochs)
+            result["rows"].append({"way": name + ending, **row, "limit_windows_per_s": None if ending else most})
+    if originals:
+        row = time_original(paths[:originals], settings, str(folder), result["workers"])
+        result["rows"].append({"way": "librosa, matplotlib, JPEG", **row, "limit_windows_per_s": None})
+    return result
+
+
+def time_way(
+    paths: list[str], settings: Recipe, device: torch.device, bank: Bank | None, then: Callable, epochs: int
+) -> dict:
+    """Medians over epochs; the first batch of the first one, and the memory after each."""
+    found, memory = [], []
+    with Stream(paths, settings.audio, settings.stream, device, bank) as stream:
+        if settings.stream.bank == "gpu":
+            list(stream.reside(np.arange(len(paths))))
+        for number in range(epochs):
+            found.append(time_epoch(epoch(stream, settings, number), then, device))
+            memory.append(timing.memory(device))
+    rates = [one["windows_per_s"] for one in found]
+    row = {"windows_per_s": float(np.median(rates)), "quartiles": np.quantile(rates, [0.25, 0.75]).tolist()}
+    row |= {"first_batch_s": found[0]["first_batch_s"], "longest_wait_s": max(one["longest_wait_s"] for one in found)}
+    return {**row, "memory_mib": memory, "samples_windows_per_s": rates}
+
+
+def table(result: dict) -> Table:
+    shown = Table(
+        title=f"Files to batches on {result['device']}, {result['workers']} processes, {result['tracks']} tracks",
+        box=SIMPLE,
+    )
+    for column in ("way", "windows/s", "times real time", "of its limit", "first batch", "longest wait", "MiB"):
+        shown.add_column(column, justify="left" if column == "way" else "right")
+    for row in result["rows"]:
+        most, rate = row["limit_windows_per_s"], row["windows_per_s"]
+        memory, wait = row.get("memory_mib"), row.get("longest_wait_s")
+        shown.add_row(
+            row["way"],
+            f"{rate:,.1f}",
+            f"{20 * rate:,.0f}",
+            f"{rate / most:.0%}" if most else "",
+            f"{row['first_batch_s']:.2f} s",
+            "" if wait is None else f"{wait:.2f} s",
+            f"{memory[0]:,.0f} to {memory[-1]:,.0f}" if memory else "",
+        )
+    return shown
+
+
+def plot(result: dict, path: Path) -> None:
+    rates = {(row["way"], ""): row["windows_per_s"] for row in result["rows"]}
+    timing.plot_bars(rates, "windows of 20 s a second", f"Files to batches, {result['device']}", path)
+
+
+def main() -> int:
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--music", type=Path, metavar="DIR", help="a folder of your own music")
+    arguments.add_argument("--tracks", type=int, default=64, help="default: 64")
+    arguments.add_argument("--format", default="mp3", help="of composed music (default: mp3)")
+    arguments.add_argument("--originals", type=int, default=4, help="tracks for the original way; 0 leaves it out")
+    arguments.add_argument("--epochs", type=int, default=3, help="times that each figure is taken (default: 3)")
+    arguments.add_argument(
+        "--workers", type=int, default=os.cpu_count(), help="decoding processes (default: all cores)"
+    )
+    arguments.add_argument("--recipe", action="append", default=[], help="default: zalo2019")
+    arguments.add_argument("--device", default="auto")
+    arguments.add_argument("--out", type=Path, help="keep the result as JSON")
+    arguments.add_argument("--plot", type=Path, help="keep a plot as PNG")
+    args = arguments.parse_args()
+    settings = recipe.load(args.recipe, [f"stream.workers={args.workers}", "stream.bank=off"])
+    with tempfile.TemporaryDirectory() as folder:
+        given = music.own(args.music, args.tracks)
+        paths = given or music.compose(Path(folder), args.format, args.tracks)
+        device = cli.pick_device(args.device)
+        result = run(settings, paths, device, args.epochs, Path(folder), args.originals)
+    Console().print(table(result))
+    if args.plot:
+        plot(result, args.plot)
+    implausible = [
+        row["way"] for row in result["rows"] if row["windows_per_s"] > TOLERANCE * (row["limit_windows_per_s"] or 1e12)
+    ]
+    for name in implausible:
+        print(f"implausible: {name} is faster than its limit", file=sys.stderr)
+    timing.finish(result, args.out)
+    return 1 if implausible else 0
+
+
+if __name__ == "__main__":
+    cli.run(main)
