@@ -31,7 +31,7 @@ from melgpu.decode import DecodeError
 from melgpu.pool import Pool, WorkerLost
 from melgpu.quarantine import Flaw
 from melgpu.recipe import AudioSpec, StreamSpec
-from melgpu.windows import Order, samples
+from melgpu.windows import Order, first_uses, numbered, samples
 
 BATCHES_AHEAD = 2
 Item = TypeVar("Item")
@@ -98,10 +98,11 @@ class Stream(contextlib.AbstractContextManager):
 
         Raises DecodeError for a broken file, or InputError where too many are, as the recipe's `stream` says.
         """
-        parts = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
         if self._resident and self._resident.has(order.tracks):
-            return (self._batch(part, *self._resident.gather(part, window_samples)) for part in parts)
-        made = _ahead(self._gathered(parts, window_samples), BATCHES_AHEAD)
+            return (
+                self._batch(part, *self._resident.gather(part, window_samples)) for part in _parts(order, batch_size)
+            )
+        made = _ahead(self._gathered(order, window_samples, batch_size), BATCHES_AHEAD)
         return _copied(made, self.device) if self.device.type == "cuda" else made
 
     def reside(self, rows: np.ndarray) -> Iterator[None]:
@@ -133,11 +134,11 @@ class Stream(contextlib.AbstractContextManager):
             return self.bank.waves[entry.slot]
         return self._pool.submit(worker.store, path, self.sample_rate, self.track_samples, target, offset)
 
-    def _gathered(self, parts: list[Order], window_samples: int) -> Iterator[Batch]:
+    def _gathered(self, order: Order, window_samples: int, batch_size: int) -> Iterator[Batch]:
         """Batches in memory of this machine (pinned, for a GPU)."""
-        plan = _Plan(parts)
+        plan = _Plan(order, batch_size)
         with _Tracks(self, plan.rows, plan.most_open) as tracks:
-            for number, part in enumerate(parts):
+            for number, part in enumerate(_parts(order, batch_size)):
                 waves = self._buffer(len(part), window_samples)
                 heard = np.ones(len(part), bool)
                 for place, (row, start) in enumerate(zip(part.tracks.tolist(), part.starts.tolist(), strict=True)):
@@ -149,7 +150,7 @@ class Stream(contextlib.AbstractContextManager):
                 yield self._batch(part, waves, torch.from_numpy(heard))
 
     def _buffer(self, *shape: int) -> torch.Tensor:
-        """Memory that no earlier batch uses any more, where there is such: fresh pages cost twice the copy into them."""
+        """Memory that no earlier batch uses any more, if there is such: fresh pages cost twice the copy into them."""
         if self.device.type == "cuda":
             return torch.empty(*shape, pin_memory=True)  # torch keeps and reuses pinned memory by itself
         for array in self._buffers:
@@ -160,23 +161,26 @@ class Stream(contextlib.AbstractContextManager):
 
     @staticmethod
     def _batch(part: Order, waves: torch.Tensor, heard: torch.Tensor) -> Batch:
-        return Batch(waves, torch.from_numpy(part.tracks), torch.from_numpy(part.starts), heard)
+        return Batch(waves, torch.from_numpy(part.tracks).long(), torch.from_numpy(part.starts).long(), heard)
+
+
+def _parts(order: Order, batch_size: int) -> Iterator[Order]:
+    return (order[start : start + batch_size] for start in range(0, len(order), batch_size))
 
 
 class _Plan:
     """When each track of an order is wanted: known before anything is decoded."""
 
-    def __init__(self, parts: list[Order]):
-        batch = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
-        tracks = np.concatenate([part.tracks for part in parts]) if parts else np.empty(0, np.int64)
-        rows, first, inverse = np.unique(tracks, return_index=True, return_inverse=True)
-        last = np.zeros(len(rows), np.int64)
-        np.maximum.at(last, inverse, batch)
+    def __init__(self, order: Order, batch_size: int):
+        rows, numbers = numbered(order.tracks)
+        first = first_uses(numbers, len(rows))
+        last = (len(order) - 1 - first_uses(numbers[::-1], len(rows))) // batch_size
         self.rows = rows[np.argsort(first)]  # in the order of first use
         by_end = np.argsort(last, kind="stable")
-        self._ending, self._ends = rows[by_end], np.searchsorted(last[by_end], np.arange(len(parts) + 1))
-        begun, ended = (np.bincount(places, minlength=len(parts)).cumsum() for places in (batch[first], last))
-        self.most_open = int((begun - ended + np.bincount(last, minlength=len(parts))).max(initial=0))
+        batches = -(-len(order) // batch_size)
+        self._ending, self._ends = rows[by_end], np.searchsorted(last[by_end], np.arange(batches + 1))
+        begins, ends = (np.bincount(places, minlength=batches) for places in (first // batch_size, last))
+        self.most_open = int((begins.cumsum() - ends.cumsum() + ends).max(initial=0))
 
     def rows_that_end(self, number: int) -> list[int]:
         """The tracks whose last window is in a batch."""

@@ -13,7 +13,7 @@ from melgpu.recipe import AudioSpec, WindowSpec
 
 @dataclass(frozen=True)
 class Order:
-    """Windows in the order in which they are wanted: manifest row and start in samples, each of shape (N,)."""
+    """Windows in the order in which they are wanted: manifest row and start in samples, each of shape (N,), int32."""
 
     tracks: np.ndarray
     starts: np.ndarray
@@ -38,8 +38,23 @@ def num_windows(track_s: float, window_s: float, hop_s: float) -> int:
 def in_order(tracks: np.ndarray, counts: np.ndarray, hop_samples: np.ndarray) -> Order:
     """The windows of each track in turn: `counts[i]` of track `tracks[i]`, `hop_samples[i]` apart."""
     first = np.cumsum(counts) - counts
-    position = np.arange(counts.sum()) - np.repeat(first, counts)
-    return Order(np.repeat(tracks, counts), position * np.repeat(hop_samples, counts))
+    starts = np.arange(counts.sum(), dtype=np.int32) - np.repeat(first.astype(np.int32), counts)
+    starts *= np.repeat(hop_samples.astype(np.int32), counts)
+    return Order(np.repeat(tracks.astype(np.int32), counts), starts)
+
+
+def numbered(tracks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The different tracks, sorted, and each window's place among them: np.unique without sorting the windows."""
+    seen = np.zeros(tracks.max(initial=-1) + 1, bool)
+    seen[tracks] = True
+    return np.flatnonzero(seen), (np.cumsum(seen, dtype=np.int32) - 1)[tracks]
+
+
+def first_uses(numbers: np.ndarray, count: int) -> np.ndarray:
+    """Where each of `count` numbers occurs first, shape (count,)."""
+    first = np.empty(count, np.int64)
+    first[numbers[::-1]] = np.arange(len(numbers))[::-1]  # of repeated indices the last one stays
+    return first
 
 
 def training_order(tracks: np.ndarray, labels: list[str], audio: AudioSpec, spec: WindowSpec) -> Order:
@@ -70,9 +85,9 @@ def shuffled(order: Order, shuffle_tracks: int | None, seed: int, epoch: int) ->
     rng = np.random.default_rng([seed, epoch])
     place = rng.random(len(order))
     if shuffle_tracks:
-        tracks, inverse = np.unique(order.tracks, return_inverse=True)
-        place += rng.permutation(len(tracks))[inverse] / shuffle_tracks
-    return order[np.argsort(place, kind="stable")]
+        tracks, numbers = numbered(order.tracks)
+        place += (rng.permutation(len(tracks)) / shuffle_tracks)[numbers]
+    return order[np.argsort(place)]
 
 
 def share(order: Order, rank: int, ranks: int) -> Order:
@@ -84,8 +99,8 @@ def share(order: Order, rank: int, ranks: int) -> Order:
 
 def _turns(tracks: np.ndarray) -> np.ndarray:
     """For each window, the how-manieth different track its own is, shape (N,)."""
-    _, first, inverse = np.unique(tracks, return_index=True, return_inverse=True)
-    return np.argsort(np.argsort(first))[inverse]
+    rows, numbers = numbered(tracks)
+    return np.argsort(np.argsort(first_uses(numbers, len(rows))))[numbers]
 
 
 def whole_batches(order: Order, batch_size: int, rank: int = 0, ranks: int = 1) -> Order:
