@@ -22,21 +22,24 @@ def parse_args():
 
 def main() -> int:
     args = parse_args()
-    from melgpu import run
+    from melgpu import ranks, report, run
     from melgpu.errors import InputError
 
-    device = cli.pick_device(args.device)
-    opened = run.open_run(args.run, args.overrides)
-    if args.music:
-        return answer(opened, args.music, args.out, device)
-    if args.out:
+    if args.out and not args.music:
         raise InputError("--out needs music files to predict")
-    return predict_round(opened, device)
+    with ranks.joined(cli.pick_device(args.device)) as device:
+        report.console.quiet = not ranks.is_first()
+        opened = run.open_run(args.run, args.overrides)
+        if not args.music:
+            return predict_round(opened, device)
+        if ranks.count() > 1:
+            raise InputError("new music is for one process: leave torchrun out")
+        return answer(opened, args.music, args.out, device)
 
 
 def predict_round(run, device) -> int:
     """Write the predictions of every trained network of the current round for every track of the run."""
-    from melgpu import preflight, quarantine, report
+    from melgpu import preflight, quarantine, ranks, report
     from melgpu.errors import InputError
 
     number = run.current_round
@@ -49,8 +52,10 @@ def predict_round(run, device) -> int:
     preflight.fill(run.bank, run.manifest.paths, run.recipe)
     for fold in run.spec(number).folds:
         missing = [job for job in trained if job.fold == fold and not run.is_predicted(job)]
+        ranks.wait()  # nobody looks while the first one writes
         if missing:
             predict_fold(run, missing, device)
+        ranks.wait()
     untrained = len(run.jobs(number)) - len(trained)
     script = "train.py" if untrained else "stack.py"
     if flaws := quarantine.load(run.quarantine_path):
@@ -63,17 +68,33 @@ def predict_fold(run, jobs, device) -> None:
     """Predict with networks of one fold, all of them over one pass of the music."""
     import numpy as np
 
-    from melgpu import backbone, checkpoint, predictions, quarantine
+    from melgpu import backbone, quarantine, ranks, windows
     from melgpu.stream import Stream
 
     loaded = [backbone.load(run.checkpoint(job)) for job in jobs]
     order = run.prediction_order(np.arange(len(run.manifest)))
-    num_windows = np.bincount(order.tracks, minlength=len(run.manifest))
+    places = windows.shared_places(order, ranks.rank(), ranks.count())
     title = f"round {jobs[0].round}, fold {jobs[0].fold}: {len(jobs)} networks predict {len(run.manifest)} tracks"
     with Stream(run.manifest.paths, run.recipe.audio, run.recipe.stream, device, run.bank) as stream:
-        probs, heard = window_probs(loaded, run.recipe, stream, order, title)
-        quarantine.note(run.quarantine_path, stream.flaws.values())
+        probs, heard = window_probs(loaded, run.recipe, stream, order[places], title)
+    parts = ranks.gathered((places, probs, heard, stream.flaws))
+    if parts:
+        save_fold(run, jobs, order, parts)
+        quarantine.note(run.quarantine_path, [flaw for part in parts for flaw in part[3].values()])
+
+
+def save_fold(run, jobs, order, parts) -> None:
+    """Put the shares of all processes, (places in the order, probabilities, heard, flaws), together and save them."""
+    import numpy as np
+
+    from melgpu import checkpoint, predictions
+
+    probs = np.empty((len(jobs), len(order), len(run.class_names)), np.float32)
+    heard = np.empty(len(order), bool)
+    for places, own_probs, own_heard, _ in parts:
+        probs[:, places], heard[places] = own_probs, own_heard
     probs[:, ~heard] = run.prior
+    num_windows = np.bincount(order.tracks, minlength=len(run.manifest))
     lost = np.isin(np.arange(len(run.manifest)), order.tracks[~heard])
     splits = tuple(run.round_splits(jobs[0].fold))
     for job, own in zip(jobs, probs, strict=True):

@@ -11,9 +11,10 @@ EPILOG = """examples:
   python train.py --run runs/mine --labels music/ --check             what is in there? nothing is made
   python train.py --run runs/mine                                     go on with the current round
   python train.py --run runs/mine --backbone resnet50 --fold 2        just this network and fold
+  torchrun --nproc-per-node 4 -- train.py --run runs/mine             on four GPUs (mind the two dashes)
 
 A new run needs --labels; its recipe (default: zalo2019) and tracks are kept in the run's folder, and later calls need
-only --run. Finished networks are skipped, an interrupted one goes on after its last whole epoch."""
+only --run. Finished networks are skipped, an interrupted one goes on where it was."""
 
 
 def parse_args():
@@ -81,15 +82,26 @@ def main() -> int:
     args = parse_args()
     if args.check:
         return check(args)
-    from melgpu import parity, preflight, report
+    from melgpu import ranks, report
+
+    with ranks.joined(cli.pick_device(args.device)) as device:
+        report.console.quiet = not ranks.is_first()
+        if ranks.is_first():  # the others wait until there is a run
+            open_or_create(args, device)
+        ranks.wait()
+        train_round(open_or_create(args, device), args, device)
+    return 0
+
+
+def train_round(run, args, device) -> None:
+    """Train what is missing of the current round."""
+    from melgpu import parity, preflight, ranks, report
     from melgpu.features import LogMel
     from melgpu.stream import Stream
 
-    device = cli.pick_device(args.device)
-    run = open_or_create(args, device)
     if run.current_round is None:
         report.say(f"All rounds are done: python stack.py --run {run.folder} shows the scores")
-        return 0
+        return
     jobs = run.choose_jobs(args.backbone, args.fold)
     missing = [job for job in jobs if not run.is_trained(job)]
     features = LogMel(run.recipe.mel, run.recipe.audio.sample_rate).to(device)
@@ -99,22 +111,22 @@ def main() -> int:
     title = f"round {run.current_round}: training {len(missing)} networks"
     with Stream(run.manifest.paths, run.recipe.audio, run.recipe.stream, device, run.bank) as stream:
         preflight.reside(stream, run.labelled_rows(run.current_round))
-        with report.progress(title, total, "windows") as tracker:
+        with report.progress(title, total, "windows") as tracker, cli.Stop() as stop:
             for number, job in enumerate(missing, start=1):
-                train_job(run, job, stream, features, front_end, f"{number}/{len(missing)} {job.name}", tracker)
+                train_job(run, job, stream, features, front_end, f"{number}/{len(missing)} {job.name}", tracker, stop)
+    ranks.wait()
     left = [job for job in run.jobs(run.current_round) if not run.is_trained(job)]
     script = "train.py" if left else "predict.py"
     report.say(
         f"Round {run.current_round}: {len(left)} networks left to train. Next: python {script} --run {run.folder}"
     )
-    return 0
 
 
-def train_job(run, job, stream, features, front_end: dict, title: str, tracker) -> None:
-    """Train one network on one fold to its end, from its last whole epoch; `front_end` are the pictures' figures."""
+def train_job(run, job, stream, features, front_end: dict, title: str, tracker, stop) -> None:
+    """Train one network on one fold to its end, from where it stood; `front_end` are the pictures' figures."""
     import torch
 
-    from melgpu import backbone, keeping, quarantine, report, training, windows
+    from melgpu import backbone, keeping, ranks, report, training, windows
     from melgpu.run import class_numbers
 
     recipe, optim = run.recipe, run.recipe.optim_for(job.backbone)
@@ -123,35 +135,52 @@ def train_job(run, job, stream, features, front_end: dict, title: str, tracker) 
     train_order, valid_order = run.training_order(job), run.prediction_order(run.fold_rows(job.fold)[1])
     epoch_windows = run.epoch_windows(job)
 
-    def train_batches(epoch: int):
+    def train_batches(epoch: int, first_step: int):
         order = windows.shuffled(train_order, recipe.shuffle_tracks_for(job.backbone), recipe.seed, epoch)
-        return stream.batches(windows.whole_batches(order, optim.batch_size), window_samples, optim.batch_size)
+        order = windows.whole_batches(order, optim.batch_size, ranks.rank(), ranks.count())
+        return stream.batches(order[first_step * optim.batch_size :], window_samples, optim.batch_size)
 
     def valid_batches():
-        return stream.batches(valid_order, window_samples, recipe.stream.predict_batch_size)
+        own = windows.share(valid_order, ranks.rank(), ranks.count())
+        return stream.batches(own, window_samples, recipe.stream.predict_batch_size)
 
     torch.manual_seed(recipe.seed)
     own = backbone.own_front_end(recipe)
     model = backbone.build(job.backbone, len(run.class_names), recipe.backbone, own).to(stream.device)
-    state = training.start(model, optim)
+    state = training.start(model, optim, recipe.machine)
     keeping.resume(run, job, state)
-    tracker.skip(state.progress.epoch * epoch_windows)
-    steps = training.fit(
+    micro_batch = state.micro_batch
+    tracker.skip(state.progress.epoch * epoch_windows + state.progress.step * optim.batch_size * ranks.count())
+    for done in training.fit(
         state, own or features, train_batches, valid_batches, labels, optim, recipe.augment, recipe.seed
-    )
-    for record in steps:
-        where = f"{title}, epoch {min(state.progress.epoch + 1, optim.max_epochs)}/{optim.max_epochs}"
-        if record is None:
-            tracker.advance(min(optim.batch_size, epoch_windows), where)
-        else:
-            keeping.keep(run, job, state, front_end)
-            quarantine.note(run.quarantine_path, stream.flaws.values())
-            report.say(
-                f"{title}, epoch {record['epoch']}/{optim.max_epochs}: loss {record['loss']:.3f}, "
-                f"accuracy on validation windows {record['window_accuracy']:.3f}"
-            )
+    ):
+        if isinstance(done, dict):
+            end_epoch(run, job, state, front_end, stream, f"{title}, epoch {done['epoch']}/{optim.max_epochs}")
+            continue
+        doing = "" if done else ", validation"
+        where = f"{title}, epoch {min(state.progress.epoch + 1, optim.max_epochs)}/{optim.max_epochs}{doing}"
+        tracker.advance(done * ranks.count(), where)
+        if state.micro_batch < micro_batch:
+            micro_batch = state.micro_batch
+            report.say(f"{title}: the GPU's memory ran out, going on with {micro_batch} windows at once")
+        if ranks.is_first() and (stop.wanted or (done and state.progress.step % recipe.machine.save_every == 0)):
+            keeping.keep_state(run, job, state)
+        if ranks.is_first() and stop.wanted:  # the others end with it
+            raise KeyboardInterrupt
     tracker.skip((optim.max_epochs - state.progress.epoch) * epoch_windows)
-    keeping.finish(run, job, state)
+    if ranks.is_first():
+        keeping.finish(run, job, state)
+
+
+def end_epoch(run, job, state, front_end: dict, stream, title: str) -> None:
+    """Keep what an epoch gave, and say so."""
+    from melgpu import keeping, quarantine, ranks, report
+
+    if ranks.is_first():
+        keeping.keep(run, job, state, front_end)
+        quarantine.note(run.quarantine_path, stream.flaws.values())
+    record = state.log[-1]
+    report.say(f"{title}: loss {record['loss']:.3f}, accuracy on validation windows {record['window_accuracy']:.3f}")
 
 
 if __name__ == "__main__":

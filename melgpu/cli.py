@@ -53,6 +53,25 @@ def run(main: Callable[[], int | None]) -> None:
     sys.exit(code)
 
 
+class Stop:
+    """Whether the user or the system asked to stop; who asks twice does not wait for the work in hand."""
+
+    wanted = False
+
+    def __enter__(self) -> "Stop":
+        self._before = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *exc) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _ask(self, *signal_and_frame) -> None:
+        if self.wanted:
+            raise KeyboardInterrupt
+        self.wanted = True
+
+
 def pick_device(name: str):
     """The torch device of a name; `auto` is a GPU where there is one. Raises InputError."""
     import torch

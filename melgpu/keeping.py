@@ -1,7 +1,8 @@
 """What a training leaves in its job's folder: the best weights, its log, and what it needs to go on.
 
-Order of writing: best.safetensors, last.safetensors, log.csv after each epoch; scores.json marks the end, and
-last.safetensors goes. Killed anywhere between, a training goes on from the last whole epoch to the same end.
+Order of writing: best.safetensors, last.safetensors, log.csv after each epoch, last.safetensors now and then between;
+scores.json marks the end, and last.safetensors goes. Killed anywhere, a training goes on from last.safetensors to the
+same end.
 """
 
 import json
@@ -18,10 +19,16 @@ def keep(run: Run, job: Job, training: Training, front_end: dict) -> None:
     if training.progress.improved:
         checkpoint.save(run.checkpoint(job), training.model.state_dict(), about)
     if not training.progress.finished(run.recipe.optim_for(job.backbone)):
-        tensors, state = training.state()
-        checkpoint.save(folder / "last.safetensors", tensors, about | {"training": state})
+        keep_state(run, job, training)
     lines = [",".join(training.log[0]), *(",".join(map(str, record.values())) for record in training.log)]
     files.write_text(folder / "log.csv", "\n".join(lines) + "\n")
+
+
+def keep_state(run: Run, job: Job, training: Training) -> None:
+    """Write all that a training needs to go on from this very step."""
+    tensors, state = training.state()
+    about = {"digest": run.recipe.digest(), "training": state}
+    checkpoint.save(run.job_folder(job) / "last.safetensors", tensors, about)
 
 
 def resume(run: Run, job: Job, training: Training) -> None:

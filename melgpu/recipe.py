@@ -74,6 +74,12 @@ class StreamSpec(Spec):
     timeout_s: Positive
 
 
+class MachineSpec(Spec):
+    compile: bool
+    micro_batch: Count
+    save_every: Count
+
+
 class BackboneSpec(Spec):
     pretrained: bool
     weights_dir: str
@@ -144,6 +150,7 @@ class Recipe(Spec):
     folds: FoldSpec
     mel: MelSpec
     stream: StreamSpec
+    machine: MachineSpec
     backbone: BackboneSpec
     optim: OptimSpec
     optim_overrides: dict[BackboneName, OptimOverride]
@@ -187,8 +194,8 @@ class Recipe(Spec):
         return json.dumps(self.model_dump(mode="json", exclude_none=True), sort_keys=True)
 
     def digest(self) -> str:
-        """A short hash of all that can change a result; of `stream` only the order of windows can."""
-        settings = self.model_dump(mode="json", exclude_none=True, exclude={"stream"})
+        """A short hash of all that can change a result; of `stream` only the order of windows can, `machine` cannot."""
+        settings = self.model_dump(mode="json", exclude_none=True, exclude={"stream", "machine"})
         settings["one_shuffle"] = self.stream.bank != "off"
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 

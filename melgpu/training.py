@@ -1,12 +1,13 @@
 """Optimizer steps and epochs as generators; no files, no prints.
 
-An epoch is a pure function of the weights, the optimizer's state, (seed, epoch) and the batches: the global random
-state is seeded at its start. Losses stay on the device; reading one is the caller's choice.
+A step is a pure function of the weights, the optimizer's state, (seed, epoch, step) and its batch: the global random
+state is seeded at its start, so a training resumed at any step goes on to the same bits. Losses stay on the device
+until the epoch ends. Of several processes (see `ranks`) each trains on batches of its own, with averaged gradients.
 """
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -14,12 +15,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from melgpu import checkpoint
+from melgpu import checkpoint, ranks
 from melgpu.augment import augment
 from melgpu.backbone import Classifier, use_bfloat16
 from melgpu.errors import InputError
 from melgpu.inference import describe_broken, window_probs
-from melgpu.recipe import AugmentSpec, OptimSpec
+from melgpu.recipe import AugmentSpec, MachineSpec, OptimSpec
 from melgpu.stream import Batch
 
 UNKNOWN = -1  # the class number of a track without a label, or of a window that was not heard
@@ -27,16 +28,17 @@ UNKNOWN = -1  # the class number of a track without a label, or of a window that
 
 @dataclass
 class Progress:
-    """Where a training stands after `epoch` epochs; plain numbers, so that JSON can keep it."""
+    """Where a training stands: after `epoch` epochs and `step` steps; plain numbers, so that JSON can keep it."""
 
     epoch: int = 0
+    step: int = 0
     best_accuracy: float = -1.0
     epochs_since_best: int = 0
     epochs_since_drop: int = 0  # of the learning rate, or since the best
 
     def note(self, accuracy: float, spec: OptimSpec) -> bool:
         """Count one more epoch; True where the learning rate is to drop (Keras' ReduceLROnPlateau)."""
-        self.epoch += 1
+        self.epoch, self.step = self.epoch + 1, 0
         if accuracy > self.best_accuracy:
             self.best_accuracy, self.epochs_since_best, self.epochs_since_drop = accuracy, 0, 0
             return False
@@ -55,9 +57,9 @@ class Progress:
         return self.epoch >= spec.max_epochs or self.epochs_since_best >= spec.stop_patience
 
 
-def epoch_seed(seed: int, epoch: int) -> int:
-    """A seed for each epoch, unrelated to its neighbours'."""
-    return int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0] >> 1)
+def step_seed(seed: int, epoch: int, step: int, rank: int = 0) -> int:
+    """A seed for each step of each epoch of each process, unrelated to its neighbours'."""
+    return int(np.random.SeedSequence([seed, epoch, step, rank]).generate_state(1, np.uint64)[0] >> 1)
 
 
 def make_optimizer(model: Classifier, spec: OptimSpec, epoch: int) -> torch.optim.Adam:
@@ -69,34 +71,53 @@ def make_optimizer(model: Classifier, spec: OptimSpec, epoch: int) -> torch.opti
 
 
 def train_epoch(
-    model: nn.Module,
+    training: "Training",
     features: nn.Module,
-    optimizer: torch.optim.Optimizer,
     batches: Iterable[Batch],
     labels: Tensor,
     augment_spec: AugmentSpec,
     seed: int,
     bfloat16: bool,
-) -> Iterator[Tensor]:
-    """One optimizer step a batch; yields each step's mean loss, a scalar that stays on the device.
+) -> Iterator[int]:
+    """One optimizer step a batch, from the step where `training` stands; yields the number of windows of each.
 
     `labels`, shape (rows of the manifest,), class numbers on the CPU.
     """
-    torch.manual_seed(seed)
+    model, progress = ranks.shared(training.model), training.progress
     model.train()
     for batch in batches:
+        torch.manual_seed(step_seed(seed, progress.epoch, progress.step, ranks.rank()))
         device = batch.waves.device
         generator = torch.Generator(device).manual_seed(int(torch.randint(2**62, ())))
         images = augment(features(batch.waves), augment_spec, generator)
-        with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
-            logits = model(images)
         targets = torch.where(batch.heard, labels[batch.tracks], UNKNOWN).to(device, non_blocking=True)
-        loss = F.cross_entropy(logits.float(), targets, ignore_index=UNKNOWN, reduction="sum")
-        loss = loss / max(1, int(batch.heard.sum()))  # on the CPU: no wait for the device
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        yield loss.detach()
+        num_heard = max(1, int(batch.heard.sum()))  # on the CPU: no wait for the device
+        while (loss := _backward(training, model, images, targets, num_heard, bfloat16)) is None:
+            training.micro_batch = -(-min(training.micro_batch, len(images)) // 2)
+        training.optimizer.step()
+        training.loss_sum += loss
+        progress.step += 1
+        yield len(batch.tracks)
+
+
+def _backward(
+    training: "Training", model: nn.Module, images: Tensor, targets: Tensor, num_heard: int, bfloat16: bool
+) -> Tensor | None:
+    """Gradients of a batch, taken in micro-batches, and its mean loss; None where memory ran out and less may do."""
+    training.optimizer.zero_grad()
+    total = torch.zeros((), device=images.device)
+    try:
+        for own, wanted in zip(images.split(training.micro_batch), targets.split(training.micro_batch), strict=True):
+            with torch.autocast(images.device.type, torch.bfloat16, enabled=bfloat16):
+                logits = model(own)
+            loss = F.cross_entropy(logits.float(), wanted, ignore_index=UNKNOWN, reduction="sum") / num_heard
+            loss.backward()
+            total += loss.detach()
+    except torch.OutOfMemoryError:
+        if ranks.count() > 1 or min(training.micro_batch, len(images)) == 1:
+            raise InputError("the device's memory runs out: set a smaller machine.micro_batch") from None
+        return None
+    return total
 
 
 def refresh_batch_norm(
@@ -111,17 +132,21 @@ def refresh_batch_norm(
     images = (features(batch.waves) for batch in itertools.islice(batches, num_batches))
     with torch.autocast(next(model.parameters()).device.type, torch.bfloat16, enabled=bfloat16):
         torch.optim.swa_utils.update_bn(images, model)
+    ranks.average(buffer for buffer in model.buffers() if buffer.is_floating_point())
 
 
 def window_accuracy(
     model: nn.Module, features: nn.Module, batches: Iterable[Batch], labels: Tensor, bfloat16: bool
-) -> float:
-    """Share of windows whose likeliest class is right, without flips."""
-    right = total = 0
+) -> Generator[int, None, float]:
+    """Share of windows (of all ranks) whose likeliest class is right, without flips; yields 0 after each batch."""
+    counts = torch.zeros(2, dtype=torch.int64)
     for batch, probs in window_probs([model], features, batches, flip=False, bfloat16=bfloat16):
-        right += int(((probs[0].argmax(1) == labels[batch.tracks]) & batch.heard).sum())
-        total += int(batch.heard.sum())
-    return right / max(1, total)
+        right = (probs[0].argmax(1) == labels[batch.tracks]) & batch.heard
+        counts += torch.stack([right.sum(), batch.heard.sum()])
+        yield 0
+    device = next(model.parameters()).device
+    right, heard = ranks.total(counts.to(device)).tolist()
+    return right / max(1, heard)
 
 
 @dataclass
@@ -132,72 +157,71 @@ class Training:
     optimizer: torch.optim.Optimizer
     progress: Progress
     log: list[dict]
+    loss_sum: Tensor  # over the steps of the epoch, a scalar that stays on the device
+    micro_batch: int  # windows that go through the network at once; halved when memory runs out
 
     def state(self) -> tuple[dict[str, Tensor], dict]:
         """Named tensors and JSON data."""
         optimizer, groups = checkpoint.pack_optimizer(self.optimizer)
         tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
         tensors |= {f"optimizer.{name}": value for name, value in optimizer.items()}
+        tensors["loss.sum"] = self.loss_sum
         return tensors, {"groups": groups, "progress": asdict(self.progress), "log": self.log}
 
     def restore(self, tensors: dict[str, Tensor], about: dict, spec: OptimSpec) -> None:
         """The inverse of `state`."""
-        parts: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}}
+        parts: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}, "loss": {}}
         for name, value in tensors.items():
             part, key = name.split(".", 1)
             parts[part][key] = value
         self.model.load_state_dict(parts["model"])
         self.progress, self.log = Progress(**about["progress"]), about["log"]
-        self.optimizer = make_optimizer(self.model, spec, max(0, self.progress.epoch - 1))
+        epoch = self.progress.epoch if self.progress.step else max(0, self.progress.epoch - 1)
+        self.optimizer = make_optimizer(self.model, spec, epoch)
+        self.loss_sum.copy_(parts["loss"]["sum"])
         checkpoint.unpack_optimizer(self.optimizer, parts["optimizer"], about["groups"])
 
 
-def start(model: Classifier, spec: OptimSpec) -> Training:
+def start(model: Classifier, spec: OptimSpec, machine: MachineSpec) -> Training:
     """A training before its first epoch."""
-    return Training(model, make_optimizer(model, spec, 0), Progress(), [])
+    if machine.compile:
+        model.body.compile()
+    loss_sum = torch.zeros((), dtype=torch.float64, device=next(model.parameters()).device)
+    return Training(model, make_optimizer(model, spec, 0), Progress(), [], loss_sum, machine.micro_batch)
 
 
 def fit(
     training: Training,
     features: nn.Module,
-    train_batches: Callable[[int], Iterable[Batch]],
+    train_batches: Callable[[int, int], Iterable[Batch]],
     valid_batches: Callable[[], Iterable[Batch]],
     labels: Tensor,
     spec: OptimSpec,
     augment_spec: AugmentSpec,
     seed: int,
-) -> Iterator[dict | None]:
-    """Train to the end: yields None after each step, and the epoch's log record once `training` stands after it.
+) -> Iterator[int | dict]:
+    """Train to the end, from wherever `training` stands; after each yield it may be kept and resumed.
 
-    `train_batches` makes the batches of an epoch; `labels`, shape (rows of the manifest,), class numbers on the CPU.
+    Yields the number of windows after each step, 0 after each batch of validation, and the epoch's log record once
+    `training` stands after it. `train_batches` makes the batches of an epoch from one of its steps on; `labels`, shape
+    (rows of the manifest,), class numbers on the CPU.
     """
-    model = training.model
+    model, progress = training.model, training.progress
     bfloat16 = use_bfloat16(spec.precision, next(model.parameters()).device)
-    while not training.progress.finished(spec):
-        epoch, losses = training.progress.epoch, []
-        if epoch == spec.warmup_epochs > 0:
+    while not progress.finished(spec):
+        epoch = progress.epoch
+        if epoch == spec.warmup_epochs > 0 == progress.step:
             training.optimizer = make_optimizer(model, spec, epoch)
         if spec.schedule == "cosine" and epoch >= spec.warmup_epochs:
             _set_lr(training.optimizer, spec.lr * (1 + math.cos(math.pi * epoch / spec.max_epochs)) / 2)
-        steps = train_epoch(
-            model,
-            features,
-            training.optimizer,
-            train_batches(epoch),
-            labels,
-            augment_spec,
-            epoch_seed(seed, epoch),
-            bfloat16,
-        )
-        for loss in steps:
-            losses.append(loss)
-            yield None
-        loss = float(torch.stack(losses).mean())
+        batches = train_batches(epoch, progress.step)
+        yield from train_epoch(training, features, batches, labels, augment_spec, seed, bfloat16)
+        loss = float(ranks.total(training.loss_sum.clone())) / ranks.count() / progress.step
         if not math.isfinite(loss):
-            raise InputError(_explain(features, train_batches(epoch), epoch))
+            raise InputError(_explain(features, train_batches(epoch, 0), epoch))
         refresh = 0 if epoch < spec.warmup_epochs else spec.refresh_batches  # a frozen body keeps its statistics
-        refresh_batch_norm(model, features, train_batches(epoch), refresh, bfloat16)
-        accuracy = window_accuracy(model, features, valid_batches(), labels, bfloat16)
+        refresh_batch_norm(model, features, train_batches(epoch, 0), refresh, bfloat16)
+        accuracy = yield from window_accuracy(model, features, valid_batches(), labels, bfloat16)
         yield _end_epoch(training, loss, accuracy, spec)
 
 
@@ -212,6 +236,7 @@ def _explain(features: nn.Module, batches: Iterable[Batch], epoch: int) -> list[
 
 def _end_epoch(training: Training, loss: float, accuracy: float, spec: OptimSpec) -> dict:
     lr = training.optimizer.param_groups[0]["lr"]
+    training.loss_sum.zero_()
     plateau = training.progress.note(accuracy, spec)
     if plateau and spec.schedule == "plateau":
         _set_lr(training.optimizer, lr * spec.plateau_factor)

@@ -90,11 +90,17 @@ def shuffled(order: Order, shuffle_tracks: int | None, seed: int, epoch: int) ->
     return order[np.argsort(place)]
 
 
+def shared_places(order: Order, rank: int, ranks: int) -> np.ndarray:
+    """Where in an order the windows of one of several processes stand.
+
+    It takes every `ranks`-th track in the order of first use, with all its windows.
+    """
+    return np.flatnonzero(_turns(order.tracks) % ranks == rank)
+
+
 def share(order: Order, rank: int, ranks: int) -> Order:
-    """What one of several processes takes: every `ranks`-th track in the order of first use, with all its windows."""
-    if ranks == 1:
-        return order
-    return order[_turns(order.tracks) % ranks == rank]
+    """The windows of one of several processes, in their order."""
+    return order if ranks == 1 else order[shared_places(order, rank, ranks)]
 
 
 def _turns(tracks: np.ndarray) -> np.ndarray:

@@ -7,7 +7,7 @@ from conftest import ROOT, call
 
 FLOORS = [
     {"environment", "errors", "files", "kernels"},
-    {"recipe", "metrics", "checkpoint", "predictions", "pseudo", "quarantine", "container", "remote", "cli"},
+    {"recipe", "metrics", "checkpoint", "predictions", "pseudo", "quarantine", "container", "ranks", "remote", "cli"},
     {"manifest", "windows", "features", "augment", "decode", "fingerprint", "song"},
     {"backbone", "worker", "parity"},
     {"pool"},

@@ -1,3 +1,6 @@
+import itertools
+import json
+
 import pytest
 import torch
 from torch import nn
@@ -9,7 +12,7 @@ from melgpu.stream import Batch
 from melgpu.training import Progress
 
 OPTIM = recipe.load(["demo"], ["optim.precision='float32'", "optim.max_epochs=4", "optim.batch_size=4"]).optim
-AUGMENT = recipe.load([]).augment
+AUGMENT, MACHINE = recipe.load([]).augment, recipe.load([]).machine
 
 
 class Pictures(nn.Module):
@@ -19,9 +22,9 @@ class Pictures(nn.Module):
         return waves.view(-1, 3, 75, 75)
 
 
-def batches(epoch: int = 0, count: int = 3):
+def batches(epoch: int = 0, first_step: int = 0, count: int = 3):
     """Pictures whose brightness tells the class."""
-    for step in range(count):
+    for step in range(first_step, count):
         generator = torch.Generator().manual_seed(1000 * epoch + step)
         tracks = torch.randint(2, (4,), generator=generator)
         waves = torch.rand(4, 3 * 75 * 75, generator=generator) * 0.2 + 0.6 * tracks[:, None]
@@ -33,14 +36,37 @@ LABELS = torch.tensor([0, 1])
 
 def fresh(spec=OPTIM) -> training.Training:
     torch.manual_seed(0)
-    return training.start(Classifier("resnet50", 2, 0.25), spec)
+    return training.start(Classifier("resnet50", 2, 0.25), spec, MACHINE)
+
+
+class Tiny(nn.Module):
+    """All that a network has that a resumed training could miss: batch norm, dropout, a body that freezes."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 8, 5, 8), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveMaxPool2d(1))
+        self.head = nn.Sequential(nn.Flatten(), nn.Dropout(0.25), nn.Linear(8, 2))
+
+    def forward(self, images):
+        return self.head(self.body(images))
+
+    def freeze_body(self, frozen):
+        self.body.requires_grad_(not frozen)
+
+
+def fresh_tiny(spec) -> training.Training:
+    torch.manual_seed(0)
+    return training.start(Tiny(), spec, MACHINE)
+
+
+def fit(state, spec=OPTIM):
+    return training.fit(state, Pictures(), batches, lambda: batches(99), LABELS, spec, AUGMENT, seed=3)
 
 
 def run(state, spec=OPTIM, epochs=None):
     records = []
-    steps = training.fit(state, Pictures(), batches, lambda: batches(99), LABELS, spec, AUGMENT, seed=3)
-    for record in steps:
-        if record:
+    for record in fit(state, spec):
+        if isinstance(record, dict):
             records.append(record)
         if epochs and len(records) == epochs:
             break
@@ -80,6 +106,83 @@ def test_a_resumed_training_gives_the_same_bits():
         run(cut, spec)
         assert cut.log == whole.log
         assert same_weights(cut.model, whole.model)
+
+
+@pytest.mark.parametrize("warmup_epochs", [0, 1])
+def test_a_training_resumed_at_any_step_gives_the_same_bits(warmup_epochs):
+    spec = OPTIM.model_copy(update={"max_epochs": 2, "warmup_epochs": warmup_epochs})
+    whole = fresh_tiny(spec)
+    yields = len(list(fit(whole, spec)))
+    assert yields == 2 * (3 + 3 + 1)  # steps, batches of validation, the record
+    for stop in range(1, yields):
+        cut = fresh_tiny(spec)
+        for _ in itertools.islice(fit(cut, spec), stop):
+            pass
+        tensors, about = cut.state()
+        tensors, about = {name: value.clone() for name, value in tensors.items()}, json.loads(json.dumps(about))
+        resumed = fresh_tiny(spec)
+        torch.rand(stop)  # another random state
+        resumed.restore(tensors, about, spec)
+        assert len(list(fit(resumed, spec))) <= yields - stop + 3  # a validation begins anew
+        assert resumed.log == whole.log, stop
+        assert same_weights(resumed.model, whole.model), stop
+
+
+def test_when_memory_runs_out_the_micro_batch_halves_and_the_step_stays(monkeypatch):
+    class Small(nn.Module):
+        """Holds two pictures at once."""
+
+        def __init__(self):
+            super().__init__()
+            self.head = nn.Linear(3, 2)
+            self.most = []
+
+        def forward(self, images):
+            self.most.append(len(images))
+            if len(images) > 2:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return self.head(images.mean((2, 3)))
+
+        def freeze_body(self, frozen):
+            pass
+
+    def run_once(micro_batch):
+        torch.manual_seed(0)
+        small = Small()
+        state = training.start(small, OPTIM, MACHINE.model_copy(update={"micro_batch": micro_batch}))
+        steps = training.train_epoch(state, Pictures(), batches(), LABELS, AUGMENT, 0, False)
+        assert list(steps) == [4, 4, 4]
+        return state, small
+
+    halved, small = run_once(1024)
+    assert halved.micro_batch == 2
+    assert small.most == [4, 2, 2, 2, 2, 2, 2]
+    whole, _ = run_once(2)
+    assert same_weights(halved.model, whole.model)
+    assert halved.loss_sum == whole.loss_sum
+    monkeypatch.setattr(Small, "forward", lambda self, images: (_ for _ in ()).throw(torch.OutOfMemoryError("no")))
+    with pytest.raises(InputError, match=r"machine\.micro_batch"):
+        run_once(1024)
+
+
+def test_a_compiled_body_keeps_its_names():
+    torch.manual_seed(0)
+    plain, model = fresh().model, Classifier("resnet50", 2, 0.25)
+    training.start(model, OPTIM, MACHINE.model_copy(update={"compile": True}))
+    assert model.body._compiled_call_impl
+    assert model.state_dict().keys() == plain.state_dict().keys()
+
+
+def test_windows_that_were_not_heard_teach_nothing():
+    def half(heard):
+        for batch in batches():
+            yield Batch(batch.waves, batch.tracks, batch.starts, heard)
+
+    state = fresh()
+    before = [value.clone() for value in state.model.parameters()]
+    list(training.train_epoch(state, Pictures(), half(torch.zeros(4, dtype=torch.bool)), LABELS, AUGMENT, 0, False))
+    assert all(torch.equal(a, b) for a, b in zip(before, state.model.parameters(), strict=True))
+    assert state.loss_sum == 0
 
 
 def test_warm_up_trains_the_head_alone():
@@ -124,26 +227,27 @@ def test_the_cosine_falls_towards_zero():
 
 def test_refreshed_statistics_are_those_of_the_batches():
     model = nn.Sequential(Pictures(), nn.BatchNorm2d(3))
-    pictures = torch.cat([batch.waves for batch in batches(0, 3)]).view(-1, 3, 75, 75)
-    training.refresh_batch_norm(model[1], Pictures(), batches(0, 9), num_batches=3, bfloat16=False)
+    pictures = torch.cat([batch.waves for batch in batches(0)]).view(-1, 3, 75, 75)
+    training.refresh_batch_norm(model[1], Pictures(), batches(0, count=9), num_batches=3, bfloat16=False)
     assert torch.allclose(model[1].running_mean, pictures.mean((0, 2, 3)), atol=1e-5)
     before = model[1].running_mean.clone()
     training.refresh_batch_norm(model[1], Pictures(), batches(1), num_batches=0, bfloat16=False)
     assert torch.equal(model[1].running_mean, before)
 
 
-def test_epoch_seeds_differ():
-    assert len({training.epoch_seed(seed, epoch) for seed in range(20) for epoch in range(20)}) == 400
+def test_step_seeds_differ():
+    numbers = itertools.product(range(5), repeat=4)
+    assert len({training.step_seed(*place) for place in numbers}) == 5**4
 
 
 def test_a_loss_that_is_no_number_is_explained():
-    def broken(epoch=0):
-        for batch in batches(epoch):
+    def broken(epoch=0, first_step=0):
+        for batch in batches(epoch, first_step):
             batch.waves[2] = torch.nan
             yield batch
 
-    def diverged(epoch=0):
-        for batch in batches(epoch):
+    def diverged(epoch=0, first_step=0):
+        for batch in batches(epoch, first_step):
             yield Batch(batch.waves * 1e38, batch.tracks, batch.starts, batch.heard)
 
     for source, message in ((broken, "window at sample 0: its picture is no number"), (diverged, "optim.lr")):

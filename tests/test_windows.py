@@ -68,6 +68,15 @@ def test_only_whole_batches_unless_there_is_none():
     assert len(windows.whole_batches(order, 16)) == 10
 
 
+@given(st.lists(st.integers(0, 30), max_size=50))
+def test_numbers_and_first_uses_are_those_of_unique(tracks):
+    rows, numbers = windows.numbered(np.array(tracks, np.int32))
+    expected, first, inverse = np.unique(np.array(tracks, np.int32), return_index=True, return_inverse=True)
+    assert (rows == expected).all()
+    assert (numbers == inverse).all()
+    assert (windows.first_uses(numbers, len(rows)) == first).all()
+
+
 @given(orders, st.integers(0, 9), st.integers(1, 5))
 def test_ranks_share_the_windows_and_never_a_track(order, epoch, ranks):
     for made in (order, windows.shuffled(order, 8, 0, epoch)):

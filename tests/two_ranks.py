@@ -1,0 +1,56 @@
+"""One of two processes that train and validate together; torchrun calls it with the folder for what they find."""
+
+import sys
+from pathlib import Path
+
+import torch
+from test_training import AUGMENT, LABELS, MACHINE, OPTIM, Pictures, batches
+from torch import nn
+
+from melgpu import ranks, training
+
+
+class Linear(nn.Module):
+    """A network without batch norm and dropout: two halves of a batch add up to the whole."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Conv2d(3, 4, 5, 16)
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, images):
+        return self.head(self.body(images).amax((2, 3)))
+
+    def freeze_body(self, frozen):
+        self.body.requires_grad_(not frozen)
+
+
+SPEC = OPTIM.model_copy(update={"max_epochs": 3, "warmup_epochs": 1, "refresh_batches": 0})
+NO_FLIPS = AUGMENT.model_copy(update={"flip_probability": 0.0})
+
+
+def train(rank: int, count: int) -> training.Training:
+    """Every `count`-th of six batches an epoch."""
+
+    def own_batches(epoch, first_step):
+        return list(batches(epoch, count=6))[rank::count][first_step:]
+
+    def valid_batches():
+        return list(batches(99, count=5))[rank::count]
+
+    torch.manual_seed(0)
+    state = training.start(Linear(), SPEC, MACHINE)
+    for _ in training.fit(state, Pictures(), own_batches, valid_batches, LABELS, SPEC, NO_FLIPS, seed=0):
+        pass
+    return state
+
+
+def main() -> None:
+    with ranks.joined(torch.device("cpu")):
+        state = train(ranks.rank(), ranks.count())
+        found = {"weights": state.model.state_dict(), "log": state.log, "gathered": ranks.gathered(ranks.rank())}
+        torch.save(found, Path(sys.argv[1]) / f"{ranks.rank()}.pt")
+
+
+if __name__ == "__main__":
+    main()
