@@ -167,7 +167,7 @@ def answer(run, music: list[str], out: Path | None, device) -> int:
 
 def find_music(given: list[str]) -> tuple[list[str], list[str]]:
     """Every audio file or URL named or below a folder named, and what is wrong with the names of others."""
-    from melgpu.manifest import AUDIO_SUFFIXES, find_audio, is_utf8
+    from melgpu.listing import AUDIO_SUFFIXES, find_audio, is_utf8
 
     paths, problems = [], []
     for name in given:

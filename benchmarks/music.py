@@ -8,7 +8,7 @@ import soundfile
 import soxr
 
 from melgpu import song
-from melgpu.manifest import find_audio
+from melgpu.listing import find_audio
 
 RATE, SECONDS = 44_100, 120
 LABELS = ("house", "waltz", "chorale", "breakbeat")

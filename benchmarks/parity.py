@@ -111,7 +111,7 @@ def main() -> None:
     args = arguments.parse_args()
     result = run(args.audio, recipe.load(args.recipe), cli.pick_device(args.device))
     Console().print(table(result))
-    timing.finish(result, args.out)
+    timing.finish(result, args.out, ())
 
 
 if __name__ == "__main__":

@@ -2,8 +2,9 @@
 
 import json
 import statistics
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -101,8 +102,12 @@ def plot_bars(rates: dict[tuple[str, str], float], unit: str, title: str, path: 
     figure.savefig(path, dpi=120)
 
 
-def finish(result: dict, out: Path | None) -> None:
-    """Keep a result, and end the output with it as one line of JSON."""
+def finish(result: dict, out: Path | None, implausible: Iterable[str]) -> int:
+    """Keep a result, end the output with it as one line of JSON, and give the exit code: 1 where a limit was passed."""
     if out:
         files.write_text(out, json.dumps(result, indent=1) + "\n")
+    names = list(implausible)
+    for name in names:
+        print(f"implausible: {name} is faster than its limit", file=sys.stderr)
     print(json.dumps(result))
+    return 1 if names else 0

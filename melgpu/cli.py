@@ -25,7 +25,7 @@ def parser(description: str, epilog: str) -> argparse.ArgumentParser:
         default=[],
         dest="overrides",
         metavar="TABLE.KEY=VALUE",
-        help="change one setting of the recipe; of an existing run only the tables stream and machine (speed) can change",
+        help="change one setting of the recipe; of an existing run only stream and machine (speed) can change",
     )
     shared.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ...; default: a GPU where there is one")
     return shared

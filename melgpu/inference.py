@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from melgpu.augment import mirrored
+from melgpu.batch import Batch
 from melgpu.errors import InputError
-from melgpu.stream import Batch
 
 
 @torch.inference_mode()

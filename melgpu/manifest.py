@@ -1,4 +1,4 @@
-"""Which tracks exist: reading CSV or class folders, label order, folds that never split a track (or an artist).
+"""Which tracks exist: label order, folds that never split a track (or an artist), and the run's list of them.
 
 A manifest is columns, one row a track; nothing is decoded. Labels are text as written (`1` and `01` differ); an empty
 label means unknown. Splits are `train`, `public` and `private`; folds count from 0 in `train` and are -1 elsewhere, and
@@ -7,7 +7,6 @@ for training tracks that cannot be read.
 
 import csv
 import os
-import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,14 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
-from melgpu import container
 from melgpu.errors import InputError
-from melgpu.remote import is_url, suffix
+from melgpu.listing import Listing, is_utf8, natural_key
+from melgpu.remote import is_url
 
-AUDIO_SUFFIXES = (".mp3", ".ogg", ".oga", ".opus", ".flac", ".wav", ".aif", ".aiff", *container.SUFFIXES)
-FILE_COLUMNS = ("file", "filename", "path", "id", "track", "name")
-LABEL_COLUMNS = ("label", "class", "genre")
-GROUP_COLUMNS = ("artist",)
 SPLITS = ("train", "public", "private")
 COLUMNS = ("id", "path", "label", "split", "fold")
 
@@ -48,116 +43,6 @@ class Manifest:
     def class_names(self) -> list[str]:
         """The labels of the training tracks, numbers in numerical order."""
         return sorted({self.labels[row] for row in self.rows("train")}, key=natural_key)
-
-
-def natural_key(text: str) -> tuple:
-    """Sorts `2` before `10` and `1` apart from `01`."""
-    parts = re.split(r"(\d+)", text)
-    return [(int(p), "") if p.isdecimal() else (-1, p) for p in parts], text
-
-
-@dataclass(frozen=True)
-class Listing:
-    """What a CSV or a folder says of one split, before files are looked at."""
-
-    ids: list[str]
-    paths: list[str]  # or URLs
-    labels: list[str]
-    groups: list[str]
-    lines: list[str]  # where each row comes from, for error messages
-
-
-def read_listing(source: Path, data: str | None, labelled: bool) -> Listing:
-    """A CSV, or a folder: with one sub-folder a class where `labelled`, of any music otherwise.
-
-    Files of a CSV are looked for below `data` (a folder or URL), then beside the CSV; URLs stay as they are. Raises
-    InputError with all malformed rows.
-    """
-    if source.is_dir():
-        return _read_folder(source, labelled)
-    if not source.is_file():
-        raise InputError(f"{source}: no such file or folder")
-    return _read_csv(source, data, labelled)
-
-
-def find_audio(folder: Path) -> list[Path]:
-    """Every audio file below a folder, sorted by name."""
-    found = (path for path in folder.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES and path.is_file())
-    return sorted(found, key=lambda path: natural_key(path.as_posix()))
-
-
-def _read_folder(folder: Path, labelled: bool) -> Listing:
-    paths = find_audio(folder)
-    if not paths:
-        raise InputError(f"{folder}: no audio files ({' '.join(AUDIO_SUFFIXES)}) in this folder")
-    ids = [path.relative_to(folder).as_posix() for path in paths]
-    loose = [name for name in ids if "/" not in name] if labelled else []
-    if loose:
-        raise InputError(f"{folder / name}: not in a sub-folder that names its class" for name in loose)
-    labels = [name.split("/")[0] if labelled else "" for name in ids]
-    names = [str(path) for path in paths]
-    return Listing(ids, names, labels, [""] * len(ids), names)
-
-
-def _read_csv(source: Path, data: str | None, labelled: bool) -> Listing:
-    try:
-        with open(source, newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file, strict=True)
-            rows = [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
-    except (UnicodeDecodeError, csv.Error, OSError) as error:
-        raise InputError(f"{source}: cannot be read as CSV in UTF-8: {error}") from None
-    if not rows:
-        raise InputError(f"{source}: the file is empty")
-    columns, rows = _columns(source, rows, labelled)
-    listing, problems = Listing([], [], [], [], []), []
-    for line, row in rows:
-        where = f"{source}, line {line}"
-        if len(row) != columns["width"]:
-            problems.append(f"{where}: {len(row)} fields instead of {columns['width']}: {','.join(row)}")
-            continue
-        cells = {name: row[at].strip() for name, at in columns.items() if name != "width"}
-        if labelled and not cells["label"]:
-            problems.append(f"{where}: {cells['file']} has no label")
-        listing.ids.append(cells["file"])
-        listing.paths.append(_locate(cells["file"], data, source.parent))
-        listing.labels.append(cells.get("label", ""))
-        listing.groups.append(cells.get("group", ""))
-        listing.lines.append(where)
-    if problems:
-        raise InputError(problems)
-    return listing
-
-
-def _columns(source: Path, rows: list, labelled: bool) -> tuple[dict[str, int], list]:
-    """Which column is which, and the rows below the header (if there is one)."""
-    (line, first), names = rows[0], [cell.strip().lower() for cell in rows[0][1]]
-    wanted = {"file": FILE_COLUMNS, "label": LABEL_COLUMNS, "group": GROUP_COLUMNS}
-    columns = {
-        kind: names.index(name) for kind, known in wanted.items() for name in reversed(known) if name in names
-    }  # the first known name wins
-    if "file" in columns:
-        rows = rows[1:]
-    elif suffix(first[0].strip()) in AUDIO_SUFFIXES:
-        columns = {"file": 0, "label": 1} if len(first) > 1 else {"file": 0}
-    else:
-        raise InputError(
-            f"{source}, line {line}: {first[0]!r} is neither an audio file ({' '.join(AUDIO_SUFFIXES)}) "
-            f"nor a header with a column named {' or '.join(FILE_COLUMNS)}"
-        )
-    if labelled and "label" not in columns:
-        raise InputError(f"{source}, line {line}: no column of labels ({', '.join(LABEL_COLUMNS)})")
-    if not rows:
-        raise InputError(f"{source}: a header and no rows")
-    return {**columns, "width": len(first)}, rows
-
-
-def _locate(name: str, data: str | None, beside: Path) -> str:
-    if is_url(name):
-        return name
-    if data and is_url(data):
-        return f"{data.rstrip('/')}/{name}"
-    folders = [*([Path(data), Path(data) / "audio"] if data else []), beside, beside / "audio"]
-    return str(next((folder / name for folder in folders if (folder / name).is_file()), folders[0] / name))
 
 
 def build(listings: dict[str, Listing], num_folds: int, seed: int, lost: Collection[str] = ()) -> Manifest:
@@ -203,11 +88,6 @@ def _check_names(listing: Listing) -> Iterable[str]:
         elif not is_utf8(name):
             yield f"{line}: {name!r}: the file's name is not UTF-8"
         seen.setdefault(name, line)
-
-
-def is_utf8(name: str) -> bool:
-    """False for a name that the file system holds in another encoding; it could not be written to any result."""
-    return name.isascii() or not any("\ud800" <= character <= "\udfff" for character in name)
 
 
 def _check_twins(listings: dict[str, Listing]) -> Iterable[str]:

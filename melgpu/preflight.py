@@ -5,11 +5,12 @@ from pathlib import Path
 
 import numpy as np
 
-from melgpu import backbone, manifest, quarantine, report, survey
+from melgpu import backbone, listing, manifest, quarantine, report, survey
 from melgpu.bank import Bank
 from melgpu.errors import InputError
 from melgpu.features import LogMel
-from melgpu.manifest import Listing, Manifest
+from melgpu.listing import Listing
+from melgpu.manifest import Manifest
 from melgpu.quarantine import Flaw
 from melgpu.recipe import Recipe
 from melgpu.remote import is_url
@@ -26,7 +27,7 @@ def gather(
     """
     listings = read(sources, data)
     problems = _problems_of(manifest.build, listings, settings.folds.num_folds, settings.folds.seed)
-    paths = list(dict.fromkeys(path for listing in listings.values() for path in listing.paths))
+    paths = list(dict.fromkeys(path for one in listings.values() for path in one.paths))
     flaws = find_flaws(paths, settings, None if problems else bank)
     if settings.stream.on_error == "raise":
         problems += _located(flaws, listings)
@@ -48,7 +49,7 @@ def read(sources: dict[str, Path | None], data: str | None) -> dict[str, Listing
     for split, source in sources.items():
         if source:
             try:
-                listings[split] = manifest.read_listing(source, data, labelled=split == "train")
+                listings[split] = listing.read_listing(source, data, labelled=split == "train")
             except InputError as error:
                 problems += error.problems
     if problems:
@@ -91,7 +92,7 @@ def check(what: Manifest | dict[str, Listing], settings: Recipe) -> int:
         folds = settings.folds.num_folds, settings.folds.seed
         problems = _problems_of(manifest.build, what, *folds)
         tracks = None if problems else manifest.build(what, *folds)
-    paths = tracks.paths if tracks else [path for listing in what.values() for path in listing.paths]
+    paths = tracks.paths if tracks else [path for one in what.values() for path in one.paths]
     found = []
     with report.progress("listening to the beginning of each file", len(paths), "files") as tracker:
         for one in survey.looks(paths, settings.stream.workers, settings.stream.timeout_s):
@@ -103,8 +104,8 @@ def check(what: Manifest | dict[str, Listing], settings: Recipe) -> int:
 
 
 def _located(flaws: dict[str, Flaw], listings: dict[str, Listing]) -> Iterator[str]:
-    for listing in listings.values():
-        for path, line in zip(listing.paths, listing.lines, strict=True):
+    for one in listings.values():
+        for path, line in zip(one.paths, one.lines, strict=True):
             if path in flaws:
                 yield str(flaws[path]) if line == path else f"{line}: {flaws[path]}"
 

@@ -14,19 +14,16 @@ import contextlib
 import itertools
 import mmap
 import os
-import queue
 import sys
-import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
-from typing import TypeVar
 
 import numpy as np
 import torch
 
 from melgpu import quarantine, worker
 from melgpu.bank import Bank, Resident
+from melgpu.batch import Batch, by_thread, to_gpu
 from melgpu.decode import DecodeError
 from melgpu.pool import Pool, WorkerLost
 from melgpu.quarantine import Flaw
@@ -34,21 +31,6 @@ from melgpu.recipe import AudioSpec, StreamSpec
 from melgpu.windows import Order, first_uses, numbered, samples
 
 BATCHES_AHEAD = 2
-Item = TypeVar("Item")
-
-
-@dataclass(frozen=True)
-class Batch:
-    """B windows of T samples: `waves` (B, T) float32, `tracks` (B,) manifest rows, `starts` (B,) in samples.
-
-    `heard` (B,) bool, false where a file gave nothing and the wave is silence. `waves` lies on the device; the others
-    stay on the CPU.
-    """
-
-    waves: torch.Tensor
-    tracks: torch.Tensor
-    starts: torch.Tensor
-    heard: torch.Tensor
 
 
 def examine(paths: Sequence[str], audio: AudioSpec, spec: StreamSpec, bank: Bank | None) -> Iterator[Flaw | None]:
@@ -102,8 +84,8 @@ class Stream(contextlib.AbstractContextManager):
             return (
                 self._batch(part, *self._resident.gather(part, window_samples)) for part in _parts(order, batch_size)
             )
-        made = _ahead(self._gathered(order, window_samples, batch_size), BATCHES_AHEAD)
-        return _copied(made, self.device) if self.device.type == "cuda" else made
+        made = by_thread(self._gathered(order, window_samples, batch_size), BATCHES_AHEAD)
+        return to_gpu(made, self.device) if self.device.type == "cuda" else made
 
     def reside(self, rows: np.ndarray) -> Iterator[None]:
         """Copy these rows from the bank into the device's memory, one after another; later batches come from there."""
@@ -233,62 +215,3 @@ class _Tracks(contextlib.AbstractContextManager):
             if isinstance(answer, Future) and not answer.cancel():
                 answer.exception()
         os.close(self._memory)
-
-
-def _ahead(items: Iterator[Item], depth: int) -> Iterator[Item]:
-    """The same items, made by a thread up to `depth` of them before they are taken."""
-    made: queue.Queue = queue.Queue(depth)
-    stop = threading.Event()
-
-    def make() -> None:
-        end: tuple = (False, None)
-        try:
-            with contextlib.closing(items):
-                for item in items:
-                    _put(made, (True, item), stop)
-                    if stop.is_set():
-                        return
-        except BaseException as error:  # whatever it is, the taker gets it
-            end = (False, error)
-        _put(made, end, stop)
-
-    thread = threading.Thread(target=make, name="gathering", daemon=True)
-    thread.start()
-    try:
-        while (more := made.get())[0]:
-            yield more[1]
-        if more[1]:
-            raise more[1]
-    finally:
-        stop.set()
-        thread.join(timeout=1)
-
-
-def _put(made: queue.Queue, item: tuple, stop: threading.Event) -> None:
-    while not stop.is_set():
-        with contextlib.suppress(queue.Full):
-            made.put(item, timeout=0.1)
-            return
-
-
-def _copied(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
-    """Batches on a GPU: each is copied, on a CUDA stream of its own, while the one before it is in use."""
-    copies, waiting = torch.cuda.Stream(device), None
-    with contextlib.closing(batches):
-        for batch in batches:
-            with torch.cuda.stream(copies):
-                waves = batch.waves.to(device, non_blocking=True)
-            following = replace(batch, waves=waves), copies.record_event()
-            if waiting:
-                yield _arrived(*waiting)
-            waiting = following
-        if waiting:
-            yield _arrived(*waiting)
-
-
-def _arrived(batch: Batch, copied: torch.cuda.Event) -> Batch:
-    """No wait of this process: the GPU's current stream waits for the copy."""
-    stream = torch.cuda.current_stream(batch.waves.device)
-    stream.wait_event(copied)
-    batch.waves.record_stream(stream)
-    return batch

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from melgpu import checkpoint, ranks
 from melgpu.augment import augment
 from melgpu.backbone import Classifier, use_bfloat16
+from melgpu.batch import Batch
 from melgpu.errors import InputError
 from melgpu.inference import describe_broken, window_probs
 from melgpu.recipe import AugmentSpec, MachineSpec, OptimSpec
-from melgpu.stream import Batch
 
 UNKNOWN = -1  # the class number of a track without a label, or of a window that was not heard
 

@@ -8,10 +8,11 @@ from conftest import ROOT, call
 FLOORS = [
     {"environment", "errors", "files", "kernels"},
     {"recipe", "metrics", "checkpoint", "predictions", "pseudo", "quarantine", "container", "ranks", "remote", "cli"},
-    {"manifest", "windows", "features", "augment", "decode", "fingerprint", "song"},
-    {"backbone", "worker", "parity"},
+    {"listing", "windows", "features", "augment", "decode", "fingerprint", "song"},
+    {"manifest", "backbone", "worker", "parity"},
     {"pool"},
     {"bank", "survey"},
+    {"batch"},
     {"stream"},
     {"inference"},
     {"training", "stacking"},

@@ -2,9 +2,9 @@ import pytest
 import torch
 from torch import nn
 
+from melgpu.batch import Batch
 from melgpu.errors import InputError
 from melgpu.inference import window_probs
-from melgpu.stream import Batch
 
 
 class Corner(nn.Module):

@@ -5,93 +5,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_listing import read, touch
 
 from melgpu import manifest
 from melgpu.errors import InputError
+from melgpu.listing import Listing, read_listing
 
 ZALO_COUNTS = {"1": 36, "2": 446, "3": 523, "4": 369, "5": 392, "6": 372, "7": 279, "8": 2586, "9": 62, "10": 93}
-
-
-def touch(folder: Path, *names: str) -> None:
-    for name in names:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(b"x")
-
-
-def read(path: Path, text: str | bytes, labelled: bool = True) -> manifest.Listing:
-    path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    return manifest.read_listing(path, None, labelled)
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "a.mp3,1\nb.mp3,01\n",
-        "file,class\na.mp3,1\nb.mp3,01\n",
-        "genre,filename\n1,a.mp3\n01,b.mp3\n",
-        b"\xef\xbb\xbffilename,label\r\na.mp3,1\r\nb.mp3,01\r\n",
-        "a.mp3, 1\n\nb.mp3 ,01\n\n",
-        '"a.mp3","1"\n"b.mp3","01"\n',
-    ],
-)
-def test_csv_forms(tmp_path, text):
-    listing = read(tmp_path / "x.csv", text)
-    assert listing.ids == ["a.mp3", "b.mp3"]
-    assert listing.labels == ["1", "01"]
-
-
-def test_a_test_list_needs_no_labels_and_keeps_its_order(tmp_path):
-    listing = read(tmp_path / "x.csv", "z.mp3\na.mp3\n", labelled=False)
-    assert listing.ids == ["z.mp3", "a.mp3"]
-    assert listing.labels == ["", ""]
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("a.mp3,1\nb.mp3\n", "line 2: 1 fields instead of 2"),
-        ("a.mp3,1\nb.mp3,2,3\n", "line 2: 3 fields instead of 2"),
-        ("a.mp3,1\nb.mp3,\n", "line 2: b.mp3 has no label"),
-        ("song,style\na.mp3,1\n", "line 1: 'song' is neither an audio file"),
-        ("filename,mood\na.mp3,1\n", "no column of labels"),
-        ("filename,label\n", "a header and no rows"),
-        ("", "the file is empty"),
-        (b"a.mp3,\xff\xfe\n", "cannot be read as CSV in UTF-8"),
-        ('a.mp3,"1\nb.mp3,2\n', "cannot be read as CSV"),
-    ],
-)
-def test_malformed_csv_is_named(tmp_path, text, message):
-    with pytest.raises(InputError) as caught:
-        read(tmp_path / "x.csv", text)
-    assert message in str(caught.value)
-    assert "x.csv" in str(caught.value)
-
-
-def test_all_malformed_rows_are_listed(tmp_path):
-    with pytest.raises(InputError) as caught:
-        read(tmp_path / "x.csv", "a.mp3,1\nb.mp3\nc.mp3,2\nd.mp3,\n")
-    assert len(caught.value.problems) == 2
-
-
-def test_class_folders(tmp_path):
-    touch(tmp_path, "rock/b.mp3", "rock/a.flac", "pop/live/c.ogg", "pop/cover.jpg")
-    listing = manifest.read_listing(tmp_path, None, labelled=True)
-    assert dict(zip(listing.ids, listing.labels, strict=True)) == {
-        "pop/live/c.ogg": "pop",
-        "rock/a.flac": "rock",
-        "rock/b.mp3": "rock",
-    }
-
-
-def test_folder_problems(tmp_path):
-    with pytest.raises(InputError, match="no audio files"):
-        manifest.read_listing(tmp_path, None, labelled=True)
-    touch(tmp_path, "loose.mp3", "rock/a.mp3")
-    with pytest.raises(InputError, match=r"loose\.mp3: not in a sub-folder"):
-        manifest.read_listing(tmp_path, None, labelled=True)
-    assert len(manifest.read_listing(tmp_path, None, labelled=False).ids) == 2
-    with pytest.raises(InputError, match="no such file or folder"):
-        manifest.read_listing(tmp_path / "absent", None, labelled=True)
 
 
 def listings(folder: Path, train: list[tuple[str, str]], public: list[tuple[str, str]] = ()) -> dict:
@@ -101,7 +21,7 @@ def listings(folder: Path, train: list[tuple[str, str]], public: list[tuple[str,
         if rows:
             path = folder / f"{split}.csv"
             path.write_text("".join(f"{name},{label}\n" for name, label in rows))
-            result[split] = manifest.read_listing(path, None, labelled=split == "train")
+            result[split] = read_listing(path, None, labelled=split == "train")
     return result
 
 
@@ -131,14 +51,6 @@ def test_tracks_that_cannot_be_read_have_no_fold_and_do_not_count(tmp_path):
         manifest.build(made, 3, 8, {paths[0], paths[2]})
 
 
-def test_urls_stay_what_they_are(tmp_path):
-    (tmp_path / "x.csv").write_text("s3://bucket/a.mp3,1\nb.ogg,2\nhttps://x.org/c.flac?token=1,1\n")
-    listing = manifest.read_listing(tmp_path / "x.csv", "gs://other/music/", labelled=True)
-    assert listing.paths == ["s3://bucket/a.mp3", "gs://other/music/b.ogg", "https://x.org/c.flac?token=1"]
-    (tmp_path / "y.csv").write_text("https://x.org/c.flac?token=1,1\n")
-    assert manifest.read_listing(tmp_path / "y.csv", None, labelled=True).ids == ["https://x.org/c.flac?token=1"]
-
-
 def test_the_same_file_twice_is_a_leak(tmp_path):
     rows = [(f"{i}.mp3", "ab"[i % 2]) for i in range(6)]
     made = listings(tmp_path, [*rows, ("./0.mp3", "a")], [("t.mp3", ""), ("link.mp3", "")])
@@ -162,12 +74,7 @@ def test_names_that_are_not_utf8_are_named(tmp_path):
     name = b"caf\xe9.mp3".decode("utf-8", "surrogateescape")
     touch(tmp_path, *(f"{c}/{i}.mp3" for c in "ab" for i in range(3)), f"a/{name}")
     with pytest.raises(InputError, match="the file's name is not UTF-8"):
-        manifest.build({"train": manifest.read_listing(tmp_path, None, labelled=True)}, 3, 8)
-
-
-def test_the_first_known_column_wins(tmp_path):
-    listing = read(tmp_path / "x.csv", "name,file,genre,class\nSong One,a.mp3,rock,7\n")
-    assert (listing.ids, listing.labels) == (["a.mp3"], ["7"])
+        manifest.build({"train": read_listing(tmp_path, None, labelled=True)}, 3, 8)
 
 
 def test_one_class_is_no_classification(tmp_path):
@@ -179,7 +86,7 @@ def test_manifest_survives_its_file(tmp_path):
     rows = [(f'ü "{i}",\n.mp3', str(i % 2)) for i in range(4)]
     for name, _ in rows:
         touch(tmp_path, name)
-    train = manifest.Listing(
+    train = Listing(
         [n for n, _ in rows], [str(tmp_path / n) for n, _ in rows], [c for _, c in rows], [""] * 4, [""] * 4
     )
     made = manifest.build({"train": train}, 2, 8)
@@ -187,12 +94,6 @@ def test_manifest_survives_its_file(tmp_path):
     again = manifest.load(tmp_path / "manifest.csv")
     assert again == made
     assert (again.folds == made.folds).all()
-
-
-def test_class_order_is_numerical_and_keeps_leading_zeros():
-    labels = ("10", "2", "01", "1", "pop", "Rock 12", "Rock 3")
-    made = manifest.Manifest(labels, labels, labels, ("train",) * 7, np.zeros(7))
-    assert made.class_names == ["01", "1", "2", "10", "Rock 3", "Rock 12", "pop"]
 
 
 def test_folds_of_the_competition_are_stratified():

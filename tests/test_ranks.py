@@ -11,7 +11,7 @@ from test_training import LABELS, MACHINE, Pictures, batches
 from two_ranks import NO_FLIPS, SPEC, Linear, train
 
 from melgpu import predictions, ranks, training
-from melgpu.stream import Batch
+from melgpu.batch import Batch
 
 TORCHRUN = [
     "-m",

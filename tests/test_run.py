@@ -5,20 +5,21 @@ import pytest
 
 from melgpu import manifest, pseudo, recipe, run
 from melgpu.errors import InputError
+from melgpu.listing import Listing
 from melgpu.run import Job
 
 
 @pytest.fixture
 def made(tmp_path, small) -> run.Run:
     labels = ["a", "b"] * 6
-    listing = manifest.Listing(
+    train = Listing(
         [f"{i}.wav" for i in range(12)], [str(tmp_path / f"{i}.wav") for i in range(12)], labels, [""] * 12, [""] * 12
     )
     test_paths = [str(tmp_path / "x.wav"), str(tmp_path / "y.wav")]
-    tests = manifest.Listing(["x.wav", "y.wav"], test_paths, ["", ""], ["", ""], ["", ""])
-    for path in (*listing.paths, *tests.paths):
+    tests = Listing(["x.wav", "y.wav"], test_paths, ["", ""], ["", ""], ["", ""])
+    for path in (*train.paths, *tests.paths):
         Path(path).touch()
-    return run.create(tmp_path / "run", small, manifest.build({"train": listing, "public": tests}, 3, 8), "cpu")
+    return run.create(tmp_path / "run", small, manifest.build({"train": train, "public": tests}, 3, 8), "cpu")
 
 
 def stack_round(made: run.Run, number: int, labels: list[pseudo.PseudoLabel]) -> None:

@@ -7,8 +7,8 @@ from torch import nn
 
 from melgpu import recipe, training
 from melgpu.backbone import Classifier
+from melgpu.batch import Batch
 from melgpu.errors import InputError
-from melgpu.stream import Batch
 from melgpu.training import Progress
 
 OPTIM = recipe.load(["demo"], ["optim.precision='float32'", "optim.max_epochs=4", "optim.batch_size=4"]).optim

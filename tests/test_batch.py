@@ -1,0 +1,56 @@
+import itertools
+import threading
+import time
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from melgpu.batch import Batch, by_thread, to_gpu
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.integers(), max_size=20), st.integers(1, 5))
+def test_a_thread_gives_the_same_items_in_order(items, depth):
+    assert list(by_thread(iter(x for x in items), depth)) == items
+
+
+def test_it_runs_ahead_only_as_far_as_told():
+    made = []
+
+    def count():
+        for number in itertools.count():
+            made.append(number)
+            yield number
+
+    items = by_thread(count(), 3)
+    assert [next(items) for _ in range(4)] == [0, 1, 2, 3]
+    time.sleep(0.3)
+    assert len(made) <= 4 + 3 + 1  # taken, waiting, in hand
+    items.close()
+    assert not [thread for thread in threading.enumerate() if thread.name == "gathering"]
+
+
+def test_an_error_comes_after_the_items_before_it():
+    def fail():
+        yield 1
+        raise KeyError("no more")
+
+    items = by_thread(fail(), 2)
+    assert next(items) == 1
+    with pytest.raises(KeyError, match="no more"):
+        next(items)
+
+
+@pytest.mark.gpu
+def test_copies_to_a_gpu_are_whole_when_they_are_used():
+    def batches():
+        for number in range(20):
+            waves = torch.full((64, 100_000), float(number)).pin_memory()
+            rows = torch.arange(64)
+            yield Batch(waves, rows, rows, rows >= 0)
+
+    device = torch.device("cuda")
+    sums = [batch.waves.double().sum() for batch in to_gpu(batches(), device)]
+    assert [float(total) for total in sums] == [64 * 100_000 * number for number in range(20)]

@@ -1,0 +1,106 @@
+from pathlib import Path
+
+import pytest
+
+from melgpu.errors import InputError
+from melgpu.listing import Listing, natural_key, read_listing
+
+
+def touch(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"x")
+
+
+def read(path: Path, text: str | bytes, labelled: bool = True) -> Listing:
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return read_listing(path, None, labelled)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a.mp3,1\nb.mp3,01\n",
+        "file,class\na.mp3,1\nb.mp3,01\n",
+        "genre,filename\n1,a.mp3\n01,b.mp3\n",
+        b"\xef\xbb\xbffilename,label\r\na.mp3,1\r\nb.mp3,01\r\n",
+        "a.mp3, 1\n\nb.mp3 ,01\n\n",
+        '"a.mp3","1"\n"b.mp3","01"\n',
+    ],
+)
+def test_csv_forms(tmp_path, text):
+    listing = read(tmp_path / "x.csv", text)
+    assert listing.ids == ["a.mp3", "b.mp3"]
+    assert listing.labels == ["1", "01"]
+
+
+def test_a_test_list_needs_no_labels_and_keeps_its_order(tmp_path):
+    listing = read(tmp_path / "x.csv", "z.mp3\na.mp3\n", labelled=False)
+    assert listing.ids == ["z.mp3", "a.mp3"]
+    assert listing.labels == ["", ""]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a.mp3,1\nb.mp3\n", "line 2: 1 fields instead of 2"),
+        ("a.mp3,1\nb.mp3,2,3\n", "line 2: 3 fields instead of 2"),
+        ("a.mp3,1\nb.mp3,\n", "line 2: b.mp3 has no label"),
+        ("song,style\na.mp3,1\n", "line 1: 'song' is neither an audio file"),
+        ("filename,mood\na.mp3,1\n", "no column of labels"),
+        ("filename,label\n", "a header and no rows"),
+        ("", "the file is empty"),
+        (b"a.mp3,\xff\xfe\n", "cannot be read as CSV in UTF-8"),
+        ('a.mp3,"1\nb.mp3,2\n', "cannot be read as CSV"),
+    ],
+)
+def test_malformed_csv_is_named(tmp_path, text, message):
+    with pytest.raises(InputError) as caught:
+        read(tmp_path / "x.csv", text)
+    assert message in str(caught.value)
+    assert "x.csv" in str(caught.value)
+
+
+def test_all_malformed_rows_are_listed(tmp_path):
+    with pytest.raises(InputError) as caught:
+        read(tmp_path / "x.csv", "a.mp3,1\nb.mp3\nc.mp3,2\nd.mp3,\n")
+    assert len(caught.value.problems) == 2
+
+
+def test_class_folders(tmp_path):
+    touch(tmp_path, "rock/b.mp3", "rock/a.flac", "pop/live/c.ogg", "pop/cover.jpg")
+    listing = read_listing(tmp_path, None, labelled=True)
+    assert dict(zip(listing.ids, listing.labels, strict=True)) == {
+        "pop/live/c.ogg": "pop",
+        "rock/a.flac": "rock",
+        "rock/b.mp3": "rock",
+    }
+
+
+def test_folder_problems(tmp_path):
+    with pytest.raises(InputError, match="no audio files"):
+        read_listing(tmp_path, None, labelled=True)
+    touch(tmp_path, "loose.mp3", "rock/a.mp3")
+    with pytest.raises(InputError, match=r"loose\.mp3: not in a sub-folder"):
+        read_listing(tmp_path, None, labelled=True)
+    assert len(read_listing(tmp_path, None, labelled=False).ids) == 2
+    with pytest.raises(InputError, match="no such file or folder"):
+        read_listing(tmp_path / "absent", None, labelled=True)
+
+
+def test_urls_stay_what_they_are(tmp_path):
+    (tmp_path / "x.csv").write_text("s3://bucket/a.mp3,1\nb.ogg,2\nhttps://x.org/c.flac?token=1,1\n")
+    listing = read_listing(tmp_path / "x.csv", "gs://other/music/", labelled=True)
+    assert listing.paths == ["s3://bucket/a.mp3", "gs://other/music/b.ogg", "https://x.org/c.flac?token=1"]
+    (tmp_path / "y.csv").write_text("https://x.org/c.flac?token=1,1\n")
+    assert read_listing(tmp_path / "y.csv", None, labelled=True).ids == ["https://x.org/c.flac?token=1"]
+
+
+def test_the_first_known_column_wins(tmp_path):
+    listing = read(tmp_path / "x.csv", "name,file,genre,class\nSong One,a.mp3,rock,7\n")
+    assert (listing.ids, listing.labels) == (["a.mp3"], ["7"])
+
+
+def test_class_order_is_numerical_and_keeps_leading_zeros():
+    labels = ("10", "2", "01", "1", "pop", "Rock 12", "Rock 3")
+    assert sorted(labels, key=natural_key) == ["01", "1", "2", "10", "Rock 3", "Rock 12", "pop"]
