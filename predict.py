@@ -49,7 +49,9 @@ def predict_round(run, device) -> int:
     trained = run.trained(number)
     if not trained:
         raise InputError(f"{run.folder}: round {number} has no trained network; run train.py first")
-    preflight.fill(run.bank, run.manifest.paths, run.recipe)
+    if ranks.is_first():
+        preflight.fill(run.bank, run.manifest.paths, run.recipe)
+    ranks.wait()
     for fold in run.spec(number).folds:
         missing = [job for job in trained if job.fold == fold and not run.is_predicted(job)]
         ranks.wait()  # nobody looks while the first one writes
@@ -69,8 +71,11 @@ def predict_fold(run, jobs, device) -> None:
     import numpy as np
 
     from melgpu import backbone, quarantine, ranks, windows
+    from melgpu.errors import InputError
     from melgpu.stream import Stream
 
+    if len(run.manifest) < ranks.count():
+        raise InputError(f"{len(run.manifest)} tracks are fewer than {ranks.count()} processes")
     loaded = [backbone.load(run.checkpoint(job)) for job in jobs]
     order = run.prediction_order(np.arange(len(run.manifest)))
     places = windows.shared_places(order, ranks.rank(), ranks.count())

@@ -39,7 +39,7 @@ def parse_args():
 
 
 def check(args) -> int:
-    """Report on the tracks that the flags, or else the run in args.run, name; 2 where training would refuse them."""
+    """Report on the tracks that the flags, or else the run in args.run, name; 2 where something is wrong."""
     from melgpu import preflight, recipe, run
 
     if not args.labels:
@@ -82,14 +82,13 @@ def main() -> int:
     args = parse_args()
     if args.check:
         return check(args)
-    from melgpu import ranks, report
+    from melgpu import ranks, report, run
 
     with ranks.joined(cli.pick_device(args.device)) as device:
         report.console.quiet = not ranks.is_first()
-        if ranks.is_first():  # the others wait until there is a run
-            open_or_create(args, device)
-        ranks.wait()
-        train_round(open_or_create(args, device), args, device)
+        opened = open_or_create(args, device) if ranks.is_first() else None
+        ranks.wait()  # until there is a run
+        train_round(opened or run.open_run(args.run, args.overrides), args, device)
     return 0
 
 
@@ -110,7 +109,8 @@ def train_round(run, args, device) -> None:
     total = sum(run.recipe.optim_for(job.backbone).max_epochs * run.epoch_windows(job) for job in missing)
     title = f"round {run.current_round}: training {len(missing)} networks"
     with Stream(run.manifest.paths, run.recipe.audio, run.recipe.stream, device, run.bank) as stream:
-        preflight.reside(stream, run.labelled_rows(run.current_round))
+        if missing:
+            preflight.reside(stream, run.labelled_rows(run.current_round))
         with report.progress(title, total, "windows") as tracker, cli.Stop() as stop:
             for number, job in enumerate(missing, start=1):
                 train_job(run, job, stream, features, front_end, f"{number}/{len(missing)} {job.name}", tracker, stop)
@@ -127,6 +127,7 @@ def train_job(run, job, stream, features, front_end: dict, title: str, tracker, 
     import torch
 
     from melgpu import backbone, keeping, ranks, report, training, windows
+    from melgpu.errors import InputError
     from melgpu.run import class_numbers
 
     recipe, optim = run.recipe, run.recipe.optim_for(job.backbone)
@@ -136,7 +137,8 @@ def train_job(run, job, stream, features, front_end: dict, title: str, tracker, 
     epoch_windows = run.epoch_windows(job)
 
     def train_batches(epoch: int, first_step: int):
-        order = windows.shuffled(train_order, recipe.shuffle_tracks_for(job.backbone), recipe.seed, epoch)
+        chunk = recipe.shuffle_tracks_for(job.backbone)
+        order = windows.shuffled(train_order, chunk and chunk * ranks.count(), recipe.seed, epoch)
         order = windows.whole_batches(order, optim.batch_size, ranks.rank(), ranks.count())
         return stream.batches(order[first_step * optim.batch_size :], window_samples, optim.batch_size)
 
@@ -146,6 +148,8 @@ def train_job(run, job, stream, features, front_end: dict, title: str, tracker, 
 
     torch.manual_seed(recipe.seed)
     own = backbone.own_front_end(recipe)
+    if own and ranks.count() > 1:
+        raise InputError(f"mel.trainable {recipe.mel.trainable} learns in one process only: leave torchrun out")
     model = backbone.build(job.backbone, len(run.class_names), recipe.backbone, own).to(stream.device)
     state = training.start(model, optim, recipe.machine)
     keeping.resume(run, job, state)
@@ -176,9 +180,10 @@ def end_epoch(run, job, state, front_end: dict, stream, title: str) -> None:
     """Keep what an epoch gave, and say so."""
     from melgpu import keeping, quarantine, ranks, report
 
-    if ranks.is_first():
+    flaws = ranks.gathered(stream.flaws)
+    if flaws:
         keeping.keep(run, job, state, front_end)
-        quarantine.note(run.quarantine_path, stream.flaws.values())
+        quarantine.note(run.quarantine_path, [flaw for own in flaws for flaw in own.values()])
     record = state.log[-1]
     report.say(f"{title}: loss {record['loss']:.3f}, accuracy on validation windows {record['window_accuracy']:.3f}")
 

@@ -69,10 +69,11 @@ def nothing(waves: torch.Tensor) -> None:
 
 def time_original(paths: list[str], settings: Recipe, folder: str, workers: int) -> dict:
     with Pool(workers, 600.0) as pool:
-        for answer in [pool.submit(rivals.original_way, paths[0], settings.audio.sample_rate, folder)] * workers:
+        job = settings.audio.sample_rate, folder
+        for answer in [pool.submit(rivals.original_way, paths[0], *job) for _ in range(2 * workers)]:  # warms all up
             answer.result()
         started = time.perf_counter()
-        answers = [pool.submit(rivals.original_way, path, settings.audio.sample_rate, folder) for path in paths]
+        answers = [pool.submit(rivals.original_way, path, *job) for path in paths]
         count = answers[0].result()
         first_s = time.perf_counter() - started
         count += sum(answer.result() for answer in answers[1:])

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from melgpu import remote, worker
+from melgpu import files, remote, worker
 from melgpu.decode import VERSION
 from melgpu.errors import InputError
 from melgpu.pool import Pool, WorkerLost
@@ -71,6 +71,7 @@ class Bank:
         paths = list(paths)
         with self._locked():
             self._refresh()
+            self._forget_what_is_gone()
             self._refuse_small_disk(sum(self.find(path) is None for path in paths))
             yield from self._fill(paths, pool)
             self._refresh()
@@ -87,22 +88,22 @@ class Bank:
                 if len(done) >= SYNC_EVERY:
                     self._sync(done)
         finally:
-            for _, _, future in pending:  # nobody may write any more when the lock is given up
+            for *_, future in pending:  # nobody may write any more when the lock is given up
                 if future and not future.cancel():
                     future.exception()
             self._sync(done)
 
     def _submit(self, path: str, free: collections.deque, pool: Pool) -> tuple:
-        found = self.find(path)
-        if found:
-            return path, found, None
+        key = _key(path)
+        if key in self.entries:
+            return path, key, self.entries[key], None
         slot = free.popleft()
         if not free:
             free.append(slot + 1)
         job = (path, self.sample_rate, self.num_samples, str(self.pcm), slot * self.slot_bytes)
-        return path, slot, pool.submit(worker.store, *job)
+        return path, key, slot, pool.submit(worker.store, *job)
 
-    def _take(self, path: str, place, future, free: collections.deque, done: list) -> Flaw | None:
+    def _take(self, path: str, key: str, place, future, free: collections.deque, done: list) -> Flaw | None:
         if future is None:
             return place.flaw
         try:
@@ -112,7 +113,7 @@ class Bank:
         if flaw and flaw.is_lost:
             free.appendleft(place)
         else:
-            done.append((_key(path), Entry(place, flaw)))
+            done.append((key, Entry(place, flaw)))
         return flaw
 
     def _sync(self, done: list[tuple[str, Entry]]) -> None:
@@ -122,8 +123,7 @@ class Bank:
         with open(self.pcm, "rb") as file:
             os.fdatasync(file.fileno())
         with open(self.journal, "a", encoding="utf-8") as file:
-            for key, entry in done:
-                file.write("\n" + json.dumps({"key": key, **asdict(entry)}))  # a line cut off before stays alone
+            file.writelines("\n" + _line(key, entry) for key, entry in done)  # a line cut off before stays alone
             file.flush()
             os.fdatasync(file.fileno())
         done.clear()
@@ -134,6 +134,11 @@ class Bank:
         self.entries = {key: entry for key, entry in self._lines() if entry.slot < slots}
         if slots:
             self.waves = np.memmap(self.pcm, np.float32, "r", shape=(slots, self.num_samples))
+
+    def _forget_what_is_gone(self) -> None:
+        """Lines whose samples were cut off or deleted would come true again, of other tracks, as the file grows."""
+        if len(self.entries) < len(dict(self._lines())):
+            files.write_text(self.journal, "\n".join(_line(key, entry) for key, entry in self.entries.items()))
 
     def _lines(self) -> Iterator[tuple[str, Entry]]:
         if not self.journal.exists():
@@ -187,6 +192,10 @@ class Resident:
         where = torch.from_numpy(np.stack([places, part.starts])).to(self._waves.device, non_blocking=True)
         windows = self._waves.unfold(1, window_samples, 1)  # a view: every window that there is
         return windows[where[0], where[1]], torch.from_numpy(self._heard[places])
+
+
+def _line(key: str, entry: Entry) -> str:
+    return json.dumps({"key": key, **asdict(entry)})
 
 
 def _key(path: str) -> str:

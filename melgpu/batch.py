@@ -52,7 +52,7 @@ def by_thread(items: Iterator[Item], depth: int) -> Iterator[Item]:
             raise more[1]
     finally:
         stop.set()
-        thread.join(timeout=1)
+        thread.join()  # nobody decodes for a stream that is over
 
 
 def _put(made: queue.Queue, item: tuple, stop: threading.Event) -> None:

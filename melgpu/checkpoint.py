@@ -23,10 +23,13 @@ class CheckpointError(InputError):
 
 
 def save(path: Path, tensors: dict[str, torch.Tensor], about: dict) -> None:
-    """Write tensors and what they are (JSON data), whole or not at all."""
+    """Write tensors and what they are (JSON data), whole or not at all. Raises OSError."""
     header = {"format": FORMAT, "about": json.dumps(about)}
     with files.replacing(path) as temporary:
-        save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, temporary, header)
+        try:
+            save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, temporary, header)
+        except SafetensorError as error:  # its word for a full disk
+            raise OSError(f"{path}: {error}") from None
 
 
 def load(path: Path) -> tuple[dict[str, torch.Tensor], dict]:

@@ -70,6 +70,7 @@ class Stop:
         if self.wanted:
             raise KeyboardInterrupt
         self.wanted = True
+        print("stopping after this step; asked once more, at once", file=sys.stderr)
 
 
 def pick_device(name: str):

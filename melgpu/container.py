@@ -7,6 +7,7 @@ import numpy as np
 
 from melgpu.errors import InputError
 
+UNREADABLE = "not readable as audio"
 SUFFIXES = (".m4a", ".mp4", ".aac", ".amr", ".wma", ".webm", ".mka")
 
 
@@ -27,7 +28,7 @@ def blocks(path: Path) -> Iterator[tuple[int, np.ndarray]]:
     except (av.FFmpegError, ValueError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"not readable as audio ({getattr(error, 'strerror', None) or error})") from None
+        raise InputError(f"{UNREADABLE} ({getattr(error, 'strerror', None) or error})") from None
 
 
 def header_s(path: Path) -> float | None:

@@ -19,6 +19,7 @@ import soundfile
 import soxr
 
 from melgpu import container, remote
+from melgpu.container import UNREADABLE
 from melgpu.errors import InputError
 
 BLOCK_SAMPLES, SMALL_BLOCK_SAMPLES = 1 << 17, 1 << 11  # of all channels together
@@ -122,6 +123,8 @@ def _sum(path: str, max_s: float, block_samples: int) -> tuple[np.ndarray, int, 
                     break
     except InputError as error:
         flaw = str(error)
+        if frames:
+            flaw = flaw.replace(UNREADABLE, f"broken after {frames / rate:.1f} s")
     return total[:frames], rate, channels, flaw
 
 
@@ -149,8 +152,8 @@ def _blocks(path: Path, block_samples: int) -> Iterator[tuple[int, np.ndarray]]:
             frames = max(1, block_samples // file.channels)
             while len(block := file.read(frames, dtype="float32", always_2d=True)):
                 yield file.samplerate, block
-    except (soundfile.SoundFileError, RuntimeError, OSError) as error:
-        raise InputError(f"not readable as audio ({_reason(path, error)})") from None
+    except (soundfile.SoundFileError, RuntimeError, OSError, TypeError) as error:  # TypeError: headerless .raw
+        raise InputError(f"{UNREADABLE} ({_reason(path, error)})") from None
 
 
 def _refuse_rate(rate: int) -> None:

@@ -1,5 +1,6 @@
 """Decoding processes that may hang or crash without harm: the file is lost, the process replaced, the run goes on."""
 
+import collections
 import contextlib
 import multiprocessing
 import os
@@ -7,7 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 
@@ -41,6 +42,15 @@ class Pool(contextlib.AbstractContextManager):
         except Exception as error:
             done.set_exception(error)
         return done
+
+    def in_order(self, calls: Iterable[tuple]) -> Iterator[Future]:
+        """`submit` for each (function, arguments ...), a few beyond those that run, in the order given."""
+        pending: collections.deque[Future] = collections.deque()
+        for call in calls:
+            pending.append(self.submit(*call))
+            if len(pending) > 3 * self.workers:
+                yield pending.popleft()
+        yield from pending
 
     def _call(self, function: Callable, arguments: tuple):
         if not hasattr(self._own, "desk"):
@@ -81,7 +91,9 @@ class _Desk:
         lifeline, self._lifeline = os.pipe()
         serve = f"import sys; sys.path[:] = {sys.path!r}; from melgpu import worker; worker.serve"
         command = [sys.executable, "-c", f"{serve}({theirs.fileno()}, {lifeline})"]
-        self._process = subprocess.Popen(command, pass_fds=(theirs.fileno(), lifeline))
+        self._process = subprocess.Popen(
+            command, pass_fds=(theirs.fileno(), lifeline), process_group=0
+        )  # out of Ctrl-C's reach
         theirs.close()
         os.close(lifeline)
 

@@ -12,7 +12,7 @@ from datetime import timedelta
 import torch
 from torch import Tensor, distributed, nn
 
-PATIENCE = timedelta(hours=12)  # the first rank may decode a whole data set while the others wait
+PATIENCE = timedelta(days=7)  # the first rank may decode a whole data set while the others wait
 
 
 class RankLost(OSError):
@@ -77,6 +77,13 @@ def average(values: Iterable[Tensor]) -> None:
     if count() > 1:
         for value in values:
             value.copy_(total(value.clone()) / count())
+
+
+def spread(values: Iterable[Tensor]) -> None:
+    """Replace tensors by the first rank's."""
+    if count() > 1:
+        for value in values:
+            distributed.broadcast(value, 0)
 
 
 def gathered(value) -> list | None:

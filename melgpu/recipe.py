@@ -194,7 +194,7 @@ class Recipe(Spec):
         return json.dumps(self.model_dump(mode="json", exclude_none=True), sort_keys=True)
 
     def digest(self) -> str:
-        """A short hash of all that can change a result; of `stream` only the order of windows can, `machine` cannot."""
+        """A short hash of all that can change a result; of `stream` only the order of windows can."""
         settings = self.model_dump(mode="json", exclude_none=True, exclude={"stream", "machine"})
         settings["one_shuffle"] = self.stream.bank != "off"
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]

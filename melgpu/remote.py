@@ -41,5 +41,5 @@ def _fetch(url: str, place: Path) -> None:
     try:
         system, name = fsspec.core.url_to_fs(url)
         system.get_file(name, str(place))
-    except (ImportError, ValueError, OSError) as error:  # a protocol that lacks its package, or is unknown
+    except Exception as error:  # every protocol has errors of its own
         raise InputError(f"cannot be fetched ({error})") from None

@@ -162,7 +162,7 @@ def say_survey(
     where = _places(tracks) if tracks else [""] * len(paths)
     groups = survey.same_content(paths, found)
     _say_list("groups of files with the same content", [" = ".join(paths[i] + where[i] for i in g) for g in groups])
-    pairs = sorted(survey.near_duplicates(found), key=lambda pair: where[pair[0]] == where[pair[1]])
+    pairs = sorted(survey.near_duplicates(found, groups), key=lambda pair: where[pair[0]] == where[pair[1]])
     names = [f"{paths[i]}{where[i]} ~ {paths[j]}{where[j]}: {e:.0%} of the bits differ" for i, j, e in pairs]
     _say_list("pairs that sound like the same recording", names)
     if tracks:

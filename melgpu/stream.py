@@ -40,13 +40,8 @@ def examine(paths: Sequence[str], audio: AudioSpec, spec: StreamSpec, bank: Bank
             yield from bank.fill(paths, pool)
             return
         job = audio.sample_rate, samples(audio.track_s, audio.sample_rate)
-        pending: collections.deque[tuple[str, Future]] = collections.deque()
-        for path in paths:
-            pending.append((path, pool.submit(worker.inspect, path, *job)))
-            if len(pending) > 2 * spec.workers:
-                yield _flaw(*pending.popleft())
-        while pending:
-            yield _flaw(*pending.popleft())
+        answers = pool.in_order((worker.inspect, path, *job) for path in paths)
+        yield from map(_flaw, paths, answers)
 
 
 def _flaw(path: str, answer: Future) -> Flaw | None:
@@ -135,8 +130,8 @@ class Stream(contextlib.AbstractContextManager):
         """Memory that no earlier batch uses any more, if there is such: fresh pages cost twice the copy into them."""
         if self.device.type == "cuda":
             return torch.empty(*shape, pin_memory=True)  # torch keeps and reuses pinned memory by itself
-        for array in self._buffers:
-            if array.shape == shape and sys.getrefcount(array) == 3:  # the list, `array`, the argument: no tensor
+        for array, uses in zip(self._buffers, _uses(self._buffers), strict=True):
+            if array.shape == shape and uses == UNUSED:
                 return torch.from_numpy(array)
         self._buffers = [*self._buffers[-BATCHES_AHEAD - 1 :], np.empty(shape, np.float32)]
         return torch.from_numpy(self._buffers[-1])
@@ -148,6 +143,14 @@ class Stream(contextlib.AbstractContextManager):
 
 def _parts(order: Order, batch_size: int) -> Iterator[Order]:
     return (order[start : start + batch_size] for start in range(0, len(order), batch_size))
+
+
+def _uses(arrays: list[np.ndarray]) -> list[int]:
+    """References to each array of a list, this function's among them; a tensor or a view of one holds another."""
+    return [sys.getrefcount(array) for array in arrays]
+
+
+UNUSED = _uses([np.empty(0)])[0]  # differs between versions of Python
 
 
 class _Plan:
@@ -174,9 +177,10 @@ class _Tracks(contextlib.AbstractContextManager):
 
     def __init__(self, stream: Stream, rows: np.ndarray, most_open: int):
         self._stream, self._rows = stream, iter(rows.tolist())
-        slots = most_open + stream.spec.decode_ahead
+        banked = stream.bank and all(stream.bank.find(stream.paths[row]) for row in rows.tolist())
+        slots = 0 if banked else most_open + stream.spec.decode_ahead
         self._memory = os.memfd_create("melgpu")  # grows as it is written to, and is not bound by /dev/shm
-        os.ftruncate(self._memory, max(1, slots * 4 * stream.track_samples))
+        os.ftruncate(self._memory, max(4, slots * 4 * stream.track_samples))
         shared = np.frombuffer(mmap.mmap(self._memory, 0), np.float32)
         self._slots = shared[: slots * stream.track_samples].reshape(slots, stream.track_samples)
         self._free = list(range(slots))
@@ -196,7 +200,7 @@ class _Tracks(contextlib.AbstractContextManager):
 
     def _begin_next(self) -> None:
         for row in itertools.islice(self._rows, 1):
-            slot = self._free.pop()
+            slot = self._free.pop() if self._free else 0  # none where the bank has all
             target = f"/proc/{os.getpid()}/fd/{self._memory}"
             self._pending.append((row, slot, self._stream.fetch(row, target, 4 * slot * self._stream.track_samples)))
 

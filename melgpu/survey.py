@@ -15,7 +15,6 @@ import numpy as np
 
 from melgpu import fingerprint, remote
 from melgpu.decode import header_s, read
-from melgpu.errors import InputError
 from melgpu.pool import Pool, WorkerLost
 
 RATE = 8_000  # Hz; a print needs no more
@@ -47,7 +46,7 @@ def look(path: str) -> Look:
             sound = read(place, RATE, fingerprint.LISTEN_S)
             content = "" if sound.flaw else _content(place)
             length_s = None if sound.flaw else header_s(place)
-    except (InputError, OSError) as error:
+    except Exception as error:  # a file that surprises its decoder is broken, not the check
         return Look(str(error), 0, 0, None, False, "", np.empty(0, np.uint32))
     heard_s = len(sound.wave) / RATE
     flaw = sound.flaw
@@ -72,13 +71,7 @@ def _content(path: Path) -> str:
 def looks(paths: Sequence[str], workers: int, timeout_s: float) -> Iterator[Look]:
     """Look at every file, in the order given."""
     with Pool(workers, timeout_s) as pool:
-        pending = collections.deque()
-        for path in paths:
-            pending.append(pool.submit(look, path))
-            if len(pending) > 4 * workers:
-                yield _answer(pending.popleft())
-        while pending:
-            yield _answer(pending.popleft())
+        yield from map(_answer, pool.in_order((look, path) for path in paths))
 
 
 def _answer(answer) -> Look:
@@ -90,19 +83,23 @@ def _answer(answer) -> Look:
 
 def same_content(paths: Sequence[str], found: Sequence[Look]) -> list[list[int]]:
     """Groups of two and more files that are equal byte by byte."""
-    groups = collections.defaultdict(list)
+    groups: dict[str, list[list[int]]] = collections.defaultdict(list)  # of each hash
     for number, one in enumerate(found):
         if one.content:
-            groups[one.content].append(number)
-    return [group for group in groups.values() if len(group) > 1 and _are_equal([paths[i] for i in group])]
+            known = next((g for g in groups[one.content] if _are_equal(paths[g[0]], paths[number])), None)
+            if known is None:
+                groups[one.content].append(known := [])
+            known.append(number)
+    return [group for alike in groups.values() for group in alike if len(group) > 1]
 
 
-def _are_equal(paths: list[str]) -> bool:
+def _are_equal(path: str, other: str) -> bool:
     """A URL's hash is believed."""
-    return all(remote.is_url(p) or remote.is_url(paths[0]) or filecmp.cmp(paths[0], p, False) for p in paths[1:])
+    return remote.is_url(path) or remote.is_url(other) or filecmp.cmp(path, other, shallow=False)
 
 
-def near_duplicates(found: Sequence[Look]) -> list[tuple[int, int, float]]:
-    """Pairs of files that hold the same recording and are not of equal content; the share of bits that differ."""
+def near_duplicates(found: Sequence[Look], same: list[list[int]]) -> list[tuple[int, int, float]]:
+    """Pairs of files that hold the same recording; the share of bits that differ. Not those of equal content."""
+    known = {(i, j) for group in same for i in group for j in group}
     pairs = fingerprint.similar_pairs([one.print for one in found])
-    return [(i, j, error) for i, j, error in pairs if found[i].content != found[j].content]
+    return [(i, j, error) for i, j, error in pairs if (i, j) not in known]

@@ -105,14 +105,17 @@ def _backward(
 ) -> Tensor | None:
     """Gradients of a batch, taken in micro-batches, and its mean loss; None where memory ran out and less may do."""
     training.optimizer.zero_grad()
-    total = torch.zeros((), device=images.device)
+    total, micro_batch = torch.zeros((), device=images.device), training.micro_batch
+    pictures = images.detach().requires_grad_(images.requires_grad)  # where a front end learns, it waits for all parts
     try:
-        for own, wanted in zip(images.split(training.micro_batch), targets.split(training.micro_batch), strict=True):
+        for own, wanted in zip(pictures.split(micro_batch), targets.split(micro_batch), strict=True):
             with torch.autocast(images.device.type, torch.bfloat16, enabled=bfloat16):
                 logits = model(own)
             loss = F.cross_entropy(logits.float(), wanted, ignore_index=UNKNOWN, reduction="sum") / num_heard
             loss.backward()
             total += loss.detach()
+        if images.requires_grad:
+            images.backward(pictures.grad)
     except torch.OutOfMemoryError:
         if ranks.count() > 1 or min(training.micro_batch, len(images)) == 1:
             raise InputError("the device's memory runs out: set a smaller machine.micro_batch") from None
@@ -127,8 +130,6 @@ def refresh_batch_norm(
 
     Source: Wu and Johnson, "Rethinking 'Batch' in BatchNorm" (2021), section 3.
     """
-    if not num_batches:
-        return
     images = (features(batch.waves) for batch in itertools.islice(batches, num_batches))
     with torch.autocast(next(model.parameters()).device.type, torch.bfloat16, enabled=bfloat16):
         torch.optim.swa_utils.update_bn(images, model)
@@ -166,10 +167,11 @@ class Training:
         tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
         tensors |= {f"optimizer.{name}": value for name, value in optimizer.items()}
         tensors["loss.sum"] = self.loss_sum
-        return tensors, {"groups": groups, "progress": asdict(self.progress), "log": self.log}
+        about = {"groups": groups, "progress": asdict(self.progress), "log": self.log}
+        return tensors, about | {"micro_batch": self.micro_batch, "ranks": ranks.count()}
 
     def restore(self, tensors: dict[str, Tensor], about: dict, spec: OptimSpec) -> None:
-        """The inverse of `state`."""
+        """The inverse of `state`; with another number of processes the step is that of as many windows."""
         parts: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}, "loss": {}}
         for name, value in tensors.items():
             part, key = name.split(".", 1)
@@ -178,7 +180,9 @@ class Training:
         self.progress, self.log = Progress(**about["progress"]), about["log"]
         epoch = self.progress.epoch if self.progress.step else max(0, self.progress.epoch - 1)
         self.optimizer = make_optimizer(self.model, spec, epoch)
-        self.loss_sum.copy_(parts["loss"]["sum"])
+        self.loss_sum.copy_(parts["loss"]["sum"] * about["ranks"] / ranks.count())
+        self.progress.step = self.progress.step * about["ranks"] // ranks.count()
+        self.micro_batch = min(self.micro_batch, about["micro_batch"])
         checkpoint.unpack_optimizer(self.optimizer, parts["optimizer"], about["groups"])
 
 
@@ -220,7 +224,9 @@ def fit(
         if not math.isfinite(loss):
             raise InputError(_explain(features, train_batches(epoch, 0), epoch))
         refresh = 0 if epoch < spec.warmup_epochs else spec.refresh_batches  # a frozen body keeps its statistics
-        refresh_batch_norm(model, features, train_batches(epoch, 0), refresh, bfloat16)
+        if refresh:
+            refresh_batch_norm(model, features, train_batches(epoch, 0), refresh, bfloat16)
+        ranks.spread(model.buffers())
         accuracy = yield from window_accuracy(model, features, valid_batches(), labels, bfloat16)
         yield _end_epoch(training, loss, accuracy, spec)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from melgpu.errors import InputError
 from melgpu.recipe import AudioSpec, WindowSpec
 
 
@@ -113,9 +114,9 @@ def whole_batches(order: Order, batch_size: int, rank: int = 0, ranks: int = 1) 
     """One process's share in whole batches, as many of them for every rank.
 
     An incomplete last batch would have poor batch-norm statistics; an order too small for one stays as it is. Raises
-    ValueError where there are fewer tracks than ranks.
+    InputError where there are fewer tracks than ranks.
     """
     least = len(order) if ranks == 1 else int(np.bincount(_turns(order.tracks) % ranks, minlength=ranks).min())
     if not least:
-        raise ValueError(f"{len(order)} windows are of fewer than {ranks} tracks: not every process has one")
+        raise InputError(f"{len(order)} windows are of fewer than {ranks} tracks: not every process has one")
     return share(order, rank, ranks)[: least // batch_size * batch_size or least]

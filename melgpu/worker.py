@@ -4,6 +4,7 @@ Free of torch, so that it starts fast.
 """
 
 import os
+import pickle
 import resource
 import signal
 import threading
@@ -39,7 +40,9 @@ def _read(path: str, sample_rate: int, num_samples: int) -> tuple[np.ndarray, Fl
         sound = read(path, sample_rate, num_samples / sample_rate)
     except MemoryError:
         return np.empty(0, np.float32), Flaw(path, "its decoder asks for more memory than is sane", 0.0)
-    return sound.wave, Flaw(path, sound.flaw, len(sound.wave) / sample_rate) if sound.flaw else None
+    except Exception as error:  # a file that surprises its decoder is broken, not the run
+        return np.empty(0, np.float32), Flaw(path, f"not readable as audio ({error})", 0.0)
+    return sound.wave, Flaw(path, sound.flaw, round(len(sound.wave) / sample_rate, 1)) if sound.flaw else None
 
 
 def _write(wave: np.ndarray, target: str, offset: int) -> None:
@@ -74,7 +77,10 @@ def serve(requests: int, lifeline: int) -> None:
             answer = function(*arguments), None
         except Exception as error:
             answer = None, error
-        connection.send(answer)
+        try:
+            connection.send(answer)
+        except (TypeError, AttributeError, pickle.PicklingError) as error:
+            connection.send((None, RuntimeError(f"{answer!r} cannot be sent ({error})")))
 
 
 def _limit_memory() -> None:

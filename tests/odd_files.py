@@ -71,12 +71,12 @@ def _damaged(folder: Path) -> dict:
         soundfile.write(folder / f"{name}.wav", wave, RATE, subtype="FLOAT")
     soundfile.write(folder / "all_nan.wav", np.full(RATE, np.nan, np.float32), RATE, subtype="FLOAT")
     return {
-        "cut.flac": ("not readable as audio", 15),
+        "cut.flac": ("broken after 14.8 s", 15),
         "head.flac": "not readable as audio",
         "cut.ogg": 14.3,  # what a stream holds is all there is to say of its length
         "cut.mp3": 15.0,
-        "garbage.mp3": ("not readable as audio", 15),
-        "garbage.flac": ("not readable as audio", 15),
+        "garbage.mp3": ("broken after 14.9 s", 15),
+        "garbage.flac": ("broken after 14.8 s", 15),
         "nan.wav": ("not finite", 2),
         "inf.wav": ("not finite", 2),
         "huge.wav": ("absurdly large", 2),

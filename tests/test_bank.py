@@ -99,6 +99,29 @@ def test_samples_that_are_not_there_are_not_believed(tmp_path, paths):
     assert all(holds(filled(tmp_path / "bank", paths), path) for path in paths)
 
 
+def test_a_deleted_file_does_not_come_true_again_as_it_grows(tmp_path, paths):
+    bank = filled(tmp_path / "bank", paths)
+    bank.pcm.unlink()
+    again = filled(tmp_path / "bank", paths[3:])
+    assert [path for path in paths if again.find(path)] == paths[3:]
+    assert all(holds(again, path) for path in paths[3:])
+    assert all(holds(filled(tmp_path / "bank", paths), path) for path in paths)
+
+
+def test_a_file_replaced_while_it_is_decoded_is_decoded_again(tmp_path, paths, monkeypatch):
+    original = worker.store
+
+    def replaced(path, *rest):
+        flaw = original(path, *rest)
+        write_audio(tmp_path / "0.wav", 2, seed=99)
+        return flaw
+
+    monkeypatch.setattr(worker, "store", replaced)
+    filled(tmp_path / "bank", paths[:1])
+    monkeypatch.undo()
+    assert holds(filled(tmp_path / "bank", paths[:1]), paths[0])
+
+
 def fill_and_tell(folder, paths, connection) -> None:
     bank = Bank(folder, RATE, SAMPLES)
     with Pool(1, 60.0) as pool:

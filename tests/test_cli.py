@@ -50,3 +50,15 @@ def test_devices():
     assert cli.pick_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
     with pytest.raises(InputError, match="--device tpu"):
         cli.pick_device("tpu")
+
+
+def test_who_asks_to_stop_twice_does_not_wait(capsys):
+    before = signal.getsignal(signal.SIGTERM)
+    with cli.Stop() as stop:
+        assert not stop.wanted
+        signal.raise_signal(signal.SIGTERM)
+        assert stop.wanted
+        assert "stopping after this step" in capsys.readouterr().err
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGTERM) == before

@@ -32,13 +32,13 @@ def test_one_step_and_22_views(name, mp3, tmp_path):
     assert (len(order), window_samples) == (11, 441_000)
     with Stream([mp3], ZALO.audio, ZALO.stream, device) as stream:
         before = {key: value.clone() for key, value in model.state_dict().items()}
-        state = training.start(model, optim.model_copy(update={"warmup_epochs": 0}))
+        state = training.start(model, optim.model_copy(update={"warmup_epochs": 0}), ZALO.machine)
         batches = stream.batches(order[:2], window_samples, 2)
         labels = torch.tensor([3])
-        (loss,) = training.train_epoch(
-            model, features, state.optimizer, batches, labels, ZALO.augment, seed=0, bfloat16=bfloat16
-        )
-        assert torch.isfinite(loss)
+        steps = training.train_epoch(state, features, batches, labels, ZALO.augment, seed=0, bfloat16=bfloat16)
+        assert list(steps) == [2]
+        assert torch.isfinite(state.loss_sum)
+        assert state.loss_sum > 0
         changed = [key for key, value in model.state_dict().items() if not torch.equal(value, before[key])]
         assert len(changed) > 0.6 * len(before)  # timm starts the residual branches of resnet50 at zero
         batches = stream.batches(order, window_samples, 4)

@@ -31,6 +31,28 @@ def test_results_and_errors_come_back(workers, tmp_path):
             broken.result()
 
 
+class Unsendable(Exception):
+    def __reduce__(self):
+        raise TypeError("made so")
+
+
+def raise_unsendable():
+    raise Unsendable
+
+
+def test_what_cannot_be_sent_back_is_said(pool):
+    with pytest.raises(RuntimeError, match="cannot be sent"):
+        pool.submit(raise_unsendable).result()
+    assert pool.submit(os.getpid).result()
+
+
+def test_calls_in_order(tmp_path):
+    for workers in (0, 2):
+        with Pool(workers, 60.0) as pool:
+            answers = pool.in_order((divmod, number, 7) for number in range(30))
+            assert [answer.result() for answer in answers] == [divmod(number, 7) for number in range(30)]
+
+
 def test_a_crash_costs_one_answer(pool):
     crashed, after = pool.submit(os.abort), pool.submit(os.getpid)
     with pytest.raises(WorkerLost, match=r"crashed \(SIGABRT\)"):

@@ -153,7 +153,7 @@ def mixed(paths, tmp_path) -> list[str]:
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_broken_file_is_named(mixed, order, workers):
-    with pytest.raises(DecodeError, match=r"(broken\.mp3|cut\.flac): not readable as audio"):
+    with pytest.raises(DecodeError, match=r"broken\.mp3: not readable as audio|cut\.flac: broken after"):
         collect(mixed, order, spec(workers))
 
 
