@@ -66,9 +66,12 @@ class Stream(contextlib.AbstractContextManager):
         self._pool = Pool(spec.workers, spec.timeout_s)
         self._resident: Resident | None = None
         self._buffers: list[np.ndarray] = []
+        self._spare: list[_Memory] = []
 
     def __exit__(self, *exc) -> None:
         self._pool.__exit__(*exc)
+        while self._spare:
+            self._spare.pop().close()
 
     def batches(self, order: Order, window_samples: int, batch_size: int) -> Iterator[Batch]:
         """The windows of `order`, `batch_size` at a time; the last batch may be smaller.
@@ -110,6 +113,18 @@ class Stream(contextlib.AbstractContextManager):
             self.judge(entry.flaw)
             return self.bank.waves[entry.slot]
         return self._pool.submit(worker.store, path, self.sample_rate, self.track_samples, target, offset)
+
+    def lend(self, slots: int) -> "_Memory":
+        """Memory for so many tracks, of an earlier epoch if there is enough: fresh pages cost time."""
+        fitting = self._spare and len(self._spare[-1].slots) >= slots
+        return self._spare.pop() if fitting else _Memory(slots, self.track_samples)
+
+    def take_back(self, memory: "_Memory") -> None:
+        """Keep the largest."""
+        *small, largest = sorted([*self._spare, memory], key=lambda one: len(one.slots))
+        self._spare = [largest]
+        for one in small:
+            one.close()
 
     def _gathered(self, order: Order, window_samples: int, batch_size: int) -> Iterator[Batch]:
         """Batches in memory of this machine (pinned, for a GPU)."""
@@ -172,6 +187,26 @@ class _Plan:
         return self._ending[self._ends[number] : self._ends[number + 1]].tolist()
 
 
+class _Memory:
+    """Places for tracks, shape (slots, samples of a track), that decoding processes write to and this one reads.
+
+    It grows as it is written to, and is not bound by /dev/shm.
+    """
+
+    def __init__(self, slots: int, num_samples: int):
+        self._file = os.memfd_create("melgpu")
+        os.ftruncate(self._file, max(4, 4 * slots * num_samples))
+        shared = np.frombuffer(mmap.mmap(self._file, 0), np.float32)
+        self.slots = shared[: slots * num_samples].reshape(slots, num_samples)
+
+    def place(self, slot: int) -> tuple[str, int]:
+        """A file that other processes can open, and the offset of a slot in it."""
+        return f"/proc/{os.getpid()}/fd/{self._file}", slot * self.slots.strides[0]
+
+    def close(self) -> None:
+        os.close(self._file)
+
+
 class _Tracks(contextlib.AbstractContextManager):
     """Conformed waves by row, decoded in the order of `rows`, the recipe's `decode_ahead` of them before their turn."""
 
@@ -179,10 +214,7 @@ class _Tracks(contextlib.AbstractContextManager):
         self._stream, self._rows = stream, iter(rows.tolist())
         banked = stream.bank and all(stream.bank.find(stream.paths[row]) for row in rows.tolist())
         slots = 0 if banked else most_open + stream.spec.decode_ahead
-        self._memory = os.memfd_create("melgpu")  # grows as it is written to, and is not bound by /dev/shm
-        os.ftruncate(self._memory, max(4, slots * 4 * stream.track_samples))
-        shared = np.frombuffer(mmap.mmap(self._memory, 0), np.float32)
-        self._slots = shared[: slots * stream.track_samples].reshape(slots, stream.track_samples)
+        self._memory = stream.lend(slots)
         self._free = list(range(slots))
         self._pending: collections.deque[tuple[int, int, np.ndarray | Future]] = collections.deque()
         self._waves: dict[int, tuple[int, np.ndarray | None]] = {}
@@ -201,15 +233,14 @@ class _Tracks(contextlib.AbstractContextManager):
     def _begin_next(self) -> None:
         for row in itertools.islice(self._rows, 1):
             slot = self._free.pop() if self._free else 0  # none where the bank has all
-            target = f"/proc/{os.getpid()}/fd/{self._memory}"
-            self._pending.append((row, slot, self._stream.fetch(row, target, 4 * slot * self._stream.track_samples)))
+            self._pending.append((row, slot, self._stream.fetch(row, *self._memory.place(slot))))
 
     def _end_next(self) -> None:
         row, slot, wave = self._pending[0]
         if isinstance(wave, Future):
             flaw = _flaw(self._stream.paths[row], wave)
             self._stream.judge(flaw)
-            wave = None if flaw and flaw.is_lost else self._slots[slot]
+            wave = None if flaw and flaw.is_lost else self._memory.slots[slot]
         self._pending.popleft()
         self._waves[row] = slot, wave
         self._begin_next()
@@ -218,4 +249,4 @@ class _Tracks(contextlib.AbstractContextManager):
         for _, _, answer in self._pending:  # nobody may write to the descriptor once its number is free
             if isinstance(answer, Future) and not answer.cancel():
                 answer.exception()
-        os.close(self._memory)
+        self._stream.take_back(self._memory)
