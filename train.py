@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Train the networks of a run's current round: manifest, windows, stream, features, backbone, checkpoint."""
 
+from contextlib import nullcontext
 from pathlib import Path
 
 from melgpu import cli
@@ -94,7 +95,7 @@ def main() -> int:
 
 def train_round(run, args, device) -> None:
     """Train what is missing of the current round."""
-    from melgpu import parity, preflight, ranks, report
+    from melgpu import keeping, parity, preflight, ranks, report
     from melgpu.features import LogMel
     from melgpu.stream import Stream
 
@@ -113,7 +114,9 @@ def train_round(run, args, device) -> None:
             preflight.reside(stream, run.labelled_rows(run.current_round))
         with report.progress(title, total, "windows") as tracker, cli.Stop() as stop:
             for number, job in enumerate(missing, start=1):
-                train_job(run, job, stream, features, front_end, f"{number}/{len(missing)} {job.name}", tracker, stop)
+                name = f"{number}/{len(missing)} {job.name}"
+                with keeping.held(run, job) if ranks.is_first() else nullcontext():
+                    train_job(run, job, stream, features, front_end, name, tracker, stop)
     ranks.wait()
     left = [job for job in run.jobs(run.current_round) if not run.is_trained(job)]
     script = "train.py" if left else "predict.py"

@@ -5,12 +5,38 @@ scores.json marks the end, and last.safetensors goes. Killed anywhere, a trainin
 same end.
 """
 
+import fcntl
 import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
+from pathlib import Path
 
 from melgpu import checkpoint, files
+from melgpu.errors import InputError
 from melgpu.run import Job, Run
 from melgpu.training import Training
+
+
+@contextmanager
+def held(run: Run, job: Job) -> Iterator[None]:
+    """Keep other processes from training the same network meanwhile. Raises InputError where one does."""
+    run.job_folder(job).mkdir(parents=True, exist_ok=True)
+    folder = os.open(run.job_folder(job), os.O_RDONLY)
+    try:
+        _lock(folder, run.job_folder(job))
+        yield
+    finally:
+        os.close(folder)
+
+
+def _lock(descriptor: int, folder: Path) -> None:
+    """Released by the system whatever happens to this process."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise InputError(f"{folder}: another process is training this network") from None
 
 
 def keep(run: Run, job: Job, training: Training, front_end: dict) -> None:

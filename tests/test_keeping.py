@@ -5,6 +5,7 @@ from test_run import made  # noqa: F401
 from test_training import OPTIM, fresh, run, same_weights
 
 from melgpu import checkpoint, keeping
+from melgpu.errors import InputError
 
 
 @pytest.fixture
@@ -31,6 +32,17 @@ def test_kept_resumed_and_finished(short):
     assert len((short.job_folder(job) / "log.csv").read_text().splitlines()) == 1 + OPTIM.max_epochs
     _, about = checkpoint.load(short.checkpoint(job))
     assert (about["front_end"], about["digest"]) == ({"engine": "fft"}, short.recipe.digest())
+
+
+def test_two_processes_never_train_the_same_network(made):  # noqa: F811
+    one, other = made.jobs(1)
+    with keeping.held(made, one):
+        with keeping.held(made, other):
+            pass
+        with pytest.raises(InputError, match="another process is training this network"), keeping.held(made, one):
+            pass
+    with keeping.held(made, one):
+        pass
 
 
 def test_a_training_of_another_recipe_is_refused(short, made):  # noqa: F811
