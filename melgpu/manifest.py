@@ -16,7 +16,7 @@ import numpy as np
 
 from melgpu.errors import InputError
 from melgpu.listing import Listing, is_utf8, natural_key
-from melgpu.remote import is_url
+from melgpu.remote import absolute
 
 SPLITS = ("train", "public", "private")
 COLUMNS = ("id", "path", "label", "split", "fold")
@@ -131,7 +131,7 @@ def _join(listings: dict[str, Listing], folds: np.ndarray) -> Manifest:
     sizes = [len(part.ids) for part in parts]
     return Manifest(
         tuple(name for part in parts for name in part.ids),
-        tuple(path if is_url(path) else os.path.abspath(path) for part in parts for path in part.paths),
+        tuple(absolute(path) for part in parts for path in part.paths),
         tuple(label for part in parts for label in part.labels),
         tuple(split for split, size in zip(splits, sizes, strict=True) for _ in range(size)),
         np.concatenate([folds, np.full(sum(sizes[1:]), -1)]),

@@ -1,6 +1,7 @@
 """Everything that can be wrong with a run's input, found and listed before anything is done."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from melgpu.listing import Listing
 from melgpu.manifest import Manifest
 from melgpu.quarantine import Flaw
 from melgpu.recipe import Recipe
-from melgpu.remote import is_url
+from melgpu.remote import absolute, is_url
 from melgpu.stream import Stream, examine
 
 
@@ -38,7 +39,7 @@ def gather(
     lost = {path for path, flaw in flaws.items() if flaw.is_lost}
     tracks = manifest.build(listings, settings.folds.num_folds, settings.folds.seed, lost)
     _note_dense_classes(tracks, settings)
-    return tracks, list(flaws.values())
+    return tracks, [replace(flaw, path=absolute(flaw.path)) for flaw in flaws.values()]
 
 
 def read(sources: dict[str, Path | None], data: str | None) -> dict[str, Listing]:

@@ -3,6 +3,7 @@
 A URL is fetched into a temporary file for as long as it is read, so memory stays bounded and every decoder works.
 """
 
+import os
 import re
 import tempfile
 from collections.abc import Iterator
@@ -14,6 +15,11 @@ from melgpu.errors import InputError
 
 def is_url(path: str) -> bool:
     return re.match(r"[a-z][a-z0-9+.-]+://", path) is not None
+
+
+def absolute(path: str) -> str:
+    """A path that holds from any folder; a URL as it is."""
+    return path if is_url(path) else os.path.abspath(path)
 
 
 def suffix(path: str) -> str:

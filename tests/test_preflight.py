@@ -1,4 +1,5 @@
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -86,6 +87,18 @@ def test_in_quarantine_broken_files_get_no_fold(tmp_path):
     assert [flaw.path for flaw in flaws] == [str(tmp_path / "3.wav"), str(tmp_path / "gone.wav")]
     assert tracks.folds[3] == -1
     assert (np.delete(tracks.folds[:8], 3) >= 0).all()
+
+
+def test_flaws_name_files_as_the_manifest_does(tmp_path, monkeypatch):
+    for number in range(6):
+        (tmp_path / "music" / "ab"[number % 2]).mkdir(parents=True, exist_ok=True)
+        write_audio(tmp_path / "music" / "ab"[number % 2] / f"{number}.wav", 1, seed=number)
+    (tmp_path / "music" / "a" / "text.wav").write_text("no music")
+    monkeypatch.chdir(tmp_path)
+    wanted = settings("stream.on_error=quarantine", "stream.max_broken_share=0.3")
+    tracks, flaws = gather(tmp_path, wanted, train=Path("music"))
+    assert [flaw.path for flaw in flaws] == [str(tmp_path / "music" / "a" / "text.wav")]
+    assert flaws[0].path in tracks.paths
 
 
 def test_a_bank_is_full_afterwards(tmp_path):
