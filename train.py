@@ -95,7 +95,7 @@ def main() -> int:
 
 def train_round(run, args, device) -> None:
     """Train what is missing of the current round."""
-    from melgpu import keeping, parity, preflight, ranks, report
+    from melgpu import keeping, parity, plan, preflight, ranks, report
     from melgpu.features import LogMel
     from melgpu.stream import Stream
 
@@ -107,7 +107,7 @@ def train_round(run, args, device) -> None:
     features = LogMel(run.recipe.mel, run.recipe.audio.sample_rate).to(device)
     front_end = parity.figures(features, run.recipe.audio.sample_rate, device)
     parity.refuse_inexact(front_end)
-    total = sum(run.recipe.optim_for(job.backbone).max_epochs * run.epoch_windows(job) for job in missing)
+    total = sum(run.recipe.optim_for(job.backbone).max_epochs * plan.epoch_windows(run, job) for job in missing)
     title = f"round {run.current_round}: training {len(missing)} networks"
     with Stream(run.manifest.paths, run.recipe.audio, run.recipe.stream, device, run.bank) as stream:
         if missing:
@@ -129,20 +129,15 @@ def train_job(run, job, stream, features, front_end: dict, title: str, tracker, 
     """Train one network on one fold to its end, from where it stood; `front_end` are the pictures' figures."""
     import torch
 
-    from melgpu import backbone, keeping, ranks, report, training, windows
+    from melgpu import backbone, keeping, plan, ranks, report, training, windows
     from melgpu.errors import InputError
-    from melgpu.run import class_numbers
 
     recipe, optim = run.recipe, run.recipe.optim_for(job.backbone)
-    window_samples = windows.samples(recipe.windows.window_s, recipe.audio.sample_rate)
-    labels = torch.from_numpy(class_numbers(run.labelled(job.round)[0], run.class_names))
-    train_order, valid_order = run.training_order(job), run.prediction_order(run.fold_rows(job.fold)[1])
-    epoch_windows = run.epoch_windows(job)
+    epoch_windows, window_samples = plan.epoch_windows(run, job), plan.window_samples(run)
+    valid_order = plan.prediction_order(run, run.fold_rows(job.fold)[1])
 
     def train_batches(epoch: int, first_step: int):
-        chunk = recipe.shuffle_tracks_for(job.backbone)
-        order = windows.shuffled(train_order, chunk and chunk * ranks.count(), recipe.seed, epoch)
-        order = windows.whole_batches(order, optim.batch_size, ranks.rank(), ranks.count())
+        order = plan.epoch_order(run, job, epoch, ranks.rank(), ranks.count())
         return stream.batches(order[first_step * optim.batch_size :], window_samples, optim.batch_size)
 
     def valid_batches():
@@ -150,16 +145,16 @@ def train_job(run, job, stream, features, front_end: dict, title: str, tracker, 
         return stream.batches(own, window_samples, recipe.stream.predict_batch_size)
 
     torch.manual_seed(recipe.seed)
-    own = backbone.own_front_end(recipe)
-    if own and ranks.count() > 1:
+    if recipe.mel.trainable != "none" and ranks.count() > 1:
         raise InputError(f"mel.trainable {recipe.mel.trainable} learns in one process only: leave torchrun out")
-    model = backbone.build(job.backbone, len(run.class_names), recipe.backbone, own).to(stream.device)
+    model = backbone.build(job.backbone, len(run.class_names), recipe).to(stream.device)
     state = training.start(model, optim, recipe.machine)
     keeping.resume(run, job, state)
     micro_batch = state.micro_batch
     tracker.skip(state.progress.epoch * epoch_windows + state.progress.step * optim.batch_size * ranks.count())
+    pictures, targets = model.front_end or features, plan.training_targets(run, job)
     for done in training.fit(
-        state, own or features, train_batches, valid_batches, labels, optim, recipe.augment, recipe.seed
+        state, pictures, train_batches, valid_batches, targets, optim, recipe.augment, recipe.seed
     ):
         if isinstance(done, dict):
             end_epoch(run, job, state, front_end, stream, f"{title}, epoch {done['epoch']}/{optim.max_epochs}")

@@ -1,21 +1,25 @@
-"""Six networks as one table: timm name, statistics, head.
+"""Six networks as one table, and any other of timm's: name, statistics, head, parameter groups.
 
 A classifier is: batch norm on the picture -> timm network without its own classifier, global max pooling -> dense with
 ReLU -> dropout -> one logit per class. Pictures are (B, 3, S, S); logits (B, C).
 """
 
+import difflib
 import logging
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import timm
 import torch
+from timm.models import group_parameters
+from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from melgpu import checkpoint, recipe
 from melgpu.errors import InputError
 from melgpu.features import LogMel
-from melgpu.recipe import BackboneSpec, Recipe
+from melgpu.recipe import Recipe
 
 NATURAL_MEAN, NATURAL_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's pictures
 WEIGHT_FILES = ("{}.safetensors", "{}/model.safetensors", "{}.pth", "{}/pytorch_model.bin")
@@ -39,20 +43,32 @@ BACKBONES = {
 }
 
 
-class Classifier(nn.Module):
-    """One of the six networks with its head."""
+def find(name: str) -> Backbone:
+    """One of the six, or timm's network of that name. Raises InputError where timm has none."""
+    if name in BACKBONES:
+        return BACKBONES[name]
+    if not timm.is_model(name):
+        near = difflib.get_close_matches(name, [*BACKBONES, *timm.list_models(), *timm.list_pretrained()])
+        raise InputError(f"there is no network {name}" + (f"; did you mean {', '.join(near)}?" if near else ""))
+    return Backbone(name, 256)
 
-    def __init__(
-        self, name: str, num_classes: int, dropout: float, weights: dict | None = None, front_end: LogMel | None = None
-    ):
+
+class Classifier(nn.Module):
+    """A network with its head."""
+
+    def __init__(self, name: str, num_classes: int, settings: Recipe, weights: dict | None = None):
         """`weights` are timm's keyword arguments for pretrained weights; None trains from scratch.
 
-        A `front_end` that learns belongs to its network: it is trained and saved with it.
+        A front end that learns belongs to its network: it is trained and saved with it.
         """
         super().__init__()
-        self.front_end = front_end
-        backbone = BACKBONES[name]
-        self.body = timm.create_model(backbone.timm_name, num_classes=0, global_pool="max", **(weights or {}))
+        learns = settings.mel.trainable != "none"
+        self.front_end = LogMel(settings.mel, settings.audio.sample_rate) if learns else None
+        backbone, dropout = find(name), settings.backbone.dropout
+        options = weights or {}
+        if timm.get_pretrained_cfg_value(backbone.timm_name, "fixed_input_size"):  # of a network without convolutions
+            options = {**options, "img_size": settings.mel.image_size}
+        self.body = timm.create_model(backbone.timm_name, num_classes=0, global_pool="max", **options)
         self.input_norm = nn.BatchNorm2d(3)
         self.head = nn.Sequential(
             nn.Linear(self.body.num_features, backbone.hidden),
@@ -92,18 +108,19 @@ def _match_statistics(norm: nn.BatchNorm2d, pretrained: dict) -> None:
         norm.bias.copy_((natural[0] - own[0]) / own[1])
 
 
-def build(name: str, num_classes: int, spec: BackboneSpec, front_end: LogMel | None = None) -> Classifier:
+def build(name: str, num_classes: int, settings: Recipe) -> Classifier:
     """A network ready to train, with the weights that the recipe asks for.
 
     Raises InputError where ImageNet weights cannot be had, saying how to go on.
     """
+    spec = settings.backbone
     if not spec.pretrained:
-        return Classifier(name, num_classes, spec.dropout, front_end=front_end)
+        return Classifier(name, num_classes, settings)
     file = find_weights(name, Path(spec.weights_dir)) if spec.weights_dir else None
     overlay = {"pretrained_cfg_overlay": {"file": str(file)}} if file else {}
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries; what matters is said below
     try:
-        model = Classifier(name, num_classes, spec.dropout, {"pretrained": True, **overlay}, front_end)
+        model = Classifier(name, num_classes, settings, {"pretrained": True, **overlay})
         missing = _missing_tensors(model, file) if file else []
     except Exception as error:  # timm, the hub and the network each have their own
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -120,23 +137,18 @@ def _missing_tensors(model: Classifier, file: Path) -> list[str]:
     return [key for key in model.body.state_dict() if key not in given]
 
 
-def own_front_end(settings: Recipe) -> LogMel | None:
-    """A front end for one network alone, where the recipe lets it learn; None where all share one."""
-    return LogMel(settings.mel, settings.audio.sample_rate) if settings.mel.trainable != "none" else None
-
-
 def _no_download(name: str, reason: str) -> str:
     return (
         f"{name}: ImageNet weights could not be downloaded ({reason}). Either fetch "
-        f"timm/{BACKBONES[name].timm_name} from the Hugging Face hub elsewhere, put it into a folder as "
-        f"{BACKBONES[name].timm_name}.safetensors and add --set backbone.weights_dir=FOLDER, "
+        f"timm/{find(name).timm_name} from the Hugging Face hub elsewhere, put it into a folder as "
+        f"{find(name).timm_name}.safetensors and add --set backbone.weights_dir=FOLDER, "
         "or train from scratch: add --recipe scratch (backbone.pretrained = false and learning rates that suit it)."
     )
 
 
 def find_weights(name: str, folder: Path) -> Path:
     """The file of ImageNet weights of a network. Raises InputError with the names that were looked for."""
-    timm_name = BACKBONES[name].timm_name
+    timm_name = find(name).timm_name
     stems = (timm_name, timm_name.split(".")[0], name)
     candidates = [folder / pattern.format(stem) for stem in stems for pattern in WEIGHT_FILES]
     for path in candidates:
@@ -148,13 +160,46 @@ def find_weights(name: str, folder: Path) -> Path:
 def load(path: Path) -> tuple[Classifier, dict]:
     """A trained network from its checkpoint, and what the checkpoint says of it. Raises CheckpointError."""
     tensors, about = checkpoint.load(path)
-    if about.get("backbone") not in BACKBONES or not {"class_names", "fold", "recipe", "front_end"} <= about.keys():
+    if not {"backbone", "class_names", "fold", "recipe", "front_end"} <= about.keys():
         raise checkpoint.CheckpointError(f"{path}: a checkpoint, but not of one of the networks")
     settings = recipe.validate(about["recipe"], f"of {path}")
-    own = own_front_end(settings)
-    model = Classifier(about["backbone"], len(about["class_names"]), dropout=0.0, front_end=own)
+    try:
+        model = Classifier(about["backbone"], len(about["class_names"]), settings)
+    except InputError as error:
+        raise checkpoint.CheckpointError(f"{path}: {error}") from None
     checkpoint.load_into(model, tensors, path)
     return model, about
+
+
+def parameter_groups(model: Classifier, head_only: bool, weight_decay: float, first_layer_share: float) -> list[dict]:
+    """Parameter groups for AdamW, the head's last; biases and norms do not decay.
+
+    `share` of the learning rate: 1 for the head, `first_layer_share` for the body's first layers, those between on a
+    geometric scale. Source: Howard and Ruder, "Universal Language Model Fine-tuning" (2018), section 3.2.
+    """
+    if head_only:
+        return _decaying(model.head.parameters(), weight_decay, 1.0)
+    if first_layer_share == 1:
+        return _decaying(model.parameters(), weight_decay, 1.0)
+    layers = group_parameters(model.body, model.body.group_matcher(coarse=True), reverse=True)
+    groups = []
+    for layer in range(depth := max(layers.values()) + 1):
+        own = [parameter for name, parameter in model.body.named_parameters() if layers[name] == layer]
+        groups += _decaying(own, weight_decay, first_layer_share ** (1 - layer / depth))
+    rest = [parameter for name, parameter in model.named_parameters() if not name.startswith("body.")]
+    return groups + _decaying(rest, weight_decay, 1.0)
+
+
+def _decaying(parameters: Iterable[nn.Parameter], weight_decay: float, share: float) -> list[dict]:
+    parts: dict[float, list[nn.Parameter]] = {}
+    for parameter in parameters:
+        parts.setdefault(weight_decay if parameter.ndim > 1 else 0.0, []).append(parameter)
+    return [{"params": own, "weight_decay": decay, "share": share} for decay, own in parts.items()]
+
+
+def averaged(model: Classifier, decay: float) -> nn.Module:
+    """A moving average of a network, in its `module`; it follows quickly at first and keeps `decay` of itself later."""
+    return ModelEmaV3(model, decay, use_warmup=True)
 
 
 def use_bfloat16(precision: str, device: torch.device) -> bool:

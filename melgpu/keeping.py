@@ -43,7 +43,7 @@ def keep(run: Run, job: Job, training: Training, front_end: dict) -> None:
     """Write a training as it stands after an epoch; `front_end` are its pictures' figures (see `parity.figures`)."""
     folder, about = run.job_folder(job), _about(run, job, training) | {"front_end": front_end}
     if training.progress.improved:
-        checkpoint.save(run.checkpoint(job), training.model.state_dict(), about)
+        checkpoint.save(run.checkpoint(job), training.judged.state_dict(), about)
     if not training.progress.finished(run.recipe.optim_for(job.backbone)):
         keep_state(run, job, training)
     lines = [",".join(training.log[0]), *(",".join(map(str, record.values())) for record in training.log)]

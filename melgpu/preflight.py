@@ -32,7 +32,7 @@ def gather(
     flaws = find_flaws(paths, settings, None if problems else bank)
     if settings.stream.on_error == "raise":
         problems += _located(flaws, listings)
-    problems += [*_missing_weights(settings), *_problems_of(LogMel, settings.mel, settings.audio.sample_rate)]
+    problems += [*_missing_networks(settings), *_problems_of(LogMel, settings.mel, settings.audio.sample_rate)]
     if problems:
         raise InputError(problems)
     quarantine.refuse_many(flaws, len(paths), settings.stream.max_broken_share)
@@ -111,17 +111,21 @@ def _located(flaws: dict[str, Flaw], listings: dict[str, Listing]) -> Iterator[s
                 yield str(flaws[path]) if line == path else f"{line}: {flaws[path]}"
 
 
-def _missing_weights(settings: Recipe) -> list[str]:
-    """What keeps the networks from their ImageNet weights; downloads what is not there yet."""
+def _missing_networks(settings: Recipe) -> list[str]:
+    """Networks that timm does not know, or what keeps them from their weights; downloads what is not there yet."""
     spec, problems = settings.backbone, []
-    names = sorted({name for number in settings.rounds for name in number.backbones}) if spec.pretrained else []
-    if spec.weights_dir or not names:
+    names = sorted({name for number in settings.rounds for name in number.backbones})
+    mentioned = sorted({*names, *settings.optim_overrides})
+    unknown = [problem for name in mentioned for problem in _problems_of(backbone.find, name)]
+    if unknown or not spec.pretrained:
+        return unknown
+    if spec.weights_dir:
         return [
             problem for name in names for problem in _problems_of(backbone.find_weights, name, Path(spec.weights_dir))
         ]
     with report.progress("fetching ImageNet weights", len(names), "networks") as tracker:
         for name in names:
-            problems = _problems_of(backbone.build, name, 2, spec)
+            problems = _problems_of(backbone.build, name, 2, settings)
             tracker.advance(1, name)
             if problems:
                 break  # what ails one download ails all

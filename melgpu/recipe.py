@@ -21,7 +21,7 @@ from melgpu.errors import InputError
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
-BackboneName = Literal["densenet169", "densenet201", "inception_resnet_v2", "inception_v3", "resnet50", "xception"]
+BackboneName = Annotated[str, Field(pattern=r"^[a-z0-9_]+(\.[a-z0-9_]+)?$")]  # ours or timm's: model.weights
 Stacker = Literal["cnn", "skip_cnn", "lightgbm"]
 
 
@@ -41,6 +41,7 @@ class WindowSpec(Spec):
     hop_s: Positive
     dense_hop_s: Positive
     dense_classes: tuple[str, ...]
+    random_starts: bool
     predict_hop_s: Positive
     public_hop_s: Positive
 
@@ -78,6 +79,7 @@ class MachineSpec(Spec):
     compile: bool
     micro_batch: Count
     save_every: Count
+    tensorboard: bool
 
 
 class BackboneSpec(Spec):
@@ -93,6 +95,11 @@ class OptimSpec(Spec):
     max_epochs: Count
     batch_size: Annotated[int, Field(ge=2)]
     shuffle_tracks: Count
+    weight_decay: Annotated[float, Field(ge=0, lt=1)]
+    first_layer_share: Annotated[float, Field(gt=0, le=1)]
+    balance: Literal["none", "sampling", "weights"]
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)]
+    ema_decay: Annotated[float, Field(ge=0, lt=1)]
     schedule: Literal["plateau", "cosine"]
     plateau_factor: Annotated[float, Field(gt=0, lt=1)]
     plateau_patience: Count
@@ -110,6 +117,9 @@ class OptimOverride(Spec):
 
 class AugmentSpec(Spec):
     flip_probability: Share
+    num_masks: Annotated[int, Field(ge=0)]
+    max_mask: Share
+    mixup_alpha: Annotated[float, Field(ge=0)]
 
 
 class PredictSpec(Spec):

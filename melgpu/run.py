@@ -18,12 +18,11 @@ from pathlib import Path
 
 import numpy as np
 
-from melgpu import checkpoint, environment, files, manifest, predictions, pseudo, recipe, windows
+from melgpu import checkpoint, environment, files, manifest, predictions, pseudo, recipe
 from melgpu.bank import Bank, open_bank
 from melgpu.errors import InputError
 from melgpu.manifest import Manifest
 from melgpu.recipe import Recipe, RoundSpec
-from melgpu.windows import Order
 
 
 @dataclass(frozen=True)
@@ -148,22 +147,6 @@ class Run:
         """Training (with pseudo labels) and validation rows of a fold in a round."""
         train, valid = self.fold_rows(fold)
         return np.concatenate([train, self.labelled(round_number)[1]]), valid
-
-    def training_order(self, job: Job) -> Order:
-        """The windows that a job trains on, not shuffled."""
-        tracks, (rows, _) = self.labelled(job.round)[0], self.round_rows(job.round, job.fold)
-        labels = [tracks.labels[row] for row in rows]
-        return windows.training_order(rows, labels, self.recipe.audio, self.recipe.windows)
-
-    def epoch_windows(self, job: Job) -> int:
-        """How many windows an epoch of a job trains on."""
-        batch_size = self.recipe.optim_for(job.backbone).batch_size
-        return len(windows.whole_batches(self.training_order(job), batch_size))
-
-    def prediction_order(self, rows: np.ndarray) -> Order:
-        """The windows that stand for tracks when they are judged."""
-        public = np.array([self.manifest.splits[row] == "public" for row in rows], bool)
-        return windows.prediction_order(rows, public, self.recipe.audio, self.recipe.windows)
 
     def trained(self, round_number: int) -> list[Job]:
         return [job for job in self.jobs(round_number) if self.is_trained(job)]

@@ -12,49 +12,20 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from melgpu import checkpoint, ranks
-from melgpu.augment import augment
+from melgpu import backbone, checkpoint, ranks
+from melgpu.augment import augment, mixed
 from melgpu.backbone import Classifier, use_bfloat16
 from melgpu.batch import Batch
+from melgpu.clock import Clock
 from melgpu.errors import InputError
 from melgpu.inference import describe_broken, window_probs
+from melgpu.optimizer import Progress, cosine_lr, lr_of, make_optimizer, set_lr
 from melgpu.recipe import AugmentSpec, MachineSpec, OptimSpec
+from melgpu.targets import Targets
 
-UNKNOWN = -1  # the class number of a track without a label, or of a window that was not heard
-
-
-@dataclass
-class Progress:
-    """Where a training stands: after `epoch` epochs and `step` steps; plain numbers, so that JSON can keep it."""
-
-    epoch: int = 0
-    step: int = 0
-    best_accuracy: float = -1.0
-    epochs_since_best: int = 0
-    epochs_since_drop: int = 0  # of the learning rate, or since the best
-
-    def note(self, accuracy: float, spec: OptimSpec) -> bool:
-        """Count one more epoch; True where the learning rate is to drop (Keras' ReduceLROnPlateau)."""
-        self.epoch, self.step = self.epoch + 1, 0
-        if accuracy > self.best_accuracy:
-            self.best_accuracy, self.epochs_since_best, self.epochs_since_drop = accuracy, 0, 0
-            return False
-        self.epochs_since_best += 1
-        self.epochs_since_drop += 1
-        drop = self.epochs_since_drop >= spec.plateau_patience
-        if drop:
-            self.epochs_since_drop = 0
-        return drop
-
-    @property
-    def improved(self) -> bool:
-        return self.epochs_since_best == 0
-
-    def finished(self, spec: OptimSpec) -> bool:
-        return self.epoch >= spec.max_epochs or self.epochs_since_best >= spec.stop_patience
+STAGES = ("audio", "pictures", "network", "rest", "validation")  # audio: waiting for it; rest: what the caller does
 
 
 def step_seed(seed: int, epoch: int, step: int, rank: int = 0) -> int:
@@ -62,65 +33,59 @@ def step_seed(seed: int, epoch: int, step: int, rank: int = 0) -> int:
     return int(np.random.SeedSequence([seed, epoch, step, rank]).generate_state(1, np.uint64)[0] >> 1)
 
 
-def make_optimizer(model: Classifier, spec: OptimSpec, epoch: int) -> torch.optim.Adam:
-    """Adam over what trains in this epoch: in warm-up the head alone."""
-    warm_up = epoch < spec.warmup_epochs
-    model.freeze_body(warm_up)
-    parameters = model.head.parameters() if warm_up else model.parameters()
-    return torch.optim.Adam(parameters, lr=spec.warmup_lr if warm_up else spec.lr, fused=True)
-
-
 def train_epoch(
     training: "Training",
     features: nn.Module,
     batches: Iterable[Batch],
-    labels: Tensor,
+    targets: Targets,
+    spec: OptimSpec,
     augment_spec: AugmentSpec,
     seed: int,
-    bfloat16: bool,
 ) -> Iterator[int]:
-    """One optimizer step a batch, from the step where `training` stands; yields the number of windows of each.
-
-    `labels`, shape (rows of the manifest,), class numbers on the CPU.
-    """
-    model, progress = ranks.shared(training.model), training.progress
+    """One optimizer step a batch, from the step where `training` stands; yields the number of windows of each."""
+    model, progress, clock = ranks.shared(training.model), training.progress, training.clock
+    bfloat16 = use_bfloat16(spec.precision, training.sums.device)
     model.train()
+    clock.mark(None)
     for batch in batches:
+        clock.mark("audio")
         torch.manual_seed(step_seed(seed, progress.epoch, progress.step, ranks.rank()))
-        device = batch.waves.device
-        generator = torch.Generator(device).manual_seed(int(torch.randint(2**62, ())))
-        images = augment(features(batch.waves), augment_spec, generator)
-        targets = torch.where(batch.heard, labels[batch.tracks], UNKNOWN).to(device, non_blocking=True)
-        num_heard = max(1, int(batch.heard.sum()))  # on the CPU: no wait for the device
-        while (loss := _backward(training, model, images, targets, num_heard, bfloat16)) is None:
+        images, wanted = augment(features(batch.waves), augment_spec), targets.of(batch, spec.label_smoothing)
+        if augment_spec.mixup_alpha:
+            images, wanted = mixed(images, wanted, augment_spec.mixup_alpha)
+        wanted = (wanted / max(float(wanted.sum()), 1e-9)).to(images.device, non_blocking=True)
+        clock.mark("pictures")
+        while (sums := _backward(training, model, images, wanted, bfloat16)) is None:
             training.micro_batch = -(-min(training.micro_batch, len(images)) // 2)
-        training.optimizer.step()
-        training.loss_sum += loss
-        progress.step += 1
+        training.step(sums)
+        clock.mark("network")
         yield len(batch.tracks)
+        clock.mark("rest")
 
 
-def _backward(
-    training: "Training", model: nn.Module, images: Tensor, targets: Tensor, num_heard: int, bfloat16: bool
-) -> Tensor | None:
-    """Gradients of a batch, taken in micro-batches, and its mean loss; None where memory ran out and less may do."""
+def _backward(training: "Training", model: nn.Module, images: Tensor, wanted: Tensor, bfloat16: bool) -> Tensor | None:
+    """Gradients of a batch, taken in micro-batches; its mean loss and share of right answers, shape (2,).
+
+    `wanted`, shape (B, C), are the targets, 1 in all. None where memory ran out and less at once may do.
+    """
     training.optimizer.zero_grad()
-    total, micro_batch = torch.zeros((), device=images.device), training.micro_batch
+    sums = torch.zeros_like(training.sums)
     pictures = images.detach().requires_grad_(images.requires_grad)  # where a front end learns, it waits for all parts
     try:
-        for own, wanted in zip(pictures.split(micro_batch), targets.split(micro_batch), strict=True):
+        for own, right in zip(pictures.split(training.micro_batch), wanted.split(training.micro_batch), strict=True):
             with torch.autocast(images.device.type, torch.bfloat16, enabled=bfloat16):
                 logits = model(own)
-            loss = F.cross_entropy(logits.float(), wanted, ignore_index=UNKNOWN, reduction="sum") / num_heard
+            loss = -(right * logits.float().log_softmax(1)).sum()
             loss.backward()
-            total += loss.detach()
+            hits = right.sum(1) * (logits.argmax(1) == right.argmax(1))
+            sums += torch.stack([loss.detach(), hits.sum()])
         if images.requires_grad:
             images.backward(pictures.grad)
     except torch.OutOfMemoryError:
         if ranks.count() > 1 or min(training.micro_batch, len(images)) == 1:
             raise InputError("the device's memory runs out: set a smaller machine.micro_batch") from None
         return None
-    return total
+    return sums
 
 
 def refresh_batch_norm(
@@ -137,12 +102,12 @@ def refresh_batch_norm(
 
 
 def window_accuracy(
-    model: nn.Module, features: nn.Module, batches: Iterable[Batch], labels: Tensor, bfloat16: bool
+    model: nn.Module, features: nn.Module, batches: Iterable[Batch], classes: Tensor, bfloat16: bool
 ) -> Generator[int, None, float]:
     """Share of windows (of all ranks) whose likeliest class is right, without flips; yields 0 after each batch."""
     counts = torch.zeros(2, dtype=torch.int64)
     for batch, probs in window_probs([model], features, batches, flip=False, bfloat16=bfloat16):
-        right = (probs[0].argmax(1) == labels[batch.tracks]) & batch.heard
+        right = (probs[0].argmax(1) == classes[batch.tracks]) & batch.heard
         counts += torch.stack([right.sum(), batch.heard.sum()])
         yield 0
     device = next(model.parameters()).device
@@ -158,29 +123,53 @@ class Training:
     optimizer: torch.optim.Optimizer
     progress: Progress
     log: list[dict]
-    loss_sum: Tensor  # over the steps of the epoch, a scalar that stays on the device
+    sums: Tensor  # over the epoch's steps: loss and share of right answers, shape (2,), float64; stays on the device
     micro_batch: int  # windows that go through the network at once; halved when memory runs out
+    average: nn.Module | None  # of the weights after each step, where the recipe wants one
+    clock: Clock
+
+    @property
+    def judged(self) -> nn.Module:
+        """The network that is validated and kept."""
+        return self.average.module if self.average else self.model
+
+    def step(self, sums: Tensor) -> None:
+        """Change the weights by the gradients that lie there."""
+        self.optimizer.step()
+        self.sums += sums
+        self.progress.step += 1
+        self.progress.updates += 1
+        if self.average:
+            self.average.update(self.model, self.progress.updates)
+
+    def means(self) -> tuple[float, float]:
+        """Loss and share of right answers of the epoch so far, of this process; waits for the device."""
+        loss, accuracy = (self.sums / max(1, self.progress.step)).tolist()
+        return loss, accuracy
 
     def state(self) -> tuple[dict[str, Tensor], dict]:
         """Named tensors and JSON data."""
         optimizer, groups = checkpoint.pack_optimizer(self.optimizer)
-        tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
-        tensors |= {f"optimizer.{name}": value for name, value in optimizer.items()}
-        tensors["loss.sum"] = self.loss_sum
+        modules = {"model": self.model} | ({"average": self.average.module} if self.average else {})
+        parts = {name: module.state_dict() for name, module in modules.items()}
+        parts |= {"optimizer": optimizer, "epoch": {"sums": self.sums}}
+        tensors = {f"{part}.{name}": value for part, values in parts.items() for name, value in values.items()}
         about = {"groups": groups, "progress": asdict(self.progress), "log": self.log}
         return tensors, about | {"micro_batch": self.micro_batch, "ranks": ranks.count()}
 
     def restore(self, tensors: dict[str, Tensor], about: dict, spec: OptimSpec) -> None:
         """The inverse of `state`; with another number of processes the step is that of as many windows."""
-        parts: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}, "loss": {}}
+        parts: dict[str, dict[str, Tensor]] = {"optimizer": {}}
         for name, value in tensors.items():
             part, key = name.split(".", 1)
-            parts[part][key] = value
+            parts.setdefault(part, {})[key] = value
         self.model.load_state_dict(parts["model"])
+        if self.average:
+            self.average.module.load_state_dict(parts["average"])
         self.progress, self.log = Progress(**about["progress"]), about["log"]
         epoch = self.progress.epoch if self.progress.step else max(0, self.progress.epoch - 1)
         self.optimizer = make_optimizer(self.model, spec, epoch)
-        self.loss_sum.copy_(parts["loss"]["sum"] * about["ranks"] / ranks.count())
+        self.sums.copy_(parts["epoch"]["sums"] * about["ranks"] / ranks.count())
         self.progress.step = self.progress.step * about["ranks"] // ranks.count()
         self.micro_batch = min(self.micro_batch, about["micro_batch"])
         checkpoint.unpack_optimizer(self.optimizer, parts["optimizer"], about["groups"])
@@ -188,10 +177,13 @@ class Training:
 
 def start(model: Classifier, spec: OptimSpec, machine: MachineSpec) -> Training:
     """A training before its first epoch."""
+    device = next(model.parameters()).device
+    average = backbone.averaged(model, spec.ema_decay) if spec.ema_decay else None
     if machine.compile:
         model.body.compile()
-    loss_sum = torch.zeros((), dtype=torch.float64, device=next(model.parameters()).device)
-    return Training(model, make_optimizer(model, spec, 0), Progress(), [], loss_sum, machine.micro_batch)
+    sums = torch.zeros(2, dtype=torch.float64, device=device)
+    optimizer = make_optimizer(model, spec, 0)
+    return Training(model, optimizer, Progress(), [], sums, machine.micro_batch, average, Clock(device))
 
 
 def fit(
@@ -199,7 +191,7 @@ def fit(
     features: nn.Module,
     train_batches: Callable[[int, int], Iterable[Batch]],
     valid_batches: Callable[[], Iterable[Batch]],
-    labels: Tensor,
+    targets: Targets,
     spec: OptimSpec,
     augment_spec: AugmentSpec,
     seed: int,
@@ -207,28 +199,52 @@ def fit(
     """Train to the end, from wherever `training` stands; after each yield it may be kept and resumed.
 
     Yields the number of windows after each step, 0 after each batch of validation, and the epoch's log record once
-    `training` stands after it. `train_batches` makes the batches of an epoch from one of its steps on; `labels`, shape
-    (rows of the manifest,), class numbers on the CPU.
+    `training` stands after it. `train_batches` makes the batches of an epoch from one of its steps on.
     """
-    model, progress = training.model, training.progress
-    bfloat16 = use_bfloat16(spec.precision, next(model.parameters()).device)
+    progress = training.progress
     while not progress.finished(spec):
-        epoch = progress.epoch
+        epoch, begun = progress.epoch, progress.step
         if epoch == spec.warmup_epochs > 0 == progress.step:
-            training.optimizer = make_optimizer(model, spec, epoch)
+            training.optimizer = make_optimizer(training.model, spec, epoch)
         if spec.schedule == "cosine" and epoch >= spec.warmup_epochs:
-            _set_lr(training.optimizer, spec.lr * (1 + math.cos(math.pi * epoch / spec.max_epochs)) / 2)
+            set_lr(training.optimizer, cosine_lr(spec, epoch))
+        training.clock.restart()
         batches = train_batches(epoch, progress.step)
-        yield from train_epoch(training, features, batches, labels, augment_spec, seed, bfloat16)
-        loss = float(ranks.total(training.loss_sum.clone())) / ranks.count() / progress.step
+        yield from train_epoch(training, features, batches, targets, spec, augment_spec, seed)
+        loss, accuracy = (ranks.total(training.sums.clone()) / ranks.count() / progress.step).tolist()
         if not math.isfinite(loss):
             raise InputError(_explain(features, train_batches(epoch, 0), epoch))
-        refresh = 0 if epoch < spec.warmup_epochs else spec.refresh_batches  # a frozen body keeps its statistics
-        if refresh:
-            refresh_batch_norm(model, features, train_batches(epoch, 0), refresh, bfloat16)
-        ranks.spread(model.buffers())
-        accuracy = yield from window_accuracy(model, features, valid_batches(), labels, bfloat16)
-        yield _end_epoch(training, loss, accuracy, spec)
+        record = {"epoch": epoch + 1, "lr": lr_of(training.optimizer), "loss": loss, "accuracy": accuracy}
+        accuracy = yield from _validate(training, features, train_batches, valid_batches, targets, spec)
+        record["window_accuracy"] = accuracy
+        yield _end_epoch(training, record | _pace(training.clock, progress.step - begun), spec)
+
+
+def _validate(
+    training: Training,
+    features: nn.Module,
+    train_batches: Callable[[int, int], Iterable[Batch]],
+    valid_batches: Callable[[], Iterable[Batch]],
+    targets: Targets,
+    spec: OptimSpec,
+) -> Generator[int, None, float]:
+    """Bring the judged network's batch norm up to date, and return its accuracy on validation windows."""
+    model, epoch = training.judged, training.progress.epoch
+    bfloat16 = use_bfloat16(spec.precision, training.sums.device)
+    if spec.refresh_batches and epoch >= spec.warmup_epochs:  # a frozen body keeps its statistics
+        refresh_batch_norm(model, features, train_batches(epoch, 0), spec.refresh_batches, bfloat16)
+    ranks.spread(model.buffers())
+    accuracy = yield from window_accuracy(model, features, valid_batches(), targets.classes, bfloat16)
+    training.clock.mark("validation")
+    return accuracy
+
+
+def _pace(clock: Clock, steps: int) -> dict[str, float]:
+    """How fast the epoch went, and the seconds of each stage."""
+    seconds = clock.seconds(wait=True)
+    trained = sum(own for stage, own in seconds.items() if stage != "validation")
+    rounded = {f"{stage}_s": round(seconds.get(stage, 0.0), 3) for stage in STAGES}
+    return {"steps_per_s": round(steps / max(trained, 1e-9), 3)} | rounded
 
 
 def _explain(features: nn.Module, batches: Iterable[Batch], epoch: int) -> list[str]:
@@ -240,16 +256,10 @@ def _explain(features: nn.Module, batches: Iterable[Batch], epoch: int) -> list[
     return problems or [f"epoch {epoch + 1}: the loss is no longer a number; try a smaller optim.lr"]
 
 
-def _end_epoch(training: Training, loss: float, accuracy: float, spec: OptimSpec) -> dict:
-    lr = training.optimizer.param_groups[0]["lr"]
-    training.loss_sum.zero_()
-    plateau = training.progress.note(accuracy, spec)
+def _end_epoch(training: Training, record: dict, spec: OptimSpec) -> dict:
+    training.sums.zero_()
+    plateau = training.progress.note(record["window_accuracy"], spec)
     if plateau and spec.schedule == "plateau":
-        _set_lr(training.optimizer, lr * spec.plateau_factor)
-    training.log.append({"epoch": training.progress.epoch, "lr": lr, "loss": loss, "window_accuracy": accuracy})
-    return training.log[-1]
-
-
-def _set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    for group in optimizer.param_groups:
-        group["lr"] = lr
+        set_lr(training.optimizer, lr_of(training.optimizer) * spec.plateau_factor)
+    training.log.append(record)
+    return record

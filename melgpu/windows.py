@@ -76,6 +76,24 @@ def _with_hops(tracks: np.ndarray, hops_s: np.ndarray, audio: AudioSpec, spec: W
     return in_order(np.asarray(tracks, np.int64), counts[which], hop_samples[which])
 
 
+def balanced(order: Order, classes: np.ndarray, seed: int, epoch: int) -> Order:
+    """As many windows drawn from `order` so that each class has the same share; `classes`, shape (N,), one a window.
+
+    Systematic sampling: a window that is due 2.3 times comes twice or three times. A pure function of (seed, epoch).
+    """
+    counts = np.bincount(classes)
+    due = len(order) / (np.count_nonzero(counts) * counts[classes])
+    start = np.random.default_rng([seed, epoch, 1]).random()
+    passed = np.floor(np.cumsum(due) + start + 1e-9).astype(np.int64)
+    return order[np.repeat(np.arange(len(order)), np.diff(passed, prepend=0))]
+
+
+def with_random_starts(order: Order, last_start: int, seed: int, epoch: int) -> Order:
+    """The same tracks, with windows that begin anywhere up to `last_start`; a pure function of (seed, epoch)."""
+    starts = np.random.default_rng([seed, epoch, 2]).integers(0, last_start + 1, len(order))
+    return Order(order.tracks, starts.astype(np.int32))
+
+
 def shuffled(order: Order, shuffle_tracks: int | None, seed: int, epoch: int) -> Order:
     """The order of an epoch, a pure function of (seed, epoch).
 

@@ -1,13 +1,17 @@
 import torch
 
-from melgpu.augment import augment, mirrored
-from melgpu.recipe import AugmentSpec
+from melgpu import recipe
+from melgpu.augment import augment, mirrored, mixed
+
+
+def spec(**changes):
+    return recipe.load([]).augment.model_copy(update=changes)
 
 
 def views(probability: float, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     images = torch.rand(64, 3, 8, 8, generator=torch.Generator().manual_seed(9))
-    generator = torch.Generator().manual_seed(seed)
-    return images, augment(images, AugmentSpec(flip_probability=probability), generator)
+    torch.manual_seed(seed)
+    return images, augment(images, spec(flip_probability=probability))
 
 
 def test_each_picture_is_itself_or_mirrored_in_time():
@@ -32,12 +36,37 @@ def test_probability_0_and_1_are_certain():
 def test_replicated_channels_stay_views_of_one():
     single = torch.rand(6, 1, 8, 8, generator=torch.Generator().manual_seed(2))
     replicated = single.expand(-1, 3, -1, -1)
-    for call in (mirrored, lambda images: augment(images, AugmentSpec(flip_probability=0.5), seeded())):
+    for call in (mirrored, seeded):
         views = call(replicated)
         assert torch.equal(views, call(replicated.contiguous()))
         assert views.untyped_storage().nbytes() == single.untyped_storage().nbytes()
     assert torch.equal(mirrored(replicated), replicated.flip(-1))
 
 
-def seeded() -> torch.Generator:
-    return torch.Generator().manual_seed(5)
+def seeded(images):
+    torch.manual_seed(5)
+    return augment(images, spec(flip_probability=0.5, num_masks=1, max_mask=0.5))
+
+
+def test_masks_blank_stripes_of_time_and_frequency():
+    images = torch.rand(200, 1, 40, 40).expand(-1, 3, -1, -1) + 0.1
+    torch.manual_seed(0)
+    masked = augment(images, spec(flip_probability=0.0, num_masks=2, max_mask=0.25))
+    kept = masked[:, 0] != 0
+    assert torch.equal(masked[:, 0][kept], images[:, 0][kept])
+    rows, columns = (~kept).all(2), (~kept).all(1)
+    assert torch.equal(~kept, rows[:, :, None] | columns[:, None, :])
+    for lines in (rows, columns):
+        assert lines.sum(1).max() <= 20
+        assert 0.05 < lines.float().mean() < 0.25
+    assert len({tuple(line.tolist()) for line in rows}) > 150  # each picture has its own
+
+
+def test_mixed_pictures_and_targets_have_the_same_shares():
+    images = torch.arange(4.0).view(4, 1, 1, 1).expand(-1, 3, 5, 5)
+    torch.manual_seed(0)
+    pictures, targets = mixed(images, torch.eye(4), 0.4)
+    assert torch.allclose(targets.sum(1), torch.ones(4))
+    assert torch.allclose(pictures[:, 0, 0, 0], targets @ torch.arange(4.0))
+    assert not torch.equal(targets, torch.eye(4))
+    assert pictures.stride(1) == 0

@@ -7,9 +7,12 @@ from safetensors.torch import save_file
 
 from melgpu import backbone, checkpoint, recipe
 from melgpu.errors import InputError
-from melgpu.recipe import BackboneSpec
 
-SCRATCH = BackboneSpec(pretrained=False, weights_dir="", dropout=0.25)
+SCRATCH = recipe.load(["scratch"])
+
+
+def with_weights(folder) -> recipe.Recipe:
+    return recipe.load([], [f"backbone.weights_dir={folder}"])
 
 
 def imagenet_file(name: str, path) -> dict[str, torch.Tensor]:
@@ -25,7 +28,7 @@ def imagenet_file(name: str, path) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("name", backbone.BACKBONES)
 def test_weights_come_from_a_local_file(name, tmp_path):
     weights = imagenet_file(name, tmp_path / f"{backbone.BACKBONES[name].timm_name}.safetensors")
-    model = backbone.build(name, 7, BackboneSpec(pretrained=True, weights_dir=str(tmp_path), dropout=0.25))
+    model = backbone.build(name, 7, with_weights(tmp_path))
     own = model.body.state_dict()
     assert len(own) > 100
     for key, value in own.items():
@@ -37,7 +40,7 @@ def test_weights_come_from_a_local_file(name, tmp_path):
 
 @pytest.mark.parametrize("name", backbone.BACKBONES)
 def test_the_head_is_the_recipes(name):
-    model = backbone.Classifier(name, 10, 0.25)
+    model = backbone.Classifier(name, 10, SCRATCH)
     hidden = 512 if name in ("inception_resnet_v2", "xception") else 256
     assert (model.head[0].out_features, model.head[3].in_features, model.head[3].out_features) == (hidden, hidden, 10)
     assert model.head[2].p == 0.25
@@ -45,7 +48,7 @@ def test_the_head_is_the_recipes(name):
 
 
 def test_a_standardized_picture_meets_the_statistics_of_the_pretraining(tmp_path):
-    spec = BackboneSpec(pretrained=True, weights_dir=str(tmp_path), dropout=0.25)
+    spec = with_weights(tmp_path)
     for name, mean, std in (("resnet50", 0.0, 1.0), ("xception", -0.03, 0.452)):
         imagenet_file(name, tmp_path / name / "model.safetensors")
         norm = backbone.build(name, 3, spec).input_norm.train()
@@ -55,7 +58,7 @@ def test_a_standardized_picture_meets_the_statistics_of_the_pretraining(tmp_path
 
 
 def test_missing_and_foreign_weights_are_named(tmp_path):
-    spec = BackboneSpec(pretrained=True, weights_dir=str(tmp_path), dropout=0.25)
+    spec = with_weights(tmp_path)
     with pytest.raises(InputError, match=re.escape("resnet50.tv_in1k.safetensors")):
         backbone.build("resnet50", 3, spec)
     save_file({"x": torch.zeros(3)}, tmp_path / "resnet50.safetensors")
@@ -71,7 +74,7 @@ def test_no_download_says_how_to_go_on(monkeypatch):
         raise ConnectionError("no route to host")
 
     monkeypatch.setattr(backbone.timm, "create_model", offline)
-    spec = BackboneSpec(pretrained=True, weights_dir="", dropout=0.25)
+    spec = recipe.load([])
     with pytest.raises(InputError) as caught:
         backbone.build("xception", 3, spec)
     for part in ("no route to host", "backbone.weights_dir", "--recipe scratch", "legacy_xception.tf_in1k.safetensors"):
@@ -118,7 +121,7 @@ def test_precision():
 @pytest.mark.parametrize(("trainable", "learns"), [("mel", "mel_basis"), ("fourier", "stft.wcos")])
 def test_a_front_end_that_learns_is_trained_and_saved_with_its_network(tmp_path, trainable, learns):
     settings = recipe.load(["demo"], [f"mel.trainable='{trainable}'", "mel.engine='nnaudio'"])
-    model = backbone.build("resnet50", 3, SCRATCH, backbone.own_front_end(settings))
+    model = backbone.build("resnet50", 3, settings)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     before = {key: value.clone() for key, value in model.front_end.named_parameters()}
     assert all(learns.split(".")[0] in key for key in before)
@@ -136,5 +139,46 @@ def test_a_front_end_that_learns_is_trained_and_saved_with_its_network(tmp_path,
 
 
 def test_shared_front_ends_are_not_saved():
-    assert backbone.own_front_end(recipe.load(["demo"])) is None
-    assert not any("front_end" in key for key in backbone.build("resnet50", 3, SCRATCH).state_dict())
+    model = backbone.build("resnet50", 3, SCRATCH)
+    assert model.front_end is None
+    assert not any("front_end" in key for key in model.state_dict())
+
+
+def test_any_network_of_timm_by_its_name():
+    settings = recipe.load(["scratch"], ["mel.image_size=96"])
+    for name in ("test_convnext.r160_in1k", "test_vit", "test_efficientnet"):
+        model = backbone.build(name, 3, settings).eval()
+        with torch.inference_mode():
+            assert model(torch.rand(1, 1, 96, 96).expand(-1, 3, -1, -1)).shape == (1, 3), name
+    for wrong, near in (("resnet_50", "resnet50"), ("hf-hub:someone/model", ""), ("local-dir:x", ""), ("../x", "")):
+        with pytest.raises(InputError, match=f"there is no network {re.escape(wrong)}.*{near}"):
+            backbone.find(wrong)
+
+
+@pytest.mark.parametrize("name", ["densenet169", "inception_v3", "test_vit"])
+def test_first_layers_learn_at_their_share_of_the_rate(name):
+    model = backbone.build(name, 3, recipe.load(["scratch"], ["mel.image_size=96"]))
+    groups = backbone.parameter_groups(model, False, 0.05, 0.1)
+    assert sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
+    shares = {id(p): group["share"] for group in groups for p in group["params"]}
+    names = {n: shares[id(p)] for n, p in model.named_parameters()}
+    body = [share for n, share in names.items() if n.startswith("body.")]
+    assert min(body) == pytest.approx(0.1)
+    assert names[next(n for n in names if n.startswith("body."))] == pytest.approx(0.1)
+    assert 0.5 < max(body) < 1
+    assert {share for n, share in names.items() if not n.startswith("body.")} == {1.0}
+    assert len(backbone.parameter_groups(model, False, 0.0, 1.0)) == 1
+    head = backbone.parameter_groups(model, True, 0.05, 0.1)
+    assert sum(len(group["params"]) for group in head) == 4
+
+
+def test_an_average_follows_its_network():
+    model = backbone.build("test_efficientnet", 3, SCRATCH)
+    average = backbone.averaged(model, 0.9)
+    before = average.module.head[0].weight.clone()
+    with torch.no_grad():
+        model.head[0].weight += 1
+    for step in range(1, 200):
+        average.update(model, step)
+    assert torch.allclose(average.module.head[0].weight, model.head[0].weight, atol=1e-3)
+    assert not torch.allclose(before, model.head[0].weight, atol=0.5)

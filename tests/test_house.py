@@ -6,7 +6,7 @@ import pytest
 from conftest import ROOT, call
 
 FLOORS = [
-    {"environment", "errors", "files", "kernels"},
+    {"clock", "environment", "errors", "files", "kernels"},
     {"recipe", "metrics", "checkpoint", "predictions", "pseudo", "quarantine", "container", "ranks", "remote", "cli"},
     {"listing", "windows", "features", "augment", "decode", "fingerprint", "song"},
     {"manifest", "backbone", "worker", "parity"},
@@ -14,14 +14,14 @@ FLOORS = [
     {"bank", "survey"},
     {"batch"},
     {"stream"},
-    {"inference"},
+    {"inference", "optimizer", "targets"},
     {"training", "stacking"},
     {"report", "run"},
-    {"preflight", "ensemble", "keeping", "demo"},
+    {"preflight", "ensemble", "keeping", "demo", "plan"},
 ]
 HOMES = {
     "nnAudio": {"features"},
-    "torchaudio": {"features"},
+    "torchaudio": {"augment", "features"},
     "triton": {"kernels"},
     "timm": {"backbone"},
     "safetensors": {"checkpoint"},

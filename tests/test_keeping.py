@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 from test_run import made  # noqa: F401
-from test_training import OPTIM, fresh, run, same_weights
+from test_training import OPTIM, fresh_tiny, run, same_weights
 
 from melgpu import checkpoint, keeping
 from melgpu.errors import InputError
@@ -15,12 +15,12 @@ def short(made):  # noqa: F811
 
 
 def test_kept_resumed_and_finished(short):
-    job, whole, cut = short.jobs(1)[0], fresh(), fresh()
+    job, whole, cut = short.jobs(1)[0], fresh_tiny(), fresh_tiny()
     run(whole)
     for _ in range(2):  # killed after its first epoch, and after its second
         run(cut, epochs=1)
         keeping.keep(short, job, cut, {"engine": "fft"})
-        cut = fresh()
+        cut = fresh_tiny()
         keeping.resume(short, job, cut)
     run(cut)
     keeping.keep(short, job, cut, {"engine": "fft"})
@@ -46,8 +46,8 @@ def test_two_processes_never_train_the_same_network(made):  # noqa: F811
 
 
 def test_a_training_of_another_recipe_is_refused(short, made):  # noqa: F811
-    job, state = short.jobs(1)[0], fresh()
+    job, state = short.jobs(1)[0], fresh_tiny()
     run(state, epochs=1)
     keeping.keep(short, job, state, {})
     with pytest.raises(checkpoint.CheckpointError, match="made with another recipe"):
-        keeping.resume(made, job, fresh())
+        keeping.resume(made, job, fresh_tiny())

@@ -129,3 +129,15 @@ def test_a_check_tells_what_is_there_and_makes_nothing(tmp_path, capsys):
     assert preflight.check(preflight.read({"train": train, "public": test}, None), wanted) == 1
     assert f"{tmp_path}/3.wav: not readable as audio" in capsys.readouterr().out
     assert set(tmp_path.iterdir()) == before
+
+
+def test_networks_that_timm_does_not_know_are_named(tmp_path):
+    rows = [(write_audio(tmp_path / f"{i}.wav", 1, seed=i).name, "ab"[i % 2]) for i in range(6)]
+    wanted = settings(
+        "rounds=[{backbones=['resnet_50', 'resnet50'], folds=[0], blend={cnn=1.0}}]", "optim_overrides.vgg61.lr=1e-3"
+    )
+    with pytest.raises(InputError) as caught:
+        gather(tmp_path, wanted, train=write_list(tmp_path / "train.csv", rows))
+    told = str(caught.value)
+    assert "there is no network resnet_50; did you mean resnet50" in told
+    assert "there is no network vgg61" in told

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 from conftest import ROOT, SMALL, call
-from test_training import LABELS, MACHINE, Pictures, batches
+from test_training import MACHINE, TARGETS, Pictures, batches
 from two_ranks import NO_FLIPS, SPEC, Linear, train
 
 from melgpu import predictions, ranks, training
@@ -54,7 +54,7 @@ def test_two_ranks_train_as_one_with_the_batches_of_both(tmp_path):
     torch.manual_seed(0)
     one = training.start(Linear(), SPEC, MACHINE)
     for _ in training.fit(
-        one, Pictures(), lambda epoch, _: pairs(epoch, 6), lambda: batches(99, count=5), LABELS, SPEC, NO_FLIPS, seed=0
+        one, Pictures(), lambda epoch, _: pairs(epoch, 6), lambda: batches(99, count=5), TARGETS, SPEC, NO_FLIPS, seed=0
     ):
         pass
     for key, value in one.model.state_dict().items():

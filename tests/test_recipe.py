@@ -43,7 +43,7 @@ def test_every_shipped_recipe_survives_toml(name):
         ("mel.fmax=20000", "mel.fmax 20000.0 exceeds the Nyquist frequency"),
         ("mel.image_size=74", "mel.image_size"),
         ("folds.num_folds=4", "round 2 names fold 4 of 4"),
-        ("optim_overrides.resnet51.lr=1e-3", "resnet51"),
+        ("optim_overrides.Res-Net.lr=1e-3", "Res-Net"),
         ("rounds=[]", "rounds"),
         ("no_equals_sign", "expected table.key=value"),
     ],
@@ -58,7 +58,7 @@ def test_all_wrong_settings_are_listed_together():
 
 
 def test_unknown_and_broken_recipe_files_are_named(tmp_path):
-    assert "shipped recipes: demo, scratch, zalo2019" in problems(["nothing"])
+    assert "shipped recipes: demo, modern, scratch, zalo2019" in problems(["nothing"])
     broken = tmp_path / "broken.toml"
     broken.write_text("optim = [")
     assert str(broken) in problems([str(broken)])

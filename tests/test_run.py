@@ -1,9 +1,8 @@
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from melgpu import manifest, pseudo, recipe, run
+from melgpu import manifest, plan, pseudo, run
 from melgpu.errors import InputError
 from melgpu.listing import Listing
 from melgpu.run import Job
@@ -74,12 +73,12 @@ def test_pseudo_tracks_train_and_never_validate(made):
     assert rows.tolist() == [13]
     assert tracks.labels[13] == "b"
     for job in made.jobs(2):
-        assert 13 in made.training_order(job).tracks
-        assert 12 not in made.training_order(job).tracks
+        assert 13 in plan.training_order(made, job).tracks
+        assert 12 not in plan.training_order(made, job).tracks
         valid = made.fold_rows(job.fold)[1]
         assert 13 not in valid
-        assert not set(made.training_order(job).tracks) & set(valid)
-    assert 13 not in made.training_order(Job(1, "resnet50", 0)).tracks
+        assert not set(plan.training_order(made, job).tracks) & set(valid)
+    assert 13 not in plan.training_order(made, Job(1, "resnet50", 0)).tracks
 
 
 def test_pseudo_labels_of_strangers_are_refused(made):
@@ -92,19 +91,6 @@ def test_class_numbers(made):
     numbers = run.class_numbers(made.manifest, made.class_names)
     assert numbers[:4].tolist() == [0, 1, 0, 1]
     assert numbers[12:].tolist() == [-1, -1]
-
-
-def test_epochs_count_the_windows_that_train(made):
-    job = made.jobs(1)[0]
-    assert len(made.training_order(job)) == 8 * 3
-    assert made.epoch_windows(job) == 24
-    assert len(made.prediction_order(np.array([0, 12]))) == 6
-
-
-def test_zalo_orders_follow_the_protocol(made):
-    zalo = run.Run(made.folder, recipe.load([]), made.manifest)
-    order = zalo.prediction_order(np.array([0, 12]))
-    assert np.bincount(order.tracks)[[0, 12]].tolist() == [11, 21]
 
 
 def test_tracks_that_cannot_be_read_are_in_no_fold(made):

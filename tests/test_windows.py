@@ -119,3 +119,24 @@ def test_without_a_number_the_whole_epoch_is_one_shuffle():
     made = windows.shuffled(order, None, 0, 0)
     assert len(set(made.tracks[:500].tolist())) > 300
     assert sorted(made.tracks.tolist()) == sorted(order.tracks.tolist())
+
+
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=200), st.integers(0, 99))
+def test_balanced_windows_are_as_many_and_equal_in_all_classes(classes, seed):
+    classes = np.array(classes)
+    order = windows.in_order(np.arange(len(classes)), np.ones(len(classes), int), np.ones(len(classes), int))
+    drawn = windows.balanced(order, classes, seed, 1)
+    assert len(drawn) == len(order)
+    counts = np.bincount(classes[drawn.tracks])
+    counts = counts[np.bincount(classes) > 0]
+    assert counts.max() - counts.min() <= len(set(classes.tolist()))
+    assert windows.balanced(order, classes, seed, 1).tracks.tolist() == drawn.tracks.tolist()
+
+
+def test_balanced_windows_use_all_of_a_rare_class():
+    classes = np.array([0] * 90 + [1] * 10)
+    order = windows.in_order(np.arange(100), np.ones(100, int), np.ones(100, int))
+    drawn = windows.balanced(order, classes, 0, 0)
+    assert np.bincount(drawn.tracks, minlength=100)[90:].tolist() == [5] * 10
+    others = windows.balanced(order, classes, 0, 1)
+    assert set(drawn.tracks[drawn.tracks < 90]) != set(others.tracks[others.tracks < 90])

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 import torch
-from test_training import AUGMENT, LABELS, MACHINE, OPTIM, Pictures, batches
+from test_training import AUGMENT, MACHINE, OPTIM, TARGETS, Pictures, batches, results
 from torch import nn
 
 from melgpu import ranks, training
@@ -40,7 +40,7 @@ def train(rank: int, count: int) -> training.Training:
 
     torch.manual_seed(0)
     state = training.start(Linear(), SPEC, MACHINE)
-    for _ in training.fit(state, Pictures(), own_batches, valid_batches, LABELS, SPEC, NO_FLIPS, seed=0):
+    for _ in training.fit(state, Pictures(), own_batches, valid_batches, TARGETS, SPEC, NO_FLIPS, seed=0):
         pass
     return state
 
@@ -48,7 +48,8 @@ def train(rank: int, count: int) -> training.Training:
 def main() -> None:
     with ranks.joined(torch.device("cpu")):
         state = train(ranks.rank(), ranks.count())
-        found = {"weights": state.model.state_dict(), "log": state.log, "gathered": ranks.gathered(ranks.rank())}
+        found = {"weights": state.model.state_dict(), "log": results(state.log)}
+        found["gathered"] = ranks.gathered(ranks.rank())
         torch.save(found, Path(sys.argv[1]) / f"{ranks.rank()}.pt")
 
 

@@ -1,0 +1,68 @@
+"""What changes the weights and how fast: the optimizer, its learning rates and their schedule, and when to stop."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from melgpu import backbone
+from melgpu.backbone import Classifier
+from melgpu.recipe import OptimSpec
+
+
+@dataclass
+class Progress:
+    """Where a training stands: after `epoch` epochs and `step` steps; plain numbers, so that JSON can keep it."""
+
+    epoch: int = 0
+    step: int = 0
+    updates: int = 0  # of the weights, in all
+    best_accuracy: float = -1.0
+    epochs_since_best: int = 0
+    epochs_since_drop: int = 0  # of the learning rate, or since the best
+
+    def note(self, accuracy: float, spec: OptimSpec) -> bool:
+        """Count one more epoch; True where the learning rate is to drop (Keras' ReduceLROnPlateau)."""
+        self.epoch, self.step = self.epoch + 1, 0
+        if accuracy > self.best_accuracy:
+            self.best_accuracy, self.epochs_since_best, self.epochs_since_drop = accuracy, 0, 0
+            return False
+        self.epochs_since_best += 1
+        self.epochs_since_drop += 1
+        drop = self.epochs_since_drop >= spec.plateau_patience
+        if drop:
+            self.epochs_since_drop = 0
+        return drop
+
+    @property
+    def improved(self) -> bool:
+        return self.epochs_since_best == 0
+
+    def finished(self, spec: OptimSpec) -> bool:
+        return self.epoch >= spec.max_epochs or self.epochs_since_best >= spec.stop_patience
+
+
+def make_optimizer(model: Classifier, spec: OptimSpec, epoch: int) -> torch.optim.AdamW:
+    """AdamW over what trains in this epoch: in warm-up the head alone."""
+    warm_up = epoch < spec.warmup_epochs
+    model.freeze_body(warm_up)
+    groups = backbone.parameter_groups(model, warm_up, spec.weight_decay, spec.first_layer_share)
+    optimizer = torch.optim.AdamW(groups, fused=True)
+    set_lr(optimizer, spec.warmup_lr if warm_up else spec.lr)
+    return optimizer
+
+
+def cosine_lr(spec: OptimSpec, epoch: int) -> float:
+    """The head's learning rate in an epoch of the cosine schedule."""
+    return spec.lr * (1 + math.cos(math.pi * epoch / spec.max_epochs)) / 2
+
+
+def lr_of(optimizer: torch.optim.Optimizer) -> float:
+    """The head's learning rate."""
+    return optimizer.param_groups[-1]["lr"]
+
+
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Give the head a learning rate, and the layers below their share of it."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group["share"]

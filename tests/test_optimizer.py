@@ -1,0 +1,56 @@
+import pytest
+import torch
+from test_training import Tiny
+
+from melgpu import optimizer, recipe
+from melgpu.optimizer import Progress
+
+
+def test_the_plateau_is_keras():
+    """ReduceLROnPlateau(factor 0.2, patience 4) with EarlyStopping(patience 8), as Keras counts."""
+    spec = recipe.load([]).optim
+    progress, drops = Progress(), []
+    for epoch, accuracy in enumerate([0.1, 0.5, 0.4, 0.5, 0.3, 0.5, 0.2, 0.6, *[0.6] * 20], start=1):
+        if progress.note(accuracy, spec):
+            drops.append(epoch)
+        if progress.finished(spec):
+            break
+    assert drops == [6, 12, 16]
+    assert epoch == 16
+    assert progress.best_accuracy == 0.6
+
+
+def test_without_decay_it_is_adam():
+    spec = recipe.load([], ["optim.warmup_epochs=0", "optim.lr=0.01"]).optim
+    weights = []
+    for make in (
+        lambda model: optimizer.make_optimizer(model, spec, 0),
+        lambda model: torch.optim.Adam(model.parameters(), 0.01),
+    ):
+        torch.manual_seed(0)
+        model = Tiny()
+        own = make(model)
+        for _ in range(3):
+            own.zero_grad()
+            model(torch.rand(4, 3, 75, 75, generator=torch.Generator().manual_seed(1))).square().sum().backward()
+            own.step()
+        weights.append(torch.cat([value.flatten() for value in model.parameters()]))
+    torch.testing.assert_close(weights[0], weights[1])
+
+
+def test_rates_of_layers_are_shares_of_the_heads():
+    spec = recipe.load([], ["optim.weight_decay=0.1", "optim.warmup_epochs=0"]).optim
+    own = optimizer.make_optimizer(Tiny(), spec, 0)
+    own.param_groups[0]["share"] = 0.5
+    optimizer.set_lr(own, 0.2)
+    assert optimizer.lr_of(own) == 0.2
+    assert own.param_groups[0]["lr"] == pytest.approx(0.1)
+    assert sorted({group["weight_decay"] for group in own.param_groups}) == [0, 0.1]
+    assert all((group["weight_decay"] > 0) == (p.ndim > 1) for group in own.param_groups for p in group["params"])
+
+
+def test_the_cosine_starts_at_the_rate_and_falls():
+    spec = recipe.load([], ["optim.max_epochs=4", "optim.lr=1.0"]).optim
+    assert [optimizer.cosine_lr(spec, epoch) for epoch in range(4)] == pytest.approx(
+        [1, 0.853553, 0.5, 0.146447], abs=1e-6
+    )

@@ -1,0 +1,32 @@
+import pytest
+import torch
+
+from melgpu.batch import Batch
+from melgpu.targets import UNKNOWN, Targets, class_weights
+
+TARGETS = Targets(torch.tensor([2, 0, UNKNOWN]), torch.tensor([1.0, 1.0, 3.0]))
+
+
+def batch(heard):
+    tracks = torch.tensor([0, 1, 1])
+    return Batch(torch.zeros(3, 4), tracks, tracks, torch.tensor(heard))
+
+
+def test_rows_are_smoothed_weighed_and_silent_where_nothing_was_heard():
+    assert TARGETS.of(batch([True] * 3), 0.0).tolist() == [[0, 0, 3], [1, 0, 0], [1, 0, 0]]
+    smooth = TARGETS.of(batch([True, True, False]), 0.3)
+    assert torch.allclose(smooth, torch.tensor([[0.3, 0.3, 2.4], [0.8, 0.1, 0.1], [0, 0, 0]]))
+
+
+def test_a_window_that_was_not_heard_needs_no_label():
+    tracks = torch.tensor([2, 0])
+    rows = TARGETS.of(Batch(torch.zeros(2, 4), tracks, tracks, torch.tensor([False, True])), 0.1)
+    assert rows.sum(1).tolist() == pytest.approx([0, 3])
+
+
+def test_class_weights_make_classes_equal_and_ignore_absent_ones():
+    classes = torch.tensor([0] * 6 + [1] * 2 + [3] * 1)
+    weights = class_weights(classes, 4)
+    assert torch.isfinite(weights).all()
+    sums = torch.bincount(classes, weights[classes], minlength=4)
+    assert sums.tolist() == pytest.approx([3, 3, 0, 3])
