@@ -52,12 +52,10 @@ def predict_round(run, device) -> int:
     if ranks.is_first():
         preflight.fill(run.bank, run.manifest.paths, run.recipe)
     ranks.wait()
-    for fold in run.spec(number).folds:
-        missing = [job for job in trained if job.fold == fold and not run.is_predicted(job)]
-        ranks.wait()  # nobody looks while the first one writes
-        if missing:
-            predict_fold(run, missing, device)
-        ranks.wait()
+    missing = [job for job in trained if not run.is_predicted(job)]
+    ranks.wait()  # nobody looks while the first one writes
+    if missing:
+        predict_jobs(run, missing, device)
     untrained = len(run.jobs(number)) - len(trained)
     script = "train.py" if untrained else "stack.py"
     if flaws := quarantine.load(run.quarantine_path):
@@ -66,82 +64,80 @@ def predict_round(run, device) -> int:
     return 0
 
 
-def predict_fold(run, jobs, device) -> None:
-    """Predict with networks of one fold, all of them over one pass of the music."""
+def predict_jobs(run, jobs, device) -> None:
+    """Predict with networks of a round, all of them over one pass of the music, or as many as memory holds."""
+    import torch
+
+    from melgpu import ranks, report
+    from melgpu.errors import InputError
+
+    try:
+        predict_together(run, jobs, device)
+        return
+    except torch.OutOfMemoryError:
+        if len(jobs) == 1 or ranks.count() > 1:
+            raise InputError("the device's memory runs out: set a smaller stream.predict_batch_size") from None
+    half = -(-len(jobs) // 2)
+    report.say(f"the device's memory does not hold {len(jobs)} networks: {half} at a time, more passes")
+    for part in (jobs[:half], jobs[half:]):
+        predict_jobs(run, part, device)
+
+
+def predict_together(run, jobs, device) -> None:
+    """Predict with networks of a round over one pass of the music, and save what each says."""
     import numpy as np
 
-    from melgpu import backbone, plan, quarantine, ranks, windows
+    from melgpu import backbone, checkpoint, listening, plan, quarantine, ranks, windows
     from melgpu.errors import InputError
+    from melgpu.journal import Journal
     from melgpu.stream import Stream
 
     if len(run.manifest) < ranks.count():
         raise InputError(f"{len(run.manifest)} tracks are fewer than {ranks.count()} processes")
-    loaded = [backbone.load(run.checkpoint(job)) for job in jobs]
+    networks = [backbone.load(run.checkpoint(job)) for job in jobs]
+    digests = [checkpoint.digest(run.checkpoint(job)) for job in jobs]
     order = plan.prediction_order(run, np.arange(len(run.manifest)))
     places = windows.shared_places(order, ranks.rank(), ranks.count())
-    title = f"round {jobs[0].round}, fold {jobs[0].fold}: {len(jobs)} networks predict {len(run.manifest)} tracks"
-    with Stream(run.manifest.paths, run.recipe.audio, run.recipe.stream, device, run.bank) as stream:
-        probs, heard = window_probs(loaded, run.recipe, stream, order[places], title)
-    parts = ranks.gathered((places, probs, heard, stream.flaws))
-    if parts:
-        save_fold(run, jobs, order, parts)
-        quarantine.note(run.quarantine_path, [flaw for part in parts for flaw in part[3].values()])
+    title = f"round {jobs[0].round}: {len(jobs)} networks predict {len(run.manifest)} tracks"
+    about = {"checkpoints": digests, "batch": run.recipe.stream.predict_batch_size, "ranks": ranks.count()}
+    probs, heard = np.empty((len(jobs), len(places), len(run.class_names)), np.float32), np.empty(len(places), bool)
+    stream = Stream(run.manifest.paths, run.recipe.audio, run.recipe.stream, device, run.bank)
+    with stream, Journal(run.journal_path(jobs[0].round, ranks.rank()), about) as journal:
+        for part, answers in listening.listen(networks, run.recipe, stream, order[places], journal, title):
+            probs[:, part], heard[part] = answers.probs, answers.heard
+        shares = ranks.gathered((places, probs, heard, stream.flaws))
+        if shares:
+            save_together(run, jobs, digests, order, shares)
+            quarantine.note(run.quarantine_path, [flaw for share in shares for flaw in share[3].values()])
+        ranks.wait()
+        journal.remove()
 
 
-def save_fold(run, jobs, order, parts) -> None:
+def save_together(run, jobs, digests, order, shares) -> None:
     """Put the shares of all processes, (places in the order, probabilities, heard, flaws), together and save them."""
     import numpy as np
 
-    from melgpu import checkpoint, predictions
+    from melgpu import predictions
 
     probs = np.empty((len(jobs), len(order), len(run.class_names)), np.float32)
     heard = np.empty(len(order), bool)
-    for places, own_probs, own_heard, _ in parts:
+    for places, own_probs, own_heard, _ in shares:
         probs[:, places], heard[places] = own_probs, own_heard
     probs[:, ~heard] = run.prior
     num_windows = np.bincount(order.tracks, minlength=len(run.manifest))
     lost = np.isin(np.arange(len(run.manifest)), order.tracks[~heard])
-    splits = tuple(run.round_splits(jobs[0].fold))
-    for job, own in zip(jobs, probs, strict=True):
-        source = {"model": job.backbone, "fold": job.fold, "round": job.round, "recipe": run.recipe.digest()}
-        source["checkpoint"] = checkpoint.digest(run.checkpoint(job))
-        made = predictions.Predictions(run.manifest.ids, splits, lost, num_windows, own, tuple(run.class_names), source)
+    ids, class_names = run.manifest.ids, tuple(run.class_names)
+    for job, digest, own in zip(jobs, digests, probs, strict=True):
+        source = {"model": job.backbone, "fold": job.fold, "round": job.round}
+        source |= {"recipe": run.recipe.digest(), "checkpoint": digest}
+        splits = tuple(run.round_splits(job.fold))
+        made = predictions.Predictions(ids, splits, lost, num_windows, own, class_names, source)
         predictions.save(made, run.predictions_path(job))
-
-
-def window_probs(loaded, recipe, stream, order, title):
-    """Probabilities of every window of `order`, shape (K, W, C), by (network, what its checkpoint says) pairs.
-
-    Also which windows were heard, shape (W,): where a file gave nothing, the answer is of silence.
-    """
-    import torch
-
-    from melgpu import backbone, inference, parity, report, windows
-    from melgpu.features import LogMel
-
-    device = stream.device
-    features = LogMel(recipe.mel, recipe.audio.sample_rate).to(device)
-    bfloat16 = backbone.use_bfloat16(recipe.optim.precision, device)
-    models = [model.to(device) for model, _ in loaded]
-    front_end = parity.figures(features, recipe.audio.sample_rate, device)
-    for about in (about for model, about in loaded if model.front_end is None):
-        parity.refuse_other(front_end, about["front_end"], f"{about['backbone']}, fold {about['fold']}")
-    window_samples = windows.samples(recipe.windows.window_s, recipe.audio.sample_rate)
-    found, heard = [], []
-    with report.progress(title, len(order), "windows") as tracker:
-        batches = stream.batches(order, window_samples, recipe.stream.predict_batch_size)
-        for batch, probs in inference.window_probs(models, features, batches, recipe.predict.flip, bfloat16):
-            found.append(probs)
-            heard.append(batch.heard)
-            tracker.advance(len(batch.tracks))
-    return torch.cat(found, dim=1).numpy(), torch.cat(heard).numpy()
 
 
 def answer(run, music: list[str], out: Path | None, device) -> int:
     """Name the likeliest classes of music files; 2 where some could not be read in full."""
-    import numpy as np
-
-    from melgpu import ensemble, report, windows
+    from melgpu import ensemble, listening, report
     from melgpu.errors import InputError
     from melgpu.stream import Stream
 
@@ -149,21 +145,17 @@ def answer(run, music: list[str], out: Path | None, device) -> int:
     paths, problems = find_music(music)
     guarded = {"bank": "off", "on_error": "quarantine", "max_broken_share": 1.0}
     settings = judges.recipe.model_copy(update={"stream": run.recipe.stream.model_copy(update=guarded)})
-    order = windows.prediction_order(
-        np.arange(len(paths)), np.zeros(len(paths), bool), settings.audio, settings.windows
-    )
     with Stream(paths, settings.audio, settings.stream, device) as stream:
-        title = f"{len(judges.networks)} networks listen to {len(paths)} files"
-        probs, heard = window_probs(judges.networks, settings, stream, order, title) if paths else ([], [])
+        if paths:
+            probs, lost = listening.track_probs(judges, settings, stream, out)
     flaws = [str(flaw) for flaw in stream.flaws.values()]
-    if not np.any(heard):
+    if not paths or lost.all():
         raise InputError([*problems, *flaws])
-    lost = ~heard.reshape(len(paths), -1).any(axis=1)
-    probs = judges.combine(probs.reshape(len(judges.networks), len(paths), -1, probs.shape[-1]).mean(axis=2))
     probs[lost] = run.prior
     report.console.print(report.answer_table(paths, probs, judges.class_names, lost))
     if out:
         report.write_answers(out, paths, probs, judges.class_names, stream.flaws)
+        listening.journal_path(out).unlink(missing_ok=True)
         report.say(f"Probabilities of all classes: {out}")
     for problem in [*problems, *flaws]:
         report.say(f"broken: {problem}")

@@ -104,6 +104,8 @@ def train_round(run, args, device) -> None:
         return
     jobs = run.choose_jobs(args.backbone, args.fold)
     missing = [job for job in jobs if not run.is_trained(job)]
+    if run.recipe.machine.tensorboard:
+        keeping.summary_writer()  # or an error now
     features = LogMel(run.recipe.mel, run.recipe.audio.sample_rate).to(device)
     front_end = parity.figures(features, run.recipe.audio.sample_rate, device)
     parity.refuse_inexact(front_end)
@@ -150,8 +152,8 @@ def train_job(run, job, stream, features, front_end: dict, title: str, tracker, 
     model = backbone.build(job.backbone, len(run.class_names), recipe).to(stream.device)
     state = training.start(model, optim, recipe.machine)
     keeping.resume(run, job, state)
-    micro_batch = state.micro_batch
     tracker.skip(state.progress.epoch * epoch_windows + state.progress.step * optim.batch_size * ranks.count())
+    micro_batch = state.micro_batch
     pictures, targets = model.front_end or features, plan.training_targets(run, job)
     for done in training.fit(
         state, pictures, train_batches, valid_batches, targets, optim, recipe.augment, recipe.seed
@@ -159,9 +161,7 @@ def train_job(run, job, stream, features, front_end: dict, title: str, tracker, 
         if isinstance(done, dict):
             end_epoch(run, job, state, front_end, stream, f"{title}, epoch {done['epoch']}/{optim.max_epochs}")
             continue
-        doing = "" if done else ", validation"
-        where = f"{title}, epoch {min(state.progress.epoch + 1, optim.max_epochs)}/{optim.max_epochs}{doing}"
-        tracker.advance(done * ranks.count(), where)
+        show(tracker, title, state, optim, epoch_windows, done * ranks.count())
         if state.micro_batch < micro_batch:
             micro_batch = state.micro_batch
             report.say(f"{title}: the GPU's memory ran out, going on with {micro_batch} windows at once")
@@ -172,6 +172,17 @@ def train_job(run, job, stream, features, front_end: dict, title: str, tracker, 
     tracker.skip((optim.max_epochs - state.progress.epoch) * epoch_windows)
     if ranks.is_first():
         keeping.finish(run, job, state)
+
+
+def show(tracker, title: str, state, optim, epoch_windows: int, done: int) -> None:
+    """Tell where a training is after `done` more windows; 0 after a batch of validation."""
+    from melgpu import ranks, report
+
+    where = f"{title}, epoch {min(state.progress.epoch + 1, optim.max_epochs)}/{optim.max_epochs}"
+    steps = max(1, epoch_windows // optim.batch_size // ranks.count())
+    if tracker.wants_detail():
+        tracker.detail = report.training_detail(*state.means(), state.progress.best_accuracy, state.clock.seconds())
+    tracker.advance(done, f"{where}, step {state.progress.step}/{steps}" if done else f"{where}, validation")
 
 
 def end_epoch(run, job, state, front_end: dict, stream, title: str) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from melgpu import backbone, recipe, stacking
+from melgpu import backbone, checkpoint, recipe, stacking
 from melgpu.backbone import Classifier
 from melgpu.errors import InputError
 from melgpu.recipe import Recipe
@@ -17,9 +17,13 @@ from melgpu.stacking import Stack
 
 @dataclass(frozen=True)
 class Ensemble:
-    """K networks with what their checkpoints say of them, and each fold's stack (none before a round is stacked)."""
+    """K networks with what their checkpoints say of them, and each fold's stack (none before a round is stacked).
+
+    `digests` are the checkpoints', shape (K,).
+    """
 
     networks: list[tuple[Classifier, dict]]
+    digests: list[str]
     stacks: dict[int, Stack]
     blend: dict[str, float]
     class_names: list[str]
@@ -57,6 +61,5 @@ def load(run: Run) -> Ensemble:
     if stacked:
         stacks = {fold: stacking.load(run.stack_path(number, fold))[0] for fold in run.spec(number).folds}
     settings = recipe.validate(first["recipe"], f"of {loaded[0][0]}")
-    return Ensemble(
-        [(model, about) for _, model, about in loaded], stacks, run.spec(number).blend, first["class_names"], settings
-    )
+    networks, digests = [(model, about) for _, model, about in loaded], [checkpoint.digest(path) for path, *_ in loaded]
+    return Ensemble(networks, digests, stacks, run.spec(number).blend, first["class_names"], settings)

@@ -46,8 +46,26 @@ def keep(run: Run, job: Job, training: Training, front_end: dict) -> None:
         checkpoint.save(run.checkpoint(job), training.judged.state_dict(), about)
     if not training.progress.finished(run.recipe.optim_for(job.backbone)):
         keep_state(run, job, training)
+    if run.recipe.machine.tensorboard:
+        _tell_tensorboard(folder / "tensorboard", training.log[-1])
     lines = [",".join(training.log[0]), *(",".join(map(str, record.values())) for record in training.log)]
     files.write_text(folder / "log.csv", "\n".join(lines) + "\n")
+
+
+def _tell_tensorboard(folder: Path, record: dict) -> None:
+    """Add an epoch's record; what was there of this epoch and later ones no longer counts."""
+    with summary_writer()(str(folder), purge_step=record["epoch"]) as writer:
+        for name in record.keys() - {"epoch"}:
+            writer.add_scalar(name, record[name], record["epoch"])
+
+
+def summary_writer() -> type:
+    """TensorBoard's. Raises InputError where it is not installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise InputError("machine.tensorboard needs TensorBoard: pip install 'melgpu[tensorboard]'") from None
+    return SummaryWriter
 
 
 def keep_state(run: Run, job: Job, training: Training) -> None:

@@ -1,7 +1,7 @@
 """Everything a person sees: progress and tables.
 
-In a terminal progress is a live bar; elsewhere a plain line now and then. Both say what runs, how far it is, how fast,
-and how long the whole will still take.
+In a terminal progress is a live display; elsewhere a plain line now and then. Both say what runs, how far it is, how
+fast, and how long the whole will still take.
 """
 
 import csv
@@ -15,19 +15,22 @@ from pathlib import Path
 
 import numpy as np
 from rich.box import SIMPLE
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
+from rich.text import Text
 
 from melgpu import files, survey
+from melgpu.clock import shares
 from melgpu.manifest import Manifest
 from melgpu.metrics import wilson_interval
 from melgpu.quarantine import Flaw
 from melgpu.remote import is_url
 from melgpu.survey import Look
 
-LINE_EVERY_S = 10.0
+LINE_EVERY_S, DETAIL_EVERY_S = 10.0, 1.0
 
 console = Console(highlight=False, soft_wrap=True)
 
@@ -43,8 +46,17 @@ class Tracker:
     def __init__(self, title: str, total: float, unit: str, bar: Progress | None):
         self.title, self.total, self.unit, self.bar = title, total, unit, bar
         self.done, self.note, self.last_line = 0.0, "", time.monotonic()
+        self.detail, self._last_detail = "", -DETAIL_EVERY_S
         self.worked, self.started = 0.0, 0.0  # since the first unit
         self._task = bar.add_task(title, total=total, note="", left="") if bar else None
+
+    def wants_detail(self) -> bool:
+        """Whether it is time for a new `detail`, a text of some lines; what it needs may cost a wait for the device."""
+        since, every = (self._last_detail, DETAIL_EVERY_S) if self.bar else (self.last_line, LINE_EVERY_S)
+        if time.monotonic() - since < every:
+            return False
+        self._last_detail = time.monotonic()
+        return True
 
     def advance(self, amount: float, note: str | None = None) -> None:
         if amount and not self.started:
@@ -82,7 +94,12 @@ class Tracker:
             self.bar.update(self._task, completed=self.done, note=escape(self.note), left=left)
         elif time.monotonic() - self.last_line >= LINE_EVERY_S:
             self.last_line = time.monotonic()
-            say(f"{self.title}: {self.done / self.total:4.0%}  {self.note}  {left}")
+            detail = "".join(f"; {line}" for line in self.detail.splitlines())
+            say(f"{self.title}: {self.done / self.total:4.0%}  {self.note}  {left}{detail}")
+
+    def __rich__(self) -> Group:
+        lines = [Text(f"  {line}", style="dim", no_wrap=True) for line in self.detail.splitlines()]
+        return Group(self.bar, *lines) if self.bar else Group(*lines)
 
 
 @contextmanager
@@ -93,8 +110,17 @@ def progress(title: str, total: float, unit: str) -> Iterator[Tracker]:
         yield Tracker(title, total, unit, None)
         return
     columns = (TextColumn("{task.description}"), BarColumn(20), TextColumn("{task.percentage:3.0f}%"))
-    with Progress(*columns, TextColumn("{task.fields[note]}  {task.fields[left]}"), console=console) as bar:
-        yield Tracker(title, total, unit, bar)
+    bar = Progress(*columns, TextColumn("{task.fields[note]}  {task.fields[left]}"), console=console)
+    tracker = Tracker(title, total, unit, bar)
+    with Live(tracker, console=console):
+        yield tracker
+
+
+def training_detail(loss: float, accuracy: float, best: float, seconds: Mapping[str, float]) -> str:
+    """Two lines: how well a training does, and where its time goes; `best` is below 0 before the first validation."""
+    so_far = f", {best:.3f} on validation at best" if best >= 0 else ""
+    stages = ", ".join(f"{stage} {share:.0%}" for stage, share in shares(dict(seconds)).items() if share >= 0.005)
+    return f"loss {loss:.3f}, accuracy {accuracy:.3f} on training windows{so_far}\ntime: {stages}"
 
 
 def duration(seconds: float) -> str:

@@ -65,6 +65,10 @@ class Run:
     def predictions_path(self, job: Job) -> Path:
         return self.folder / f"round{job.round}" / "predictions" / f"{job.name}.npz"
 
+    def journal_path(self, round_number: int, rank: int) -> Path:
+        """Where a process keeps what it has predicted so far."""
+        return self.folder / f"round{round_number}" / "predictions" / f"process{rank}.journal"
+
     def is_predicted(self, job: Job) -> bool:
         """Whether there are predictions of the very checkpoint that is there now."""
         path = self.predictions_path(job)

@@ -15,9 +15,8 @@ class Chooser(stacking.Stack):
 
 
 def judge(stacks, folds, small) -> Ensemble:
-    return Ensemble(
-        [(None, {"fold": fold}) for fold in folds], stacks, {"cnn": 3.0, "lightgbm": 1.0}, ["a", "b"], small
-    )
+    networks, digests = [(None, {"fold": fold}) for fold in folds], ["" for _ in folds]
+    return Ensemble(networks, digests, stacks, {"cnn": 3.0, "lightgbm": 1.0}, ["a", "b"], small)
 
 
 def test_each_fold_stacks_its_own_networks_and_folds_are_averaged(small):

@@ -8,7 +8,7 @@ from conftest import ROOT, call
 FLOORS = [
     {"clock", "environment", "errors", "files", "kernels"},
     {"recipe", "metrics", "checkpoint", "predictions", "pseudo", "quarantine", "container", "ranks", "remote", "cli"},
-    {"listing", "windows", "features", "augment", "decode", "fingerprint", "song"},
+    {"journal", "listing", "windows", "features", "augment", "decode", "fingerprint", "song"},
     {"manifest", "backbone", "worker", "parity"},
     {"pool"},
     {"bank", "survey"},
@@ -18,6 +18,7 @@ FLOORS = [
     {"training", "stacking"},
     {"report", "run"},
     {"preflight", "ensemble", "keeping", "demo", "plan"},
+    {"listening"},
 ]
 HOMES = {
     "nnAudio": {"features"},

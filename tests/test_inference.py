@@ -60,3 +60,23 @@ def test_a_picture_that_is_no_number_is_named():
     broken.waves[2] = torch.nan
     with pytest.raises(InputError, match="row 2 of the manifest, window at sample 0: its picture is no number"):
         list(window_probs([Corner()], Features(), [broken], flip=True, bfloat16=False))
+
+
+def test_where_memory_runs_out_a_batch_is_taken_in_parts():
+    class Small(Corner):
+        def forward(self, images):
+            if len(images) > 1:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return super().forward(images)
+
+    (_, small), (_, large) = (
+        next(window_probs([model], Features(), batches(), flip=True, bfloat16=False)) for model in (Small(), Corner())
+    )
+    assert torch.allclose(small, large)
+
+    class Full(Corner):
+        def forward(self, images):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        next(window_probs([Full()], Features(), batches(), flip=True, bfloat16=False))

@@ -51,3 +51,19 @@ def test_a_training_of_another_recipe_is_refused(short, made):  # noqa: F811
     keeping.keep(short, job, state, {})
     with pytest.raises(checkpoint.CheckpointError, match="made with another recipe"):
         keeping.resume(made, job, fresh_tiny())
+
+
+def test_tensorboard_shows_the_log_once_though_it_was_interrupted(short):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    machine = short.recipe.machine.model_copy(update={"tensorboard": True})
+    shown = replace(short, recipe=short.recipe.model_copy(update={"machine": machine}))
+    job, state = shown.jobs(1)[0], fresh_tiny()
+    for _ in range(2):
+        run(state, epochs=1)
+        keeping.keep(shown, job, state, {})
+    keeping.keep(shown, job, state, {})  # as after a kill before the epoch's state was saved
+    events = EventAccumulator(str(shown.job_folder(job) / "tensorboard"))
+    events.Reload()
+    assert [event.step for event in events.Scalars("loss")] == [1, 2]
+    assert {"loss", "accuracy", "window_accuracy", "lr"} <= set(events.Tags()["scalars"])

@@ -1,4 +1,5 @@
 import io
+import itertools
 
 import numpy as np
 import pytest
@@ -38,6 +39,30 @@ def test_a_bar_in_a_terminal(screen):
         tracker.advance(10, "resnet50 [x]")
     assert "100%" in text.getvalue()
     assert "resnet50 [x]" in text.getvalue()
+
+
+def test_details_come_now_and_then(screen, monkeypatch):
+    detail = report.training_detail(1.25, 0.5, 0.625, {"audio": 0.001, "network": 6.0, "pictures": 2.0})
+    assert detail.splitlines() == [
+        "loss 1.250, accuracy 0.500 on training windows, 0.625 on validation at best",
+        "time: network 75%, pictures 25%",
+    ]
+    assert "validation" not in report.training_detail(1.25, 0.5, -1.0, {})
+    now = [0.0]
+    monkeypatch.setattr(report.time, "monotonic", lambda: now[0])
+    for terminal, least in ((True, 1.0), (False, 10.0)):
+        text = screen(terminal)
+        with report.progress("round 1", 10, "windows") as tracker:
+            wanted = []
+            for _ in range(40):
+                now[0] += 0.5
+                if tracker.wants_detail():
+                    wanted.append(now[0])
+                    tracker.detail = detail
+                tracker.advance(0.1)
+            assert min(b - a for a, b in itertools.pairwise(wanted)) == least
+        assert "accuracy 0.500" in text.getvalue()
+        assert "network 75%" in text.getvalue()
 
 
 def test_speed_counts_from_the_first_unit_and_without_what_was_skipped(monkeypatch):

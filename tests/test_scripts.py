@@ -290,3 +290,33 @@ def test_help_teaches_and_needs_no_torch(script):
     assert shown.returncode == 0, shown.stderr
     assert "example" in shown.stdout
     assert "--run DIR" in shown.stdout
+
+
+def test_a_killed_prediction_goes_on_to_the_same_answers(finished, tmp_path):
+    whole, _ = finished
+    folder = tmp_path / "run"
+    shutil.copytree(whole, folder)
+    made = folder / "round2" / "predictions"
+    for path in (*made.iterdir(), folder / "round2" / "stack" / "scores.json"):
+        path.unlink()
+    command = ["predict.py", "--run", folder, "--set", "stream.predict_batch_size=2"]
+    journal, kills = made / "process0.journal", 0
+    for _ in range(3):
+        process = subprocess.Popen([sys.executable, *map(str, command)], cwd=ROOT, stdout=subprocess.DEVNULL)
+        size = journal.stat().st_size if journal.exists() else 0
+        grown = size + random.randint(1, 1500)
+        while process.poll() is None and not (journal.exists() and journal.stat().st_size >= grown):
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+        kills += process.wait() == -signal.SIGKILL
+    assert kills
+    assert call(*command).returncode == 0
+    assert not journal.exists()
+    again = tmp_path / "again"
+    shutil.copytree(folder, again)
+    for path in (again / "round2" / "predictions").iterdir():
+        path.unlink()
+    assert call("predict.py", "--run", again, "--set", "stream.predict_batch_size=2").returncode == 0
+    for path in made.iterdir():
+        one, other = predictions.load(path), predictions.load(again / "round2" / "predictions" / path.name)
+        np.testing.assert_array_equal(one.probs, other.probs)

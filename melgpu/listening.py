@@ -1,0 +1,105 @@
+"""Networks that listen together, and what they say, kept batch by batch so that a killed prediction goes on.
+
+Batches of a prediction begun again are the same as before, and so are the answers, to the bit.
+"""
+
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from melgpu import backbone, inference, parity, report, windows
+from melgpu.backbone import Classifier
+from melgpu.batch import Batch
+from melgpu.ensemble import Ensemble
+from melgpu.features import LogMel
+from melgpu.journal import Answers, Journal
+from melgpu.recipe import Recipe
+from melgpu.remote import is_url
+from melgpu.stream import Stream
+from melgpu.windows import Order
+
+
+class Listeners:
+    """K networks on a device, with the pictures that they were trained on."""
+
+    def __init__(self, networks: list[tuple[Classifier, dict]], settings: Recipe, device: torch.device):
+        """From networks and what their checkpoints say. Raises InputError where one was trained on other pictures."""
+        self._features = LogMel(settings.mel, settings.audio.sample_rate).to(device)
+        front_end = parity.figures(self._features, settings.audio.sample_rate, device)
+        for about in (about for model, about in networks if model.front_end is None):
+            parity.refuse_other(front_end, about["front_end"], f"{about['backbone']}, fold {about['fold']}")
+        self._flip = settings.predict.flip
+        self._bfloat16 = backbone.use_bfloat16(settings.optim.precision, device)
+        self._models = [model.to(device) for model, _ in networks]
+
+    def probs(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, Tensor]]:
+        """Probabilities, shape (K, B, C), on the CPU, of each batch's windows; see `inference.window_probs`."""
+        return inference.window_probs(self._models, self._features, batches, self._flip, self._bfloat16)
+
+
+def listen(
+    networks: list[tuple[Classifier, dict]],
+    settings: Recipe,
+    stream: Stream,
+    order: Order,
+    journal: Journal,
+    title: str,
+) -> Iterator[tuple[slice, Answers]]:
+    """The answers to each batch of `order`, and its place there: first those in the journal, then new ones into it."""
+    done = 0
+    with report.progress(title, len(order), "windows") as tracker:
+        for answers in journal.kept():
+            stream.flaws.update({flaw.path: flaw for flaw in answers.flaws})
+            yield slice(done, done + len(answers.heard)), answers
+            done += len(answers.heard)
+        tracker.skip(done)
+        if done == len(order):
+            return
+        listeners, known = Listeners(networks, settings, stream.device), set(stream.flaws)
+        window_samples = windows.samples(settings.windows.window_s, settings.audio.sample_rate)
+        batches = stream.batches(order[done:], window_samples, settings.stream.predict_batch_size)
+        for batch, probs in listeners.probs(batches):
+            new = [flaw for path, flaw in list(stream.flaws.items()) if path not in known]
+            known |= {flaw.path for flaw in new}
+            answers = Answers(probs.numpy(), batch.heard.numpy(), new)
+            journal.add(answers)
+            yield slice(done, done + len(batch.heard)), answers
+            done += len(batch.heard)
+            tracker.advance(len(batch.heard))
+
+
+def track_probs(judges: Ensemble, settings: Recipe, stream: Stream, out: Path | None) -> tuple[np.ndarray, np.ndarray]:
+    """The judges' probabilities for each file of a stream, shape (N, C), and which files gave nothing, shape (N,).
+
+    With `out`, what is known is kept beside it (`journal_path`) until the caller has written it.
+    """
+    num_files = len(stream.paths)
+    order = windows.prediction_order(np.arange(num_files), np.zeros(num_files, bool), settings.audio, settings.windows)
+    about = {"networks": judges.digests, "batch": settings.stream.predict_batch_size}
+    about["files"] = [_stamp(path) for path in stream.paths]
+    sums = np.zeros((num_files, len(judges.networks), len(judges.class_names)))
+    heard = np.zeros(num_files, bool)
+    title = f"{len(judges.networks)} networks listen to {num_files} files"
+    with tempfile.TemporaryDirectory() as folder, Journal(journal_path(out or Path(folder) / "out"), about) as journal:
+        for part, answers in listen(judges.networks, settings, stream, order, journal, title):
+            np.add.at(sums, order.tracks[part], answers.probs.swapaxes(0, 1))
+            heard[order.tracks[part][answers.heard]] = True
+    return judges.combine((sums * num_files / len(order)).swapaxes(0, 1)), ~heard
+
+
+def journal_path(out: Path) -> Path:
+    """Where the answers wait that are to be written to `out`."""
+    return out.with_name(f".{out.name}.journal")
+
+
+def _stamp(path: str) -> list:
+    """What tells whether a file is still the same; of a URL its name alone."""
+    if is_url(path) or not os.path.exists(path):
+        return [path]
+    status = os.stat(path)
+    return [path, status.st_size, status.st_mtime_ns]

@@ -1,0 +1,84 @@
+import numpy as np
+import pytest
+
+from melgpu.errors import InputError
+from melgpu.journal import Answers, Journal
+from melgpu.quarantine import Flaw
+
+ABOUT = {"checkpoints": ["a", "b"], "tracks": 3}
+
+
+def answers(number: int, size: int = 4) -> Answers:
+    rng = np.random.default_rng(number)
+    flaws = [Flaw(f"é{number}.mp3", "cut\noff", 1.5)] if number % 2 else []
+    return Answers(rng.random((2, size, 3), np.float32), rng.random(size) < 0.5, flaws)
+
+
+def write(path, count: int) -> None:
+    with Journal(path, ABOUT) as journal:
+        have = len(list(journal.kept()))
+        for number in range(have, count):
+            journal.add(answers(number, 4 if number < 4 else 1))
+
+
+def check(kept: list[Answers]) -> None:
+    for number, one in enumerate(kept):
+        expected = answers(number, 4 if number < 4 else 1)
+        np.testing.assert_array_equal(one.probs, expected.probs)
+        np.testing.assert_array_equal(one.heard, expected.heard)
+        assert one.flaws == expected.flaws
+
+
+def kept(path) -> list[Answers]:
+    with Journal(path, ABOUT) as journal:
+        return list(journal.kept())
+
+
+def test_what_was_added_is_there_again(tmp_path):
+    write(tmp_path / "j", 5)
+    found = kept(tmp_path / "j")
+    assert len(found) == 5
+    check(found)
+
+
+def test_cut_anywhere_the_whole_batches_are_kept_and_it_goes_on(tmp_path):
+    write(tmp_path / "whole", 5)
+    content = (tmp_path / "whole").read_bytes()
+    counts = set()
+    for length in range(0, len(content), 7):
+        (tmp_path / "j").write_bytes(content[:length])
+        found = kept(tmp_path / "j")
+        check(found)
+        counts.add(len(found))
+        write(tmp_path / "j", 5)
+        assert (tmp_path / "j").read_bytes() == content
+    assert counts == {0, 1, 2, 3, 4}
+
+
+def test_a_flipped_bit_ends_what_is_believed(tmp_path):
+    write(tmp_path / "j", 5)
+    content = bytearray((tmp_path / "j").read_bytes())
+    content[len(content) // 2] ^= 1
+    (tmp_path / "j").write_bytes(content)
+    found = kept(tmp_path / "j")
+    assert 0 < len(found) < 5
+    check(found)
+
+
+def test_answers_of_something_else_are_not_taken(tmp_path):
+    write(tmp_path / "j", 5)
+    with Journal(tmp_path / "j", {**ABOUT, "tracks": 4}) as journal:
+        assert list(journal.kept()) == []
+    assert kept(tmp_path / "j") == []
+
+
+def test_one_process_at_a_time(tmp_path):
+    with Journal(tmp_path / "j", ABOUT), pytest.raises(InputError, match="another process is predicting this"):
+        Journal(tmp_path / "j", ABOUT)
+    assert kept(tmp_path / "j") == []
+
+
+def test_removed_when_done(tmp_path):
+    with Journal(tmp_path / "a" / "j", ABOUT) as journal:
+        journal.remove()
+    assert not (tmp_path / "a" / "j").exists()

@@ -1,0 +1,76 @@
+import numpy as np
+import pytest
+import torch
+from conftest import write_audio
+from test_inference import Corner
+
+from melgpu import listening, recipe, windows
+from melgpu.journal import Journal
+from melgpu.stream import Stream
+
+CPU = torch.device("cpu")
+SETTINGS = recipe.load(["demo"], ["stream.workers=0", "stream.bank=off", "stream.predict_batch_size=4"])
+GUARDED = SETTINGS.model_copy(
+    update={"stream": SETTINGS.stream.model_copy(update={"on_error": "quarantine", "max_broken_share": 1.0})}
+)
+
+
+class Network(Corner):
+    front_end = None
+
+
+@pytest.fixture
+def networks(monkeypatch):
+    """Two networks that count how often they are asked; their checkpoints fit any front end."""
+    monkeypatch.setattr(listening.parity, "refuse_other", lambda *args: None)
+    about = {"front_end": {}, "backbone": "corner", "fold": 0}
+    return [(Network(), about), (Network(), about)]
+
+
+def paths(folder) -> list[str]:
+    made = [str(write_audio(folder / f"{number}.wav", 8, 11025, seed=number)) for number in range(5)]
+    (folder / "2.wav").write_text("no music")
+    return made
+
+
+def listen(networks, names, path, stop=None):
+    """Probabilities (K, W, C), heard (W,), flaws; `stop` ends it after so many batches, as a kill would."""
+    order = windows.prediction_order(np.arange(5), np.zeros(5, bool), SETTINGS.audio, SETTINGS.windows)
+    found = []
+    with Stream(names, GUARDED.audio, GUARDED.stream, CPU) as stream, Journal(path, {"x": 1}) as journal:
+        for number, (part, answers) in enumerate(
+            listening.listen(networks, GUARDED, stream, order, journal, "listening")
+        ):
+            assert part.start == sum(len(one.heard) for one in found)
+            found.append(answers)
+            if number + 1 == stop:
+                break
+        flaws = dict(stream.flaws)
+    return np.concatenate([a.probs for a in found], 1), np.concatenate([a.heard for a in found]), flaws
+
+
+def test_a_prediction_stopped_anywhere_goes_on_to_the_same_answers(networks, tmp_path):
+    names = paths(tmp_path)
+    whole = listen(networks, names, tmp_path / "whole")
+    assert whole[0].shape == (2, 15, 3)
+    assert list(whole[2]) == [names[2]]
+    asked = networks[0][0].calls
+    for stop in (1, 2, 3):
+        path = tmp_path / f"cut{stop}"
+        listen(networks, names, path, stop)
+        before = networks[0][0].calls
+        resumed = listen(networks, names, path)
+        assert networks[0][0].calls - before == asked - 2 * stop  # nothing twice
+        np.testing.assert_array_equal(resumed[0], whole[0])
+        np.testing.assert_array_equal(resumed[1], whole[1])
+        assert resumed[2] == whole[2]
+
+
+def test_files_that_changed_are_heard_again(tmp_path):
+    path = write_audio(tmp_path / "a.wav", 2)
+    before = listening._stamp(str(path))
+    assert listening._stamp(str(path)) == before
+    write_audio(path, 3)
+    assert listening._stamp(str(path)) != before
+    assert listening._stamp("https://x.org/a.mp3") == ["https://x.org/a.mp3"]
+    assert listening._stamp(str(tmp_path / "absent")) == [str(tmp_path / "absent")]
