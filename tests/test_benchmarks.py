@@ -8,7 +8,7 @@ import soundfile
 import torch
 from conftest import call, write_audio
 
-from benchmarks import music, timing
+from benchmarks import music, stages, timing
 from melgpu.parity import MAX_DB, MEAN_DB
 
 
@@ -93,3 +93,35 @@ def test_peak_memory_counts_what_was_used():
         "print(timing.peak_memory(cpu) - before)"
     )
     assert 190 < float(call("-c", code).stdout) < 300
+
+
+def test_bench_train(tmp_path):
+    for number in range(3):
+        write_audio(tmp_path / f"{number}.ogg", 8, 44_100, 2, seed=number)
+    arguments = ["--music", tmp_path, "--recipe", "demo", "--backbones", "resnet10t", "--batch-size", "2"]
+    arguments += ["--steps", "2", "--repeats", "2", "--seconds", "0.1", "--device", "cpu", "--plot", tmp_path / "x.png"]
+    shown = call("-m", "benchmarks.bench_train", *arguments)
+    result = last_line(shown)
+    assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
+    (row,) = result["rows"]
+    assert len(row["seconds_a_step"]) == 3
+    assert all(seconds > 0 for seconds in row["seconds_a_step"].values())
+    assert sum(row["stage_shares"].values()) == pytest.approx(1)
+    assert set(result["alone_windows_per_s"]) == {"audio", "pictures"}
+    assert row["limited_by"].split()[0] in ("network", "audio", "pictures")
+
+
+def test_bench_predict(tmp_path):
+    for number in range(2):
+        write_audio(tmp_path / f"{number}.ogg", 8, 44_100, 2, seed=number)
+    rounds = "rounds=[{backbones=['resnet10t', 'test_efficientnet'], folds=[0, 1], blend={cnn=1.0}}]"
+    arguments = ["--music", tmp_path, "--recipe", "demo", "--set", rounds, "--repeats", "2", "--device", "cpu"]
+    result = last_line(call("-m", "benchmarks.bench_predict", *arguments))
+    assert (result["models"], result["tracks"], result["windows"]) == (4, 2, 6)
+    assert result["tracks_per_s"] > 0
+    assert all(len(samples) == 2 for samples in result["samples_s"].values())
+
+
+def test_the_slowest_stage_is_named():
+    assert stages.bottleneck({"audio": 50.0, "network": 10.0, "pictures": 20.0}).startswith("network (10.0 windows/s")
+    assert "pictures, could do 2.0 times" in stages.bottleneck({"audio": 50.0, "network": 10.0, "pictures": 20.0})

@@ -1,0 +1,93 @@
+"""How many tracks a second does the whole ensemble judge, and how much of that time is the networks' own?
+
+    python -m benchmarks.bench_predict [--recipe NAME] [--tracks 16] [--music FOLDER] [--device cuda]
+
+All networks of the last round (18 in zalo2019: six on three folds), with random weights. Two-minute files are decoded
+once, their pictures and mirror images go through all networks; beside it, in turn, the networks alone, on as many
+pictures that lie on the device. The share of the second in the first is what the pipeline leaves to the networks.
+"""
+
+import argparse
+import os
+import tempfile
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+
+from benchmarks import music, stages, timing
+from melgpu import backbone, cli, inference, recipe, windows
+from melgpu.batch import Batch
+from melgpu.features import LogMel
+from melgpu.recipe import Recipe
+from melgpu.stream import Stream
+
+NUM_CLASSES = 10
+
+
+def time_pass(models: list, features, batches: Iterable[Batch], settings: Recipe, device: torch.device) -> float:
+    """Seconds until all probabilities are there."""
+    bfloat16 = backbone.use_bfloat16(settings.optim.precision, device)
+    started = time.perf_counter()
+    for _ in inference.window_probs(models, features, batches, settings.predict.flip, bfloat16):
+        pass
+    return time.perf_counter() - started
+
+
+def run(settings: Recipe, paths: list[str], repeats: int, device: torch.device) -> dict:
+    spec, size = settings.rounds[-1], settings.stream.predict_batch_size
+    models = [backbone.build(name, NUM_CLASSES, settings).to(device) for name in spec.backbones for _ in spec.folds]
+    features = LogMel(settings.mel, settings.audio.sample_rate).to(device)
+    order = windows.prediction_order(
+        np.arange(len(paths)), np.zeros(len(paths), bool), settings.audio, settings.windows
+    )
+    pictures = features(stages.noise(settings, size, device))
+    sizes = [len(order[start : start + size]) for start in range(0, len(order), size)]
+    samples: dict[str, list[float]] = {"networks alone": [], "files to probabilities": []}
+    with Stream(paths, settings.audio, settings.stream, device) as stream:
+        for _ in range(repeats + 1):
+            ready = (next(stages.same_batch(pictures[:count])) for count in sizes)
+            samples["networks alone"].append(time_pass(models, stages.Ready(), ready, settings, device))
+            batches = stream.batches(order, stages.window_samples(settings), size)
+            samples["files to probabilities"].append(time_pass(models, features, batches, settings, device))
+    samples = {way: own[1:] for way, own in samples.items()}  # the first warms up
+    alone, whole = (float(np.median(own)) for own in samples.values())
+    result = {"benchmark": "predict", **timing.machine(device), "models": len(models), "tracks": len(paths)}
+    result |= {"windows": len(order), "batch_size": size, "image_size": settings.mel.image_size}
+    result |= {"workers": min(settings.stream.workers, os.cpu_count() or 1), "samples_s": samples}
+    return result | {"tracks_per_s": len(paths) / whole, "share_of_the_networks": alone / whole}
+
+
+def main() -> int:
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--tracks", type=int, default=16, help="default: 16")
+    arguments.add_argument("--music", type=Path, metavar="DIR", help="a folder of your own music")
+    arguments.add_argument("--repeats", type=int, default=3, help="samples of each way (default: 3)")
+    arguments.add_argument("--recipe", action="append", default=[], help="default: zalo2019")
+    arguments.add_argument("--set", action="append", default=[], dest="overrides", metavar="TABLE.KEY=VALUE")
+    arguments.add_argument("--device", default="auto")
+    arguments.add_argument("--out", type=Path, help="keep the result as JSON")
+    args = arguments.parse_args()
+    workers = f"stream.workers={os.cpu_count()}"
+    settings = recipe.load(args.recipe, [workers, "stream.bank=off", "backbone.pretrained=false", *args.overrides])
+    with tempfile.TemporaryDirectory() as folder:
+        paths = music.own(args.music, args.tracks) or music.compose(Path(folder), "mp3", args.tracks)
+        result = run(settings, paths, args.repeats, cli.pick_device(args.device))
+    low, high = (
+        min(result["samples_s"]["files to probabilities"]),
+        max(result["samples_s"]["files to probabilities"]),
+    )
+    Console(highlight=False).print(
+        f"{result['models']} networks, {result['tracks']} tracks, {result['windows']} windows and their mirror images, "
+        f"{result['device']}\n{result['tracks_per_s']:.2f} tracks/s ({result['tracks'] / high:.2f} to "
+        f"{result['tracks'] / low:.2f}); the networks alone take {result['share_of_the_networks']:.1%} of that time"
+    )
+    implausible = ["the pipeline"] if result["share_of_the_networks"] > 1.1 else []
+    return timing.finish(result, args.out, implausible)
+
+
+if __name__ == "__main__":
+    cli.run(main)

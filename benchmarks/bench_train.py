@@ -1,0 +1,137 @@
+"""How much slower is training from audio files than training on pictures that already lie on the device?
+
+    python -m benchmarks.bench_train [--backbones resnet50 ...] [--batch-size 32] [--music FOLDER] [--plot FILE.png]
+
+The same training loop, three ways, in turn: pictures that lie on the device; waves that lie there (with the front end);
+two-minute files decoded on the fly. Beside it each stage alone, and which of them limits the whole.
+"""
+
+import argparse
+import itertools
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks import music, stages, timing
+from melgpu import backbone, cli, recipe, training
+from melgpu.clock import Clock, shares
+from melgpu.features import LogMel
+from melgpu.recipe import Recipe
+from melgpu.stream import Stream
+from melgpu.targets import Targets
+
+WAYS = ("pictures on the device", "waves on the device", "files, decoded on the fly")
+NUM_CLASSES = 10
+
+
+def time_steps(steps: Iterator[int], count: int, device: torch.device) -> float:
+    """Seconds a step, over `count` steps that the device has ended."""
+    timing.synchronize(device)
+    started = time.perf_counter()
+    for _ in itertools.islice(steps, count):
+        pass
+    timing.synchronize(device)
+    return (time.perf_counter() - started) / count
+
+
+def time_backbone(name: str, stream: Stream, settings: Recipe, batch_size: int, steps: int, repeats: int) -> dict:
+    """Seconds a step of one network in each way, taken in turn, and where the time of the whole pipeline goes."""
+    device, optim = stream.device, settings.optim_for(name)
+    model = backbone.build(name, NUM_CLASSES, settings).to(device)
+    features = LogMel(settings.mel, settings.audio.sample_rate).to(device)
+    first = training.start(model, optim.model_copy(update={"warmup_epochs": 0}), settings.machine)
+    targets = Targets(torch.arange(len(stream.paths)) % NUM_CLASSES, torch.ones(NUM_CLASSES))
+    waves = stages.noise(settings, batch_size, device)
+    sources = (
+        (stages.Ready(), stages.same_batch(features(waves))),
+        (features, stages.same_batch(waves)),
+        (features, stages.epochs(stream, settings, batch_size)),
+    )
+    ways = [replace(first, clock=Clock(device)) for _ in WAYS]  # one network and optimizer, a clock each
+    loops = [
+        training.train_epoch(way, pictures, batches, targets, optim, settings.augment, settings.seed)
+        for way, (pictures, batches) in zip(ways, sources, strict=True)
+    ]
+    for loop in loops:
+        time_steps(loop, 2, device)
+    ways[-1].clock.restart()
+    samples = [[time_steps(loop, steps, device) for loop in loops] for _ in range(repeats)]
+    for loop in loops:
+        loop.close()
+    seconds = dict(zip(WAYS, np.median(samples, axis=0).tolist(), strict=True))
+    own = ways[-1].clock.seconds(wait=True)
+    return {"backbone": name, "seconds_a_step": seconds, "samples_s": samples, "stage_shares": shares(own)}
+
+
+def run(settings: Recipe, names: list[str], paths: list[str], args, device: torch.device) -> dict:
+    result = {"benchmark": "train", **timing.machine(device), "batch_size": args.batch_size, "tracks": len(paths)}
+    result |= {"image_size": settings.mel.image_size, "workers": min(settings.stream.workers, os.cpu_count() or 1)}
+    result["alone_windows_per_s"] = stages.alone(paths, settings, args.batch_size, device, args.seconds)
+    result["rows"] = []
+    with Stream(paths, settings.audio, settings.stream, device) as stream:
+        for name in names:
+            row = time_backbone(name, stream, settings, args.batch_size, args.steps, args.repeats)
+            rates = {"network": args.batch_size / row["seconds_a_step"][WAYS[0]], **result["alone_windows_per_s"]}
+            result["rows"].append({**row, "limited_by": stages.bottleneck(rates)})
+    return result
+
+
+def table(result: dict) -> Table:
+    title = f"A training step of {result['batch_size']} windows, {result['image_size']} pixels, {result['device']}"
+    shown = Table(title=title, box=SIMPLE)
+    for column in ("network", *WAYS, "costs more", "windows/s", "limited by"):
+        shown.add_column(column, justify="left" if column in ("network", "limited by") else "right")
+    for row in result["rows"]:
+        ready, _, files = (row["seconds_a_step"][way] for way in WAYS)
+        times = [f"{1000 * own:,.1f} ms" for own in row["seconds_a_step"].values()]
+        rate = f"{result['batch_size'] / files:,.1f}"
+        shown.add_row(row["backbone"], *times, f"{files / ready - 1:+.1%}", rate, row["limited_by"])
+    return shown
+
+
+def plot(result: dict, path: Path) -> None:
+    rates = {
+        (row["backbone"], way): result["batch_size"] / seconds
+        for row in result["rows"]
+        for way, seconds in row["seconds_a_step"].items()
+    }
+    timing.plot_bars(rates, "windows a second", f"Training, {result['device']}", path)
+
+
+def main() -> int:
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--backbones", nargs="+", default=list(backbone.BACKBONES), help="default: all six")
+    arguments.add_argument("--batch-size", type=int, default=32, help="windows (default: 32)")
+    arguments.add_argument("--steps", type=int, default=10, help="steps a sample (default: 10)")
+    arguments.add_argument("--repeats", type=int, default=5, help="samples of each way (default: 5)")
+    arguments.add_argument("--seconds", type=float, default=5.0, help="for each stage alone (default: 5)")
+    arguments.add_argument("--music", type=Path, metavar="DIR", help="a folder of your own music")
+    arguments.add_argument("--tracks", type=int, default=64, help="default: 64")
+    arguments.add_argument("--recipe", action="append", default=[], help="default: zalo2019")
+    arguments.add_argument("--set", action="append", default=[], dest="overrides", metavar="TABLE.KEY=VALUE")
+    arguments.add_argument("--device", default="auto")
+    arguments.add_argument("--out", type=Path, help="keep the result as JSON")
+    arguments.add_argument("--plot", type=Path, help="keep a plot as PNG")
+    args = arguments.parse_args()
+    workers = f"stream.workers={os.cpu_count()}"
+    settings = recipe.load(args.recipe, [workers, "stream.bank=off", "backbone.pretrained=false", *args.overrides])
+    with tempfile.TemporaryDirectory() as folder:
+        paths = music.own(args.music, args.tracks) or music.compose(Path(folder), "mp3", args.tracks)
+        result = run(settings, args.backbones, paths, args, cli.pick_device(args.device))
+    Console().print(table(result))
+    if args.plot:
+        plot(result, args.plot)
+    return timing.finish(result, args.out, ())
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,82 @@
+"""What each stage of the pipeline can do alone, in windows a second, and which one is the slowest."""
+
+import itertools
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import nn
+
+from benchmarks import timing
+from melgpu import windows
+from melgpu.batch import Batch
+from melgpu.features import LogMel
+from melgpu.recipe import Recipe
+from melgpu.stream import Stream
+
+
+class Ready(nn.Module):
+    """A front end whose work is done: the batches hold pictures."""
+
+    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+        return pictures
+
+
+def window_samples(settings: Recipe) -> int:
+    return windows.samples(settings.windows.window_s, settings.audio.sample_rate)
+
+
+def noise(settings: Recipe, batch_size: int, device: torch.device) -> torch.Tensor:
+    """Waves on the device, shape (B, T)."""
+    generator = torch.Generator().manual_seed(0)
+    return (0.1 * torch.randn(batch_size, window_samples(settings), generator=generator)).to(device)
+
+
+def same_batch(waves: torch.Tensor) -> Iterator[Batch]:
+    """A batch of one track that lies on the device, again and again."""
+    rows = torch.zeros(len(waves), dtype=torch.int64)
+    return itertools.repeat(Batch(waves, rows, rows, rows == 0))
+
+
+def epochs(stream: Stream, settings: Recipe, batch_size: int) -> Iterator[Batch]:
+    """Whole shuffled batches of a stream's tracks, epoch after epoch."""
+    tracks = np.arange(len(stream.paths))
+    whole = windows.training_order(tracks, [""] * len(tracks), settings.audio, settings.windows)
+    for epoch in itertools.count():
+        order = windows.shuffled(whole, settings.shuffle_tracks_for("resnet50"), settings.seed, epoch)
+        order = windows.whole_batches(order, batch_size)
+        yield from stream.batches(order, window_samples(settings), batch_size)
+
+
+def alone(
+    paths: list[str], settings: Recipe, batch_size: int, device: torch.device, seconds: float
+) -> dict[str, float]:
+    """The rate of each stage that works without the others."""
+    rates = {"audio": audio(paths, settings, batch_size, device, seconds)}
+    if device.type == "cuda":
+        host = noise(settings, batch_size, torch.device("cpu")).pin_memory()
+        rates["copy"] = batch_size / np.median(
+            timing.measure(lambda: host.to(device, non_blocking=True), device, seconds)
+        )
+    waves, features = noise(settings, batch_size, device), LogMel(settings.mel, settings.audio.sample_rate).to(device)
+    rates["pictures"] = batch_size / np.median(timing.measure(lambda: features(waves), device, seconds))
+    return {stage: float(rate) for stage, rate in rates.items()}
+
+
+def audio(paths: list[str], settings: Recipe, batch_size: int, device: torch.device, seconds: float) -> float:
+    """Files to batches on the device, decoded on the fly, with nobody to use them."""
+    with Stream(paths, settings.audio, settings.stream, device) as stream:
+        batches = epochs(stream, settings, batch_size)
+        next(batches)
+        count, started = 0, time.perf_counter()
+        while time.perf_counter() - started < seconds or not count:
+            count += len(next(batches).tracks)
+        batches.close()
+        return count / (time.perf_counter() - started)
+
+
+def bottleneck(rates: dict[str, float]) -> str:
+    """The slowest stage, and how many times as fast the next one is."""
+    (slowest, rate), (second, other), *_ = sorted(rates.items(), key=lambda item: item[1])
+    return f"{slowest} ({rate:,.1f} windows/s; the next, {second}, could do {other / rate:.1f} times as many)"
