@@ -70,13 +70,13 @@ def predict_fold(run, jobs, device) -> None:
     """Predict with networks of one fold, all of them over one pass of the music."""
     import numpy as np
 
-    from melgpu import backbone, quarantine, ranks, windows
+    from melgpu import ensemble, quarantine, ranks, windows
     from melgpu.errors import InputError
     from melgpu.stream import Stream
 
     if len(run.manifest) < ranks.count():
         raise InputError(f"{len(run.manifest)} tracks are fewer than {ranks.count()} processes")
-    loaded = [backbone.load(run.checkpoint(job)) for job in jobs]
+    loaded = ensemble.load_networks(run, jobs)
     order = run.prediction_order(np.arange(len(run.manifest)))
     places = windows.shared_places(order, ranks.rank(), ranks.count())
     title = f"round {jobs[0].round}, fold {jobs[0].fold}: {len(jobs)} networks predict {len(run.manifest)} tracks"
