@@ -87,14 +87,14 @@ def predict_together(run, jobs, device) -> None:
     """Predict with networks of a round over one pass of the music, and save what each says."""
     import numpy as np
 
-    from melgpu import backbone, checkpoint, listening, plan, quarantine, ranks, windows
+    from melgpu import checkpoint, ensemble, listening, plan, quarantine, ranks, windows
     from melgpu.errors import InputError
     from melgpu.journal import Journal
     from melgpu.stream import Stream
 
     if len(run.manifest) < ranks.count():
         raise InputError(f"{len(run.manifest)} tracks are fewer than {ranks.count()} processes")
-    networks = [backbone.load(run.checkpoint(job)) for job in jobs]
+    networks = ensemble.load_networks(run, jobs)
     digests = [checkpoint.digest(run.checkpoint(job)) for job in jobs]
     order = plan.prediction_order(run, np.arange(len(run.manifest)))
     places = windows.shared_places(order, ranks.rank(), ranks.count())

@@ -16,8 +16,8 @@ from timm.models import group_parameters
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
-from melgpu import checkpoint, recipe
-from melgpu.errors import InputError
+from melgpu import checkpoint, claims, recipe
+from melgpu.errors import InputError, brief
 from melgpu.features import LogMel
 from melgpu.recipe import Recipe
 
@@ -120,8 +120,9 @@ def build(name: str, num_classes: int, settings: Recipe) -> Classifier:
     overlay = {"pretrained_cfg_overlay": {"file": str(file)}} if file else {}
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries; what matters is said below
     try:
+        given = timm.models.load_state_dict(str(file), weights_only=True) if file else None  # older timm would unpickle
         model = Classifier(name, num_classes, settings, {"pretrained": True, **overlay})
-        missing = _missing_tensors(model, file) if file else []
+        missing = [key for key in model.body.state_dict() if key not in given] if file else []  # timm may not mind
     except Exception as error:  # timm, the hub and the network each have their own
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         problem = f"{file}: not weights of {name} ({reason})" if file else _no_download(name, reason)
@@ -129,12 +130,6 @@ def build(name: str, num_classes: int, settings: Recipe) -> Classifier:
     if missing:
         raise InputError(f"{file}: not weights of {name}, it lacks {len(missing)} tensors ({missing[0]}, ...)")
     return model
-
-
-def _missing_tensors(model: Classifier, file: Path) -> list[str]:
-    """What a weight file lacks: timm itself does not mind where the number of classes differs."""
-    given = timm.models.load_state_dict(str(file))
-    return [key for key in model.body.state_dict() if key not in given]
 
 
 def _no_download(name: str, reason: str) -> str:
@@ -160,13 +155,12 @@ def find_weights(name: str, folder: Path) -> Path:
 def load(path: Path) -> tuple[Classifier, dict]:
     """A trained network from its checkpoint, and what the checkpoint says of it. Raises CheckpointError."""
     tensors, about = checkpoint.load(path)
-    if not {"backbone", "class_names", "fold", "recipe", "front_end"} <= about.keys():
-        raise checkpoint.CheckpointError(f"{path}: a checkpoint, but not of one of the networks")
+    claims.check(claims.Network, about, path)
     settings = recipe.validate(about["recipe"], f"of {path}")
     try:
         model = Classifier(about["backbone"], len(about["class_names"]), settings)
-    except InputError as error:
-        raise checkpoint.CheckpointError(f"{path}: {error}") from None
+    except (InputError, RuntimeError) as error:
+        raise checkpoint.CheckpointError(f"{path}: no such network can be built ({brief(error)})") from None
     checkpoint.load_into(model, tensors, path)
     return model, about
 

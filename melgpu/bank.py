@@ -131,7 +131,7 @@ class Bank:
     def _refresh(self) -> None:
         """Read the journal, and map as much of the file as is there."""
         slots = self.pcm.stat().st_size // self.slot_bytes if self.pcm.exists() else 0
-        self.entries = {key: entry for key, entry in self._lines() if entry.slot < slots}
+        self.entries = {key: entry for key, entry in self._lines() if 0 <= entry.slot < slots}
         if slots:
             self.waves = np.memmap(self.pcm, np.float32, "r", shape=(slots, self.num_samples))
 
@@ -141,12 +141,12 @@ class Bank:
             files.write_text(self.journal, "\n".join(_line(key, entry) for key, entry in self.entries.items()))
 
     def _lines(self) -> Iterator[tuple[str, Entry]]:
-        if not self.journal.exists():
+        if not self.journal.is_file():
             return
         for line in self.journal.read_text(encoding="utf-8", errors="replace").splitlines():
-            with contextlib.suppress(ValueError, KeyError, TypeError):  # a line that was cut off
+            with contextlib.suppress(ValueError, KeyError, TypeError, OverflowError, RecursionError):  # cut off
                 data = json.loads(line)
-                yield data["key"], Entry(int(data["slot"]), Flaw(**data["flaw"]) if data["flaw"] else None)
+                yield str(data["key"]), Entry(int(data["slot"]), _flaw(data["flaw"]))
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
@@ -192,6 +192,10 @@ class Resident:
         where = torch.from_numpy(np.stack([places, part.starts])).to(self._waves.device, non_blocking=True)
         windows = self._waves.unfold(1, window_samples, 1)  # a view: every window that there is
         return windows[where[0], where[1]], torch.from_numpy(self._heard[places])
+
+
+def _flaw(data: dict | None) -> Flaw | None:
+    return Flaw(str(data["path"]), str(data["reason"]), float(data["salvaged_s"])) if data else None
 
 
 def _line(key: str, entry: Entry) -> str:

@@ -3,7 +3,8 @@
 Feature settings come from the checkpoints, never from flags.
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -11,7 +12,7 @@ from melgpu import backbone, checkpoint, recipe, stacking
 from melgpu.backbone import Classifier
 from melgpu.errors import InputError
 from melgpu.recipe import Recipe
-from melgpu.run import Run
+from melgpu.run import Job, Run
 from melgpu.stacking import Stack
 
 
@@ -47,19 +48,38 @@ def load(run: Run) -> Ensemble:
     jobs = run.trained(number)
     if not jobs:
         raise InputError(f"{run.folder}: no trained network yet; run train.py first")
-    loaded = [(run.checkpoint(job), *backbone.load(run.checkpoint(job))) for job in jobs]
-    first = loaded[0][2]
-    problems = [
-        f"{path}: differs from {loaded[0][0]} in {key}"
-        for path, _, about in loaded
-        for key in ("class_names", "digest")
-        if about[key] != first[key]
-    ]
+    networks = load_networks(run, jobs)
+    stacks = {fold: _load_stack(run, number, fold) for fold in run.spec(number).folds} if stacked else {}
+    settings = recipe.validate(networks[0][1]["recipe"], f"of {run.checkpoint(jobs[0])}")
+    digests = [checkpoint.digest(run.checkpoint(job)) for job in jobs]
+    return Ensemble(networks, digests, stacks, run.spec(number).blend, run.class_names, settings)
+
+
+def load_networks(run: Run, jobs: list[Job]) -> list[tuple[Classifier, dict]]:
+    """The networks of these very jobs, with what their checkpoints say of them. Raises InputError."""
+    loaded = [backbone.load(run.checkpoint(job)) for job in jobs]
+    problems = []
+    for job, (_, about) in zip(jobs, loaded, strict=True):
+        problems += _differences(run, run.checkpoint(job), about, asdict(job))
     if problems:
         raise InputError(problems)
-    stacks = {}
-    if stacked:
-        stacks = {fold: stacking.load(run.stack_path(number, fold))[0] for fold in run.spec(number).folds}
-    settings = recipe.validate(first["recipe"], f"of {loaded[0][0]}")
-    networks, digests = [(model, about) for _, model, about in loaded], [checkpoint.digest(path) for path, *_ in loaded]
-    return Ensemble(networks, digests, stacks, run.spec(number).blend, first["class_names"], settings)
+    return loaded
+
+
+def _load_stack(run: Run, number: int, fold: int) -> Stack:
+    path, spec = run.stack_path(number, fold), run.spec(number)
+    stack, about = stacking.load(path)
+    problems = _differences(run, path, about, {"round": number, "fold": fold, "models": list(spec.backbones)})
+    if (stack.num_models, stack.num_classes) != (len(spec.backbones), len(run.class_names)):
+        problems.append(f"{path}: stacks other numbers of networks and classes")
+    if stack.members.keys() != spec.blend.keys():
+        problems.append(f"{path}: has the stackers {', '.join(stack.members)}, not {', '.join(spec.blend)}")
+    if problems:
+        raise InputError(problems)
+    return stack
+
+
+def _differences(run: Run, path: Path, about: dict, wanted: dict) -> list[str]:
+    """What a checkpoint says of itself that its place in the run does not."""
+    wanted = wanted | {"class_names": run.class_names, "digest": run.recipe.digest()}
+    return [f"{path}: of another {key} than its run's" for key in wanted if about.get(key) != wanted[key]]

@@ -23,3 +23,21 @@ def replacing(path: Path) -> Iterator[Path]:
 def write_text(path: Path, text: str) -> None:
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def read_text(path: Path, most: int = 2**30) -> str:
+    """A regular file's text, its line ends as they are. Raises UnicodeDecodeError; OSError also for what never ends.
+
+    That is a pipe or a device, or a file of more than `most` bytes.
+    """
+    refuse_odd(path)
+    if path.stat().st_size > most:
+        raise OSError(f"{path}: larger than {most} bytes")
+    with open(path, newline="", encoding="utf-8") as file:
+        return file.read()
+
+
+def refuse_odd(path: Path) -> None:
+    """Raise OSError for pipes, devices and folders, which a stranger's folder may hold in a file's place."""
+    if path.exists() and not path.is_file():
+        raise OSError(f"{path}: not a regular file")

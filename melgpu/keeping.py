@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
-from melgpu import checkpoint, files
-from melgpu.errors import InputError
+from melgpu import checkpoint, claims, files
+from melgpu.errors import InputError, brief
 from melgpu.run import Job, Run
 from melgpu.training import Training
 
@@ -82,7 +82,11 @@ def resume(run: Run, job: Job, training: Training) -> None:
         tensors, about = checkpoint.load(path)
         if about.get("digest") != run.recipe.digest():
             raise checkpoint.CheckpointError(f"{path}: made with another recipe")
-        training.restore(tensors, about["training"], run.recipe.optim_for(job.backbone))
+        claims.check(claims.State, about, path)
+        try:
+            training.restore(tensors, about["training"], run.recipe.optim_for(job.backbone))
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise checkpoint.CheckpointError(f"{path}: does not fit {job.name} ({brief(error)})") from None
 
 
 def finish(run: Run, job: Job, training: Training) -> None:
@@ -99,5 +103,5 @@ def _about(run: Run, job: Job, training: Training) -> dict:
         "recipe": json.loads(run.recipe.to_json()),
         "digest": run.recipe.digest(),
         "scores": training.log[-1],
-        "environment": json.loads((run.folder / "environment.json").read_text(encoding="utf-8")),
+        "environment": run.environment,
     }

@@ -6,6 +6,7 @@ for training tracks that cannot be read.
 """
 
 import csv
+import io
 import os
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
@@ -14,7 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from melgpu.errors import InputError
+from melgpu import files
+from melgpu.errors import InputError, brief
 from melgpu.listing import Listing, is_utf8, natural_key
 from melgpu.remote import absolute
 
@@ -173,11 +175,26 @@ def save(manifest: Manifest, path: Path) -> None:
         )
 
 
-def load(path: Path) -> Manifest:
-    """What `save` wrote."""
-    with open(path, newline="", encoding="utf-8") as file:
-        header, *rows = csv.reader(file)
-    if tuple(header) != COLUMNS:
-        raise InputError(f"{path}: not a manifest, its columns are {', '.join(header)}")
-    ids, paths, labels, splits, folds = zip(*rows, strict=True)
-    return Manifest(ids, paths, labels, splits, np.array(folds, np.int64))
+def load(path: Path, num_folds: int) -> Manifest:
+    """What `save` wrote. Raises InputError for a damaged or foreign file."""
+    try:
+        header, *rows = csv.reader(io.StringIO(files.read_text(path), newline=""))
+        if tuple(header) != COLUMNS:
+            raise ValueError(f"its columns are {', '.join(header)}")
+        ids, paths, labels, splits, folds = zip(*rows, strict=True)
+        made = Manifest(ids, paths, labels, splits, np.array(folds, np.int64))
+        _refuse_impossible(made, num_folds)
+    except (OSError, ValueError, OverflowError, csv.Error) as error:
+        raise InputError(f"{path}: not a manifest: {brief(error)}") from None
+    return made
+
+
+def _refuse_impossible(made: Manifest, num_folds: int) -> None:
+    """Raise ValueError where columns hold what `build` never makes of them."""
+    if not set(made.splits) <= set(SPLITS):
+        raise ValueError(f"a split that is none of {', '.join(SPLITS)}")
+    folds, training = made.folds, np.array(made.splits) == "train"
+    if folds.min() < -1 or folds.max() >= num_folds or (folds[~training] != -1).any():
+        raise ValueError(f"a fold that none of {num_folds} is, or of a test track")
+    if len(set(zip(made.ids, made.splits, strict=True))) < len(made):
+        raise ValueError("a track is listed twice")

@@ -11,7 +11,18 @@ from pathlib import Path
 import numpy as np
 
 from melgpu import files
-from melgpu.errors import InputError
+from melgpu.errors import InputError, brief
+
+FORM = {  # kind of numpy dtype and number of axes
+    "ids": ("U", 1),
+    "splits": ("U", 1),
+    "lost": ("b", 1),
+    "num_windows": ("i", 1),
+    "probs": ("f", 2),
+    "class_names": ("U", 1),
+    "source": ("U", 0),
+}
+MOST_TIMES = 200  # larger than the file that holds it compressed
 
 
 @dataclass(frozen=True)
@@ -33,8 +44,9 @@ class Predictions:
     source: dict
 
     def __post_init__(self):
-        assert len(self.ids) == len(self.splits) == len(self.lost) == len(self.num_windows)
-        assert self.probs.shape == (self.num_windows.sum(), len(self.class_names))
+        assert len(self.ids) == len(self.splits) == len(self.lost) == len(self.num_windows), "columns differ in length"
+        assert self.probs.shape == (self.num_windows.sum(), len(self.class_names)), "columns differ in length"
+        assert isinstance(self.source, dict), "it does not say what made it"
 
     @property
     def track_probs(self) -> np.ndarray:
@@ -60,18 +72,30 @@ def save(predictions: Predictions, path: Path) -> None:
 def load(path: Path) -> Predictions:
     """Raises InputError for a damaged or foreign file."""
     try:
-        with np.load(path, allow_pickle=False) as data:
-            return Predictions(
-                tuple(data["ids"].tolist()),
-                tuple(data["splits"].tolist()),
-                data["lost"],
-                data["num_windows"],
-                data["probs"],
-                tuple(data["class_names"].tolist()),
-                json.loads(str(data["source"])),
-            )
-    except (OSError, EOFError, ValueError, KeyError, AssertionError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path}: damaged or no predictions ({error})") from None
+        data = _arrays(path)
+        columns = {name: tuple(data[name].tolist()) for name in ("ids", "splits", "class_names")}
+        return Predictions(**{**data, **columns, "source": json.loads(str(data["source"]))})
+    except Exception as error:  # zipfile, zlib, numpy and json each have their own
+        raise InputError(f"{path}: damaged or no predictions ({brief(error)})") from None
+
+
+def _arrays(path: Path) -> dict[str, np.ndarray]:
+    """A file's arrays in the form that they must have. Raises ValueError, among others."""
+    files.refuse_odd(path)
+    with zipfile.ZipFile(path) as members:
+        if sum(member.file_size for member in members.infolist()) > MOST_TIMES * path.stat().st_size + 2**24:
+            raise ValueError("a small file of huge arrays")
+    with np.load(path, allow_pickle=False) as members:
+        data = {name: members[name] for name in FORM}
+    for name, (kind, axes) in FORM.items():
+        if not (isinstance(data[name], np.ndarray) and (data[name].dtype.kind, data[name].ndim) == (kind, axes)):
+            raise ValueError(f"{name} is of another form")
+    probs, num_windows = data["probs"], data["num_windows"]
+    if not ((probs >= 0) & (probs <= 1.001)).all():
+        raise ValueError("what should be probabilities is not")
+    if not ((num_windows >= 1) & (num_windows <= len(probs))).all() or num_windows.sum() != len(probs):
+        raise ValueError("the windows of the tracks are not those of the probabilities")
+    return data
 
 
 def align(members: list[Predictions], ids: tuple[str, ...], class_names: list[str], recipe: str) -> np.ndarray:

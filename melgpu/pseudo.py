@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from melgpu import files
-from melgpu.errors import InputError
+from melgpu.errors import InputError, brief
 
 COLUMNS = ("id", "label", "probability", "round", "recipe")
 
@@ -43,10 +43,19 @@ def save(labels: list[PseudoLabel], path: Path, round_number: int, recipe_digest
     files.write_text(path, text.getvalue())
 
 
-def load(path: Path) -> list[PseudoLabel]:
-    """What `save` wrote. Raises InputError for a foreign file."""
-    with open(path, newline="", encoding="utf-8") as file:
-        header, *rows = csv.reader(file)
-    if tuple(header) != COLUMNS:
-        raise InputError(f"{path}: not a file of pseudo labels, its columns are {', '.join(header)}")
-    return [PseudoLabel(row[0], row[1], float(row[2])) for row in rows]
+def load(path: Path, round_number: int, recipe_digest: str) -> list[PseudoLabel]:
+    """What `save` wrote for this round and recipe. Raises InputError for a damaged or foreign file."""
+    try:
+        header, *rows = csv.reader(io.StringIO(files.read_text(path), newline=""))
+        if tuple(header) != COLUMNS:
+            raise ValueError(f"its columns are {', '.join(header)}")
+        labels = [PseudoLabel(name, label, float(probability)) for name, label, probability, *_ in rows]
+        if any(row[3:] != [str(round_number), recipe_digest] for row in rows):
+            raise ValueError(f"not of round {round_number} or of recipe {recipe_digest}")
+        if not all(0 <= label.probability <= 1 for label in labels):
+            raise ValueError("a probability that is none")
+        if len({label.id for label in labels}) < len(labels):
+            raise ValueError("a track is named twice")
+    except (OSError, ValueError, csv.Error) as error:
+        raise InputError(f"{path}: not a file of pseudo labels: {brief(error)}") from None
+    return labels

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from melgpu import files
-from melgpu.errors import InputError
+from melgpu.errors import InputError, brief
 
 COLUMNS = ("file", "reason", "salvaged_s")
 
@@ -44,11 +44,13 @@ def load(path: Path) -> list[Flaw]:
     """What `note` wrote; nothing where there is no file. Raises InputError for a foreign one."""
     if not path.exists():
         return []
-    with open(path, newline="", encoding="utf-8") as file:
-        header, *rows = csv.reader(file)
-    if tuple(header) != COLUMNS:
-        raise InputError(f"{path}: not a quarantine, its columns are {', '.join(header)}")
-    return [Flaw(name, reason, float(salvaged_s)) for name, reason, salvaged_s in rows]
+    try:
+        header, *rows = csv.reader(io.StringIO(files.read_text(path), newline=""))
+        if tuple(header) != COLUMNS:
+            raise ValueError(f"its columns are {', '.join(header)}")
+        return [Flaw(name, reason, float(salvaged_s)) for name, reason, salvaged_s in rows]
+    except (OSError, ValueError, csv.Error) as error:
+        raise InputError(f"{path}: not a quarantine: {brief(error)}") from None
 
 
 def refuse_many(flaws: dict[str, Flaw], num_files: int, most: float) -> None:

@@ -7,6 +7,7 @@ Hz, times in s, `*_length` and `n_*` in samples and bins as in librosa.
 
 import hashlib
 import json
+import reprlib
 import tomllib
 from collections.abc import Iterator
 from importlib import resources
@@ -14,14 +15,17 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError, model_validator
 
-from melgpu.errors import InputError
+from melgpu import files
+from melgpu.errors import InputError, brief
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
-BackboneName = Annotated[str, Field(pattern=r"^[a-z0-9_]+(\.[a-z0-9_]+)?$")]  # ours or timm's: model.weights
+Hop = Annotated[float, Field(ge=0.01, le=36_000)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+BackboneName = Annotated[str, Field(pattern=r"^[a-z0-9_]+(\.[a-z0-9_]+)?$", max_length=100)]  # ours, or timm's
 Stacker = Literal["cnn", "skip_cnn", "lightgbm"]
 
 
@@ -32,23 +36,23 @@ class Spec(BaseModel):
 
 
 class AudioSpec(Spec):
-    sample_rate: Annotated[int, Field(ge=1000)]
-    track_s: Positive
+    sample_rate: Annotated[int, Field(ge=1000, le=768_000)]
+    track_s: Annotated[float, Field(gt=0, le=36_000)]
 
 
 class WindowSpec(Spec):
     window_s: Positive
-    hop_s: Positive
-    dense_hop_s: Positive
-    dense_classes: tuple[str, ...]
+    hop_s: Hop
+    dense_hop_s: Hop
+    dense_classes: Annotated[tuple[str, ...], FailFast()]
     random_starts: bool
-    predict_hop_s: Positive
-    public_hop_s: Positive
+    predict_hop_s: Hop
+    public_hop_s: Hop
 
 
 class FoldSpec(Spec):
-    num_folds: Annotated[int, Field(ge=2)]
-    seed: int
+    num_folds: Annotated[int, Field(ge=2, le=1000)]
+    seed: Seed
 
 
 class MelSpec(Spec):
@@ -56,23 +60,23 @@ class MelSpec(Spec):
     channels: Literal["grey", "viridis", "mfcc", "resolutions"]
     range: Literal["fixed", "window"]
     trainable: Literal["none", "mel", "fourier"]
-    n_fft: Count
+    n_fft: Annotated[int, Field(ge=1, le=2**14)]  # nnAudio holds 4 n_fft^2 bytes: 1 GB
     hop_length: Count
-    n_mels: Count
+    n_mels: Annotated[int, Field(ge=1, le=4096)]
     fmin: Annotated[float, Field(ge=0)]
     fmax: Annotated[float, Field(ge=0)]
     top_db: Positive
-    image_size: Annotated[int, Field(ge=75)]  # the inception family's smallest input
+    image_size: Annotated[int, Field(ge=75, le=4096)]  # the inception family's smallest input
 
 
 class StreamSpec(Spec):
-    workers: Annotated[int, Field(ge=0)]
+    workers: Annotated[int, Field(ge=0, le=1024)]
     decode_ahead: Count
     predict_batch_size: Count
     bank: Literal["off", "disk", "gpu"]
     on_error: Literal["raise", "quarantine"]
     max_broken_share: Share
-    timeout_s: Positive
+    timeout_s: Annotated[float, Field(gt=0, le=86_400)]
 
 
 class MachineSpec(Spec):
@@ -138,7 +142,7 @@ class PseudoSpec(Spec):
 
 class StackingSpec(Spec):
     num_subfolds: Annotated[int, Field(ge=2)]
-    seed: int
+    seed: Seed
     lr: Positive
     max_lr: Positive
     max_epochs: Count
@@ -154,7 +158,7 @@ class StackingSpec(Spec):
 class Recipe(Spec):
     """One run, completely: a table of settings for each module."""
 
-    seed: Annotated[int, Field(ge=0)]
+    seed: Seed
     audio: AudioSpec
     windows: WindowSpec
     folds: FoldSpec
@@ -168,7 +172,7 @@ class Recipe(Spec):
     predict: PredictSpec
     pseudo: PseudoSpec
     stacking: StackingSpec
-    rounds: Annotated[tuple[RoundSpec, ...], Field(min_length=1)]
+    rounds: Annotated[tuple[RoundSpec, ...], FailFast(), Field(min_length=1)]
 
     @model_validator(mode="after")
     def _check(self) -> "Recipe":
@@ -260,7 +264,9 @@ def validate(data: dict, source: str) -> Recipe:
     try:
         return Recipe.model_validate_json(json.dumps(data, default=str))
     except ValidationError as error:
-        raise InputError(f"recipe {source}: {_describe(e)}" for e in error.errors()) from None
+        raise InputError(f"recipe {source}: {_describe(e)}" for e in error.errors()[:50]) from None
+    except RecursionError:
+        raise InputError(f"recipe {source}: nested too deeply") from None
 
 
 def _describe(error) -> str:
@@ -269,17 +275,26 @@ def _describe(error) -> str:
         return f"{where}: there is no such setting"
     if error["type"] == "value_error":
         return str(error["ctx"]["error"])
-    return f"{where}: {error['msg']}" + ("" if isinstance(error["input"], dict) else f" (got {error['input']!r})")
+    got = "" if isinstance(error["input"], dict) else f" (got {reprlib.repr(error['input'])})"
+    return f"{where}: {error['msg']}{got}"
 
 
 def _read(name: str) -> dict:
     path = shipped().get(name, Path(name))
+    if not path.exists():
+        raise InputError(f"recipe {name}: no such file; shipped recipes: {', '.join(shipped())}")
+    return read_toml(path)
+
+
+def read_toml(path: Path) -> dict:
+    """A file's tables. Raises InputError, also for keys of hundreds of parts, which would take much memory."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"recipe {name}: no such file; shipped recipes: {', '.join(shipped())}") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise InputError(f"recipe {name}: {error}") from None
+        text = files.read_text(path, most=2**18)
+        if any(line.count(".") > 500 for line in text.split("\n")):
+            raise ValueError("a line with more than 500 dots")
+        return tomllib.loads(text)
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"recipe {path}: {brief(error)}") from None
 
 
 def _parse_override(text: str) -> dict:

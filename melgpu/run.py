@@ -11,14 +11,13 @@ bank/                                decoded tracks, if the recipe wants them ke
 """
 
 import json
-import tomllib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
-from melgpu import checkpoint, environment, files, manifest, predictions, pseudo, recipe
+from melgpu import checkpoint, claims, environment, files, manifest, predictions, pseudo, recipe
 from melgpu.bank import Bank, open_bank
 from melgpu.errors import InputError
 from melgpu.manifest import Manifest
@@ -95,6 +94,11 @@ class Run:
         return next((number for number in rounds if not self.is_stacked(number)), None)
 
     @cached_property
+    def environment(self) -> dict:
+        """What the run was begun on. Raises InputError."""
+        return claims.read_json(claims.Environment, self.folder / "environment.json")
+
+    @cached_property
     def class_names(self) -> list[str]:
         return self.manifest.class_names
 
@@ -117,13 +121,13 @@ class Run:
         """The manifest as a round trains on it, and the rows whose pseudo labels come from the round before."""
         if round_number == 1:
             return self.manifest, np.empty(0, np.int64)
-        chosen = pseudo.load(self.pseudo_path(round_number - 1))
+        path = self.pseudo_path(round_number - 1)
+        chosen = pseudo.load(path, round_number - 1, self.recipe.digest())
         public = {self.manifest.ids[row]: row for row in self.manifest.rows("public").tolist()}
-        unknown = [p.id for p in chosen if p.id not in public]
-        if unknown:
-            raise InputError(
-                f"{self.pseudo_path(round_number - 1)}: {name} is no public test track" for name in unknown
-            )
+        problems = [f"{path}: {p.id} is no public test track" for p in chosen if p.id not in public]
+        problems += [f"{path}: {p.label!r} is no class" for p in chosen if p.label not in self.class_names]
+        if problems:
+            raise InputError(problems)
         rows = [public[p.id] for p in chosen]
         return manifest.with_labels(self.manifest, rows, [p.label for p in chosen]), np.array(rows, np.int64)
 
@@ -176,7 +180,7 @@ class Run:
 
     def scores(self, round_number: int) -> dict[str, dict[str, list]]:
         """{network or stacker: {validation, public, private: [accuracy, number of tracks]}} of a stacked round."""
-        return json.loads((self.stack_folder(round_number) / "scores.json").read_text(encoding="utf-8"))
+        return claims.read_json(claims.Scores, self.stack_folder(round_number) / "scores.json")
 
     def finish_round(self, round_number: int, scores: dict) -> None:
         """Mark a round as stacked."""
@@ -211,15 +215,14 @@ def open_run(folder: Path, overrides: list[str] | None = None) -> Run:
     made_with = _stored_recipe(folder)
     settings = recipe.lay_overrides(made_with, overrides or [])
     refuse_other_recipe(folder, settings)
-    return Run(folder, settings, manifest.load(folder / "manifest.csv"))
+    opened = Run(folder, settings, manifest.load(folder / "manifest.csv", settings.folds.num_folds))
+    assert opened.environment  # refused now rather than after the first epoch
+    return opened
 
 
 def _stored_recipe(folder: Path) -> Recipe:
     path = folder / "recipe.toml"
-    try:
-        return recipe.validate(tomllib.loads(path.read_text(encoding="utf-8")), str(path))
-    except (OSError, tomllib.TOMLDecodeError) as error:
-        raise InputError(f"{path}: {error}") from None
+    return recipe.validate(recipe.read_toml(path), str(path))
 
 
 def refuse_other_recipe(folder: Path, wanted: Recipe) -> None:

@@ -20,7 +20,8 @@ import torch.nn.functional as F
 from sklearn.model_selection import StratifiedKFold
 from torch import Tensor, nn
 
-from melgpu import checkpoint
+from melgpu import checkpoint, claims, trees
+from melgpu.errors import brief
 from melgpu.recipe import StackingSpec
 
 LIGHTGBM = {
@@ -230,8 +231,7 @@ def save(stack: Stack, path: Path, about: dict) -> None:
 def load(path: Path) -> tuple[Stack, dict]:
     """A stack and what was said about it. Raises CheckpointError."""
     tensors, about = checkpoint.load(path)
-    if "stack" not in about:
-        raise checkpoint.CheckpointError(f"{path}: a checkpoint, but not of a stack")
+    claims.check(claims.Stack, about, path)
     shape = about["stack"]
     stack = Stack(shape["num_models"], shape["num_classes"])
     for name, size in shape["members"].items():
@@ -242,8 +242,17 @@ def load(path: Path) -> tuple[Stack, dict]:
 def _load_member(name: str, number: int, stack: Stack, tensors: dict[str, Tensor], path: Path) -> nn.Module | str:
     prefix = f"{name}.{number}"
     if name not in CNNS:
-        return tensors[prefix].numpy().tobytes().decode()
-    cnn = CNNS[name](stack.num_models, stack.num_classes, dropout=0.0)
+        return _load_trees(prefix, stack, tensors, path)
+    with torch.device("meta"):
+        cnn = CNNS[name](stack.num_models, stack.num_classes, dropout=0.0)
     own = {key.removeprefix(prefix + "."): value for key, value in tensors.items() if key.startswith(prefix + ".")}
-    checkpoint.load_into(cnn, own, path)
+    checkpoint.load_into(cnn, own, path, assign=True)
     return cnn
+
+
+def _load_trees(name: str, stack: Stack, tensors: dict[str, Tensor], path: Path) -> str:
+    try:
+        text = tensors[name].numpy().tobytes().decode()
+        return trees.vetted(text, stack.num_models * stack.num_classes, stack.num_classes)
+    except (KeyError, TypeError, ValueError) as error:
+        raise checkpoint.CheckpointError(f"{path}: {name} is no model of LightGBM's ({brief(error)})") from None

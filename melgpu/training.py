@@ -158,7 +158,10 @@ class Training:
         return tensors, about | {"micro_batch": self.micro_batch, "ranks": ranks.count()}
 
     def restore(self, tensors: dict[str, Tensor], about: dict, spec: OptimSpec) -> None:
-        """The inverse of `state`; with another number of processes the step is that of as many windows."""
+        """The inverse of `state`; with another number of processes the step is that of as many windows.
+
+        Raises KeyError, TypeError, ValueError or RuntimeError where tensors are not this training's.
+        """
         parts: dict[str, dict[str, Tensor]] = {"optimizer": {}}
         for name, value in tensors.items():
             part, key = name.split(".", 1)

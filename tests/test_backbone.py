@@ -1,3 +1,5 @@
+import json
+import pickle
 import re
 
 import pytest
@@ -9,10 +11,19 @@ from melgpu import backbone, checkpoint, recipe
 from melgpu.errors import InputError
 
 SCRATCH = recipe.load(["scratch"])
+FRONT_END = {"engine": "fft", "device": "cpu", "max_db": 0.0, "mean_db": 0.0, "picture": [0.5] * 432}
 
 
 def with_weights(folder) -> recipe.Recipe:
     return recipe.load([], [f"backbone.weights_dir={folder}"])
+
+
+def said(*overrides: str, **changes) -> dict:
+    """What a network's checkpoint says of itself."""
+    settings = recipe.load(["demo"], list(overrides))
+    about = {"round": 1, "backbone": "resnet50", "fold": 0, "class_names": ["a", "b", "c"], "front_end": FRONT_END}
+    about |= {"recipe": json.loads(settings.to_json()), "digest": settings.digest(), "scores": {"loss": 0.5}}
+    return about | {"environment": {"python": "3", "packages": {}, "git_commit": None}} | changes
 
 
 def imagenet_file(name: str, path) -> dict[str, torch.Tensor]:
@@ -69,6 +80,26 @@ def test_missing_and_foreign_weights_are_named(tmp_path):
         backbone.build("resnet50", 3, spec)
 
 
+class Payload:
+    def __reduce__(self):
+        return (open, ("ran", "w"))
+
+
+@pytest.mark.parametrize("name", ["resnet50.pth", "resnet50/pytorch_model.bin", "resnet50.safetensors"])
+def test_weights_that_would_run_code_do_not(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    trusted, load = [], torch.load
+    monkeypatch.setattr(torch, "load", lambda *a, **k: trusted.append(not k["weights_only"]) or load(*a, **k))
+    spec = with_weights(tmp_path)
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    for write in (lambda file: file.write_bytes(pickle.dumps(Payload())), lambda file: torch.save(Payload(), file)):
+        write(tmp_path / name)
+        with pytest.raises(InputError, match="not weights of resnet50"):
+            backbone.build("resnet50", 3, spec)
+    assert not any(trusted)
+    assert not (tmp_path / "ran").exists()
+
+
 def test_no_download_says_how_to_go_on(monkeypatch):
     def offline(*args, **kwargs):
         raise ConnectionError("no route to host")
@@ -99,16 +130,61 @@ def test_a_frozen_body_stays_as_it_is():
 
 def test_a_checkpoint_of_something_else_is_refused(tmp_path):
     model = backbone.build("resnet50", 3, SCRATCH)
-    about = {"backbone": "resnet50", "class_names": ["a", "b", "c"], "fold": 0, "front_end": {}}
-    about["recipe"] = recipe.load(["demo"]).model_dump(mode="json", exclude_none=True)
-    checkpoint.save(tmp_path / "good", model.state_dict(), about)
-    again, said = backbone.load(tmp_path / "good")
-    assert said == about
-    assert all(torch.equal(v, again.state_dict()[k]) for k, v in model.state_dict().items())
-    for name, wrong in (("classes", {**about, "class_names": ["a"]}), ("network", {**about, "backbone": "vgg"})):
-        checkpoint.save(tmp_path / name, model.state_dict(), wrong)
-        with pytest.raises(checkpoint.CheckpointError, match=name):
-            backbone.load(tmp_path / name)
+    checkpoint.save(tmp_path / "good", model.state_dict(), said())
+    again, about = backbone.load(tmp_path / "good")
+    assert about == said()
+    good = model.state_dict()
+    assert all(torch.equal(v, again.state_dict()[k]) for k, v in good.items())
+    for tensors, wrong, reason in (
+        (good, said(class_names=["a"]), "size mismatch"),
+        (good, said(backbone="xception"), "does not fit Classifier"),
+        ({**good, "head.3.bias": good["head.3.bias"] / 0}, said(), "head.3.bias holds what is no number"),
+    ):
+        checkpoint.save(tmp_path / "x", tensors, wrong)
+        with pytest.raises(checkpoint.CheckpointError, match=f"x: .*{reason}"):
+            backbone.load(tmp_path / "x")
+
+
+def test_a_checkpoint_that_claims_the_impossible_is_refused_before_a_network_is_built(tmp_path, monkeypatch):
+    monkeypatch.delattr(backbone, "Classifier")
+    for change in (
+        {"backbone": "vgg; import os"},
+        {"backbone": "hf-hub:someone/something"},
+        {"backbone": "local-dir:/tmp/x"},
+        {"backbone": "../../x"},
+        {"backbone": ["resnet50"]},
+        {"class_names": 3},
+        {"class_names": None},
+        {"class_names": "abc"},
+        {"class_names": ["a", 2]},
+        {"class_names": ["a", "a"]},
+        {"class_names": []},
+        {"class_names": [str(number) for number in range(10_001)]},
+        {"fold": "x"},
+        {"fold": -1},
+        {"round": True},
+        {"digest": None},
+        {"recipe": []},
+        {"scores": {"loss": "low"}},
+        {"environment": {}},
+        {"front_end": 3},
+        {"front_end": {}},
+        {"front_end": {**FRONT_END, "picture": ["black"]}},
+        {"front_end": {**FRONT_END, "picture": [float("nan")] * 432}},
+    ):
+        checkpoint.save(tmp_path / "x", {}, said(**change))
+        (name,) = change
+        with pytest.raises(checkpoint.CheckpointError, match=rf"x: a checkpoint, but not of one of .*\({name}"):
+            backbone.load(tmp_path / "x")
+    huge = json.loads(recipe.load(["demo"]).to_json())
+    huge["mel"] |= {"n_fft": 2**40, "image_size": 10**9}
+    checkpoint.save(tmp_path / "x", {}, said(recipe=huge))
+    with pytest.raises(InputError) as caught:
+        backbone.load(tmp_path / "x")
+    assert [problem.split(": ")[:2] for problem in caught.value.problems] == [
+        [f"recipe of {tmp_path / 'x'}", "mel.n_fft"],
+        [f"recipe of {tmp_path / 'x'}", "mel.image_size"],
+    ]
 
 
 def test_precision():
@@ -130,8 +206,7 @@ def test_a_front_end_that_learns_is_trained_and_saved_with_its_network(tmp_path,
     optimizer.step()
     changed = {key for key, value in model.front_end.named_parameters() if not torch.equal(value, before[key])}
     assert any(learns in key for key in changed)
-    about = {"backbone": "resnet50", "class_names": ["a", "b", "c"], "fold": 0, "front_end": {}}
-    about["recipe"] = settings.model_dump(mode="json", exclude_none=True)
+    about = said(f"mel.trainable='{trainable}'", "mel.engine='nnaudio'")
     checkpoint.save(tmp_path / "x", model.state_dict(), about)
     again, _ = backbone.load(tmp_path / "x")
     with torch.no_grad():

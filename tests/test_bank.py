@@ -91,6 +91,26 @@ def test_a_journal_cut_off_anywhere_loses_no_more_than_its_last_track(tmp_path, 
         assert all(holds(again, path) for path in paths)
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "[" * 100_000,
+        "[1]",
+        '{"key": ["a"], "slot": 0, "flaw": null}',
+        '{"key": "a", "slot": -1, "flaw": null}',
+        '{"key": "a", "slot": Infinity, "flaw": null}',
+        '{"key": "a", "slot": 0, "flaw": {"path": "a", "reason": "b", "salvaged_s": "long"}}',
+        '{"key": "a", "slot": 0, "flaw": [1]}',
+    ],
+    ids=lambda line: line[-40:],
+)
+def test_lines_of_strangers_are_passed_over(tmp_path, line):
+    bank = Bank(tmp_path, 8000, 10)
+    bank.pcm.write_bytes(bytes(bank.slot_bytes))
+    bank.journal.write_text(line)
+    assert "a" not in Bank(tmp_path, 8000, 10).entries
+
+
 def test_samples_that_are_not_there_are_not_believed(tmp_path, paths):
     bank = filled(tmp_path / "bank", paths)
     with open(bank.pcm, "r+b") as file:

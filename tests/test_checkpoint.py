@@ -1,7 +1,12 @@
+import contextlib
+import json
+import os
 import pickle
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from melgpu import checkpoint
@@ -51,13 +56,125 @@ def test_damaged_and_foreign_files_are_refused_and_run_nothing(tmp_path, monkeyp
     assert not (tmp_path / "ran").exists()
 
 
-def test_tensors_that_do_not_fit_are_refused(tmp_path):
-    for tensors in (
-        {"weight": torch.zeros(2, 2)},
-        {"weight": torch.zeros(2, 3), "bias": torch.zeros(2), "c": torch.zeros(1)},
+def write(path, header, data=b""):
+    """A safetensors file by hand; tensors are (dtype, shape, first byte, byte after the last)."""
+    keys = ("dtype", "shape", "data_offsets")
+    tensors = {name: dict(zip(keys, (dtype, shape, ends), strict=True)) for name, dtype, shape, *ends in header}
+    text = json.dumps({"__metadata__": {"format": checkpoint.FORMAT, "about": "{}"}, **tensors}).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + data)
+
+
+@pytest.mark.parametrize(
+    ("header", "reason"),
+    [
+        ([("a", "F32", [2**40], 0, 64)], "invalid shape"),
+        ([("a", "F32", [2**62, 2**62], 0, 64)], "overflow"),
+        ([("a", "F32", [-16], 0, 64)], "invalid value"),
+        ([("a", "F32", [16], 64, 128)], "invalid offset"),
+        ([("a", "F32", [16], 64, 0)], "invalid offset"),
+        ([("a", "F32", [8], 32, 64)], "invalid offset"),
+        ([("a", "F32", [16], 0, 64), ("b", "F32", [16], 0, 64)], "invalid offset"),
+        ([("a", "F32", [8], 0, 32)], "not fully covered"),
+        ([("a", "PICKLE", [16], 0, 64)], "unknown variant"),
+    ],
+)
+def test_headers_that_lie_are_refused(tmp_path, header, reason):
+    write(tmp_path / "x", header, bytes(64))
+    with pytest.raises(checkpoint.CheckpointError, match=f"x: damaged or no checkpoint .*{reason}"):
+        checkpoint.load(tmp_path / "x")
+
+
+@pytest.mark.parametrize(
+    ("about", "reason"),
+    [
+        ("[" * 100_000, "recursion"),
+        ('{"a":' * 100_000, "recursion"),
+        ("9" * 5000, "digits"),
+        ("[]", "no table"),
+        ("null", "no table"),
+        ("3", "no table"),
+        ("", "Expecting value"),
+        ("[" + "{}," * 10**6 + "{}]", "3000004 characters"),
+    ],
+    ids=lambda text: text[:8],
+)
+def test_what_is_no_table_is_refused(tmp_path, about, reason):
+    save_file({}, tmp_path / "x", {"format": checkpoint.FORMAT, "about": about})
+    with pytest.raises(checkpoint.CheckpointError, match=f"x: damaged or no checkpoint .*{reason}"):
+        checkpoint.load(tmp_path / "x")
+
+
+@pytest.mark.parametrize("name", ["pipe", "folder", "/dev/zero", "link"])
+def test_what_is_no_file_is_refused_at_once(tmp_path, name):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "pipe")
+    with pytest.raises(checkpoint.CheckpointError, match="not a regular file"):
+        checkpoint.load(tmp_path / name)
+    with pytest.raises(OSError, match="not a regular file"):
+        checkpoint.digest(tmp_path / name)
+
+
+@settings(deadline=None)
+@given(st.data())
+def test_any_cut_and_any_changed_bit_is_refused(tmp_path_factory, data):
+    path = tmp_path_factory.getbasetemp() / "bits"
+    save(path)
+    content, (tensors, about) = bytearray(path.read_bytes()), checkpoint.load(path)
+    place = data.draw(st.integers(0, len(content) - 1))
+    if data.draw(st.booleans()):
+        del content[place:]
+    else:
+        content[place] ^= 1 << data.draw(st.integers(0, 7))
+    path.write_bytes(content)
+    with contextlib.suppress(checkpoint.CheckpointError):  # else what changed is of no meaning: the hash's name
+        found, said = checkpoint.load(path)
+        assert said == about
+        assert found.keys() == tensors.keys()
+        assert all(torch.equal(found[key], tensors[key]) for key in tensors)
+
+
+W, B = torch.ones(2, 3), torch.zeros(2)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "reason"),
+    [
+        ({"weight": torch.zeros(2, 2), "bias": B}, "does not fit Linear .*size mismatch"),
+        ({"weight": W}, "does not fit Linear .*Missing key"),
+        ({"weight": W, "bias": B, "c": B}, "does not fit Linear .*Unexpected key"),
+        ({"weight": W.double(), "bias": B}, "weight is of torch.float64 instead of torch.float32"),
+        ({"weight": W.to(torch.int8), "bias": B}, "weight is of torch.int8"),
+        ({"weight": W.to(torch.complex64), "bias": B}, "weight is of torch.complex64"),
+        ({"weight": W.to(torch.float8_e4m3fn), "bias": B}, "weight is of torch.float8_e4m3fn"),
+        ({"weight": W / 0, "bias": B}, "weight holds what is no number"),
+        ({"weight": W, "bias": B / 0}, "bias holds what is no number"),
+    ],
+)
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_tensors_that_do_not_fit_are_refused(tmp_path, tensors, reason, device):
+    module = torch.nn.Linear(3, 2, device=device)
+    with pytest.raises(checkpoint.CheckpointError, match=f"x: {reason}|x: does not fit Linear .{reason}"):
+        checkpoint.load_into(module, tensors, tmp_path / "x", assign=device == "meta")
+
+
+def test_an_optimizer_of_something_else_is_refused():
+    model = torch.nn.Linear(3, 2)
+    optimizer = torch.optim.Adam(model.parameters(), fused=True)
+    model(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    good, groups = checkpoint.pack_optimizer(optimizer)
+    for tensors, wrong in (
+        ({**good, "0.exp_avg": torch.zeros(9)}, groups),
+        ({**good, "0.step": torch.zeros(2, 3)}, groups),
+        ({key: value for key, value in good.items() if key != "1.exp_avg_sq"}, groups),
+        ({**good, "7.step": torch.tensor(1.0)}, groups),
+        ({**good, "x.step": torch.tensor(1.0)}, groups),
+        (good, []),
+        (good, [{**groups[0], "params": [0]}]),
     ):
-        with pytest.raises(checkpoint.CheckpointError, match="does not fit Linear"):
-            checkpoint.load_into(torch.nn.Linear(3, 2), tensors, tmp_path / "x")
+        with pytest.raises(ValueError):
+            checkpoint.unpack_optimizer(optimizer, tensors, wrong)
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])

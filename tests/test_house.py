@@ -6,9 +6,9 @@ import pytest
 from conftest import ROOT, call
 
 FLOORS = [
-    {"clock", "environment", "errors", "files", "kernels"},
+    {"clock", "environment", "errors", "files", "kernels", "trees"},
     {"recipe", "metrics", "checkpoint", "predictions", "pseudo", "quarantine", "container", "ranks", "remote", "cli"},
-    {"journal", "listing", "windows", "features", "augment", "decode", "fingerprint", "song"},
+    {"journal", "listing", "claims", "windows", "features", "augment", "decode", "fingerprint", "song"},
     {"manifest", "backbone", "worker", "parity"},
     {"pool"},
     {"bank", "survey"},
@@ -28,7 +28,7 @@ HOMES = {
     "safetensors": {"checkpoint"},
     "lightgbm": {"stacking"},
     "rich": {"report"},
-    "pydantic": {"recipe"},
+    "pydantic": {"recipe", "claims"},
     "soundfile": {"decode", "demo"},
     "soxr": {"decode", "demo"},
     "av": {"container"},

@@ -1,10 +1,12 @@
 from dataclasses import replace
 
 import pytest
+import torch
+from test_backbone import FRONT_END
 from test_run import made  # noqa: F401
 from test_training import OPTIM, fresh_tiny, run, same_weights
 
-from melgpu import checkpoint, keeping
+from melgpu import checkpoint, claims, environment, keeping, recipe
 from melgpu.errors import InputError
 
 
@@ -19,11 +21,11 @@ def test_kept_resumed_and_finished(short):
     run(whole)
     for _ in range(2):  # killed after its first epoch, and after its second
         run(cut, epochs=1)
-        keeping.keep(short, job, cut, {"engine": "fft"})
+        keeping.keep(short, job, cut, FRONT_END)
         cut = fresh_tiny()
         keeping.resume(short, job, cut)
     run(cut)
-    keeping.keep(short, job, cut, {"engine": "fft"})
+    keeping.keep(short, job, cut, FRONT_END)
     keeping.finish(short, job, cut)
     assert same_weights(cut.model, whole.model)
     assert short.is_trained(job)
@@ -31,7 +33,13 @@ def test_kept_resumed_and_finished(short):
     assert left == ["best.safetensors", "log.csv", "scores.json"]
     assert len((short.job_folder(job) / "log.csv").read_text().splitlines()) == 1 + OPTIM.max_epochs
     _, about = checkpoint.load(short.checkpoint(job))
-    assert (about["front_end"], about["digest"]) == ({"engine": "fft"}, short.recipe.digest())
+    claims.check(claims.Network, about, short.checkpoint(job))
+    assert (about["front_end"], about["digest"]) == (FRONT_END, short.recipe.digest())
+    assert (about["fold"], about["class_names"]) == (0, ["a", "b"])
+    assert about["scores"] in cut.log
+    assert recipe.validate(about["recipe"], "again") == short.recipe
+    made_on = environment.describe("cpu")
+    assert {key: about["environment"][key] for key in made_on} == made_on
 
 
 def test_two_processes_never_train_the_same_network(made):  # noqa: F811
@@ -67,3 +75,30 @@ def test_tensorboard_shows_the_log_once_though_it_was_interrupted(short):
     events.Reload()
     assert [event.step for event in events.Scalars("loss")] == [1, 2]
     assert {"loss", "accuracy", "window_accuracy", "lr"} <= set(events.Tags()["scalars"])
+
+
+def test_a_damaged_or_foreign_training_is_refused(short):
+    job, again = short.jobs(1)[0], fresh_tiny()
+    tensors, said = again.state()
+    first, path = next(iter(tensors)), short.job_folder(job) / "last.safetensors"
+    for few, wrong in (
+        ({}, None),
+        ({}, []),
+        ({}, {**said, "progress": {}}),
+        ({}, {**said, "progress": {**said["progress"], "epoch": 10**9}}),
+        ({}, {**said, "progress": {**said["progress"], "step": -1}}),
+        ({}, {**said, "log": ["text"]}),
+        ({}, {**said, "log": [{"window_accuracy": 0.5}]}),
+        ({}, {**said, "groups": [{"lr": "fast", "params": [0]}]}),
+        ({}, {**said, "micro_batch": 0}),
+        ({}, {**said, "ranks": "two"}),
+        ({}, said),
+        ({"nameless": torch.zeros(3)}, said),
+        ({"other.thing": torch.zeros(3)}, said),
+        ({first: torch.zeros(77)}, said),
+        ({**tensors, "epoch.sums": torch.zeros(3)}, said),
+        (tensors, {**said, "groups": []}),
+    ):
+        checkpoint.save(path, few, {"digest": short.recipe.digest(), "training": wrong})
+        with pytest.raises(checkpoint.CheckpointError, match=r"last\.safetensors: .*(not of a training|does not fit)"):
+            keeping.resume(short, job, again)

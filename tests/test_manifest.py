@@ -91,9 +91,37 @@ def test_manifest_survives_its_file(tmp_path):
     )
     made = manifest.build({"train": train}, 2, 8)
     manifest.save(made, tmp_path / "manifest.csv")
-    again = manifest.load(tmp_path / "manifest.csv")
+    again = manifest.load(tmp_path / "manifest.csv", 2)
     assert again == made
     assert (again.folds == made.folds).all()
+
+
+HEADER = b"id,path,label,split,fold\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "not enough values"),
+        (b"\xff\xfe", "can't decode"),
+        (b"file,label\n", "its columns are file, label"),
+        (HEADER, "not enough values"),
+        (HEADER + b"a,/a\n", "not enough values"),
+        (HEADER + b"a,/a,x,train,0\nb,/b\n", "shorter"),
+        (HEADER + b"a,/a,x,train,zero\n", "invalid literal"),
+        (HEADER + b"a,/a,x,train," + b"9" * 30, "too large"),
+        (HEADER + b"a,/a,x,train,3\n", "a fold that none of 3 is"),
+        (HEADER + b"a,/a,x,train,-2\n", "a fold that none of 3 is"),
+        (HEADER + b"a,/a,x,public,0\n", "or of a test track"),
+        (HEADER + b"a,/a,x,secret,0\n", "a split that is none of"),
+        (HEADER + b"a,/a,x,train,0\na,/b,x,train,1\n", "listed twice"),
+        (HEADER + b"a" * 200_000 + b",/a,x,train,0\n", "field larger"),
+    ],
+)
+def test_damaged_and_foreign_manifests_are_refused(tmp_path, content, reason):
+    (tmp_path / "x.csv").write_bytes(content)
+    with pytest.raises(InputError, match=rf"x\.csv: not a manifest: .*{reason}"):
+        manifest.load(tmp_path / "x.csv", 3)
 
 
 def test_folds_of_the_competition_are_stratified():

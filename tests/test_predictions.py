@@ -1,7 +1,12 @@
+import contextlib
+import os
+import zipfile
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from melgpu import predictions
 from melgpu.errors import InputError
@@ -53,6 +58,87 @@ def test_damaged_and_pickled_files_are_refused(tmp_path):
     np.savez(path, ids=np.array([print], object), splits=np.array(["a"]))
     with pytest.raises(InputError, match=r"x\.npz"):
         predictions.load(path)
+
+
+def arrays(path, **changes) -> dict:
+    """What a file of predictions holds, with some of it replaced."""
+    predictions.save(made(), path)
+    with np.load(path) as data:
+        return {**data, **changes}
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"probs": np.full((6, 3), np.nan, np.float32)}, "what should be probabilities is not"),
+        ({"probs": np.full((6, 3), -0.1, np.float32)}, "what should be probabilities is not"),
+        ({"probs": np.full((6, 3), 7.0, np.float32)}, "what should be probabilities is not"),
+        ({"probs": np.ones((6, 3), int)}, "probs is of another form"),
+        ({"probs": np.ones((6, 3), complex)}, "probs is of another form"),
+        ({"probs": np.ones(6)}, "probs is of another form"),
+        ({"probs": np.ones((6, 4))}, "columns differ in length"),
+        ({"ids": np.arange(3)}, "ids is of another form"),
+        ({"ids": np.array([["a"], ["b"], ["c"]])}, "ids is of another form"),
+        ({"ids": np.array(["a", "b"])}, "columns differ in length"),
+        ({"ids": np.array([print] * 3, object)}, "Object arrays cannot be loaded"),
+        ({"lost": np.zeros(3, [("a", "i4")])}, "lost is of another form"),
+        ({"num_windows": np.array([3, 0, 3])}, "windows of the tracks"),
+        ({"num_windows": np.array([7, -2, 1])}, "windows of the tracks"),
+        ({"num_windows": np.array([2**62, 2**62, 2**63 + 6], np.uint64).view(np.int64)}, "windows of the tracks"),
+        ({"num_windows": np.array([2.0, 1.0, 3.0])}, "num_windows is of another form"),
+        ({"source": np.array("[]")}, "does not say what made it"),
+        ({"source": np.array("[" * 100_000)}, "recursion"),
+        ({"source": np.array(3)}, "source is of another form"),
+        ({"splits": np.zeros(30_000_000)}, "a small file of huge arrays"),
+    ],
+)
+def test_arrays_of_another_form_are_refused(tmp_path, changes, reason):
+    path = tmp_path / "x.npz"
+    np.savez_compressed(path, **arrays(path, **changes))
+    with pytest.raises(InputError, match=rf"x\.npz: damaged or no predictions .*{reason}"):
+        predictions.load(path)
+
+
+@pytest.mark.parametrize(
+    "header",
+    ["{'descr':'<f4','fortran_order':False,'shape':(10**12,3)}", "(" * 9000, "-" * 9000 + "1", "{", None]
+    + [f"{{'descr':'<f4','fortran_order':False,'shape':({shape},3)}}" for shape in (10**12, 10**40, -3)],
+)
+def test_arrays_that_lie_about_themselves_are_refused(tmp_path, header):
+    path = tmp_path / "x.npz"
+    np.savez_compressed(path, **arrays(path))
+    text = (header or "").encode()
+    member = b"\x93NUMPY\x02\0" + len(text).to_bytes(4, "little") + text if header else b"hello"
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(tmp_path / "y.npz", "w") as new:
+        for name in old.namelist():
+            new.writestr(name, member if name == "probs.npy" else old.read(name))
+    with pytest.raises(InputError, match=r"y\.npz: damaged or no predictions"):
+        predictions.load(tmp_path / "y.npz")
+
+
+def test_what_is_no_file_is_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("pipe", "/dev/zero", "absent", "."):
+        with pytest.raises(InputError, match="damaged or no predictions"):
+            predictions.load(tmp_path / name)
+
+
+@settings(deadline=None)
+@given(st.data())
+def test_any_cut_and_any_changed_bit_is_refused_or_of_no_meaning(tmp_path_factory, data):
+    path = tmp_path_factory.getbasetemp() / "bits.npz"
+    predictions.save(made(), path)
+    content = bytearray(path.read_bytes())
+    place = data.draw(st.integers(0, len(content) - 1))
+    if data.draw(st.booleans()):
+        del content[place:]
+    else:
+        content[place] ^= 1 << data.draw(st.integers(0, 7))
+    path.write_bytes(content)
+    with contextlib.suppress(InputError):
+        again = predictions.load(path)
+        assert (again.ids, again.source) == (made().ids, made().source)
+        np.testing.assert_array_equal(again.probs, made().probs)
 
 
 def test_models_are_aligned():

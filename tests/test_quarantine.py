@@ -23,9 +23,10 @@ def test_keeps_the_latest_of_each_file(tmp_path, first, second):
 
 
 def test_a_foreign_file_is_refused(tmp_path):
-    (tmp_path / "x.csv").write_text("a,b\n")
-    with pytest.raises(InputError, match="not a quarantine"):
-        quarantine.load(tmp_path / "x.csv")
+    for content in (b"a,b\n", b"", b"\xff\xfe", b"file,reason,salvaged_s\na,b\n", b"file,reason,salvaged_s\na,b,c\n"):
+        (tmp_path / "x.csv").write_bytes(content)
+        with pytest.raises(InputError, match=r"x\.csv: not a quarantine"):
+            quarantine.load(tmp_path / "x.csv")
 
 
 def test_too_many_are_refused_and_all_named():

@@ -87,6 +87,33 @@ def test_pseudo_labels_of_strangers_are_refused(made):
         made.labelled(2)
 
 
+def test_pseudo_labels_are_classes(made):
+    stack_round(made, 1, [pseudo.PseudoLabel("y.wav", "c", 0.9)])
+    with pytest.raises(InputError, match=r"pseudo\.csv: 'c' is no class"):
+        made.labelled(2)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "[" * 100_000, '{"python": 3}', '{"python": "3", "packages": []}'])
+def test_damaged_json_is_refused(made, text):
+    made.finish_round(1, {"mean": {"validation": [0.5, 7]}})
+    assert made.scores(1) == {"mean": {"validation": [0.5, 7]}}
+    scores = made.stack_folder(1) / "scores.json"
+    for path, load in ((made.folder / "environment.json", lambda: run.open_run(made.folder)), (scores, made.scores)):
+        path.write_text(text)
+        with pytest.raises(InputError, match=path.name):
+            load(*[1] * (path == scores))
+
+
+@pytest.mark.parametrize("text", ["x = " + "[" * 100_000, "a" + ".a" * 100_000 + "=1", "x=" + "9" * 5000, "#" * 2**19])
+def test_damaged_recipes_are_refused(made, text):
+    (made.folder / "recipe.toml").write_text(text)
+    with pytest.raises(InputError, match=r"recipe\.toml: "):
+        run.open_run(made.folder)
+    (made.folder / "recipe.toml").write_bytes(b"\xff\xfe")
+    with pytest.raises(InputError, match=r"recipe\.toml: .*can't decode"):
+        run.open_run(made.folder)
+
+
 def test_class_numbers(made):
     numbers = run.class_numbers(made.manifest, made.class_names)
     assert numbers[:4].tolist() == [0, 1, 0, 1]

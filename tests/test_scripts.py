@@ -77,6 +77,9 @@ def test_checkpoints_and_predictions_say_what_made_them(finished):
     _, about = backbone.load(path)
     assert (about["round"], about["fold"], about["class_names"]) == (2, 1, ["aria", "breakbeat", "waltz"])
     assert about["recipe"]["mel"]["image_size"] == 75
+    assert about["environment"].keys() >= {"python", "device", "packages", "git_commit"}
+    assert about["scores"].keys() >= {"epoch", "loss", "window_accuracy"}
+    assert about["front_end"]["max_db"] < 0.05
     assert not (path.parent / "last.safetensors").exists()
     made = predictions.load(folder / "round2" / "predictions" / "resnet50-fold1.npz")
     assert made.source["checkpoint"] == checkpoint.digest(path)

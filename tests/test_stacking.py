@@ -88,9 +88,31 @@ def test_a_stack_survives_its_file(fitted, tmp_path):
     assert about["fold"] == 2
     for name, probs in stack.predict(matrix).items():
         np.testing.assert_array_equal(again.predict(matrix)[name], probs)
-    checkpoint.save(tmp_path / "y", {}, {})
+
+
+@pytest.mark.parametrize(
+    ("shape", "reason"),
+    [
+        (None, "not of a stack"),
+        ([], "not of a stack"),
+        ({}, "stack.num_models: Field required"),
+        ({"num_models": "2", "num_classes": 3, "members": {}}, "stack.num_models"),
+        ({"num_models": 2, "num_classes": 10**30, "members": {"cnn": 1}}, "stack.num_classes"),
+        ({"num_models": 2, "num_classes": 3, "members": {"cnn": 10**9}}, "stack.members.cnn"),
+        ({"num_models": 2, "num_classes": 3, "members": {"evil": 1}}, "stack.members.evil"),
+        ({"num_models": 1000, "num_classes": 10_000, "members": {"cnn": 1}}, "does not fit StackCNN"),
+        ({"num_models": 2, "num_classes": 3, "members": {"skip_cnn": 1}}, "does not fit StackSkipCNN"),
+        ({"num_models": 2, "num_classes": 3, "members": {"lightgbm": 1}}, "lightgbm.0 is no model of LightGBM's"),
+    ],
+)
+def test_damaged_and_foreign_stacks_are_refused(tmp_path, shape, reason):
+    garbage = {"lightgbm.0": torch.frombuffer(bytearray(b"tree\nTree=0\n\xff"), dtype=torch.uint8)}
+    checkpoint.save(tmp_path / "x", garbage, {"stack": shape})
+    with pytest.raises(checkpoint.CheckpointError, match=f"x: .*{reason}"):
+        stacking.load(tmp_path / "x")
+    checkpoint.save(tmp_path / "x", {}, {})
     with pytest.raises(checkpoint.CheckpointError, match="not of a stack"):
-        stacking.load(tmp_path / "y")
+        stacking.load(tmp_path / "x")
 
 
 def test_blend_weighs():

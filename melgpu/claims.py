@@ -1,0 +1,159 @@
+"""What checkpoints and a run's JSON must say of themselves, typed and bounded: checked before a word is believed.
+
+They may say more than is asked for here.
+"""
+
+from pathlib import Path
+from typing import Annotated, ClassVar, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    FailFast,
+    Field,
+    FiniteFloat,
+    RootModel,
+    ValidationError,
+    model_validator,
+)
+
+from melgpu import files
+from melgpu.checkpoint import CheckpointError
+from melgpu.errors import InputError, brief
+from melgpu.recipe import BackboneName, Count, Positive, Stacker
+
+Number = Annotated[int, Field(ge=0)]
+
+
+class Claim(BaseModel):
+    """A table of JSON data; never converts types."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+
+def _distinct(names: list[str]) -> list[str]:
+    if len(set(names)) < len(names):
+        raise ValueError("something is named twice")
+    return names
+
+
+ClassNames = Annotated[list[str], FailFast(), Field(min_length=1, max_length=10_000), AfterValidator(_distinct)]
+
+
+class FrontEnd(Claim):
+    """See `parity.figures`."""
+
+    engine: str
+    device: str
+    max_db: FiniteFloat
+    mean_db: FiniteFloat
+    picture: Annotated[list[FiniteFloat], FailFast()]
+
+
+class Environment(Claim):
+    """See `environment.describe`."""
+
+    python: str
+    packages: dict[str, str]
+    git_commit: str | None
+
+
+class Scores(RootModel[dict[str, dict[str, tuple[FiniteFloat, Number]]]]):
+    """See `Run.scores`."""
+
+
+class Network(Claim):
+    """best.safetensors; its `recipe` is for the recipe's own validation."""
+
+    what: ClassVar = "of one of the networks"
+    round: Count
+    backbone: BackboneName
+    fold: Number
+    class_names: ClassNames
+    recipe: dict
+    digest: str
+    scores: dict[str, FiniteFloat]
+    front_end: FrontEnd
+    environment: Environment
+
+
+class StackShape(Claim):
+    num_models: Annotated[int, Field(ge=1, le=1000)]
+    num_classes: Annotated[int, Field(ge=1, le=10_000)]
+    members: dict[Stacker, Annotated[int, Field(ge=1, le=1000)]]
+
+
+class Stack(Claim):
+    """The stackers of one fold."""
+
+    what: ClassVar = "of a stack"
+    stack: StackShape
+
+
+class Progress(Claim):
+    """See `optimizer.Progress`."""
+
+    epoch: Number
+    step: Number
+    updates: Number
+    best_accuracy: FiniteFloat
+    epochs_since_best: Number
+    epochs_since_drop: Number
+
+
+class Record(Claim):
+    window_accuracy: FiniteFloat
+
+
+class Group(Claim):
+    lr: Positive
+    params: Annotated[list[int], FailFast()]
+
+
+class Training(Claim):
+    """See `training.Training.state`."""
+
+    progress: Progress
+    log: Annotated[list[Record], FailFast()]
+    groups: Annotated[list[Group], FailFast()]
+    micro_batch: Count
+    ranks: Count
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not self.progress.epochs_since_best <= self.progress.epoch == len(self.log):
+            raise ValueError(f"{self.progress.epoch} epochs with a log of {len(self.log)}")
+        return self
+
+
+class State(Claim):
+    """last.safetensors."""
+
+    what: ClassVar = "of a training"
+    digest: str
+    training: Training
+
+
+def check(kind: type[Claim], about: dict, path: Path) -> None:
+    """Raise CheckpointError where what the file at `path` says of itself is not what its kind says."""
+    try:
+        kind.model_validate(about)
+    except ValidationError as error:
+        raise CheckpointError(f"{path}: a checkpoint, but not {kind.what} ({_first(error)})") from None
+
+
+def read_json(kind: type[BaseModel], path: Path) -> dict:
+    """A JSON file of one kind, as plain data. Raises InputError."""
+    try:
+        return kind.model_validate_json(files.read_text(path, most=2**24)).model_dump(mode="json")
+    except ValidationError as error:
+        raise InputError(f"{path}: {_first(error)}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: {brief(error)}") from None
+
+
+def _first(error: ValidationError) -> str:
+    first = error.errors(include_input=False, include_url=False)[0]
+    where, reason = ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")
+    return brief(ValueError(f"{where}: {reason}" if where else reason))
