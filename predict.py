@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Predict with a run's networks: the tracks that stacking needs, or any music files."""
 
+import contextlib
 from pathlib import Path
 
 from melgpu import cli
@@ -9,6 +10,7 @@ EPILOG = """examples:
   python predict.py --run runs/mine                                 what stacking needs: every track of the run
   python predict.py --run runs/mine song.mp3 folder/                what is this music?
   python predict.py --run runs/mine folder/ --out genres.csv        all probabilities as CSV
+  python predict.py --run runs/mine concert.flac --timeline when/   what is heard when? (files of any length)
 
 Music files are judged by the latest stacked round: all its networks, their stackers, the blend."""
 
@@ -17,6 +19,7 @@ def parse_args():
     parser = cli.parser(__doc__, EPILOG)
     parser.add_argument("music", nargs="*", metavar="FILE_OR_DIR", help="music files or URLs, or folders of music")
     parser.add_argument("--out", type=Path, metavar="FILE.csv", help="write each file's probabilities of all classes")
+    parser.add_argument("--timeline", type=Path, metavar="DIR", help="write the classes along each file: a CSV, a PNG")
     return parser.parse_args()
 
 
@@ -27,6 +30,8 @@ def main() -> int:
 
     if args.out and not args.music:
         raise InputError("--out needs music files to predict")
+    if args.timeline and (args.out or not args.music):
+        raise InputError("--timeline needs music files to predict, and no --out: it writes a CSV for each")
     with ranks.joined(cli.pick_device(args.device)) as device:
         report.console.quiet = not ranks.is_first()
         opened = run.open_run(args.run, args.overrides)
@@ -34,6 +39,8 @@ def main() -> int:
             return predict_round(opened, device)
         if ranks.count() > 1:
             raise InputError("new music is for one process: leave torchrun out")
+        if args.timeline:
+            return write_timelines(opened, args.music, args.timeline, device)
         return answer(opened, args.music, args.out, device)
 
 
@@ -160,6 +167,54 @@ def answer(run, music: list[str], out: Path | None, device) -> int:
     for problem in [*problems, *flaws]:
         report.say(f"broken: {problem}")
     return 2 if problems or flaws else 0
+
+
+def write_timelines(run, music: list[str], folder: Path, device) -> int:
+    """Write what is heard when in each music file, from end to end; 2 where some could not be read in full."""
+    from melgpu import chart, ensemble, report
+    from melgpu.errors import InputError
+    from melgpu.listening import Listeners
+    from melgpu.timeline import Timeline, expected_windows
+
+    judges = ensemble.load(run)
+    paths, problems = find_music(music)
+    listeners = Listeners(judges.networks, judges.recipe, device)
+    audio, spec, batch_size = judges.recipe.audio, judges.recipe.windows, run.recipe.stream.predict_batch_size
+    folder.mkdir(parents=True, exist_ok=True)  # not after hours
+    expected = [expected_windows(path, audio, spec) for path in paths]
+    written = []
+    title = f"{len(judges.networks)} networks listen to {len(paths)} files from end to end"
+    with report.progress(title, sum(expected), "windows") as tracker:
+        for path, name, count in zip(paths, chart.distinct_names(paths), expected, strict=True):
+            timeline, before = Timeline(path, audio, spec, device), tracker.done
+            if write_timeline(timeline, judges, listeners, batch_size, folder / name, tracker):
+                written.append(f"{path}: {folder / name}.csv and .png")
+            tracker.skip(before + count - tracker.done)  # headers may lie
+            problems += [timeline.flaw] if timeline.flaw else []
+    if not written:
+        raise InputError(problems)
+    for line in [*written, *(f"broken: {problem}" for problem in problems)]:
+        report.say(line)
+    return 2 if problems else 0
+
+
+def write_timeline(timeline, judges, listeners, batch_size: int, out: Path, tracker) -> bool:
+    """Write OUT.csv and OUT.png of one file; False and nothing where it gives nothing."""
+    import numpy as np
+
+    from melgpu import chart
+
+    spans_s, answers = [], []
+    with contextlib.closing(timeline.batches(batch_size)) as batches:
+        for batch, probs in listeners.probs(batches):
+            spans_s.append(timeline.span_s(batch.starts))
+            answers.append(judges.combine(probs.numpy()))
+            tracker.advance(len(batch.starts), out.name)
+    if not answers:
+        return False
+    title = Path(timeline.path).name
+    chart.save(out, title, np.concatenate(spans_s), np.concatenate(answers), judges.class_names)
+    return True
 
 
 def find_music(given: list[str]) -> tuple[list[str], list[str]]:

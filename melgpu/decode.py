@@ -1,4 +1,4 @@
-"""One audio file to mono float32 at the target rate; `DecodeError` says which file and why.
+"""One audio file to mono float32 at the target rate, in part or as a stream; `DecodeError` says which file and why.
 
 The mean over channels is taken first, then the whole part that is needed is resampled (soxr HQ, librosa's default
 too), then windows are cut by integer samples. A header's frame count is never trusted, and no more is read than
@@ -23,12 +23,14 @@ from melgpu.container import UNREADABLE
 from melgpu.errors import InputError
 
 BLOCK_SAMPLES, SMALL_BLOCK_SAMPLES = 1 << 17, 1 << 11  # of all channels together
+STREAM_BLOCK_SAMPLES = 1 << 14  # a flaw in a stream takes its block with it: 0.2 s of a CD
 TAIL_S = 0.5  # read beyond `max_s`, so that the resampler's end effect stays outside
 SALVAGE_S = 1.0  # a broken file's good beginning counts from this length
 LOUDEST = 1e4  # nothing that was recorded is 80 dB above full scale
 RATES = (1_000, 768_000)  # Hz; a header outside them lies
 LONGEST_S = 7 * 24 * 3600  # a header beyond it lies
 VERSION = 2  # changes when the same file would give other samples
+ABSURD = "contains samples that are not finite numbers, or absurdly large"
 
 
 class DecodeError(InputError):
@@ -72,13 +74,45 @@ def read(path: str | Path, sample_rate: int, max_s: float) -> Sound:
         total, rate, channels, flaw = _sum(str(path), max_s + TAIL_S, SMALL_BLOCK_SAMPLES)
     wave = _resampled_mean(total, channels, rate, sample_rate)
     if len(wave) and not (wave.min() > -LOUDEST and wave.max() < LOUDEST):  # true for NaN, too
-        flaw = flaw or "contains samples that are not finite numbers, or absurdly large"
+        flaw = flaw or ABSURD
         total = total[: (np.abs(total) < LOUDEST).argmin()]
         wave = _resampled_mean(total, channels, rate, sample_rate)
     if flaw and len(total) < SALVAGE_S * rate:
         wave = wave[:0]
     wave = wave[: math.ceil(max_s * sample_rate)]
     return Sound(wave, rate, channels, flaw or (None if len(wave) else "contains no audio"))
+
+
+def stream(path: str | Path, sample_rate: int) -> Iterator[np.ndarray]:
+    """A whole file of any length, piece by piece, each of shape (T,), perhaps empty: the samples that `decode` gives.
+
+    Raises DecodeError, of a flaw in the middle after all that was good before it. Memory does not depend on the length.
+    """
+    resampler, channels, flaw = None, 1, "contains no audio"
+    try:
+        for rate, block in _steady_blocks(str(path), STREAM_BLOCK_SAMPLES):
+            if not resampler:
+                _refuse_rate(rate)
+                resampler, channels, flaw = soxr.ResampleStream(rate, sample_rate, 1), block.shape[1], None  # HQ
+            total = np.empty(len(block), np.float32)
+            _add_channels(block, total)
+            good = _num_good(total, LOUDEST * channels)
+            yield resampler.resample_chunk(total[:good]) * np.float32(1 / channels)
+            if good < len(total):
+                raise InputError(ABSURD)
+    except InputError as error:
+        flaw = str(error)
+    if resampler:
+        yield resampler.resample_chunk(np.empty(0, np.float32), last=True) * np.float32(1 / channels)
+    if flaw:
+        raise DecodeError(f"{path}: {flaw}")
+
+
+def _num_good(wave: np.ndarray, loudest: float) -> int:
+    """How many samples come before the first absurd one."""
+    if wave.min(initial=0) > -loudest and wave.max(initial=0) < loudest:  # false for NaN, too
+        return len(wave)
+    return int((np.abs(wave) < loudest).argmin())
 
 
 def _resampled_mean(total: np.ndarray, channels: int, rate: int, sample_rate: int) -> np.ndarray:
@@ -110,22 +144,40 @@ def _sum(path: str, max_s: float, block_samples: int) -> tuple[np.ndarray, int, 
     """The sum over channels, shape (T,), of all that can be read; rate, channels, flaw."""
     total, frames, rate, channels, flaw = np.empty(0, np.float32), 0, 0, 0, None
     try:
-        with remote.local(path) as place, _native_stderr_silenced():
-            for own_rate, block in _blocks(place, block_samples):
-                if not rate:
-                    rate, channels = own_rate, block.shape[1]
-                    _refuse_rate(rate)
-                    total = np.empty(math.ceil(max_s * rate), np.float32)  # takes memory only as it fills
-                elif (rate, channels) != (own_rate, block.shape[1]):
-                    raise InputError(f"changes from {rate} Hz, {channels} channels to {own_rate} Hz, {block.shape[1]}")
-                frames += _add_channels(block, total[frames:])
-                if frames == len(total):
-                    break
+        for rate, block in _steady_blocks(path, block_samples):
+            if not frames:
+                channels = block.shape[1]
+                _refuse_rate(rate)
+                total = np.empty(math.ceil(max_s * rate), np.float32)  # takes memory only as it fills
+            frames += _add_channels(block, total[frames:])
+            if frames == len(total):
+                break
     except InputError as error:
         flaw = str(error)
-        if frames:
-            flaw = flaw.replace(UNREADABLE, f"broken after {frames / rate:.1f} s")
     return total[:frames], rate, channels, flaw
+
+
+def _steady_blocks(path: str, block_samples: int) -> Iterator[tuple[int, np.ndarray]]:
+    """`_blocks` of a path or URL, of one rate and number of channels; decoders are silenced only while they work."""
+    frames, form = 0, None
+    with remote.local(path) as place:
+        blocks = _blocks(place, block_samples)
+        try:
+            while True:
+                with _native_stderr_silenced():
+                    rate, block = next(blocks, (0, None))
+                if block is None:
+                    return
+                form = form or (rate, block.shape[1])
+                if form != (rate, block.shape[1]):
+                    raise InputError(f"changes from {form[0]} Hz, {form[1]} channels to {rate} Hz, {block.shape[1]}")
+                frames += len(block)
+                yield rate, block
+        except InputError as error:
+            told = str(error)
+            raise InputError(
+                told.replace(UNREADABLE, f"broken after {frames / form[0]:.1f} s") if frames else told
+            ) from None
 
 
 def _add_channels(block: np.ndarray, out: np.ndarray) -> int:

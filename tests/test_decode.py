@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 
@@ -10,7 +11,7 @@ from conftest import write_audio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from melgpu.decode import SALVAGE_S, DecodeError, conform, decode, read
+from melgpu.decode import SALVAGE_S, STREAM_BLOCK_SAMPLES, DecodeError, conform, decode, read, stream
 
 RATE = 22_050
 
@@ -62,6 +63,50 @@ def test_every_odd_file_is_read_or_refused_with_its_reason(tmp_path, capfd):
             decode(tmp_path / name, RATE, 60)
         assert str(caught.value) == f"{tmp_path / name}: {sound.flaw}"
     assert capfd.readouterr().err == ""  # nothing from the native decoders
+
+
+@pytest.mark.parametrize("suffix", [".mp3", ".ogg", ".opus", ".flac", ".wav"])
+@pytest.mark.parametrize(("rate", "channels"), [(8_000, 1), (24_000, 6), (48_000, 2)])
+def test_a_stream_gives_the_same_samples(tmp_path, suffix, rate, channels):
+    if suffix == ".mp3":
+        channels = min(channels, 2)
+    path = write_audio(tmp_path / f"x{suffix}", 12, rate, channels)
+    for wanted in (RATE, rate):
+        pieces = list(stream(path, wanted))
+        assert {piece.dtype for piece in pieces} == {np.dtype(np.float32)}
+        np.testing.assert_allclose(np.concatenate(pieces), decode(path, wanted, 60), atol=2e-6)
+
+
+def streamed(path) -> tuple[float, str | None]:
+    """How many seconds a stream gives, and its flaw."""
+    seconds = 0.0
+    try:
+        for piece in stream(path, RATE):
+            assert np.isfinite(piece).all()
+            seconds += len(piece) / RATE
+    except DecodeError as error:
+        return seconds, str(error)
+    return seconds, None
+
+
+def test_a_stream_gives_what_is_good_of_every_odd_file_then_its_flaw(tmp_path, capfd):
+    for name, expected in odd_files.write(tmp_path).items():
+        if name == "three_hours.flac":
+            continue
+        seconds, flaw = streamed(tmp_path / name)
+        sound = read(tmp_path / name, RATE, 60)
+        assert flaw == (sound.flaw and f"{tmp_path / name}: {sound.flaw}") or "broken after" in sound.flaw, name
+        short = 0 if sound.flaw is None else max(SALVAGE_S, STREAM_BLOCK_SAMPLES / RATE)  # a flaw takes its block along
+        assert seconds == pytest.approx(len(sound.wave) / RATE, abs=short + 2 / RATE), name
+        assert (flaw is None) == isinstance(expected, float)
+    assert capfd.readouterr().err == ""
+
+
+def test_between_the_pieces_of_a_stream_errors_are_seen(tmp_path, capfd):
+    pieces = stream(write_audio(tmp_path / "x.mp3", 5), RATE)
+    next(pieces)
+    os.write(2, b"heard")
+    assert capfd.readouterr().err == "heard"
 
 
 def test_a_file_cut_off_in_the_middle_is_an_error(tmp_path):

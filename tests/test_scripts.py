@@ -144,6 +144,34 @@ def test_unreadable_music_is_named_and_the_rest_answered(finished, corpus, tmp_p
         assert "Traceback" not in refused.stderr
 
 
+def test_a_timeline_says_what_is_heard_when(finished, tmp_path):
+    folder, _ = finished
+    (tmp_path / "album").mkdir()
+    write_audio(tmp_path / "album" / "song.mp3", 40, 44_100, 2)
+    whole = write_audio(tmp_path / "album" / "song.flac", 30).read_bytes()
+    (tmp_path / "album" / "song.flac").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "album" / "text.ogg").write_text("no music")
+    told = call("predict.py", "--run", folder, tmp_path / "album", "--timeline", tmp_path / "when")
+    assert told.returncode == 2, told.stderr
+    assert f"song.mp3: {tmp_path / 'when' / 'song.mp3'}.csv and .png" in told.stdout
+    assert "song.flac: broken after 14." in told.stdout
+    assert "text.ogg: not readable as audio" in told.stdout
+    made = ["song.flac.csv", "song.flac.png", "song.mp3.csv", "song.mp3.png"]
+    assert sorted(os.listdir(tmp_path / "when")) == made
+    header, *rows = rows_of(tmp_path / "when" / "song.mp3.csv")
+    assert header == ["start_s", "end_s", "aria", "breakbeat", "waltz"]
+    table = np.array(rows, float)
+    assert table[:-1, 0].tolist() == [0, 6, 12, 18, 24, 30]
+    assert table[-1, 1] == pytest.approx(40, abs=0.1)
+    np.testing.assert_allclose(table[:, 2:].sum(1), 1, atol=1e-5)
+    assert rows_of(tmp_path / "when" / "song.flac.csv")[-1][1].startswith("14.")
+    refused = call("predict.py", "--run", folder, tmp_path / "album" / "text.ogg", "--timeline", tmp_path / "no")
+    assert refused.returncode == 2
+    assert "text.ogg: not readable" in refused.stderr
+    for wrong in (["--timeline", tmp_path], ["x.mp3", "--timeline", tmp_path, "--out", tmp_path / "o.csv"]):
+        assert "--timeline needs music files" in call("predict.py", "--run", folder, *wrong).stderr
+
+
 def test_a_run_without_test_sets_reaches_new_music(corpus, tmp_path):
     folder = tmp_path / "run"
     rounds = "rounds=[{backbones=['inception_v3', 'resnet50'], folds=[0], blend={cnn=0.9, lightgbm=0.1}}]"

@@ -1,0 +1,112 @@
+"""One file from end to end in windows, whatever its length: cut while it is decoded, in bounded memory.
+
+A window begins every `predict_hop_s`; where a rest is left, one more ends at the file's end; a file shorter than a
+window is repeated up to it. Positions are in samples at the recipe's rate.
+"""
+
+import contextlib
+import math
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from melgpu import decode
+from melgpu.batch import Batch, by_thread, to_gpu
+from melgpu.decode import DecodeError
+from melgpu.recipe import AudioSpec, WindowSpec
+from melgpu.windows import samples
+
+BATCHES_AHEAD = 2
+
+
+class Timeline:
+    """The windows of one file, in order; what it held is known when they are out.
+
+    `num_samples` : how much has been read so far
+    `flaw` : what is wrong with the file, as `DecodeError` says it; None where it is well
+    """
+
+    def __init__(self, path: str, audio: AudioSpec, spec: WindowSpec, device: torch.device):
+        self.path, self.device, self.sample_rate = path, device, audio.sample_rate
+        self.window_samples = samples(spec.window_s, audio.sample_rate)
+        self.hop_samples = samples(spec.predict_hop_s, audio.sample_rate)
+        self.num_samples = 0
+        self.flaw: str | None = None
+
+    def batches(self, batch_size: int) -> Iterator[Batch]:
+        """Every window, `batch_size` at a time, all of track 0; none of a file that gives nothing.
+
+        What was good before a flaw is used as a file of its own. To be closed by who does not take all: a thread
+        decodes ahead.
+        """
+        made = by_thread(self._gathered(batch_size), BATCHES_AHEAD)
+        return to_gpu(made, self.device) if self.device.type == "cuda" else made
+
+    def span_s(self, starts: torch.Tensor) -> np.ndarray:
+        """Where in the file windows that start at `starts`, shape (B,), begin and end in s, shape (B, 2)."""
+        starts = starts.numpy()
+        ends = np.minimum(starts + self.window_samples, self.num_samples)  # a repeated file ends before its window
+        return np.stack([starts, ends], axis=1) / self.sample_rate
+
+    def _gathered(self, batch_size: int) -> Iterator[Batch]:
+        """Batches in memory of this machine (pinned, for a GPU)."""
+        starts: list[int] = []
+        for start, wave in cut(self._blocks(), self.window_samples, self.hop_samples):
+            if self.flaw and self.num_samples < decode.SALVAGE_S * self.sample_rate:
+                return
+            if not starts:
+                waves = torch.empty(batch_size, self.window_samples, pin_memory=self.device.type == "cuda")
+            waves.numpy()[len(starts)] = wave
+            starts.append(start)
+            if len(starts) == batch_size:
+                yield _batch(waves, starts)
+                starts = []
+        if starts:
+            yield _batch(waves[: len(starts)], starts)
+
+    def _blocks(self) -> Iterator[np.ndarray]:
+        try:
+            for block in decode.stream(self.path, self.sample_rate):
+                self.num_samples += len(block)
+                yield block
+        except DecodeError as error:
+            self.flaw = str(error)
+
+
+def _batch(waves: torch.Tensor, starts: list[int]) -> Batch:
+    count = len(starts)
+    return Batch(
+        waves, torch.zeros(count, dtype=torch.int64), torch.tensor(starts), torch.ones(count, dtype=torch.bool)
+    )
+
+
+def cut(blocks: Iterable[np.ndarray], window: int, hop: int) -> Iterator[tuple[int, np.ndarray]]:
+    """Start and samples, shape (window,), of each window of a wave that comes in blocks of any size.
+
+    Holds no more than a window, a hop and a block.
+    """
+    held, end, start = [np.empty(0, np.float32)], 0, 0  # the samples before `end`; the next window's start
+    for block in blocks:
+        held.append(block)
+        end += len(block)
+        if end < start + window:
+            continue
+        wave = np.concatenate(held)
+        while start + window <= end:
+            yield start, wave[start - end + len(wave) :][:window]
+            start += hop
+        held = [wave[-window:]]
+    if end and not start:
+        yield 0, decode.conform(np.concatenate(held), window)
+    elif start and start - hop + window < end:
+        yield end - window, np.concatenate(held)[-window:]
+
+
+def expected_windows(path: str, audio: AudioSpec, spec: WindowSpec) -> int:
+    """How many a file has by what its header claims; as many as a track where it claims nothing."""
+    length_s = None
+    with contextlib.suppress(Exception):  # whatever is wrong with it, decoding will say
+        length_s = decode.header_s(Path(path))
+    return 1 + max(0, math.ceil(((length_s or audio.track_s) - spec.window_s) / spec.predict_hop_s))

@@ -1,0 +1,143 @@
+import threading
+import tracemalloc
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from conftest import write_audio
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from melgpu import recipe
+from melgpu.decode import conform, decode
+from melgpu.recipe import AudioSpec, WindowSpec
+from melgpu.timeline import Timeline, cut, expected_windows
+
+RATE = 8_000
+AUDIO = AudioSpec(sample_rate=RATE, track_s=6.0)
+CPU = torch.device("cpu")
+
+
+def spec(hop_s: float = 1.0) -> WindowSpec:
+    return recipe.load(["demo"]).windows.model_copy(update={"window_s": 2.0, "predict_hop_s": hop_s})
+
+
+def listen(path, hop_s: float = 1.0, batch_size: int = 3) -> tuple[Timeline, list]:
+    timeline = Timeline(str(path), AUDIO, spec(hop_s), CPU)
+    return timeline, list(timeline.batches(batch_size))
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(0, 40), max_size=12), st.integers(1, 30), st.integers(1, 45))
+def test_windows_cover_a_wave_that_comes_in_any_blocks(sizes, window, hop):
+    length = sum(sizes)
+    wave = np.arange(length, dtype=np.float32)
+    blocks = np.split(wave, np.cumsum(sizes))
+    found = list(cut(blocks, window, hop))
+    starts = [start for start, _ in found]
+    if not length:
+        assert not found
+        return
+    regular = list(range(0, max(1, length - window + 1), hop))
+    assert starts[: len(regular)] == regular
+    rest = [length - window] if length > regular[-1] + window else []
+    assert starts[len(regular) :] == rest
+    for start, own in found:
+        np.testing.assert_array_equal(own, conform(wave[start:], window))
+    heard = {sample for start, _ in found for sample in range(start, min(start + window, length))}
+    assert hop > window or heard == set(range(length))
+
+
+@pytest.mark.parametrize("hop_s", [0.5, 2.0, 3.0])
+@pytest.mark.parametrize("suffix", [".mp3", ".flac"])
+def test_batches_are_windows_of_the_decoded_file(tmp_path, suffix, hop_s):
+    path = write_audio(tmp_path / f"x{suffix}", 9.3, 44_100, 2)
+    timeline, batches = listen(path, hop_s)
+    wave = decode(path, RATE, 60)
+    assert timeline.num_samples == len(wave)
+    assert timeline.flaw is None
+    assert [len(batch.waves) for batch in batches[:-1]] == [3] * (len(batches) - 1)
+    starts = torch.cat([batch.starts for batch in batches])
+    assert starts.dtype == torch.int64
+    assert starts[-1] == len(wave) - 2 * RATE
+    assert len(starts) == expected_windows(str(path), AUDIO, spec(hop_s))
+    for batch in batches:
+        assert batch.heard.all()
+        assert not batch.tracks.any()
+        for own, start in zip(batch.waves.numpy(), batch.starts.tolist(), strict=True):
+            np.testing.assert_allclose(own, wave[start : start + 2 * RATE], atol=2e-6)
+    spans_s = timeline.span_s(starts)
+    np.testing.assert_allclose(np.diff(spans_s, axis=1), 2)
+    assert spans_s[-1, 1] == len(wave) / RATE
+
+
+def test_a_short_file_is_repeated_up_to_a_window(tmp_path):
+    path = write_audio(tmp_path / "x.wav", 0.7, RATE)
+    timeline, (batch,) = listen(path)
+    np.testing.assert_allclose(batch.waves[0], conform(decode(path, RATE, 60), 2 * RATE), atol=2e-6)
+    assert timeline.span_s(batch.starts).tolist() == [[0, 0.7]]
+
+
+def test_what_was_good_before_a_flaw_is_used(tmp_path):
+    wave = np.full(9 * RATE, 0.5, np.float32)
+    wave[5 * RATE] = np.nan
+    soundfile.write(tmp_path / "x.wav", wave, RATE, subtype="FLOAT")
+    timeline, batches = listen(tmp_path / "x.wav")
+    assert [start for batch in batches for start in batch.starts.tolist()] == [0, RATE, 2 * RATE, 3 * RATE]
+    assert all((batch.waves == 0.5).all() for batch in batches)
+    assert timeline.flaw.startswith(f"{tmp_path / 'x.wav'}: contains samples that are not finite")
+
+
+def test_less_than_is_worth_saving_and_nothing_give_no_windows(tmp_path):
+    wave = np.full(RATE, 0.5, np.float32)
+    wave[RATE // 2] = np.inf
+    soundfile.write(tmp_path / "x.wav", wave, RATE, subtype="FLOAT")
+    (tmp_path / "y.mp3").write_text("no music")
+    for name, reason in (("x.wav", "absurdly large"), ("y.mp3", "not readable"), ("absent.flac", "No such file")):
+        timeline, batches = listen(tmp_path / name)
+        assert not batches
+        assert f"{tmp_path / name}: " in timeline.flaw
+        assert reason in timeline.flaw
+
+
+def test_who_closes_it_ends_its_thread(tmp_path):
+    batches = Timeline(str(write_audio(tmp_path / "x.flac", 30)), AUDIO, spec(0.1), CPU).batches(1)
+    next(batches)
+    batches.close()
+    assert not [thread for thread in threading.enumerate() if thread.name == "gathering"]
+
+
+def test_memory_does_not_grow_with_the_length(monkeypatch):
+    def hours(*_):
+        for _ in range(10 * 3600):
+            yield np.zeros(1_000, np.float32)
+
+    monkeypatch.setattr("melgpu.decode.stream", hours)
+    timeline = Timeline("x.flac", AudioSpec(sample_rate=1_000, track_s=6.0), spec(5.0), CPU)
+    tracemalloc.start()
+    try:
+        count = sum(len(batch.starts) for batch in timeline.batches(4))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert count == 7_201
+    assert timeline.num_samples == 36_000_000  # 144 MB
+    assert peak < 2e6
+
+
+def test_without_a_header_a_file_counts_as_a_track(tmp_path):
+    for name in ("absent.mp3", "absent.m4a", "https://x.org/a.ogg"):
+        assert expected_windows(name, AUDIO, spec()) == 5
+
+
+@pytest.mark.gpu
+def test_batches_on_a_gpu_are_those_of_the_cpu(tmp_path):
+    wave = np.random.default_rng(0).uniform(-0.5, 0.5, 9 * RATE).astype(np.float32)
+    wave[-1] = np.nan
+    soundfile.write(tmp_path / "x.wav", wave, RATE, subtype="FLOAT")
+    _, expected = listen(tmp_path / "x.wav")
+    timeline = Timeline(str(tmp_path / "x.wav"), AUDIO, spec(), torch.device("cuda"))
+    found = list(timeline.batches(3))
+    assert timeline.flaw
+    assert all(torch.equal(a.waves.cpu(), b.waves) for a, b in zip(found, expected, strict=True))
