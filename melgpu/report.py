@@ -48,7 +48,7 @@ class Tracker:
         self.done, self.note, self.last_line = 0.0, "", time.monotonic()
         self.detail, self._last_detail = "", -DETAIL_EVERY_S
         self.worked, self.started = 0.0, 0.0  # since the first unit
-        self._task = bar.add_task(title, total=total, note="", left="") if bar else None
+        self._task = bar.add_task(title, total=total, left="") if bar else None
 
     def wants_detail(self) -> bool:
         """Whether it is time for a new `detail`, a text of some lines; what it needs may cost a wait for the device."""
@@ -91,14 +91,16 @@ class Tracker:
     def _show(self) -> None:
         left = self.pace()
         if self.bar and self._task is not None:
-            self.bar.update(self._task, completed=self.done, note=escape(self.note), left=left)
+            self.bar.update(self._task, completed=self.done, left=left)
         elif time.monotonic() - self.last_line >= LINE_EVERY_S:
             self.last_line = time.monotonic()
             detail = "".join(f"; {line}" for line in self.detail.splitlines())
             say(f"{self.title}: {self.done / self.total:4.0%}  {self.note}  {left}{detail}")
 
     def __rich__(self) -> Group:
-        lines = [Text(f"  {line}", style="dim", no_wrap=True) for line in self.detail.splitlines()]
+        lines = [
+            Text(f"  {line}", style="dim", no_wrap=True) for line in [self.note, *self.detail.splitlines()] if line
+        ]
         return Group(self.bar, *lines) if self.bar else Group(*lines)
 
 
@@ -110,7 +112,7 @@ def progress(title: str, total: float, unit: str) -> Iterator[Tracker]:
         yield Tracker(title, total, unit, None)
         return
     columns = (TextColumn("{task.description}"), BarColumn(20), TextColumn("{task.percentage:3.0f}%"))
-    bar = Progress(*columns, TextColumn("{task.fields[note]}  {task.fields[left]}"), console=console)
+    bar = Progress(*columns, TextColumn("{task.fields[left]}"), console=console)
     tracker = Tracker(title, total, unit, bar)
     with Live(tracker, console=console):
         yield tracker

@@ -326,3 +326,21 @@ def test_a_log_says_where_the_time_went():
     assert {f"{stage}_s" for stage in training.STAGES} < record.keys()
     assert record["steps_per_s"] > 0
     assert 0 <= record["accuracy"] <= 1
+
+
+@pytest.mark.gpu
+def test_a_step_never_waits_for_the_gpu():
+    device = torch.device("cuda")
+    spec = OPTIM.model_copy(update={"ema_decay": 0.9, "label_smoothing": 0.1, "precision": "bfloat16"})
+    augment = AUGMENT.model_copy(update={"num_masks": 1, "mixup_alpha": 0.2})
+    state = training.start(Tiny().to(device), spec, MACHINE)
+    on_device = [replace(batch, waves=batch.waves.to(device)) for batch in batches(count=6)]
+    steps = training.train_epoch(state, Pictures(), on_device, TARGETS, spec, augment, 0)
+    for _ in itertools.islice(steps, 3):
+        pass
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        assert list(steps) == [4, 4, 4]
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert torch.isfinite(state.sums).all()
