@@ -10,6 +10,8 @@ Matrices are (N, K, C) float64 track probabilities, labels (N,) class numbers.
 
 import copy
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -129,6 +131,18 @@ def blend(probs: dict[str, np.ndarray], weights: dict[str, float]) -> np.ndarray
     return sum(weight * probs[name] for name, weight in weights.items()) / sum(weights.values())
 
 
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Networks this small only wait for a second thread, for as long as another process keeps its core."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@_one_thread()
 def fit(
     name: str, train: tuple[np.ndarray, np.ndarray], valid: tuple[np.ndarray, np.ndarray], spec: StackingSpec
 ) -> tuple[list[nn.Module | str], np.ndarray]:
