@@ -63,6 +63,8 @@ def predict_round(run, device) -> int:
     ranks.wait()  # nobody looks while the first one writes
     if missing:
         predict_jobs(run, missing, device)
+        if ranks.is_first():
+            run.drop_journals(number)
     untrained = len(run.jobs(number)) - len(trained)
     script = "train.py" if untrained else "stack.py"
     if flaws := quarantine.load(run.quarantine_path):
@@ -109,7 +111,7 @@ def predict_together(run, jobs, device) -> None:
     about = {"checkpoints": digests, "batch": run.recipe.stream.predict_batch_size, "ranks": ranks.count()}
     probs, heard = np.empty((len(jobs), len(places), len(run.class_names)), np.float32), np.empty(len(places), bool)
     stream = Stream(run.manifest.paths, run.recipe.audio, run.recipe.stream, device, run.bank)
-    with stream, Journal(run.journal_path(jobs[0].round, ranks.rank()), about) as journal:
+    with stream, Journal(run.journal_path(jobs[0].round, ranks.rank(), digests), about) as journal:
         for part, answers in listening.listen(networks, run.recipe, stream, order[places], journal, title):
             probs[:, part], heard[part] = answers.probs, answers.heard
         shares = ranks.gathered((places, probs, heard, stream.flaws))
@@ -117,7 +119,6 @@ def predict_together(run, jobs, device) -> None:
             save_together(run, jobs, digests, order, shares)
             quarantine.note(run.quarantine_path, [flaw for share in shares for flaw in share[3].values()])
         ranks.wait()
-        journal.remove()
 
 
 def save_together(run, jobs, digests, order, shares) -> None:

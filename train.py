@@ -30,7 +30,7 @@ def parse_args():
         action="append",
         default=[],
         metavar="NAME_OR_FILE",
-        help="demo, scratch or a TOML file, laid over zalo2019; several are laid over each other",
+        help="demo, modern, scratch or a TOML file, laid over zalo2019; several are laid over each other",
     )
     new.add_argument("--check", action="store_true", help="only look: list what is odd or wrong with the tracks")
     some = parser.add_argument_group("part of a round")

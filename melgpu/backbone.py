@@ -47,10 +47,25 @@ def find(name: str) -> Backbone:
     """One of the six, or timm's network of that name. Raises InputError where timm has none."""
     if name in BACKBONES:
         return BACKBONES[name]
-    if not timm.is_model(name):
-        near = difflib.get_close_matches(name, [*BACKBONES, *timm.list_models(), *timm.list_pretrained()])
-        raise InputError(f"there is no network {name}" + (f"; did you mean {', '.join(near)}?" if near else ""))
-    return Backbone(name, 256)
+    try:
+        if timm.is_model(name) and timm.get_pretrained_cfg(name):
+            return Backbone(name, 256)
+    except RuntimeError:  # there is no such set of weights
+        pass
+    near = difflib.get_close_matches(name, [*BACKBONES, *timm.list_models(), *timm.list_pretrained()])
+    raise InputError(f"there is no network {name}" + (f"; did you mean {', '.join(near)}?" if near else ""))
+
+
+def try_out(name: str, settings: Recipe) -> None:
+    """Look at one picture with a network that is none of the six. Raises InputError where it is not fit for that."""
+    if find(name) is BACKBONES.get(name):
+        return
+    size = settings.mel.image_size
+    try:
+        with torch.inference_mode():
+            Classifier(name, 2, settings).eval()(torch.zeros(1, 3, size, size))
+    except Exception as error:  # each network has its own ways to be unfit
+        raise InputError(f"{name}: this network cannot be used here ({brief(error)})") from None
 
 
 class Classifier(nn.Module):
@@ -71,7 +86,7 @@ class Classifier(nn.Module):
         self.body = timm.create_model(backbone.timm_name, num_classes=0, global_pool="max", **options)
         self.input_norm = nn.BatchNorm2d(3)
         self.head = nn.Sequential(
-            nn.Linear(self.body.num_features, backbone.hidden),
+            nn.Linear(self.body.head_hidden_size, backbone.hidden),
             nn.ReLU(),
             nn.Dropout(dropout),
             nn.Linear(backbone.hidden, num_classes),
@@ -159,7 +174,7 @@ def load(path: Path) -> tuple[Classifier, dict]:
     settings = recipe.validate(about["recipe"], f"of {path}")
     try:
         model = Classifier(about["backbone"], len(about["class_names"]), settings)
-    except (InputError, RuntimeError) as error:
+    except (InputError, RuntimeError, AssertionError) as error:
         raise checkpoint.CheckpointError(f"{path}: no such network can be built ({brief(error)})") from None
     checkpoint.load_into(model, tensors, path)
     return model, about

@@ -47,7 +47,9 @@ def run(main: Callable[[], int | None]) -> None:
     except KeyboardInterrupt:
         print("interrupted; what was finished is kept, and the same command goes on from there", file=sys.stderr)
         code = 130
-    except OSError as error:
+    except (OSError, RuntimeError) as error:
+        if not isinstance(error, OSError) and type(error).__name__ != "OutOfMemoryError":  # torch's
+            raise
         print(f"error: {error}", file=sys.stderr)
         code = 1
     sys.exit(code)

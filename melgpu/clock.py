@@ -15,7 +15,7 @@ class Clock:
     """Seconds by stage; call `mark` with the stage that has just ended, and None where the time before is nobody's."""
 
     def __init__(self, device: torch.device):
-        self._on_gpu = device.type == "cuda"
+        self._device, self._on_gpu = device, device.type == "cuda"
         self._marks: deque[tuple[str | None, torch.cuda.Event | float]] = deque()
         self._seconds: Counter[str] = Counter()
 
@@ -39,7 +39,7 @@ class Clock:
         if not self._on_gpu:
             return time.perf_counter()
         event = torch.cuda.Event(enable_timing=True)
-        event.record()
+        event.record(torch.cuda.current_stream(self._device))
         return event
 
     def _read(self) -> None:

@@ -25,8 +25,12 @@ HEADER = struct.Struct("<QI")
 
 @dataclass(frozen=True)
 class Answers:
-    """What K networks say of a batch: probs (K, B, C), heard (B,), and the files that were found broken meanwhile."""
+    """What K networks say of a batch: probs (K, B, C), heard (B,), and the files that were found broken meanwhile.
 
+    The batch begins at `place` of its order.
+    """
+
+    place: int
     probs: np.ndarray
     heard: np.ndarray
     flaws: Sequence[Flaw] = ()
@@ -58,17 +62,15 @@ class Journal(contextlib.AbstractContextManager):
             num_models, num_windows, num_classes = about["shape"]
             probs = np.frombuffer(data, np.float32, num_models * num_windows * num_classes)
             heard = np.frombuffer(data, bool, num_windows, offset=probs.nbytes)
-            yield Answers(probs.reshape(about["shape"]), heard, [Flaw(**flaw) for flaw in about["flaws"]])
+            flaws = [Flaw(**flaw) for flaw in about["flaws"]]
+            yield Answers(about["place"], probs.reshape(about["shape"]), heard, flaws)
         self._file.truncate()
 
     def add(self, answers: Answers) -> None:
-        about = {"shape": answers.probs.shape, "flaws": [asdict(flaw) for flaw in answers.flaws]}
+        about = {"place": answers.place, "shape": answers.probs.shape}
+        about["flaws"] = [asdict(flaw) for flaw in answers.flaws]
         data = answers.probs.astype(np.float32).tobytes() + answers.heard.tobytes()
         self._append(json.dumps(about).encode() + b"\n" + data)
-
-    def remove(self) -> None:
-        """What was in it has found another place."""
-        self.path.unlink(missing_ok=True)
 
     def __exit__(self, *exc) -> None:
         self._file.close()
@@ -83,8 +85,8 @@ class Journal(contextlib.AbstractContextManager):
         head = self._file.read(HEADER.size)
         if len(head) == HEADER.size:
             length, crc = HEADER.unpack(head)
-            content = self._file.read(length) if length <= left else b""
-            if len(content) == length and zlib.crc32(content) == crc:
+            content = self._file.read(length) if 0 < length <= left else b""
+            if content and len(content) == length and zlib.crc32(content) == crc:
                 return content
         self._file.seek(start)
         return None

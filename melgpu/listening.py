@@ -50,27 +50,34 @@ def listen(
     journal: Journal,
     title: str,
 ) -> Iterator[tuple[slice, Answers]]:
-    """The answers to each batch of `order`, and its place there: first those in the journal, then new ones into it."""
-    done = 0
+    """The answers to each batch of `order`, and its place there: first those in the journal, then new ones into it.
+
+    A batch with windows that were not heard is tried again: its file may be well by now.
+    """
+    size, todo = settings.stream.predict_batch_size, np.arange(len(order))
     with report.progress(title, len(order), "windows") as tracker:
         for answers in journal.kept():
-            stream.flaws.update({flaw.path: flaw for flaw in answers.flaws})
-            yield slice(done, done + len(answers.heard)), answers
-            done += len(answers.heard)
-        tracker.skip(done)
-        if done == len(order):
+            if answers.heard.all():
+                for flaw in answers.flaws:
+                    stream.judge(None if flaw.is_lost else flaw)
+                todo = todo[(todo < answers.place) | (todo >= answers.place + len(answers.heard))]
+                yield _part(answers), answers
+        tracker.skip(len(order) - len(todo))
+        if len(todo) == 0:
             return
-        listeners, known = Listeners(networks, settings, stream.device), set(stream.flaws)
+        listeners, known, places = Listeners(networks, settings, stream.device), set(stream.flaws), iter(todo[::size])
         window_samples = windows.samples(settings.windows.window_s, settings.audio.sample_rate)
-        batches = stream.batches(order[done:], window_samples, settings.stream.predict_batch_size)
-        for batch, probs in listeners.probs(batches):
+        for batch, probs in listeners.probs(stream.batches(order[todo], window_samples, size)):
             new = [flaw for path, flaw in list(stream.flaws.items()) if path not in known]
             known |= {flaw.path for flaw in new}
-            answers = Answers(probs.numpy(), batch.heard.numpy(), new)
+            answers = Answers(int(next(places)), probs.numpy(), batch.heard.numpy(), new)
             journal.add(answers)
-            yield slice(done, done + len(batch.heard)), answers
-            done += len(batch.heard)
+            yield _part(answers), answers
             tracker.advance(len(batch.heard))
+
+
+def _part(answers: Answers) -> slice:
+    return slice(answers.place, answers.place + len(answers.heard))
 
 
 def track_probs(judges: Ensemble, settings: Recipe, stream: Stream, out: Path | None) -> tuple[np.ndarray, np.ndarray]:

@@ -112,11 +112,12 @@ def _located(flaws: dict[str, Flaw], listings: dict[str, Listing]) -> Iterator[s
 
 
 def _missing_networks(settings: Recipe) -> list[str]:
-    """Networks that timm does not know, or what keeps them from their weights; downloads what is not there yet."""
+    """Networks that are unknown or unfit, or what keeps them from their weights; downloads what is not there yet."""
     spec, problems = settings.backbone, []
     names = sorted({name for number in settings.rounds for name in number.backbones})
     mentioned = sorted({*names, *settings.optim_overrides})
     unknown = [problem for name in mentioned for problem in _problems_of(backbone.find, name)]
+    unknown = unknown or [problem for name in names for problem in _problems_of(backbone.try_out, name, settings)]
     if unknown or not spec.pretrained:
         return unknown
     if spec.weights_dir:

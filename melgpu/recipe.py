@@ -5,6 +5,7 @@ classes below hold types and bounds only. Unknown keys and wrong types are error
 Hz, times in s, `*_length` and `n_*` in samples and bins as in librosa.
 """
 
+import contextlib
 import hashlib
 import json
 import reprlib
@@ -300,15 +301,11 @@ def read_toml(path: Path) -> dict:
 def _parse_override(text: str) -> dict:
     """`optim.lr=1e-3` as nested data; a value that is not TOML is taken as text."""
     path, separator, value = text.partition("=")
-    if not separator or not path.strip():
-        raise InputError(f"--set {text}: expected table.key=value")
-    try:
-        parsed = tomllib.loads(f"x = {value}")["x"]
-    except tomllib.TOMLDecodeError:
-        parsed = value.strip()
-    for key in reversed(path.strip().split(".")):
-        parsed = {key: parsed}
-    return parsed
+    for line in (text, f"{path}= {json.dumps(value.strip())}"):
+        with contextlib.suppress(tomllib.TOMLDecodeError, RecursionError):
+            if separator and path.count(".") < 500:
+                return tomllib.loads(line)
+    raise InputError(f"--set {text}: expected table.key=value")
 
 
 def _lay_over(base: dict, changes: dict) -> None:

@@ -10,6 +10,7 @@ quarantine.csv                       broken files, if there are any
 bank/                                decoded tracks, if the recipe wants them kept
 """
 
+import hashlib
 import json
 from dataclasses import dataclass
 from functools import cached_property
@@ -64,9 +65,15 @@ class Run:
     def predictions_path(self, job: Job) -> Path:
         return self.folder / f"round{job.round}" / "predictions" / f"{job.name}.npz"
 
-    def journal_path(self, round_number: int, rank: int) -> Path:
-        """Where a process keeps what it has predicted so far."""
-        return self.folder / f"round{round_number}" / "predictions" / f"process{rank}.journal"
+    def journal_path(self, round_number: int, rank: int, digests: list[str]) -> Path:
+        """Where a process keeps what networks with these checkpoints' digests have answered so far."""
+        key = hashlib.sha256("".join(digests).encode()).hexdigest()[:8]
+        return self.folder / f"round{round_number}" / "predictions" / f"{key}-process{rank}.journal"
+
+    def drop_journals(self, round_number: int) -> None:
+        """Their answers are in the predictions."""
+        for path in (self.folder / f"round{round_number}" / "predictions").glob("*.journal"):
+            path.unlink()
 
     def is_predicted(self, job: Job) -> bool:
         """Whether there are predictions of the very checkpoint that is there now."""

@@ -53,7 +53,7 @@ def train_epoch(
         images, wanted = augment(features(batch.waves), augment_spec), targets.of(batch, spec.label_smoothing)
         if augment_spec.mixup_alpha:
             images, wanted = mixed(images, wanted, augment_spec.mixup_alpha)
-        wanted = (wanted / max(float(wanted.sum()), 1e-9)).to(images.device, non_blocking=True)
+        wanted = (wanted / max(1, int(batch.heard.sum()))).to(images.device, non_blocking=True)
         clock.mark("pictures")
         while (sums := _backward(training, model, images, wanted, bfloat16)) is None:
             training.micro_batch = -(-min(training.micro_batch, len(images)) // 2)
@@ -66,10 +66,11 @@ def train_epoch(
 def _backward(training: "Training", model: nn.Module, images: Tensor, wanted: Tensor, bfloat16: bool) -> Tensor | None:
     """Gradients of a batch, taken in micro-batches; its mean loss and share of right answers, shape (2,).
 
-    `wanted`, shape (B, C), are the targets, 1 in all. None where memory ran out and less at once may do.
+    `wanted`, shape (B, C), are the targets over the number of windows heard; rows of 0 were not. None where memory ran
+    out and less at once may do.
     """
     training.optimizer.zero_grad()
-    sums = torch.zeros_like(training.sums)
+    sums, heard = torch.zeros_like(training.sums), (wanted.sum(1) > 0).sum().clamp(min=1)
     pictures = images.detach().requires_grad_(images.requires_grad)  # where a front end learns, it waits for all parts
     try:
         for own, right in zip(pictures.split(training.micro_batch), wanted.split(training.micro_batch), strict=True):
@@ -77,8 +78,8 @@ def _backward(training: "Training", model: nn.Module, images: Tensor, wanted: Te
                 logits = model(own)
             loss = -(right * logits.float().log_softmax(1)).sum()
             loss.backward()
-            hits = right.sum(1) * (logits.argmax(1) == right.argmax(1))
-            sums += torch.stack([loss.detach(), hits.sum()])
+            hits = (logits.argmax(1) == right.argmax(1)) & (right.sum(1) > 0)
+            sums += torch.stack([loss.detach(), hits.sum() / heard])
         if images.requires_grad:
             images.backward(pictures.grad)
     except torch.OutOfMemoryError:
@@ -233,6 +234,7 @@ def _validate(
 ) -> Generator[int, None, float]:
     """Bring the judged network's batch norm up to date, and return its accuracy on validation windows."""
     model, epoch = training.judged, training.progress.epoch
+    features = getattr(model, "front_end", None) or features
     bfloat16 = use_bfloat16(spec.precision, training.sums.device)
     if spec.refresh_batches and epoch >= spec.warmup_epochs:  # a frozen body keeps its statistics
         refresh_batch_norm(model, features, train_batches(epoch, 0), spec.refresh_batches, bfloat16)

@@ -257,3 +257,13 @@ def test_an_average_follows_its_network():
         average.update(model, step)
     assert torch.allclose(average.module.head[0].weight, model.head[0].weight, atol=1e-3)
     assert not torch.allclose(before, model.head[0].weight, atol=0.5)
+
+
+def test_networks_that_see_no_pictures_are_refused_before_training():
+    settings = recipe.load(["scratch"], ["mel.image_size=96"])
+    for name in ("resnet10t", "mobilenetv3_small_050", "resnet50"):
+        backbone.try_out(name, settings)
+    with pytest.raises(InputError, match="no network resnet50"):
+        backbone.try_out("resnet50.nonsense", settings)
+    with pytest.raises(InputError, match="deit_tiny_distilled_patch16_224: this network cannot be used here"):
+        backbone.try_out("deit_tiny_distilled_patch16_224", settings)

@@ -11,7 +11,7 @@ ABOUT = {"checkpoints": ["a", "b"], "tracks": 3}
 def answers(number: int, size: int = 4) -> Answers:
     rng = np.random.default_rng(number)
     flaws = [Flaw(f"é{number}.mp3", "cut\noff", 1.5)] if number % 2 else []
-    return Answers(rng.random((2, size, 3), np.float32), rng.random(size) < 0.5, flaws)
+    return Answers(4 * number, rng.random((2, size, 3), np.float32), rng.random(size) < 0.5, flaws)
 
 
 def write(path, count: int) -> None:
@@ -26,7 +26,7 @@ def check(kept: list[Answers]) -> None:
         expected = answers(number, 4 if number < 4 else 1)
         np.testing.assert_array_equal(one.probs, expected.probs)
         np.testing.assert_array_equal(one.heard, expected.heard)
-        assert one.flaws == expected.flaws
+        assert (one.place, one.flaws) == (expected.place, expected.flaws)
 
 
 def kept(path) -> list[Answers]:
@@ -78,7 +78,11 @@ def test_one_process_at_a_time(tmp_path):
     assert kept(tmp_path / "j") == []
 
 
-def test_removed_when_done(tmp_path):
-    with Journal(tmp_path / "a" / "j", ABOUT) as journal:
-        journal.remove()
-    assert not (tmp_path / "a" / "j").exists()
+def test_zeros_after_a_power_cut_are_no_answers(tmp_path):
+    write(tmp_path / "j", 2)
+    with open(tmp_path / "j", "ab") as file:
+        file.write(bytes(500))
+    write(tmp_path / "j", 5)
+    found = kept(tmp_path / "j")
+    assert len(found) == 5
+    check(found)

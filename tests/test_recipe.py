@@ -94,3 +94,9 @@ def test_digest_ignores_speed_settings_only():
 def test_recipes_are_frozen():
     with pytest.raises(ValueError):
         recipe.load([]).optim.lr = 1.0
+
+
+def test_names_with_dots_are_quoted():
+    made = recipe.load([], ["optim_overrides.'convnext_tiny.fb_in22k'.lr=1e-4", "backbone.weights_dir=/a/b c"])
+    assert made.optim_for("convnext_tiny.fb_in22k").lr == 1e-4
+    assert made.backbone.weights_dir == "/a/b c"

@@ -99,6 +99,7 @@ def test_a_repeated_training_gives_the_same_bits():
     assert same_weights(one.model, other.model)
 
 
+VARIED = AUGMENT.model_copy(update={"num_masks": 1, "max_mask": 0.2, "mixup_alpha": 0.3})
 MODERN = {"label_smoothing": 0.1, "ema_decay": 0.9, "weight_decay": 0.05}
 
 
@@ -108,19 +109,20 @@ MODERN = {"label_smoothing": 0.1, "ema_decay": 0.9, "weight_decay": 0.05}
 )
 def test_a_training_resumed_at_any_step_gives_the_same_bits(changes):
     spec = OPTIM.model_copy(update={"max_epochs": 2, **changes})
+    augment = VARIED if "ema_decay" in changes else AUGMENT
     whole = fresh_tiny(spec)
-    yields = len(list(fit(whole, spec)))
+    yields = len(list(fit(whole, spec, augment)))
     assert yields == 2 * (3 + 3 + 1)  # steps, batches of validation, the record
     for stop in range(1, yields):
         cut = fresh_tiny(spec)
-        for _ in itertools.islice(fit(cut, spec), stop):
+        for _ in itertools.islice(fit(cut, spec, augment), stop):
             pass
         tensors, about = cut.state()
         tensors, about = {name: value.clone() for name, value in tensors.items()}, json.loads(json.dumps(about))
         resumed = fresh_tiny(spec)
         torch.rand(stop)  # another random state
         resumed.restore(tensors, about, spec)
-        assert len(list(fit(resumed, spec))) <= yields - stop + 3  # a validation begins anew
+        assert len(list(fit(resumed, spec, augment))) <= yields - stop + 3  # a validation begins anew
         assert results(resumed.log) == results(whole.log), stop
         assert same_weights(resumed.model, whole.model), stop
         assert same_weights(resumed.judged, whole.judged), stop
@@ -310,12 +312,14 @@ def test_the_loss_is_the_cross_entropy_of_the_heard_windows():
     batch = next(batches())
     heard, images = torch.tensor([True, True, False, True]), Pictures()(batch.waves)
     rows = Targets(TARGETS.classes, torch.tensor([1.0, 3.0])).of(replace(batch, heard=heard), 0.1)
-    loss, _ = training._backward(state, state.model, images, rows / rows.sum(), False)
+    loss, accuracy = training._backward(state, state.model, images, rows / 3, False)
     expected = torch.nn.functional.cross_entropy(
         state.model(images)[heard], TARGETS.classes[batch.tracks[heard]], torch.tensor([1.0, 3.0])
     )
-    smooth = -(rows * state.model(images).log_softmax(1)).sum() / rows.sum()
+    smooth = -(rows * state.model(images).log_softmax(1)).sum() / 3
     torch.testing.assert_close(loss, smooth.double())
+    right = state.model(images).argmax(1) == TARGETS.classes[batch.tracks]
+    assert float(accuracy) == pytest.approx(float(right[heard].float().mean()))
     unsmoothed = Targets(TARGETS.classes, torch.tensor([1.0, 3.0])).of(replace(batch, heard=heard), 0.0)
     loss, _ = training._backward(state, state.model, images, unsmoothed / unsmoothed.sum(), False)
     torch.testing.assert_close(loss, expected.double())
