@@ -2,8 +2,9 @@
 
     python -m benchmarks.bench_train [--backbones resnet50 ...] [--batch-size 32] [--music FOLDER] [--plot FILE.png]
 
-The same training loop, three ways, in turn: pictures that lie on the device; waves that lie there (with the front end);
-two-minute files decoded on the fly. Beside it each stage alone, and which of them limits the whole.
+The same training loop, three ways: pictures that lie on the device; waves that lie there (with the front end);
+two-minute files decoded on the fly, once all that was decoded ahead is used up. Beside it each stage alone, and which
+of them limits the whole.
 """
 
 import argparse
@@ -12,7 +13,6 @@ import os
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,11 +22,11 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import music, stages, timing
-from melgpu import backbone, cli, recipe, training
-from melgpu.clock import Clock, shares
+from melgpu import backbone, cli, recipe, training, windows
+from melgpu.clock import shares
 from melgpu.features import LogMel
 from melgpu.recipe import Recipe
-from melgpu.stream import Stream
+from melgpu.stream import BATCHES_AHEAD, Stream
 from melgpu.targets import Targets
 
 WAYS = ("pictures on the device", "waves on the device", "files, decoded on the fly")
@@ -43,33 +43,37 @@ def time_steps(steps: Iterator[int], count: int, device: torch.device) -> float:
     return (time.perf_counter() - started) / count
 
 
+def head_start(settings: Recipe, batch_size: int) -> int:
+    """Steps until a stream has used up what it had decoded before the first."""
+    track_windows = windows.num_windows(settings.audio.track_s, settings.windows.window_s, settings.windows.hop_s)
+    return BATCHES_AHEAD + 2 + settings.stream.decode_ahead * track_windows // batch_size
+
+
 def time_backbone(name: str, stream: Stream, settings: Recipe, batch_size: int, steps: int, repeats: int) -> dict:
-    """Seconds a step of one network in each way, taken in turn, and where the time of the whole pipeline goes."""
+    """Seconds a step of one network in each way, and where the time of the whole pipeline goes."""
     device, optim = stream.device, settings.optim_for(name)
     model = backbone.build(name, NUM_CLASSES, settings).to(device)
     features = LogMel(settings.mel, settings.audio.sample_rate).to(device)
-    first = training.start(model, optim.model_copy(update={"warmup_epochs": 0}), settings.machine)
+    state = training.start(model, optim.model_copy(update={"warmup_epochs": 0}), settings.machine)
     targets = Targets(torch.arange(len(stream.paths)) % NUM_CLASSES, torch.ones(NUM_CLASSES))
     waves = stages.noise(settings, batch_size, device)
     sources = (
-        (stages.Ready(), stages.same_batch(features(waves))),
-        (features, stages.same_batch(waves)),
-        (features, stages.epochs(stream, settings, batch_size)),
+        (stages.Ready(), stages.same_batch(features(waves)), 2),
+        (features, stages.same_batch(waves), 2),
+        (features, stages.epochs(stream, settings, batch_size), head_start(settings, batch_size)),
     )
-    ways = [replace(first, clock=Clock(device)) for _ in WAYS]  # one network and optimizer, a clock each
-    loops = [
-        training.train_epoch(way, pictures, batches, targets, optim, settings.augment, settings.seed)
-        for way, (pictures, batches) in zip(ways, sources, strict=True)
-    ]
-    for loop in loops:
-        time_steps(loop, 2, device)
-    ways[-1].clock.restart()
-    samples = [[time_steps(loop, steps, device) for loop in loops] for _ in range(repeats)]
-    for loop in loops:
+    samples = {}
+    for way, (pictures, batches, before) in zip(WAYS, sources, strict=True):
+        loop = training.train_epoch(state, pictures, batches, targets, optim, settings.augment, settings.seed)
+        time_steps(loop, before, device)
+        state.clock.restart()
+        samples[way] = [time_steps(loop, steps, device) for _ in range(repeats)]
         loop.close()
-    seconds = dict(zip(WAYS, np.median(samples, axis=0).tolist(), strict=True))
-    own = ways[-1].clock.seconds(wait=True)
-    return {"backbone": name, "seconds_a_step": seconds, "samples_s": samples, "stage_shares": shares(own)}
+        if batches is sources[-1][1]:
+            batches.close()
+    medians = {way: float(np.median(own)) for way, own in samples.items()}
+    own = state.clock.seconds(wait=True)
+    return {"backbone": name, "seconds_a_step": medians, "samples_s": samples, "stage_shares": shares(own)}
 
 
 def run(settings: Recipe, names: list[str], paths: list[str], args, device: torch.device) -> dict:

@@ -106,7 +106,8 @@ def test_bench_train(tmp_path):
     (row,) = result["rows"]
     assert len(row["seconds_a_step"]) == 3
     assert all(seconds > 0 for seconds in row["seconds_a_step"].values())
-    assert sum(row["stage_shares"].values()) == pytest.approx(1)
+    assert {"audio", "pictures", "network"} <= row["stage_shares"].keys()
+    assert row["stage_shares"]["network"] > row["stage_shares"]["rest"]
     assert set(result["alone_windows_per_s"]) == {"audio", "pictures"}
     assert row["limited_by"].split()[0] in ("network", "audio", "pictures")
 
