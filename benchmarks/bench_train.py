@@ -29,7 +29,7 @@ from melgpu.recipe import Recipe
 from melgpu.stream import BATCHES_AHEAD, Stream
 from melgpu.targets import Targets
 
-WAYS = ("pictures on the device", "waves on the device", "files, decoded on the fly")
+WAYS = ("pictures ready", "waves ready", "from files")
 NUM_CLASSES = 10
 
 
@@ -82,7 +82,8 @@ def run(settings: Recipe, names: list[str], paths: list[str], args, device: torc
     result["alone_windows_per_s"] = stages.alone(paths, settings, args.batch_size, device, args.seconds)
     result["rows"] = []
     with Stream(paths, settings.audio, settings.stream, device) as stream:
-        for name in names:
+        for number, name in enumerate(names, start=1):
+            Console(stderr=True, highlight=False).print(f"{number}/{len(names)} {name}")
             row = time_backbone(name, stream, settings, args.batch_size, args.steps, args.repeats)
             rates = {"network": args.batch_size / row["seconds_a_step"][WAYS[0]], **result["alone_windows_per_s"]}
             result["rows"].append({**row, "limited_by": stages.bottleneck(rates)})
@@ -92,13 +93,12 @@ def run(settings: Recipe, names: list[str], paths: list[str], args, device: torc
 def table(result: dict) -> Table:
     title = f"A training step of {result['batch_size']} windows, {result['image_size']} pixels, {result['device']}"
     shown = Table(title=title, box=SIMPLE)
-    for column in ("network", *WAYS, "costs more", "windows/s", "limited by"):
-        shown.add_column(column, justify="left" if column in ("network", "limited by") else "right")
+    for column in ("network", *WAYS, "more", "windows/s"):
+        shown.add_column(column, justify="left" if column == "network" else "right")
     for row in result["rows"]:
         ready, _, files = (row["seconds_a_step"][way] for way in WAYS)
         times = [f"{1000 * own:,.1f} ms" for own in row["seconds_a_step"].values()]
-        rate = f"{result['batch_size'] / files:,.1f}"
-        shown.add_row(row["backbone"], *times, f"{files / ready - 1:+.1%}", rate, row["limited_by"])
+        shown.add_row(row["backbone"], *times, f"{files / ready - 1:+.1%}", f"{result['batch_size'] / files:,.1f}")
     return shown
 
 
@@ -131,7 +131,10 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         paths = music.own(args.music, args.tracks) or music.compose(Path(folder), "mp3", args.tracks)
         result = run(settings, args.backbones, paths, args, cli.pick_device(args.device))
-    Console().print(table(result))
+    console = Console(highlight=False)
+    console.print(table(result))
+    for row in result["rows"]:
+        console.print(f"{row['backbone']}: limited by {row['limited_by']}")
     if args.plot:
         plot(result, args.plot)
     return timing.finish(result, args.out, ())
