@@ -82,8 +82,8 @@ def main() -> int:
     )
     Console(highlight=False).print(
         f"{result['models']} networks, {result['tracks']} tracks, {result['windows']} windows and their mirror images, "
-        f"{result['device']}\n{result['tracks_per_s']:.2f} tracks/s ({result['tracks'] / high:.2f} to "
-        f"{result['tracks'] / low:.2f}); the networks alone take {result['share_of_the_networks']:.1%} of that time"
+        f"{result['device']}\n{result['tracks_per_s']:.3g} tracks/s ({result['tracks'] / high:.3g} to "
+        f"{result['tracks'] / low:.3g}); the networks alone take {result['share_of_the_networks']:.1%} of that time"
     )
     implausible = ["the pipeline"] if result["share_of_the_networks"] > 1.1 else []
     return timing.finish(result, args.out, implausible)
