@@ -7,7 +7,6 @@ once, their pictures and mirror images go through all networks; beside it, in tu
 pictures that lie on the device. The share of the second in the first is what the pipeline leaves to the networks.
 """
 
-import argparse
 import os
 import tempfile
 import time
@@ -19,7 +18,7 @@ import torch
 from rich.console import Console
 
 from benchmarks import music, stages, timing
-from melgpu import backbone, cli, inference, recipe, windows
+from melgpu import backbone, cli, inference, windows
 from melgpu.batch import Batch
 from melgpu.features import LogMel
 from melgpu.recipe import Recipe
@@ -62,17 +61,10 @@ def run(settings: Recipe, paths: list[str], repeats: int, device: torch.device) 
 
 
 def main() -> int:
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--tracks", type=int, default=16, help="default: 16")
-    arguments.add_argument("--music", type=Path, metavar="DIR", help="a folder of your own music")
+    arguments = stages.arguments(__doc__, tracks=16)
     arguments.add_argument("--repeats", type=int, default=3, help="samples of each way (default: 3)")
-    arguments.add_argument("--recipe", action="append", default=[], help="default: zalo2019")
-    arguments.add_argument("--set", action="append", default=[], dest="overrides", metavar="TABLE.KEY=VALUE")
-    arguments.add_argument("--device", default="auto")
-    arguments.add_argument("--out", type=Path, help="keep the result as JSON")
     args = arguments.parse_args()
-    workers = f"stream.workers={os.cpu_count()}"
-    settings = recipe.load(args.recipe, [workers, "stream.bank=off", "backbone.pretrained=false", *args.overrides])
+    settings = stages.settings_of(args)
     with tempfile.TemporaryDirectory() as folder:
         paths = music.own(args.music, args.tracks) or music.compose(Path(folder), "mp3", args.tracks)
         result = run(settings, paths, args.repeats, cli.pick_device(args.device))

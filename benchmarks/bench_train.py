@@ -7,7 +7,6 @@ two-minute files decoded on the fly, once all that was decoded ahead is used up.
 of them limits the whole.
 """
 
-import argparse
 import itertools
 import os
 import tempfile
@@ -22,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import music, stages, timing
-from melgpu import backbone, cli, recipe, training, windows
+from melgpu import backbone, cli, training, windows
 from melgpu.clock import shares
 from melgpu.features import LogMel
 from melgpu.recipe import Recipe
@@ -112,22 +111,15 @@ def plot(result: dict, path: Path) -> None:
 
 
 def main() -> int:
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments = stages.arguments(__doc__, tracks=64)
     arguments.add_argument("--backbones", nargs="+", default=list(backbone.BACKBONES), help="default: all six")
     arguments.add_argument("--batch-size", type=int, default=32, help="windows (default: 32)")
     arguments.add_argument("--steps", type=int, default=10, help="steps a sample (default: 10)")
     arguments.add_argument("--repeats", type=int, default=5, help="samples of each way (default: 5)")
     arguments.add_argument("--seconds", type=float, default=5.0, help="for each stage alone (default: 5)")
-    arguments.add_argument("--music", type=Path, metavar="DIR", help="a folder of your own music")
-    arguments.add_argument("--tracks", type=int, default=64, help="default: 64")
-    arguments.add_argument("--recipe", action="append", default=[], help="default: zalo2019")
-    arguments.add_argument("--set", action="append", default=[], dest="overrides", metavar="TABLE.KEY=VALUE")
-    arguments.add_argument("--device", default="auto")
-    arguments.add_argument("--out", type=Path, help="keep the result as JSON")
     arguments.add_argument("--plot", type=Path, help="keep a plot as PNG")
     args = arguments.parse_args()
-    workers = f"stream.workers={os.cpu_count()}"
-    settings = recipe.load(args.recipe, [workers, "stream.bank=off", "backbone.pretrained=false", *args.overrides])
+    settings = stages.settings_of(args)
     with tempfile.TemporaryDirectory() as folder:
         paths = music.own(args.music, args.tracks) or music.compose(Path(folder), "mp3", args.tracks)
         result = run(settings, args.backbones, paths, args, cli.pick_device(args.device))

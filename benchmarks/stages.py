@@ -1,19 +1,40 @@
 """What each stage of the pipeline can do alone, in windows a second, and which one is the slowest."""
 
+import argparse
 import itertools
+import os
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
 
 from benchmarks import timing
-from melgpu import windows
+from melgpu import recipe, windows
 from melgpu.batch import Batch
 from melgpu.features import LogMel
 from melgpu.recipe import Recipe
 from melgpu.stream import Stream
+
+
+def arguments(description: str, tracks: int) -> argparse.ArgumentParser:
+    """The flags of benchmarks of the whole pipeline; `tracks` is how many they take if not told."""
+    shared = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    shared.add_argument("--music", type=Path, metavar="DIR", help="a folder of your own music")
+    shared.add_argument("--tracks", type=int, default=tracks, help=f"default: {tracks}")
+    shared.add_argument("--recipe", action="append", default=[], help="default: zalo2019")
+    shared.add_argument("--set", action="append", default=[], dest="overrides", metavar="TABLE.KEY=VALUE")
+    shared.add_argument("--device", default="auto")
+    shared.add_argument("--out", type=Path, help="keep the result as JSON")
+    return shared
+
+
+def settings_of(args: argparse.Namespace) -> Recipe:
+    """The recipe that the flags name, with random weights, decoding on all cores, no bank."""
+    fixed = [f"stream.workers={os.cpu_count()}", "stream.bank=off", "backbone.pretrained=false"]
+    return recipe.load(args.recipe, [*fixed, *args.overrides])
 
 
 class Ready(nn.Module):

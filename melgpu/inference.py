@@ -18,14 +18,15 @@ def window_probs(
 
     Windows that were not heard (`Batch.heard`) get probabilities, too: of silence, for the caller to replace. With
     `flip`, the mean of each picture's and its mirror image's. Features are computed once for all models that share
-    them. A GPU has the next batch to do before the answers of one are waited for.
+    them, and so are flips. A GPU has the next batch to do before the answers of one are waited for.
     """
     for model in models:
         model.eval()
     waiting = None
     for batch in batches:
         pictures = features(batch.waves)
-        probs = torch.stack([_views(model, _own(model, batch, pictures), flip, bfloat16) for model in models])
+        views = _views(pictures, flip)
+        probs = torch.stack([_probs(model, _own(model, batch, views, flip), bfloat16) for model in models])
         broken = pictures[:, 0, 0, 0].isnan()
         answer = batch, *(found.to("cpu", non_blocking=True) for found in (probs, broken)), _now_on(probs.device)
         if waiting:
@@ -57,19 +58,25 @@ def describe_broken(batch: Batch, broken: Tensor) -> list[str]:
     return [f"row {row} of the manifest, window at sample {start}: its picture is no number" for row, start in places]
 
 
-def _own(model: nn.Module, batch: Batch, shared: Tensor) -> Tensor:
-    """A network's own pictures where its front end learned with it, else those that all share."""
+def _views(pictures: Tensor, flip: bool) -> list[Tensor]:
+    return [pictures, mirrored(pictures)] if flip else [pictures]
+
+
+def _own(model: nn.Module, batch: Batch, shared: list[Tensor], flip: bool) -> list[Tensor]:
+    """Views of a network's own pictures where its front end learned with it, else those that all share."""
     front_end = getattr(model, "front_end", None)
-    return shared if front_end is None else front_end(batch.waves)
+    return shared if front_end is None else _views(front_end(batch.waves), flip)
 
 
-def _views(model: nn.Module, images: Tensor, flip: bool, bfloat16: bool) -> Tensor:
-    """Mean probabilities, shape (B, C), of a network's views of images; in parts where memory runs out."""
+def _probs(model: nn.Module, views: list[Tensor], bfloat16: bool) -> Tensor:
+    """Mean probabilities, shape (B, C), of a network's views of pictures; in parts where memory runs out."""
+    size = len(views[0])
     try:
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=bfloat16):
-            logits = [model(images), model(mirrored(images))] if flip else [model(images)]
-        return torch.stack([view.float().softmax(1) for view in logits]).mean(0)
+        with torch.autocast(views[0].device.type, torch.bfloat16, enabled=bfloat16):
+            logits = [model(view) for view in views]
+        return torch.stack([own.float().softmax(1) for own in logits]).mean(0)
     except torch.OutOfMemoryError:
-        if len(images) == 1:
+        if size == 1:
             raise
-    return torch.cat([_views(model, part, flip, bfloat16) for part in images.split(-(-len(images) // 2))])
+    parts = zip(*(view.split(-(-size // 2)) for view in views), strict=True)
+    return torch.cat([_probs(model, list(part), bfloat16) for part in parts])

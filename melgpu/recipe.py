@@ -5,12 +5,9 @@ classes below hold types and bounds only. Unknown keys and wrong types are error
 Hz, times in s, `*_length` and `n_*` in samples and bins as in librosa.
 """
 
-import contextlib
 import hashlib
 import json
 import reprlib
-import tomllib
-from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Literal
@@ -18,8 +15,8 @@ from typing import Annotated, Literal
 import tomli_w
 from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError, model_validator
 
-from melgpu import files
-from melgpu.errors import InputError, brief
+from melgpu import tables
+from melgpu.errors import InputError
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
@@ -231,9 +228,9 @@ def load(names: list[str], overrides: list[str] | None = None) -> Recipe:
     """
     data = _read("zalo2019")
     for name in names:
-        _lay_over(data, _read(name))
+        tables.lay_over(data, _read(name))
     for override in overrides or []:
-        _lay_over(data, _parse_override(override))
+        tables.lay_over(data, tables.parse_override(override))
     return validate(data, " + ".join([*names, *(f"--set {o}" for o in overrides or [])]))
 
 
@@ -241,23 +238,15 @@ def lay_overrides(recipe: Recipe, overrides: list[str]) -> Recipe:
     """A recipe with `table.key=value` overrides laid over it. Raises InputError."""
     data = json.loads(recipe.to_json())
     for override in overrides:
-        _lay_over(data, _parse_override(override))
+        tables.lay_over(data, tables.parse_override(override))
     return validate(data, " ".join(f"--set {override}" for override in overrides))
 
 
 def differences(old: Recipe, new: Recipe) -> list[str]:
     """What a change of recipe changes, one `table.key: old, now new` for each setting."""
-    before, after = (dict(_flatten(json.loads(r.to_json()))) for r in (old, new))
+    before, after = (dict(tables.flat(json.loads(r.to_json()))) for r in (old, new))
     keys = sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
     return [f"{key}: {before.get(key, 'not set')}, now {after.get(key, 'not set')}" for key in keys]
-
-
-def _flatten(data: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
-    for key, value in data.items():
-        if isinstance(value, dict):
-            yield from _flatten(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
 
 
 def validate(data: dict, source: str) -> Recipe:
@@ -284,34 +273,4 @@ def _read(name: str) -> dict:
     path = shipped().get(name, Path(name))
     if not path.exists():
         raise InputError(f"recipe {name}: no such file; shipped recipes: {', '.join(shipped())}")
-    return read_toml(path)
-
-
-def read_toml(path: Path) -> dict:
-    """A file's tables. Raises InputError, also for keys of hundreds of parts, which would take much memory."""
-    try:
-        text = files.read_text(path, most=2**18)
-        if any(line.count(".") > 500 for line in text.split("\n")):
-            raise ValueError("a line with more than 500 dots")
-        return tomllib.loads(text)
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"recipe {path}: {brief(error)}") from None
-
-
-def _parse_override(text: str) -> dict:
-    """`optim.lr=1e-3` as nested data; a value that is not TOML is taken as text."""
-    path, separator, value = text.partition("=")
-    for line in (text, f"{path}= {json.dumps(value.strip())}"):
-        with contextlib.suppress(tomllib.TOMLDecodeError, RecursionError):
-            if separator and path.count(".") < 500:
-                return tomllib.loads(line)
-    raise InputError(f"--set {text}: expected table.key=value")
-
-
-def _lay_over(base: dict, changes: dict) -> None:
-    """Merge tables key by key; an empty table clears the one below it."""
-    for key, value in changes.items():
-        if isinstance(value, dict) and value and isinstance(base.get(key), dict):
-            _lay_over(base[key], value)
-        else:
-            base[key] = value
+    return tables.read(path)

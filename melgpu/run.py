@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from melgpu import checkpoint, claims, environment, files, manifest, predictions, pseudo, recipe
+from melgpu import checkpoint, claims, environment, files, manifest, predictions, pseudo, recipe, tables
 from melgpu.bank import Bank, open_bank
 from melgpu.errors import InputError
 from melgpu.manifest import Manifest
@@ -229,7 +229,7 @@ def open_run(folder: Path, overrides: list[str] | None = None) -> Run:
 
 def _stored_recipe(folder: Path) -> Recipe:
     path = folder / "recipe.toml"
-    return recipe.validate(recipe.read_toml(path), str(path))
+    return recipe.validate(tables.read(path), str(path))
 
 
 def refuse_other_recipe(folder: Path, wanted: Recipe) -> None:

@@ -7,6 +7,7 @@ from conftest import ROOT, call
 
 FLOORS = [
     {"clock", "environment", "errors", "files", "kernels", "trees"},
+    {"tables"},
     {"recipe", "metrics", "checkpoint", "predictions", "pseudo", "quarantine", "container", "ranks", "remote", "cli"},
     {"journal", "listing", "claims", "windows", "features", "augment", "decode", "fingerprint", "song"},
     {"manifest", "backbone", "worker", "parity"},
