@@ -59,7 +59,17 @@ class Environment(Claim):
     git_commit: str | None
 
 
-class Scores(RootModel[dict[str, dict[str, tuple[FiniteFloat, Number]]]]):
+class Score(Claim):
+    """See `Judged.scores`."""
+
+    accuracy: FiniteFloat
+    interval: tuple[FiniteFloat, FiniteFloat]
+    tracks: Number
+    gain: FiniteFloat
+    gain_interval: tuple[FiniteFloat, FiniteFloat]
+
+
+class Scores(RootModel[dict[str, dict[str, Score]]]):
     """See `Run.scores`."""
 
 
@@ -73,6 +83,7 @@ class Network(Claim):
     class_names: ClassNames
     recipe: dict
     digest: str
+    pseudo: str
     scores: dict[str, FiniteFloat]
     front_end: FrontEnd
     environment: Environment

@@ -27,6 +27,11 @@ def parser(description: str, epilog: str) -> argparse.ArgumentParser:
         metavar="TABLE.KEY=VALUE",
         help="change one setting of the recipe; of an existing run only stream and machine (speed) can change",
     )
+    shared.add_argument(
+        "--without-pseudo",
+        action="store_true",
+        help="later rounds without pseudo labels, beside those with them: report.html then shows what they change",
+    )
     shared.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ...; default: a GPU where there is one")
     return shared
 

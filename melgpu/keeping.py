@@ -71,7 +71,7 @@ def summary_writer() -> type:
 def keep_state(run: Run, job: Job, training: Training) -> None:
     """Write all that a training needs to go on from this very step."""
     tensors, state = training.state()
-    about = {"digest": run.recipe.digest(), "training": state}
+    about = {"digest": run.recipe.digest(), "pseudo": run.pseudo_digest(job.round), "training": state}
     checkpoint.save(run.job_folder(job) / "last.safetensors", tensors, about)
 
 
@@ -82,6 +82,8 @@ def resume(run: Run, job: Job, training: Training) -> None:
         tensors, about = checkpoint.load(path)
         if about.get("digest") != run.recipe.digest():
             raise checkpoint.CheckpointError(f"{path}: made with another recipe")
+        if about.get("pseudo") != run.pseudo_digest(job.round):
+            raise checkpoint.CheckpointError(f"{path}: made with other pseudo labels")
         claims.check(claims.State, about, path)
         try:
             training.restore(tensors, about["training"], run.recipe.optim_for(job.backbone))
@@ -102,6 +104,7 @@ def _about(run: Run, job: Job, training: Training) -> dict:
         "class_names": run.class_names,
         "recipe": json.loads(run.recipe.to_json()),
         "digest": run.recipe.digest(),
+        "pseudo": run.pseudo_digest(job.round),
         "scores": training.log[-1],
         "environment": run.environment,
     }

@@ -4,13 +4,12 @@ Probabilities are kept per window, in float32; a track's are the mean over its w
 """
 
 import json
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from melgpu import files
+from melgpu import arrays
 from melgpu.errors import InputError, brief
 
 FORM = {  # kind of numpy dtype and number of axes
@@ -22,7 +21,6 @@ FORM = {  # kind of numpy dtype and number of axes
     "class_names": ("U", 1),
     "source": ("U", 0),
 }
-MOST_TIMES = 200  # larger than the file that holds it compressed
 
 
 @dataclass(frozen=True)
@@ -56,17 +54,10 @@ class Predictions:
 
 
 def save(predictions: Predictions, path: Path) -> None:
-    with files.replacing(path) as temporary, open(temporary, "wb") as file:
-        np.savez_compressed(
-            file,
-            ids=np.array(predictions.ids, np.str_),
-            splits=np.array(predictions.splits, np.str_),
-            lost=predictions.lost,
-            num_windows=predictions.num_windows,
-            probs=predictions.probs.astype(np.float32),
-            class_names=np.array(predictions.class_names, np.str_),
-            source=np.array(json.dumps(predictions.source)),
-        )
+    columns = {name: np.array(getattr(predictions, name), np.str_) for name in ("ids", "splits", "class_names")}
+    numbers = {"lost": predictions.lost, "num_windows": predictions.num_windows}
+    source = np.array(json.dumps(predictions.source))
+    arrays.save(path, {**columns, **numbers, "probs": predictions.probs.astype(np.float32), "source": source})
 
 
 def load(path: Path) -> Predictions:
@@ -81,18 +72,9 @@ def load(path: Path) -> Predictions:
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:
     """A file's arrays in the form that they must have. Raises ValueError, among others."""
-    files.refuse_odd(path)
-    with zipfile.ZipFile(path) as members:
-        if sum(member.file_size for member in members.infolist()) > MOST_TIMES * path.stat().st_size + 2**24:
-            raise ValueError("a small file of huge arrays")
-    with np.load(path, allow_pickle=False) as members:
-        data = {name: members[name] for name in FORM}
-    for name, (kind, axes) in FORM.items():
-        if not (isinstance(data[name], np.ndarray) and (data[name].dtype.kind, data[name].ndim) == (kind, axes)):
-            raise ValueError(f"{name} is of another form")
+    data = arrays.load(path, FORM)
+    arrays.refuse_improbable(data["probs"])
     probs, num_windows = data["probs"], data["num_windows"]
-    if not ((probs >= 0) & (probs <= 1.001)).all():
-        raise ValueError("what should be probabilities is not")
     if not ((num_windows >= 1) & (num_windows <= len(probs))).all() or num_windows.sum() != len(probs):
         raise ValueError("the windows of the tracks are not those of the probabilities")
     return data

@@ -3,9 +3,12 @@
 recipe.toml environment.json manifest.csv
 round1/densenet201/fold0/            best.safetensors, last.safetensors (until finished), log.csv, scores.json
 round1/predictions/densenet201-fold0.npz
-round1/stack/                        fold0.safetensors, scores.json
+round1/stack/                        fold0.safetensors, judged.npz, scores.json
 round1/pseudo.csv
+round2-without-pseudo/               the same once more without pseudo labels, if asked for
 submission.csv submission-private.csv
+times.csv                            how long each piece of work took
+report.html
 quarantine.csv                       broken files, if there are any
 bank/                                decoded tracks, if the recipe wants them kept
 """
@@ -40,11 +43,12 @@ class Job:
 
 @dataclass(frozen=True)
 class Run:
-    """A run's recipe and tracks, and where its files lie."""
+    """A run's recipe and tracks, and where its files lie; all or those of its rounds without pseudo labels."""
 
     folder: Path
     recipe: Recipe
     manifest: Manifest
+    without_pseudo: bool = False
 
     def spec(self, round_number: int) -> RoundSpec:
         return self.recipe.rounds[round_number - 1]
@@ -53,8 +57,13 @@ class Run:
         spec = self.spec(round_number)
         return [Job(round_number, backbone, fold) for fold in spec.folds for backbone in spec.backbones]
 
+    def round_folder(self, round_number: int) -> Path:
+        """The first round knows no pseudo labels, and is the same with and without."""
+        other = "-without-pseudo" if self.without_pseudo and round_number > 1 else ""
+        return self.folder / f"round{round_number}{other}"
+
     def job_folder(self, job: Job) -> Path:
-        return self.folder / f"round{job.round}" / job.backbone / f"fold{job.fold}"
+        return self.round_folder(job.round) / job.backbone / f"fold{job.fold}"
 
     def checkpoint(self, job: Job) -> Path:
         return self.job_folder(job) / "best.safetensors"
@@ -63,16 +72,19 @@ class Run:
         return (self.job_folder(job) / "scores.json").exists()
 
     def predictions_path(self, job: Job) -> Path:
-        return self.folder / f"round{job.round}" / "predictions" / f"{job.name}.npz"
+        return self.predictions_folder(job.round) / f"{job.name}.npz"
+
+    def predictions_folder(self, round_number: int) -> Path:
+        return self.round_folder(round_number) / "predictions"
 
     def journal_path(self, round_number: int, rank: int, digests: list[str]) -> Path:
         """Where a process keeps what networks with these checkpoints' digests have answered so far."""
         key = hashlib.sha256("".join(digests).encode()).hexdigest()[:8]
-        return self.folder / f"round{round_number}" / "predictions" / f"{key}-process{rank}.journal"
+        return self.predictions_folder(round_number) / f"{key}-process{rank}.journal"
 
     def drop_journals(self, round_number: int) -> None:
         """Their answers are in the predictions."""
-        for path in (self.folder / f"round{round_number}" / "predictions").glob("*.journal"):
+        for path in self.predictions_folder(round_number).glob("*.journal"):
             path.unlink()
 
     def is_predicted(self, job: Job) -> bool:
@@ -83,16 +95,29 @@ class Run:
         )
 
     def stack_folder(self, round_number: int) -> Path:
-        return self.folder / f"round{round_number}" / "stack"
+        return self.round_folder(round_number) / "stack"
 
     def is_stacked(self, round_number: int) -> bool:
         return (self.stack_folder(round_number) / "scores.json").exists()
 
-    def stack_path(self, round_number: int, fold: int) -> Path:
-        return self.stack_folder(round_number) / f"fold{fold}.safetensors"
+    def stack_path(self, round_number: int, folds: tuple[int, ...]) -> Path:
+        return self.stack_folder(round_number) / f"fold{'-'.join(map(str, folds))}.safetensors"
+
+    def judged_path(self, round_number: int) -> Path:
+        return self.stack_folder(round_number) / "judged.npz"
 
     def pseudo_path(self, round_number: int) -> Path:
-        return self.folder / f"round{round_number}" / "pseudo.csv"
+        return self.round_folder(round_number) / "pseudo.csv"
+
+    def uses_pseudo(self, round_number: int) -> bool:
+        """Whether a round trains on the pseudo labels of the round before."""
+        return round_number > 1 and not self.without_pseudo
+
+    def pseudo_digest(self, round_number: int) -> str:
+        """A short hash of the pseudo labels that a round trains on, `none` where it does without."""
+        if not self.uses_pseudo(round_number):
+            return "none"
+        return hashlib.sha256(self.pseudo_path(round_number - 1).read_bytes()).hexdigest()[:16]
 
     @property
     def current_round(self) -> int | None:
@@ -124,9 +149,22 @@ class Run:
     def quarantine_path(self) -> Path:
         return self.folder / "quarantine.csv"
 
+    @property
+    def times_path(self) -> Path:
+        return self.folder / "times.csv"
+
+    @property
+    def report_path(self) -> Path:
+        return self.folder / "report.html"
+
+    @property
+    def flags(self) -> str:
+        """What a script is called with to go on with this run."""
+        return f"--run {self.folder}" + (" --without-pseudo" if self.without_pseudo else "")
+
     def labelled(self, round_number: int) -> tuple[Manifest, np.ndarray]:
         """The manifest as a round trains on it, and the rows whose pseudo labels come from the round before."""
-        if round_number == 1:
+        if not self.uses_pseudo(round_number):
             return self.manifest, np.empty(0, np.int64)
         path = self.pseudo_path(round_number - 1)
         chosen = pseudo.load(path, round_number - 1, self.recipe.digest())
@@ -185,8 +223,8 @@ class Run:
         names = {"public": "submission.csv", "private": "submission-private.csv"}
         return {split: self.folder / names[split] for split in self.test_splits}
 
-    def scores(self, round_number: int) -> dict[str, dict[str, list]]:
-        """{network or stacker: {validation, public, private: [accuracy, number of tracks]}} of a stacked round."""
+    def scores(self, round_number: int) -> dict[str, dict[str, dict]]:
+        """The scores of a stacked round; see `Judged.scores`."""
         return claims.read_json(claims.Scores, self.stack_folder(round_number) / "scores.json")
 
     def finish_round(self, round_number: int, scores: dict) -> None:
@@ -213,8 +251,8 @@ def exists(folder: Path) -> bool:
     return (folder / "recipe.toml").exists()
 
 
-def open_run(folder: Path, overrides: list[str] | None = None) -> Run:
-    """The run in a folder; overrides may change its `stream` table for this call. Raises InputError."""
+def open_run(folder: Path, overrides: list[str] | None = None, without_pseudo: bool = False) -> Run:
+    """The run in a folder; overrides may change its `stream` and `machine` tables for this call. Raises InputError."""
     if not exists(folder):
         raise InputError(
             f"{folder}: no run there; start one with python train.py --run {folder} --labels CSV_OR_FOLDER"
@@ -222,8 +260,11 @@ def open_run(folder: Path, overrides: list[str] | None = None) -> Run:
     made_with = _stored_recipe(folder)
     settings = recipe.lay_overrides(made_with, overrides or [])
     refuse_other_recipe(folder, settings)
-    opened = Run(folder, settings, manifest.load(folder / "manifest.csv", settings.folds.num_folds))
+    tracks = manifest.load(folder / "manifest.csv", settings.folds.num_folds)
+    opened = Run(folder, settings, tracks, without_pseudo)
     assert opened.environment  # refused now rather than after the first epoch
+    if without_pseudo and not opened.is_stacked(1):
+        raise InputError(f"{folder}: no pseudo labels yet that could be left out; leave --without-pseudo out")
     return opened
 
 

@@ -8,8 +8,8 @@ from conftest import ROOT, call
 FLOORS = [
     {"clock", "environment", "errors", "files", "kernels", "trees"},
     {"tables"},
-    {"recipe", "metrics", "checkpoint", "predictions", "pseudo", "quarantine", "container", "ranks", "remote", "cli"},
-    {"journal", "listing", "claims", "windows", "features", "augment", "decode", "fingerprint", "song"},
+    {"recipe", "metrics", "arrays", "checkpoint", "pseudo", "quarantine", "times", "container", "ranks", "remote", "cli"},
+    {"predictions", "judged", "journal", "listing", "claims", "windows", "features", "augment", "decode", "fingerprint", "song"},
     {"manifest", "backbone", "worker", "parity"},
     {"pool"},
     {"bank", "survey"},

@@ -1,10 +1,12 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import binomtest
+from scipy.stats import binomtest, bootstrap
+from sklearn.metrics import confusion_matrix
 
-from melgpu.metrics import accuracy, wilson_interval
+from melgpu import metrics
+from melgpu.metrics import accuracy, bootstrap_interval, calibration, share_interval, wilson_interval
 
 
 def test_accuracy():
@@ -12,7 +14,7 @@ def test_accuracy():
 
 
 @given(st.integers(1, 500).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
-def test_interval_equals_scipys(pair):
+def test_wilsons_interval_equals_scipys(pair):
     right, count = pair
     theirs = binomtest(right, count).proportion_ci(0.95, method="wilson")
     assert wilson_interval(right / count, count) == pytest.approx((theirs.low, theirs.high), abs=1e-4)
@@ -21,3 +23,43 @@ def test_interval_equals_scipys(pair):
 def test_no_trials_no_interval():
     with pytest.raises(ValueError, match="count is 0"):
         wilson_interval(0.5, 0)
+    with pytest.raises(ValueError, match="at least 1 value"):
+        bootstrap_interval(np.array([]))
+
+
+@pytest.mark.parametrize("values", [[0.0] * 30 + [1.0] * 70, [-1.0] * 5 + [0.0] * 80 + [1.0] * 15, [0.1, 0.7, 2.5, 3.0]])
+def test_the_bootstrap_equals_scipys(values):
+    theirs = bootstrap((values,), np.mean, method="percentile", n_resamples=20_000, rng=1).confidence_interval
+    assert bootstrap_interval(np.array(values)) == pytest.approx((theirs.low, theirs.high), abs=0.03)
+
+
+def test_a_share_of_all_or_none_still_has_an_interval():
+    assert share_interval(np.ones(27, bool)) == wilson_interval(1.0, 27)
+    assert share_interval(np.zeros(27, bool)) == wilson_interval(0.0, 27)
+    low, high = share_interval(np.arange(100) < 90)
+    assert low < 0.9 < high
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1))
+def test_confusion_equals_scikit_learns(pairs):
+    labels, answers = np.array(pairs).T
+    theirs = confusion_matrix(labels, answers, labels=range(5))
+    np.testing.assert_array_equal(metrics.confusion(answers, labels, 5), theirs)
+
+
+def test_calibration_by_hand():
+    probs = np.array([[0.95, 0.05], [0.96, 0.04], [0.65, 0.35], [1.0, 0.0]])
+    found = calibration(probs, np.array([0, 1, 0, 0]))
+    np.testing.assert_allclose(found.confidence, [0.65, 0.97])
+    np.testing.assert_allclose(found.share_right, [1.0, 2 / 3])
+    np.testing.assert_array_equal(found.counts, [1, 3])
+    assert found.error == pytest.approx((0.35 + 3 * (0.97 - 2 / 3)) / 4)
+
+
+def test_probabilities_that_are_meant_are_calibrated():
+    rng = np.random.default_rng(0)
+    probs = rng.dirichlet(np.ones(3), 20_000)
+    labels = (probs.cumsum(1) < rng.random((20_000, 1))).sum(1)
+    assert calibration(probs, labels).error < 0.015
+    assert calibration(probs, rng.permutation(labels)).error > 0.2

@@ -1,0 +1,106 @@
+"""What a round's networks and stackers say of the tracks that they are judged on, and how right they are.
+
+The contract between stacking and the report. Validation tracks are judged by the networks of their own fold and by
+stackers that were fitted on other tracks; test tracks by all folds.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from melgpu import arrays
+from melgpu.errors import InputError, brief
+from melgpu.metrics import accuracy, bootstrap_interval, share_interval
+
+SPLITS = ("validation", "public", "private")
+FORM = {
+    "judges": ("U", 1),
+    "ids": ("U", 1),
+    "splits": ("U", 1),
+    "folds": ("i", 1),
+    "labels": ("i", 1),
+    "probs": ("f", 3),
+    "class_names": ("U", 1),
+    "source": ("U", 0),
+}
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What J judges say of N tracks.
+
+    judges (J,): each network by its backbone, `mean` (of the networks), the stackers, `blend` (by the recipe's weights),
+    `fitted blend`, if there are two stackers or more; ids (N,); splits (N,) of SPLITS; folds (N,): whose validation
+    track it is, -1 for test tracks; labels (N,): class numbers, -1 where unknown; probs (J, N, C); class_names (C,);
+    source: round, recipe, protocol, pseudo (see `predictions`), and which judge is the `answer`.
+    """
+
+    judges: tuple[str, ...]
+    ids: tuple[str, ...]
+    splits: tuple[str, ...]
+    folds: np.ndarray
+    labels: np.ndarray
+    probs: np.ndarray
+    class_names: tuple[str, ...]
+    source: dict
+
+    def __post_init__(self):
+        assert len(self.ids) == len(self.splits) == len(self.folds) == len(self.labels), "columns differ in length"
+        assert self.probs.shape == (len(self.judges), len(self.ids), len(self.class_names)), "columns differ in length"
+        assert set(self.splits) <= set(SPLITS), "an unknown split"
+        assert isinstance(self.source, dict), "it does not say what made it"
+        assert ((self.labels >= -1) & (self.labels < len(self.class_names))).all(), "an unknown class"
+
+    @property
+    def answers(self) -> np.ndarray:
+        """Probabilities (N, C) of the judge that counts."""
+        return self.probs[self.judges.index(self.source["answer"])]
+
+    def rows(self, split: str, fold: int | None = None) -> np.ndarray:
+        """The rows of a split, or of one fold's validation tracks, whose labels are known."""
+        chosen = (np.array(self.splits) == split) & (self.labels >= 0)
+        return np.flatnonzero(chosen if fold is None else chosen & (self.folds == fold))
+
+    def scores(self) -> dict[str, dict[str, dict]]:
+        """{judge: {split: its score}}, of splits with known labels; JSON data."""
+        rows = {split: self.rows(split) for split in SPLITS}
+        return {
+            judge: {split: self._score(number, own) for split, own in rows.items() if len(own)}
+            for number, judge in enumerate(self.judges)
+        }
+
+    def _score(self, judge: int, rows: np.ndarray) -> dict:
+        """Accuracy with its 95 % interval, and what is gained over the mean of the networks, with its own."""
+        labels = self.labels[rows]
+        right, plain = (
+            (self.probs[number, rows].argmax(1) == labels) for number in (judge, self.judges.index("mean"))
+        )
+        gain = right.astype(float) - plain
+        return {
+            "accuracy": accuracy(self.probs[judge, rows], labels),
+            "interval": share_interval(right),
+            "tracks": len(rows),
+            "gain": float(gain.mean()),
+            "gain_interval": bootstrap_interval(gain),
+        }
+
+
+def save(judged: Judged, path: Path) -> None:
+    columns = {name: np.array(getattr(judged, name), np.str_) for name in ("judges", "ids", "splits", "class_names")}
+    numbers = {"folds": judged.folds, "labels": judged.labels, "probs": judged.probs.astype(np.float32)}
+    arrays.save(path, {**columns, **numbers, "source": np.array(json.dumps(judged.source))})
+
+
+def load(path: Path) -> Judged:
+    """Raises InputError for a damaged or foreign file."""
+    try:
+        data = arrays.load(path, FORM)
+        arrays.refuse_improbable(data["probs"])
+        columns = {name: tuple(data[name].tolist()) for name in ("judges", "ids", "splits", "class_names")}
+        judged = Judged(**{**data, **columns, "source": json.loads(str(data["source"]))})
+        judged.answers  # noqa: B018  its source names one of the judges
+    except Exception as error:  # zipfile, zlib, numpy and json each have their own
+        raise InputError(f"{path}: damaged, or not what was judged ({brief(error)})") from None
+    return judged

@@ -1,0 +1,59 @@
+"""What a run spent its time on: a line for each piece of work done, added to a CSV in its folder.
+
+Networks' training is not in it: their logs say that (`Run.training_seconds`).
+"""
+
+import csv
+import io
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import astuple, dataclass, fields
+from datetime import UTC, datetime
+from pathlib import Path
+
+from melgpu import files
+from melgpu.errors import InputError, brief
+
+
+@dataclass(frozen=True)
+class Piece:
+    """`amount` of `unit` done in `seconds` of a round's stage; `ended` is a date and time, UTC."""
+
+    ended: str
+    round: int
+    stage: str
+    seconds: float
+    amount: int
+    unit: str
+
+
+COLUMNS = tuple(field.name for field in fields(Piece))
+
+
+@contextmanager
+def measured(path: Path, round_number: int, stage: str, amount: int, unit: str) -> Iterator[None]:
+    """Add how long the block took to the record at `path`; nothing where it fails."""
+    started = time.monotonic()
+    yield
+    ended, seconds = datetime.now(UTC).isoformat(timespec="seconds"), time.monotonic() - started
+    _add(path, Piece(ended, round_number, stage, round(seconds, 3), amount, unit))
+
+
+def _add(path: Path, piece: Piece) -> None:
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows([COLUMNS, *map(astuple, [*load(path), piece])])
+    files.write_text(path, text.getvalue())
+
+
+def load(path: Path) -> list[Piece]:
+    """What was measured so far; nothing where there is no file. Raises InputError for a damaged or foreign one."""
+    if not path.exists():
+        return []
+    try:
+        header, *rows = csv.reader(io.StringIO(files.read_text(path), newline=""))
+        if tuple(header) != COLUMNS:
+            raise ValueError(f"its columns are {', '.join(header)}")
+        return [Piece(e, int(n), stage, float(s), int(amount), unit) for e, n, stage, s, amount, unit in rows]
+    except (OSError, ValueError, csv.Error) as error:
+        raise InputError(f"{path}: not a record of times: {brief(error)}") from None

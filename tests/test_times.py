@@ -1,0 +1,32 @@
+import pytest
+
+from melgpu import times
+from melgpu.errors import InputError
+
+
+def test_pieces_of_work_add_up(tmp_path):
+    path = tmp_path / "times.csv"
+    assert times.load(path) == []
+    for number, stage in ((1, "predict"), (1, "stack"), (2, "predict")):
+        with times.measured(path, number, stage, 40, "windows"):
+            pass
+    found = times.load(path)
+    assert [(p.round, p.stage, p.amount, p.unit) for p in found] == [
+        (1, "predict", 40, "windows"),
+        (1, "stack", 40, "windows"),
+        (2, "predict", 40, "windows"),
+    ]
+    assert all(p.seconds >= 0 and p.ended.endswith("+00:00") for p in found)
+
+
+def test_what_fails_is_not_recorded(tmp_path):
+    with pytest.raises(KeyError), times.measured(tmp_path / "times.csv", 1, "predict", 1, "windows"):
+        raise KeyError
+    assert times.load(tmp_path / "times.csv") == []
+
+
+@pytest.mark.parametrize("content", ["", "a,b\n1,2\n", ",".join(times.COLUMNS) + "\nnow,one,x,1,1,y\n"])
+def test_foreign_files_are_refused(tmp_path, content):
+    (tmp_path / "times.csv").write_text(content)
+    with pytest.raises(InputError, match="not a record of times"):
+        times.load(tmp_path / "times.csv")
