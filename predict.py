@@ -34,7 +34,7 @@ def main() -> int:
         raise InputError("--timeline needs music files to predict, and no --out: it writes a CSV for each")
     with ranks.joined(cli.pick_device(args.device)) as device:
         report.console.quiet = not ranks.is_first()
-        opened = run.open_run(args.run, args.overrides)
+        opened = run.open_run(args.run, args.overrides, args.without_pseudo)
         if not args.music:
             return predict_round(opened, device)
         if ranks.count() > 1:
@@ -46,12 +46,14 @@ def main() -> int:
 
 def predict_round(run, device) -> int:
     """Write the predictions of every trained network of the current round for every track of the run."""
-    from melgpu import preflight, quarantine, ranks, report
+    import numpy as np
+
+    from melgpu import plan, preflight, quarantine, ranks, report, times
     from melgpu.errors import InputError
 
     number = run.current_round
     if number is None:
-        report.say(f"All rounds are done: python stack.py --run {run.folder} shows the scores")
+        report.say(f"All rounds are done: python stack.py {run.flags} shows the scores")
         return 0
     trained = run.trained(number)
     if not trained:
@@ -59,17 +61,20 @@ def predict_round(run, device) -> int:
     if ranks.is_first():
         preflight.fill(run.bank, run.manifest.paths, run.recipe)
     ranks.wait()
-    missing = [job for job in trained if not run.is_predicted(job)]
+    missing, first = [job for job in trained if not run.is_predicted(job)], ranks.is_first()
+    windows = len(missing) * len(plan.prediction_order(run, np.arange(len(run.manifest))))
+    done = ("predict, resumed", 0) if run.journals(number) else ("predict", windows)
     ranks.wait()  # nobody looks while the first one writes
     if missing:
-        predict_jobs(run, missing, device)
-        if ranks.is_first():
-            run.drop_journals(number)
+        with times.measured(run.times_path, number, *done, "windows") if first else contextlib.nullcontext():
+            predict_jobs(run, missing, device)
+        for path in run.journals(number) if first else ():
+            path.unlink()  # their answers are in the predictions
     untrained = len(run.jobs(number)) - len(trained)
     script = "train.py" if untrained else "stack.py"
     if flaws := quarantine.load(run.quarantine_path):
         report.say(quarantine.summary(flaws, run.quarantine_path))
-    report.say(f"Round {number}: {len(trained)} networks predicted. Next: python {script} --run {run.folder}")
+    report.say(f"Round {number}: {len(trained)} networks predicted. Next: python {script} {run.flags}")
     return 0
 
 
@@ -137,7 +142,7 @@ def save_together(run, jobs, digests, order, shares) -> None:
     ids, class_names = run.manifest.ids, tuple(run.class_names)
     for job, digest, own in zip(jobs, digests, probs, strict=True):
         source = {"model": job.backbone, "fold": job.fold, "round": job.round}
-        source |= {"recipe": run.recipe.digest(), "checkpoint": digest}
+        source |= {"recipe": run.recipe.digest(), "pseudo": run.pseudo_digest(job.round), "checkpoint": digest}
         splits = tuple(run.round_splits(job.fold))
         made = predictions.Predictions(ids, splits, lost, num_windows, own, class_names, source)
         predictions.save(made, run.predictions_path(job))

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Train the networks of a run's current round: manifest, windows, stream, features, backbone, checkpoint."""
 
+import time
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -44,7 +45,7 @@ def check(args) -> int:
     from melgpu import preflight, recipe, run
 
     if not args.labels:
-        opened = run.open_run(args.run, args.overrides)
+        opened = run.open_run(args.run, args.overrides, args.without_pseudo)
         return 2 if preflight.check(opened.manifest, opened.recipe) else 0
     settings = recipe.load(args.recipe, args.overrides)
     sources = {"train": args.labels, "public": args.test, "private": args.private}
@@ -53,7 +54,7 @@ def check(args) -> int:
 
 def open_or_create(args, device):
     """The run in args.run; a new one is made of the recipe and the tracks that the flags name."""
-    from melgpu import preflight, quarantine, recipe, report, run
+    from melgpu import preflight, quarantine, recipe, report, run, times
     from melgpu.bank import open_bank
     from melgpu.errors import InputError
 
@@ -63,16 +64,18 @@ def open_or_create(args, device):
             report.say(f"{args.run} keeps the tracks it was made with; ignored: --{' --'.join(ignored)}")
         if args.recipe:
             run.refuse_other_recipe(args.run, recipe.load(args.recipe, args.overrides))
-        opened = run.open_run(args.run, args.overrides)
+        opened = run.open_run(args.run, args.overrides, args.without_pseudo)
         preflight.fill(opened.bank, opened.manifest.paths, opened.recipe)
         return opened
     if not args.labels:
         raise InputError(f"{args.run}: a new run needs --labels: a CSV of file,label or a folder of class folders")
     settings = recipe.load(args.recipe, args.overrides)
     sources = {"train": args.labels, "public": args.test, "private": args.private}
-    bank = open_bank(args.run / "bank", settings.audio, settings.stream)
+    bank, started = open_bank(args.run / "bank", settings.audio, settings.stream), time.monotonic()
     tracks, flaws = preflight.gather(sources, args.data, settings, bank)
+    seconds = time.monotonic() - started
     made = run.create(args.run, settings, tracks, str(device))
+    times.note(made.times_path, 1, "decode" if bank else "check files", seconds, len(tracks), "tracks")
     quarantine.note(made.quarantine_path, flaws)
     if flaws:
         report.say(quarantine.summary(flaws, made.quarantine_path))
@@ -89,7 +92,7 @@ def main() -> int:
         report.console.quiet = not ranks.is_first()
         opened = open_or_create(args, device) if ranks.is_first() else None
         ranks.wait()  # until there is a run
-        train_round(opened or run.open_run(args.run, args.overrides), args, device)
+        train_round(opened or run.open_run(args.run, args.overrides, args.without_pseudo), args, device)
     return 0
 
 
@@ -100,7 +103,7 @@ def train_round(run, args, device) -> None:
     from melgpu.stream import Stream
 
     if run.current_round is None:
-        report.say(f"All rounds are done: python stack.py --run {run.folder} shows the scores")
+        report.say(f"All rounds are done: python stack.py {run.flags} shows the scores")
         return
     jobs = run.choose_jobs(args.backbone, args.fold)
     missing = [job for job in jobs if not run.is_trained(job)]
@@ -122,9 +125,7 @@ def train_round(run, args, device) -> None:
     ranks.wait()
     left = [job for job in run.jobs(run.current_round) if not run.is_trained(job)]
     script = "train.py" if left else "predict.py"
-    report.say(
-        f"Round {run.current_round}: {len(left)} networks left to train. Next: python {script} --run {run.folder}"
-    )
+    report.say(f"Round {run.current_round}: {len(left)} networks left to train. Next: python {script} {run.flags}")
 
 
 def train_job(run, job, stream, features, front_end: dict, title: str, tracker, stop) -> None:

@@ -27,7 +27,7 @@ def save(path: Path, tensors: dict[str, torch.Tensor], about: dict) -> None:
     """Write tensors and what they are (JSON data), whole or not at all. Raises OSError."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     text = json.dumps(about)
-    header = {"format": FORMAT, "about": text, "hash": _hash(tensors, text)}
+    header = {FORMAT: f"{_hash(tensors, text)} {text}"}  # of several keys safetensors shuffles the order
     with files.replacing(path) as temporary:
         try:
             save_file(tensors, temporary, header)
@@ -41,11 +41,12 @@ def load(path: Path) -> tuple[dict[str, torch.Tensor], dict]:
         files.refuse_odd(path)
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
-            if header.get("format") != FORMAT:
+            if FORMAT not in header:
                 raise CheckpointError(f"{path}: a safetensors file, but not one of melgpu's")
-            about = _about(header["about"])
+            written, _, text = header[FORMAT].partition(" ")
+            about = _about(text)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            if "hash" in header and header["hash"] != _hash(tensors, header["about"]):
+            if written != _hash(tensors, text):
                 raise ValueError("its content is not what was written")
             return tensors, about
     except CheckpointError:

@@ -21,7 +21,7 @@ from pydantic import (
 from melgpu import files
 from melgpu.checkpoint import CheckpointError
 from melgpu.errors import InputError, brief
-from melgpu.recipe import BackboneName, Count, Positive, Stacker
+from melgpu.recipe import BackboneName, Count, Positive, Share, Stacker
 
 Number = Annotated[int, Field(ge=0)]
 
@@ -90,13 +90,22 @@ class Network(Claim):
 
 
 class StackShape(Claim):
+    """See `stacking.Stack`."""
+
     num_models: Annotated[int, Field(ge=1, le=1000)]
     num_classes: Annotated[int, Field(ge=1, le=10_000)]
-    members: dict[Stacker, Annotated[int, Field(ge=1, le=1000)]]
+    weights: Annotated[dict[Stacker, Positive], Field(min_length=1)]
+    fitted_weights: Annotated[list[dict[Stacker, Share]], FailFast(), Field(min_length=1, max_length=1000)]
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not all(own.keys() == self.weights.keys() and sum(own.values()) > 0 for own in self.fitted_weights):
+            raise ValueError("weights of other stackers, or of none")
+        return self
 
 
 class Stack(Claim):
-    """The stackers of one fold."""
+    """The stackers of one fold, or of several."""
 
     what: ClassVar = "of a stack"
     stack: StackShape

@@ -18,15 +18,15 @@ from melgpu.stacking import Stack
 
 @dataclass(frozen=True)
 class Ensemble:
-    """K networks with what their checkpoints say of them, and each fold's stack (none before a round is stacked).
+    """K networks with what their checkpoints say of them, and the stacks by folds (none before a round is stacked).
 
-    `digests` are the checkpoints', shape (K,).
+    `digests` are the checkpoints', shape (K,); `answer` is the blend that counts.
     """
 
     networks: list[tuple[Classifier, dict]]
     digests: list[str]
-    stacks: dict[int, Stack]
-    blend: dict[str, float]
+    stacks: dict[tuple[int, ...], Stack]
+    answer: str
     class_names: list[str]
     recipe: Recipe
 
@@ -34,11 +34,11 @@ class Ensemble:
         """One answer for each track, shape (N, C), from its probabilities by each network, shape (K, N, C)."""
         if not self.stacks:
             return probs.mean(axis=0)
-        folds = []
-        for fold, stack in self.stacks.items():
+        answers = []
+        for fold, stack in ((fold, stack) for folds, stack in self.stacks.items() for fold in folds):
             members = [k for k, (_, about) in enumerate(self.networks) if about["fold"] == fold]
-            folds.append(stacking.blend(stack.predict(probs[members].swapaxes(0, 1)), self.blend))
-        return np.mean(folds, axis=0)
+            answers.append(stack.predict(probs[members].swapaxes(0, 1))[self.answer])
+        return np.mean(answers, axis=0)
 
 
 def load(run: Run) -> Ensemble:
@@ -49,10 +49,13 @@ def load(run: Run) -> Ensemble:
     if not jobs:
         raise InputError(f"{run.folder}: no trained network yet; run train.py first")
     networks = load_networks(run, jobs)
-    stacks = {fold: _load_stack(run, number, fold) for fold in run.spec(number).folds} if stacked else {}
+    spec, stacking_spec = run.spec(number), run.recipe.stacking
+    groups = stacking.groups(stacking_spec.protocol, spec.folds) if stacked else []
+    stacks = {folds: _load_stack(run, number, folds) for folds in groups}
+    answer = stacking.answer(stacking_spec.weights, len(spec.blend))
     settings = recipe.validate(networks[0][1]["recipe"], f"of {run.checkpoint(jobs[0])}")
     digests = [checkpoint.digest(run.checkpoint(job)) for job in jobs]
-    return Ensemble(networks, digests, stacks, run.spec(number).blend, run.class_names, settings)
+    return Ensemble(networks, digests, stacks, answer, run.class_names, settings)
 
 
 def load_networks(run: Run, jobs: list[Job]) -> list[tuple[Classifier, dict]]:
@@ -60,20 +63,22 @@ def load_networks(run: Run, jobs: list[Job]) -> list[tuple[Classifier, dict]]:
     loaded = [backbone.load(run.checkpoint(job)) for job in jobs]
     problems = []
     for job, (_, about) in zip(jobs, loaded, strict=True):
-        problems += _differences(run, run.checkpoint(job), about, asdict(job))
+        wanted = asdict(job) | {"pseudo": run.pseudo_digest(job.round)}
+        problems += _differences(run, run.checkpoint(job), about, wanted)
     if problems:
         raise InputError(problems)
     return loaded
 
 
-def _load_stack(run: Run, number: int, fold: int) -> Stack:
-    path, spec = run.stack_path(number, fold), run.spec(number)
+def _load_stack(run: Run, number: int, folds: tuple[int, ...]) -> Stack:
+    path, spec = run.stack_path(number, folds), run.spec(number)
     stack, about = stacking.load(path)
-    problems = _differences(run, path, about, {"round": number, "fold": fold, "models": list(spec.backbones)})
+    wanted = {"round": number, "folds": list(folds), "models": list(spec.backbones)}
+    problems = _differences(run, path, about, wanted | {"pseudo": run.pseudo_digest(number)})
     if (stack.num_models, stack.num_classes) != (len(spec.backbones), len(run.class_names)):
         problems.append(f"{path}: stacks other numbers of networks and classes")
-    if stack.members.keys() != spec.blend.keys():
-        problems.append(f"{path}: has the stackers {', '.join(stack.members)}, not {', '.join(spec.blend)}")
+    if stack.weights != spec.blend:
+        problems.append(f"{path}: blends {stack.weights}, not {spec.blend}")
     if problems:
         raise InputError(problems)
     return stack

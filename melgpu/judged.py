@@ -31,10 +31,11 @@ FORM = {
 class Judged:
     """What J judges say of N tracks.
 
-    judges (J,): each network by its backbone, `mean` (of the networks), the stackers, `blend` (by the recipe's weights),
-    `fitted blend`, if there are two stackers or more; ids (N,); splits (N,) of SPLITS; folds (N,): whose validation
+    judges (J,): each network by its backbone, `mean` (of the networks), the stackers, `blend` (by the recipe's
+    weights) and, of two stackers or more, `fitted blend`; ids (N,); splits (N,) of SPLITS; folds (N,): whose validation
     track it is, -1 for test tracks; labels (N,): class numbers, -1 where unknown; probs (J, N, C); class_names (C,);
-    source: round, recipe, protocol, pseudo (see `predictions`), and which judge is the `answer`.
+    source: round, recipe, protocol, pseudo (see `predictions`), which judge is the `answer`, and the blends' `weights`
+    and `fitted_weights` (the mean of all sub-folds').
     """
 
     judges: tuple[str, ...]
@@ -74,9 +75,7 @@ class Judged:
     def _score(self, judge: int, rows: np.ndarray) -> dict:
         """Accuracy with its 95 % interval, and what is gained over the mean of the networks, with its own."""
         labels = self.labels[rows]
-        right, plain = (
-            (self.probs[number, rows].argmax(1) == labels) for number in (judge, self.judges.index("mean"))
-        )
+        right, plain = ((self.probs[number, rows].argmax(1) == labels) for number in (judge, self.judges.index("mean")))
         gain = right.astype(float) - plain
         return {
             "accuracy": accuracy(self.probs[judge, rows], labels),

@@ -30,7 +30,7 @@ class Predictions:
     ids (N,); splits (N,): `train` (the model was fitted on it), `valid`, `public`, `private`;
     lost (N,) bool: the file gave nothing, its answer is the training tracks' distribution of classes;
     num_windows (N,), at least 1; probs (W, C) with W = sum of num_windows; class_names (C,);
-    source: model, fold, round, recipe and checkpoint hash.
+    source: model, fold, round, and the hashes of recipe, pseudo labels (or `none`) and checkpoint.
     """
 
     ids: tuple[str, ...]
@@ -80,11 +80,11 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
     return data
 
 
-def align(members: list[Predictions], ids: tuple[str, ...], class_names: list[str], recipe: str) -> np.ndarray:
+def align(members: list[Predictions], ids: tuple[str, ...], class_names: list[str], wanted: dict) -> np.ndarray:
     """Track probabilities of K models of one fold, shape (N, K, C), for the tracks `ids` in their order.
 
-    Raises InputError that names every model that was made with another recipe (a digest), of other tracks or classes,
-    or for another round, fold or split of the tracks than the first.
+    Raises InputError that names every model that is of other tracks or classes, that says something else of itself
+    (`source`) than `wanted`, or that saw another split of the tracks than the first.
     """
     first, problems = members[0], []
     for member in members:
@@ -93,11 +93,13 @@ def align(members: list[Predictions], ids: tuple[str, ...], class_names: list[st
             problems.append(f"{name}: {_track_difference(member.ids, ids)}")
         if list(member.class_names) != class_names:
             problems.append(f"{name}: its classes are {', '.join(member.class_names)}, not {', '.join(class_names)}")
-        if member.source.get("recipe") != recipe:
-            problems.append(f"{name}: made with recipe {member.source.get('recipe')}, not {recipe}")
-        differing = [key for key in ("round", "fold") if member.source.get(key) != first.source.get(key)]
-        if differing or member.splits != first.splits:
-            problems.append(f"{name}: differs from {first.source.get('model')} in {', '.join(differing) or 'splits'}")
+        problems += [
+            f"{name}: made with {key} {member.source.get(key)}, not {value}"
+            for key, value in wanted.items()
+            if member.source.get(key) != value
+        ]
+        if member.splits != first.splits:
+            problems.append(f"{name}: was trained on other tracks than {first.source.get('model')}")
     if problems:
         raise InputError(problems)
     return np.stack([member.track_probs for member in members], axis=1)

@@ -13,33 +13,53 @@ import numpy as np
 
 from melgpu import files
 from melgpu.errors import InputError, brief
+from melgpu.recipe import PseudoSpec
 
-COLUMNS = ("id", "label", "probability", "round", "recipe")
+COLUMNS = ("id", "label", "probability", "votes", "round", "recipe")
 
 
 @dataclass(frozen=True)
 class PseudoLabel:
-    """A test track, the label it was given and how sure the blend was."""
+    """A test track, the label it was given, how sure the blend was, and how many networks say so (`5/6`)."""
 
     id: str
     label: str
     probability: float
+    votes: str
 
 
-def select(ids: list[str], probs: np.ndarray, class_names: list[str], threshold: float) -> list[PseudoLabel]:
-    """The tracks whose top probability exceeds the threshold; probs (N, C)."""
-    top = probs.argmax(axis=1)
+def select(
+    ids: list[str], probs: np.ndarray, votes: np.ndarray, class_names: list[str], spec: PseudoSpec
+) -> list[PseudoLabel]:
+    """The tracks of which blend and networks are sure enough, in their order.
+
+    probs (N, C) are the blend's, votes (V, N) the classes that V networks find likeliest.
+    """
+    top, sure = probs.argmax(axis=1), probs.max(axis=1)
+    agreeing = (votes == top).sum(axis=0)
+    chosen = (sure > spec.threshold) & (agreeing >= spec.agreement * len(votes))
+    if spec.max_per_class:
+        chosen &= _rank_in_class(top, np.where(chosen, sure, -1)) < spec.max_per_class
     return [
-        PseudoLabel(ids[row], class_names[top[row]], float(probs[row, top[row]]))
-        for row in np.flatnonzero(probs.max(axis=1) > threshold)
+        PseudoLabel(ids[row], class_names[top[row]], float(sure[row]), f"{agreeing[row]}/{len(votes)}")
+        for row in np.flatnonzero(chosen)
     ]
+
+
+def _rank_in_class(classes: np.ndarray, sure: np.ndarray) -> np.ndarray:
+    """How many rows of the same class are surer, or as sure and earlier; shape (N,)."""
+    order = np.lexsort([-sure, classes])
+    first = np.searchsorted(classes[order], classes[order])
+    ranks = np.empty(len(order), np.int64)
+    ranks[order] = np.arange(len(order)) - first
+    return ranks
 
 
 def save(labels: list[PseudoLabel], path: Path, round_number: int, recipe_digest: str) -> None:
     text = io.StringIO(newline="")
     writer = csv.writer(text)
     writer.writerow(COLUMNS)
-    writer.writerows((p.id, p.label, f"{p.probability:.6f}", round_number, recipe_digest) for p in labels)
+    writer.writerows((p.id, p.label, f"{p.probability:.6f}", p.votes, round_number, recipe_digest) for p in labels)
     files.write_text(path, text.getvalue())
 
 
@@ -49,8 +69,8 @@ def load(path: Path, round_number: int, recipe_digest: str) -> list[PseudoLabel]
         header, *rows = csv.reader(io.StringIO(files.read_text(path), newline=""))
         if tuple(header) != COLUMNS:
             raise ValueError(f"its columns are {', '.join(header)}")
-        labels = [PseudoLabel(name, label, float(probability)) for name, label, probability, *_ in rows]
-        if any(row[3:] != [str(round_number), recipe_digest] for row in rows):
+        labels = [PseudoLabel(name, label, float(probability), votes) for name, label, probability, votes, *_ in rows]
+        if any(row[4:] != [str(round_number), recipe_digest] for row in rows):
             raise ValueError(f"not of round {round_number} or of recipe {recipe_digest}")
         if not all(0 <= label.probability <= 1 for label in labels):
             raise ValueError("a probability that is none")

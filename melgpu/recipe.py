@@ -136,10 +136,14 @@ class RoundSpec(Spec):
 
 class PseudoSpec(Spec):
     threshold: Share
+    agreement: Share
+    max_per_class: Annotated[int, Field(ge=0)]
 
 
 class StackingSpec(Spec):
-    num_subfolds: Annotated[int, Field(ge=2)]
+    protocol: Literal["original", "oof"]
+    weights: Literal["fixed", "fitted"]
+    num_subfolds: Annotated[int, Field(ge=3, le=1000)]
     seed: Seed
     lr: Positive
     max_lr: Positive

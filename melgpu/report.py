@@ -25,7 +25,6 @@ from rich.text import Text
 from melgpu import files, survey
 from melgpu.clock import shares
 from melgpu.manifest import Manifest
-from melgpu.metrics import wilson_interval
 from melgpu.quarantine import Flaw
 from melgpu.remote import is_url
 from melgpu.survey import Look
@@ -131,22 +130,29 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
 
 
-def score_table(title: str, scores: dict[str, dict[str, tuple[float, int]]]) -> Table:
-    """Accuracies, {row: {column: (share right, number of tracks)}}, with their 95 % confidence intervals."""
+def score_table(title: str, scores: Mapping[str, Mapping[str, Mapping]]) -> Table:
+    """Accuracies with their 95 % confidence intervals: a row a judge, a column a set of tracks; see `Judged.scores`."""
     table = Table(title=title, title_justify="left", box=SIMPLE, caption="accuracy on tracks, 95 % confidence interval")
     table.add_column("")
     columns = list(dict.fromkeys(column for cells in scores.values() for column in cells))
     for column in columns:
-        count = next(cells[column][1] for cells in scores.values() if column in cells)
+        count = next(cells[column]["tracks"] for cells in scores.values() if column in cells)
         table.add_column(f"{column}\n{count} tracks", justify="right")
     for name, cells in scores.items():
-        table.add_row(escape(name), *(_score(*cells[c]) if c in cells else "" for c in columns))
+        table.add_row(escape(name), *(_score(cells[c]) if c in cells else "" for c in columns))
     return table
 
 
-def _score(share: float, count: int) -> str:
-    low, high = wilson_interval(share, count)
-    return f"{share:.3f} [dim]{low:.2f}-{high:.2f}[/dim]"
+def _score(score: Mapping) -> str:
+    low, high = score["interval"]
+    return f"{score['accuracy']:.3f} [dim]{low:.2f}-{high:.2f}[/dim]"
+
+
+def gain_line(judge: str, scores: Mapping[str, Mapping[str, Mapping]]) -> str:
+    """What a judge gains over the mean of the networks, with its 95 % interval; see `Judged.scores`."""
+    gains = ((split, score["gain"], *score["gain_interval"]) for split, score in scores[judge].items())
+    told = ", ".join(f"{split} {gain:+.3f} ({low:+.2f} to {high:+.2f})" for split, gain, low, high in gains)
+    return f"{judge} against the mean of the networks: {told}"
 
 
 def answer_table(paths: Sequence[str], probs: np.ndarray, class_names: Sequence[str], lost: Sequence[bool]) -> Table:

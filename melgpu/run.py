@@ -82,10 +82,8 @@ class Run:
         key = hashlib.sha256("".join(digests).encode()).hexdigest()[:8]
         return self.predictions_folder(round_number) / f"{key}-process{rank}.journal"
 
-    def drop_journals(self, round_number: int) -> None:
-        """Their answers are in the predictions."""
-        for path in self.predictions_folder(round_number).glob("*.journal"):
-            path.unlink()
+    def journals(self, round_number: int) -> list[Path]:
+        return list(self.predictions_folder(round_number).glob("*.journal"))
 
     def is_predicted(self, job: Job) -> bool:
         """Whether there are predictions of the very checkpoint that is there now."""

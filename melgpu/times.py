@@ -18,7 +18,7 @@ from melgpu.errors import InputError, brief
 
 @dataclass(frozen=True)
 class Piece:
-    """`amount` of `unit` done in `seconds` of a round's stage; `ended` is a date and time, UTC."""
+    """`amount` of `unit` done in `seconds` of a round's stage, 0 where it is not known; `ended` is a time, UTC."""
 
     ended: str
     round: int
@@ -36,11 +36,13 @@ def measured(path: Path, round_number: int, stage: str, amount: int, unit: str) 
     """Add how long the block took to the record at `path`; nothing where it fails."""
     started = time.monotonic()
     yield
-    ended, seconds = datetime.now(UTC).isoformat(timespec="seconds"), time.monotonic() - started
-    _add(path, Piece(ended, round_number, stage, round(seconds, 3), amount, unit))
+    note(path, round_number, stage, time.monotonic() - started, amount, unit)
 
 
-def _add(path: Path, piece: Piece) -> None:
+def note(path: Path, round_number: int, stage: str, seconds: float, amount: int, unit: str) -> None:
+    """Add a piece of work that has just ended."""
+    ended = datetime.now(UTC).isoformat(timespec="seconds")
+    piece = Piece(ended, round_number, stage, round(seconds, 3), amount, unit)
     text = io.StringIO(newline="")
     csv.writer(text).writerows([COLUMNS, *map(astuple, [*load(path), piece])])
     files.write_text(path, text.getvalue())

@@ -1,14 +1,64 @@
-"""LightGBM's text made safe to read: its parser believes what it reads, and aborts, crashes or hangs where it is wrong.
+"""Boosted trees that stack, by LightGBM, and its text made safe to read.
 
-Only the numbers of the trees are taken from a text, and only trees that end; the text around them is written anew.
+LightGBM's parser believes what it reads, and aborts, crashes or hangs where that is wrong. Only the numbers of the
+trees are taken from a text, and only trees that end; the text around them is written anew.
 """
 
 import itertools
 import math
 import re
 
+import lightgbm
+import numpy as np
+from lightgbm import Booster
+
+from melgpu.recipe import StackingSpec
+
+LIGHTGBM = {
+    "objective": "multiclass",
+    "boosting": "dart",
+    "learning_rate": 0.05,
+    "num_leaves": 128,
+    "feature_fraction": 0.7,
+    "bagging_fraction": 0.7,
+    "bagging_freq": 1,  # without it LightGBM ignores bagging_fraction
+    "lambda_l1": 0.0415,
+    "lambda_l2": 0.0735,
+    "min_gain_to_split": 0.0222,
+    "deterministic": True,
+    "force_row_wise": True,
+    "num_threads": 1,
+    "verbosity": -1,
+}
 NUMBERS = {"split_feature": int, "threshold": float, "decision_type": int, "left_child": int, "right_child": int}
 MOST_DIGITS = 30
+
+
+def fit(matrix: np.ndarray, labels: np.ndarray, spec: StackingSpec) -> Booster:
+    """Trees on the K x C values of each row of a matrix (N, K, C), all classes of equal weight; labels (N,)."""
+    counts = np.bincount(labels, minlength=matrix.shape[2])
+    balanced = len(labels) / (np.count_nonzero(counts) * np.maximum(counts, 1))
+    data = lightgbm.Dataset(matrix.reshape(len(matrix), -1), labels, weight=balanced[labels])
+    settings = {
+        **LIGHTGBM,
+        "bagging_fraction": max(LIGHTGBM["bagging_fraction"], 1 / len(labels)),  # LightGBM fails where it draws no row
+        "num_class": matrix.shape[2],
+        "seed": spec.seed,
+        "min_data_in_leaf": spec.min_child_samples,
+        "min_sum_hessian_in_leaf": spec.min_child_weight,
+    }
+    fitted = lightgbm.train(settings, data, num_boost_round=spec.num_trees)
+    return Booster(model_str=fitted.model_to_string())  # what is kept, without the data
+
+
+def predict(trees: Booster, matrix: np.ndarray) -> np.ndarray:
+    """Probabilities (N, C) of a matrix (N, K, C)."""
+    return trees.predict(matrix.reshape(len(matrix), -1), num_threads=1)
+
+
+def load(text: str, num_features: int, num_classes: int) -> Booster:
+    """Trees of a stranger's text. Raises ValueError where it is none."""
+    return Booster(model_str=vetted(text, num_features, num_classes))
 
 
 def vetted(text: str, num_features: int, num_classes: int) -> str:

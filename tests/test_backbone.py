@@ -22,7 +22,12 @@ def said(*overrides: str, **changes) -> dict:
     """What a network's checkpoint says of itself."""
     settings = recipe.load(["demo"], list(overrides))
     about = {"round": 1, "backbone": "resnet50", "fold": 0, "class_names": ["a", "b", "c"], "front_end": FRONT_END}
-    about |= {"recipe": json.loads(settings.to_json()), "digest": settings.digest(), "scores": {"loss": 0.5}}
+    about |= {
+        "recipe": json.loads(settings.to_json()),
+        "digest": settings.digest(),
+        "pseudo": "none",
+        "scores": {"loss": 0.5},
+    }
     return about | {"environment": {"python": "3", "packages": {}, "git_commit": None}} | changes
 
 
@@ -164,6 +169,7 @@ def test_a_checkpoint_that_claims_the_impossible_is_refused_before_a_network_is_
         {"fold": -1},
         {"round": True},
         {"digest": None},
+        {"pseudo": 3},
         {"recipe": []},
         {"scores": {"loss": "low"}},
         {"environment": {}},

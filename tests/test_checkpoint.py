@@ -60,7 +60,7 @@ def write(path, header, data=b""):
     """A safetensors file by hand; tensors are (dtype, shape, first byte, byte after the last)."""
     keys = ("dtype", "shape", "data_offsets")
     tensors = {name: dict(zip(keys, (dtype, shape, ends), strict=True)) for name, dtype, shape, *ends in header}
-    text = json.dumps({"__metadata__": {"format": checkpoint.FORMAT, "about": "{}"}, **tensors}).encode()
+    text = json.dumps({"__metadata__": {checkpoint.FORMAT: "0 {}"}, **tensors}).encode()
     path.write_bytes(len(text).to_bytes(8, "little") + text + data)
 
 
@@ -99,7 +99,7 @@ def test_headers_that_lie_are_refused(tmp_path, header, reason):
     ids=lambda text: text[:8],
 )
 def test_what_is_no_table_is_refused(tmp_path, about, reason):
-    save_file({}, tmp_path / "x", {"format": checkpoint.FORMAT, "about": about})
+    save_file({}, tmp_path / "x", {checkpoint.FORMAT: f"0 {about}"})
     with pytest.raises(checkpoint.CheckpointError, match=f"x: damaged or no checkpoint .*{reason}"):
         checkpoint.load(tmp_path / "x")
 
@@ -127,11 +127,17 @@ def test_any_cut_and_any_changed_bit_is_refused(tmp_path_factory, data):
     else:
         content[place] ^= 1 << data.draw(st.integers(0, 7))
     path.write_bytes(content)
-    with contextlib.suppress(checkpoint.CheckpointError):  # else what changed is of no meaning: the hash's name
+    with contextlib.suppress(checkpoint.CheckpointError):  # else what changed is of no meaning: the form's blanks
         found, said = checkpoint.load(path)
         assert said == about
         assert found.keys() == tensors.keys()
         assert all(torch.equal(found[key], tensors[key]) for key in tensors)
+
+
+def test_the_same_content_makes_the_same_file(tmp_path):
+    for name in ("one", "other"):
+        save(tmp_path / name)
+    assert checkpoint.digest(tmp_path / "one") == checkpoint.digest(tmp_path / "other")
 
 
 W, B = torch.ones(2, 3), torch.zeros(2)

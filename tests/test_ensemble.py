@@ -4,29 +4,28 @@ import numpy as np
 import pytest
 from test_run import made  # noqa: F401
 
-from melgpu import ensemble, stacking
+from melgpu import cnns, ensemble, stacking
 from melgpu.ensemble import Ensemble
 from melgpu.errors import InputError
 
 
 class Chooser(stacking.Stack):
-    """A stack that believes one of its models."""
+    """A stack that believes its last model."""
 
     def predict(self, matrix):
-        return {"cnn": matrix[:, self.num_models - 1], "lightgbm": matrix[:, 0]}
+        return {"blend": matrix[:, self.num_models - 1], "fitted blend": matrix[:, 0]}
 
 
 def judge(stacks, folds, small) -> Ensemble:
     networks, digests = [(None, {"fold": fold}) for fold in folds], ["" for _ in folds]
-    return Ensemble(networks, digests, stacks, {"cnn": 3.0, "lightgbm": 1.0}, ["a", "b"], small)
+    return Ensemble(networks, digests, stacks, "blend", ["a", "b"], small)
 
 
 def test_each_fold_stacks_its_own_networks_and_folds_are_averaged(small):
     probs = np.random.default_rng(0).dirichlet(np.ones(2), size=(4, 5))  # K, N, C
-    stacks = {1: Chooser(2, 2), 2: Chooser(2, 2)}
-    got = judge(stacks, [1, 1, 2, 2], small).combine(probs)
-    expected = np.mean([0.75 * probs[1] + 0.25 * probs[0], 0.75 * probs[3] + 0.25 * probs[2]], axis=0)
-    np.testing.assert_allclose(got, expected)
+    for stacks in ({(1,): Chooser(2, 2, {}), (2,): Chooser(2, 2, {})}, {(1, 2): Chooser(2, 2, {})}):
+        got = judge(stacks, [1, 1, 2, 2], small).combine(probs)
+        np.testing.assert_allclose(got, (probs[1] + probs[3]) / 2)
 
 
 def test_without_stacks_networks_are_averaged(small):
@@ -41,7 +40,8 @@ def test_an_untrained_run_says_so(made):  # noqa: F811
 
 def test_checkpoints_of_another_job_or_run_are_refused(made, monkeypatch):  # noqa: F811
     jobs = made.jobs(1)
-    own = [{**asdict(job), "class_names": made.class_names, "digest": made.recipe.digest()} for job in jobs]
+    said = {"class_names": made.class_names, "digest": made.recipe.digest(), "pseudo": "none"}
+    own = [{**asdict(job), **said} for job in jobs]
     monkeypatch.setattr(ensemble.backbone, "load", lambda path: (None, own[jobs_at.index(path)]))
     jobs_at = [made.checkpoint(job) for job in jobs]
     assert [about for _, about in ensemble.load_networks(made, jobs)] == own
@@ -51,6 +51,7 @@ def test_checkpoints_of_another_job_or_run_are_refused(made, monkeypatch):  # no
         ("digest", "0"),
         ("fold", 1),
         ("round", 2),
+        ("pseudo", "0a"),
     ):
         before, own[1] = own[1], {**own[1], key: other}
         with pytest.raises(InputError, match=rf"{jobs_at[1]}: of another {key} than its run's"):
@@ -58,18 +59,25 @@ def test_checkpoints_of_another_job_or_run_are_refused(made, monkeypatch):  # no
         own[1] = before
 
 
+def cnn_stack(num_models: int, weights: dict[str, float]) -> stacking.Stack:
+    part = stacking.Subfold({name: cnns.StackCNN(num_models, 2, 0.0) for name in weights}, dict.fromkeys(weights, 1.0))
+    return stacking.Stack(num_models, 2, weights, [part])
+
+
 def test_stacks_of_another_fold_or_run_are_refused(made):  # noqa: F811
-    path, models = made.stack_path(1, 0), list(made.spec(1).backbones)
-    about = {"round": 1, "fold": 0, "models": models, "class_names": made.class_names, "digest": made.recipe.digest()}
-    stack = stacking.Stack(2, 2, {"cnn": [stacking.StackCNN(2, 2, 0.0)]})
+    path, stack = made.stack_path(1, (0,)), cnn_stack(2, {"cnn": 1.0})
+    about = {"round": 1, "folds": [0], "models": list(made.spec(1).backbones), "class_names": made.class_names}
+    about |= {"digest": made.recipe.digest(), "pseudo": "none"}
     stacking.save(stack, path, about)
-    assert ensemble._load_stack(made, 1, 0).members.keys() == {"cnn"}
+    assert ensemble._load_stack(made, 1, (0,)).weights == {"cnn": 1.0}
     for wrong, change, reason in (
-        (stack, {"models": models[::-1]}, "of another models"),
+        (stack, {"models": about["models"][::-1]}, "of another models"),
         (stack, {"class_names": ["b", "a"]}, "of another class_names"),
-        (stacking.Stack(3, 2, {"cnn": [stacking.StackCNN(3, 2, 0.0)]}), {}, "other numbers of networks and classes"),
-        (stacking.Stack(2, 2), {}, "has the stackers , not cnn"),
+        (stack, {"folds": [1]}, "of another folds"),
+        (stack, {"pseudo": "0a"}, "of another pseudo"),
+        (cnn_stack(3, {"cnn": 1.0}), {}, "other numbers of networks and classes"),
+        (cnn_stack(2, {"cnn": 0.5}), {}, "blends {'cnn': 0.5}, not {'cnn': 1.0}"),
     ):
         stacking.save(wrong, path, about | change)
         with pytest.raises(InputError, match=f"{path}: .*{reason}"):
-            ensemble._load_stack(made, 1, 0)
+            ensemble._load_stack(made, 1, (0,))

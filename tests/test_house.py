@@ -6,10 +6,25 @@ import pytest
 from conftest import ROOT, call
 
 FLOORS = [
-    {"clock", "environment", "errors", "files", "kernels", "trees"},
+    {"clock", "environment", "errors", "files", "kernels"},
     {"tables"},
-    {"recipe", "metrics", "arrays", "checkpoint", "pseudo", "quarantine", "times", "container", "ranks", "remote", "cli"},
-    {"predictions", "judged", "journal", "listing", "claims", "windows", "features", "augment", "decode", "fingerprint", "song"},
+    {"recipe", "metrics", "arrays", "checkpoint", "quarantine", "times", "container", "ranks", "remote", "cli"},
+    {
+        "predictions",
+        "judged",
+        "pseudo",
+        "cnns",
+        "trees",
+        "journal",
+        "listing",
+        "claims",
+        "windows",
+        "features",
+        "augment",
+        "decode",
+        "fingerprint",
+        "song",
+    },
     {"manifest", "backbone", "worker", "parity"},
     {"pool"},
     {"bank", "survey"},
@@ -18,7 +33,7 @@ FLOORS = [
     {"inference", "optimizer", "targets", "timeline"},
     {"training", "stacking"},
     {"report", "chart", "run"},
-    {"preflight", "ensemble", "keeping", "demo", "plan"},
+    {"preflight", "ensemble", "jury", "keeping", "demo", "plan"},
     {"listening"},
 ]
 HOMES = {
@@ -27,7 +42,7 @@ HOMES = {
     "triton": {"kernels"},
     "timm": {"backbone"},
     "safetensors": {"checkpoint"},
-    "lightgbm": {"stacking"},
+    "lightgbm": {"trees"},
     "rich": {"report"},
     "matplotlib": {"chart", "features"},
     "pydantic": {"recipe", "claims"},
@@ -35,7 +50,7 @@ HOMES = {
     "soxr": {"decode", "demo"},
     "av": {"container"},
     "fsspec": {"remote"},
-    "sklearn": {"manifest", "stacking"},
+    "sklearn": {"manifest"},
 }
 MODULES = sorted(path.stem for path in (ROOT / "melgpu").glob("*.py") if path.stem != "__init__")
 

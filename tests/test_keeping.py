@@ -99,6 +99,6 @@ def test_a_damaged_or_foreign_training_is_refused(short):
         ({**tensors, "epoch.sums": torch.zeros(3)}, said),
         (tensors, {**said, "groups": []}),
     ):
-        checkpoint.save(path, few, {"digest": short.recipe.digest(), "training": wrong})
+        checkpoint.save(path, few, {"digest": short.recipe.digest(), "pseudo": "none", "training": wrong})
         with pytest.raises(checkpoint.CheckpointError, match=r"last\.safetensors: .*(not of a training|does not fit)"):
             keeping.resume(short, job, again)

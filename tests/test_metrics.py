@@ -27,7 +27,9 @@ def test_no_trials_no_interval():
         bootstrap_interval(np.array([]))
 
 
-@pytest.mark.parametrize("values", [[0.0] * 30 + [1.0] * 70, [-1.0] * 5 + [0.0] * 80 + [1.0] * 15, [0.1, 0.7, 2.5, 3.0]])
+@pytest.mark.parametrize(
+    "values", [[0.0] * 30 + [1.0] * 70, [-1.0] * 5 + [0.0] * 80 + [1.0] * 15, [0.1, 0.7, 2.5, 3.0]]
+)
 def test_the_bootstrap_equals_scipys(values):
     theirs = bootstrap((values,), np.mean, method="percentile", n_resamples=20_000, rng=1).confidence_interval
     assert bootstrap_interval(np.array(values)) == pytest.approx((theirs.low, theirs.high), abs=0.03)

@@ -12,10 +12,12 @@ from melgpu import predictions
 from melgpu.errors import InputError
 from melgpu.predictions import Predictions
 
+WANTED = {"round": 1, "fold": 0, "recipe": "abc", "pseudo": "none"}
+
 
 def made(model="resnet50", **changes) -> Predictions:
     probs = np.random.default_rng(len(model)).dirichlet(np.ones(3), size=6).astype(np.float32)
-    source = {"model": model, "fold": 0, "round": 1, "recipe": "abc", "checkpoint": "def"}
+    source = {"model": model, "fold": 0, "round": 1, "recipe": "abc", "pseudo": "none", "checkpoint": "def"}
     lost, num_windows = np.array([False, False, True]), np.array([2, 1, 3])
     base = Predictions(
         ("b.mp3", "a.mp3", "ü.ogg"), ("train", "valid", "public"), lost, num_windows, probs, ("x", "y", "z"), source
@@ -24,7 +26,7 @@ def made(model="resnet50", **changes) -> Predictions:
 
 
 def align(*members):
-    return predictions.align(list(members), ("b.mp3", "a.mp3", "ü.ogg"), ["x", "y", "z"], "abc")
+    return predictions.align(list(members), ("b.mp3", "a.mp3", "ü.ogg"), ["x", "y", "z"], WANTED)
 
 
 def test_a_track_is_the_mean_of_its_windows():
@@ -153,10 +155,11 @@ def test_models_are_aligned():
         (made("x", ids=("a.mp3", "b.mp3", "ü.ogg")), "the same tracks in another order"),
         (made("x", ids=("b.mp3", "a.mp3", "c.mp3")), "lacks 1 tracks (ü.ogg); has unknown 1 tracks (c.mp3)"),
         (made("x", class_names=("x", "y", "Z")), "its classes are x, y, Z, not x, y, z"),
-        (made("x", splits=("valid", "valid", "public")), "differs from resnet50 in splits"),
+        (made("x", splits=("valid", "valid", "public")), "was trained on other tracks than resnet50"),
         (made("x", source={**made().source, "recipe": "other"}), "made with recipe other, not abc"),
-        (made("x", source={**made().source, "fold": 3}), "differs from resnet50 in fold"),
-        (made("x", source={**made().source, "round": 2}), "differs from resnet50 in round"),
+        (made("x", source={**made().source, "fold": 3}), "made with fold 3, not 0"),
+        (made("x", source={**made().source, "round": 2}), "made with round 2, not 1"),
+        (made("x", source={**made().source, "pseudo": "0a"}), "made with pseudo 0a, not none"),
     ],
 )
 def test_mixtures_are_refused_by_name(wrong, message):

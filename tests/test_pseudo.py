@@ -2,27 +2,54 @@ import os
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from melgpu import pseudo
 from melgpu.errors import InputError
+from melgpu.recipe import PseudoSpec
 
 PROBS = np.array([[0.9, 0.1], [0.85, 0.15], [0.1, 0.9], [0.5, 0.5]])
+VOTES = np.array([[0, 0, 1, 0], [0, 0, 0, 1], [0, 1, 0, 1]])
+
+
+def select(probs=PROBS, votes=VOTES, **changes) -> list[pseudo.PseudoLabel]:
+    spec = PseudoSpec(**{"threshold": 0.85, "agreement": 0.0, "max_per_class": 0, **changes})
+    return pseudo.select([f"t{row}" for row in range(len(probs))], probs, votes, ["rock", "pop"], spec)
 
 
 def test_only_those_above_the_threshold(tmp_path):
-    chosen = pseudo.select(["a", "b", "c", "d"], PROBS, ["rock", "pop"], 0.85)
-    assert [(p.id, p.label) for p in chosen] == [("a", "rock"), ("c", "pop")]
+    chosen = select()
+    assert [(p.id, p.label, p.votes) for p in chosen] == [("t0", "rock", "3/3"), ("t2", "pop", "1/3")]
     pseudo.save(chosen, tmp_path / "pseudo.csv", 1, "abc")
     assert pseudo.load(tmp_path / "pseudo.csv", 1, "abc") == chosen
-    assert (tmp_path / "pseudo.csv").read_text().splitlines()[1] == "a,rock,0.900000,1,abc"
+    assert (tmp_path / "pseudo.csv").read_text().splitlines()[1] == "t0,rock,0.900000,3/3,1,abc"
+
+
+def test_networks_must_agree():
+    assert [p.id for p in select(agreement=0.34)] == ["t0"]
+    assert [p.id for p in select(agreement=1.0, threshold=0.4)] == ["t0"]
+    assert [p.id for p in select(agreement=0.66, threshold=0.4)] == ["t0", "t1"]
+
+
+@given(st.lists(st.tuples(st.sampled_from([0, 1]), st.integers(60, 99)), min_size=1), st.integers(1, 5))
+def test_of_each_class_only_the_surest(tracks, most):
+    sure = np.array([share / 100 for _, share in tracks])
+    probs = np.stack([np.where([c == which for c, _ in tracks], sure, 1 - sure) for which in (0, 1)], axis=1)
+    chosen = select(probs, np.zeros((1, len(probs)), int), threshold=0.7, max_per_class=most)
+    for which, name in enumerate(("rock", "pop")):
+        own = sorted((s for (c, _), s in zip(tracks, sure, strict=True) if c == which and s > 0.7), reverse=True)
+        assert sorted((p.probability for p in chosen if p.label == name), reverse=True) == pytest.approx(own[:most])
+    assert [p.id for p in chosen] == sorted((p.id for p in chosen), key=lambda name: int(name[1:]))
 
 
 def test_none_is_a_valid_answer(tmp_path):
-    pseudo.save(pseudo.select(["a"], PROBS[3:], ["rock", "pop"], 0.85), tmp_path / "pseudo.csv", 1, "abc")
-    assert pseudo.load(tmp_path / "pseudo.csv", 1, "abc") == []
+    for probs, votes in ((PROBS[3:], VOTES[:, 3:]), (PROBS[:0], VOTES[:, :0])):
+        pseudo.save(select(probs, votes, max_per_class=1), tmp_path / "pseudo.csv", 1, "abc")
+        assert pseudo.load(tmp_path / "pseudo.csv", 1, "abc") == []
 
 
-HEADER = b"id,label,probability,round,recipe\n"
+HEADER = b"id,label,probability,votes,round,recipe\n"
 
 
 @pytest.mark.parametrize(
@@ -32,13 +59,13 @@ HEADER = b"id,label,probability,round,recipe\n"
         (b"", "not enough values"),
         (b"\xff\xfe", "can't decode"),
         (HEADER + b"a,rock\n", "not enough values"),
-        (HEADER + b"a,rock,sure,1,abc\n", "could not convert"),
-        (HEADER + b"a,rock,nan,1,abc\n", "a probability that is none"),
-        (HEADER + b"a,rock,7,1,abc\n", "a probability that is none"),
-        (HEADER + b"a" * 200_000 + b",rock,0.9,1,abc\n", "field larger"),
-        (HEADER + b"a,rock,0.9,2,abc\n", "not of round 1"),
-        (HEADER + b"a,rock,0.9,1,abd\n", "or of recipe abc"),
-        (HEADER + b"a,rock,0.9,1,abc\na,pop,0.9,1,abc\n", "named twice"),
+        (HEADER + b"a,rock,sure,1/2,1,abc\n", "could not convert"),
+        (HEADER + b"a,rock,nan,1/2,1,abc\n", "a probability that is none"),
+        (HEADER + b"a,rock,7,1/2,1,abc\n", "a probability that is none"),
+        (HEADER + b"a" * 200_000 + b",rock,0.9,1/2,1,abc\n", "field larger"),
+        (HEADER + b"a,rock,0.9,1/2,2,abc\n", "not of round 1"),
+        (HEADER + b"a,rock,0.9,1/2,1,abd\n", "or of recipe abc"),
+        (HEADER + b"a,rock,0.9,1/2,1,abc\na,pop,0.9,1/2,1,abc\n", "named twice"),
     ],
 )
 def test_damaged_and_foreign_files_are_refused(tmp_path, content, reason):

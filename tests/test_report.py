@@ -90,7 +90,9 @@ def test_durations():
 
 def test_tables_show_what_they_are_given(screen):
     text = screen(False)
-    scores = {"resnet50": {"validation": (0.5, 10)}, "blend [x]": {"validation": (1.0, 10), "public": (0.25, 4)}}
+    half = {"accuracy": 0.5, "interval": (0.24, 0.76), "tracks": 10}
+    quarter = {"accuracy": 0.25, "interval": (0.0, 0.75), "tracks": 4}
+    scores = {"resnet50": {"validation": half}, "blend [x]": {"validation": half, "public": quarter}}
     report.console.print(report.score_table("Round 1", scores))
     report.console.print(
         report.answer_table(["[a].mp3"], np.array([[0.1, 0.6, 0.05, 0.25]]), ["p", "q", "r", "[s]"], [False])
@@ -110,6 +112,13 @@ def test_tables_show_what_they_are_given(screen):
     ):
         assert part in shown, shown
     assert "r 5%" not in shown
+
+
+def test_gains_are_told_with_their_interval():
+    score = {"gain": 0.025, "gain_interval": (-0.05, 0.1)}
+    told = report.gain_line("blend", {"blend": {"validation": score, "public": {**score, "gain": -0.01}}, "mean": {}})
+    expected = "validation +0.025 (-0.05 to +0.10), public -0.010 (-0.05 to +0.10)"
+    assert told == f"blend against the mean of the networks: {expected}"
 
 
 def test_what_was_not_heard_is_said(screen):

@@ -1,6 +1,9 @@
 from pathlib import Path
 
+import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from melgpu import manifest, plan, pseudo, run
 from melgpu.errors import InputError
@@ -19,6 +22,10 @@ def made(tmp_path, small) -> run.Run:
     for path in (*train.paths, *tests.paths):
         Path(path).touch()
     return run.create(tmp_path / "run", small, manifest.build({"train": train, "public": tests}, 3, 8), "cpu")
+
+
+def label(name: str, own: str) -> pseudo.PseudoLabel:
+    return pseudo.PseudoLabel(name, own, 0.9, "2/2")
 
 
 def stack_round(made: run.Run, number: int, labels: list[pseudo.PseudoLabel]) -> None:
@@ -67,36 +74,59 @@ def test_a_fold_holds_its_own_tracks_out(made):
         assert made.round_splits(fold).count("valid") == len(valid)
 
 
-def test_pseudo_tracks_train_and_never_validate(made):
-    stack_round(made, 1, [pseudo.PseudoLabel("y.wav", "b", 0.9)])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(st.dictionaries(st.sampled_from(["x.wav", "y.wav"]), st.sampled_from("ab")))
+def test_pseudo_tracks_train_and_never_validate(made, chosen):
+    stack_round(made, 1, [label(name, own) for name, own in chosen.items()])
     tracks, rows = made.labelled(2)
-    assert rows.tolist() == [13]
-    assert tracks.labels[13] == "b"
+    assert {tracks.ids[row]: tracks.labels[row] for row in rows} == chosen
     for job in made.jobs(2):
-        assert 13 in plan.training_order(made, job).tracks
-        assert 12 not in plan.training_order(made, job).tracks
-        valid = made.fold_rows(job.fold)[1]
-        assert 13 not in valid
-        assert not set(plan.training_order(made, job).tracks) & set(valid)
-    assert 13 not in plan.training_order(made, Job(1, "resnet50", 0)).tracks
+        trained, valid = set(plan.training_order(made, job).tracks.tolist()), set(made.fold_rows(job.fold)[1].tolist())
+        assert valid == set(np.flatnonzero(made.manifest.folds == job.fold).tolist())
+        assert valid <= set(range(12))  # the training list's; 12 and 13 are the test tracks
+        assert trained == set(range(12)) - valid | set(rows.tolist())
+        assert set(plan.prediction_order(made, made.fold_rows(job.fold)[1]).tracks.tolist()) == valid
+    assert not {12, 13} & set(plan.training_order(made, Job(1, "resnet50", 0)).tracks.tolist())
+
+
+def test_a_run_without_pseudo_labels_lies_beside_the_other(made):
+    with pytest.raises(InputError, match="no pseudo labels yet that could be left out"):
+        run.open_run(made.folder, without_pseudo=True)
+    stack_round(made, 1, [label("y.wav", "b")])
+    without = run.open_run(made.folder, without_pseudo=True)
+    assert without.labelled(2)[1].tolist() == []
+    assert (without.pseudo_digest(2), made.pseudo_digest(1)) == ("none", "none")
+    assert without.round_folder(1) == made.round_folder(1)
+    for job in made.jobs(2):
+        assert without.job_folder(job) != made.job_folder(job)
+    without.finish_round(2, {})
+    assert (without.current_round, made.current_round) == (None, 2)
+
+
+def test_other_pseudo_labels_have_another_digest(made):
+    stack_round(made, 1, [label("y.wav", "b")])
+    before = made.pseudo_digest(2)
+    stack_round(made, 1, [label("y.wav", "a")])
+    assert made.pseudo_digest(2) != before
 
 
 def test_pseudo_labels_of_strangers_are_refused(made):
-    stack_round(made, 1, [pseudo.PseudoLabel("3.wav", "b", 0.9)])
+    stack_round(made, 1, [label("3.wav", "b")])
     with pytest.raises(InputError, match=r"3\.wav is no public test track"):
         made.labelled(2)
 
 
 def test_pseudo_labels_are_classes(made):
-    stack_round(made, 1, [pseudo.PseudoLabel("y.wav", "c", 0.9)])
+    stack_round(made, 1, [label("y.wav", "c")])
     with pytest.raises(InputError, match=r"pseudo\.csv: 'c' is no class"):
         made.labelled(2)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "[" * 100_000, '{"python": 3}', '{"python": "3", "packages": []}'])
 def test_damaged_json_is_refused(made, text):
-    made.finish_round(1, {"mean": {"validation": [0.5, 7]}})
-    assert made.scores(1) == {"mean": {"validation": [0.5, 7]}}
+    score = {"accuracy": 0.5, "interval": [0.2, 0.8], "tracks": 7, "gain": 0.1, "gain_interval": [0.0, 0.2]}
+    made.finish_round(1, {"mean": {"validation": score}})
+    assert made.scores(1) == {"mean": {"validation": score}}
     scores = made.stack_folder(1) / "scores.json"
     for path, load in ((made.folder / "environment.json", lambda: run.open_run(made.folder)), (scores, made.scores)):
         path.write_text(text)

@@ -85,18 +85,37 @@ def test_checkpoints_and_predictions_say_what_made_them(finished):
     assert made.source["checkpoint"] == checkpoint.digest(path)
     assert made.splits.count("valid") == 6
     assert len(made.probs) == 27 * 3
+    assert made.source["pseudo"] not in ("none", "")
     pseudo = rows_of(folder / "round1" / "pseudo.csv")
-    assert pseudo[0] == ["id", "label", "probability", "round", "recipe"]
+    assert pseudo[0] == ["id", "label", "probability", "votes", "round", "recipe"]
 
 
 def test_finished_rounds_are_left_alone(finished):
     folder, _ = finished
-    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+    kept = [path for path in folder.rglob("*") if path.is_file() and path.name != "report.html"]
+    before = {path: path.stat().st_mtime_ns for path in kept}
     for script in ("train.py", "predict.py", "stack.py"):
         again = call(script, "--run", folder)
         assert again.returncode == 0
     assert "blend" in again.stdout
-    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()} == before
+    assert {path: path.stat().st_mtime_ns for path in kept} == before
+
+
+def test_a_round_without_pseudo_labels_is_trained_beside_the_other(finished):
+    folder, _ = finished
+    before = {path: path.stat().st_mtime_ns for path in (folder / "round2").rglob("*") if path.is_file()}
+    for script in ("train.py", "predict.py", "stack.py"):
+        done = call(script, "--run", folder, "--without-pseudo")
+        assert done.returncode == 0, done.stderr
+    assert "Round 2 without pseudo labels" in done.stdout
+    assert "Submission" not in done.stdout
+    made = folder / "round2-without-pseudo"
+    assert predictions.load(made / "predictions" / "resnet50-fold1.npz").source["pseudo"] == "none"
+    assert (made / "stack" / "judged.npz").exists()
+    assert {path: path.stat().st_mtime_ns for path in (folder / "round2").rglob("*") if path.is_file()} == before
+    one, other = (checkpoint.load(root / "resnet50/fold1/best.safetensors")[0] for root in (made, folder / "round2"))
+    assert any((one[key] != other[key]).any() for key in one)
+    assert len(rows_of(folder / "round1" / "pseudo.csv")) > 1  # so there was something to leave out
 
 
 def test_new_music_gets_three_classes_and_all_probabilities(finished, corpus, tmp_path):

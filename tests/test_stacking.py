@@ -3,10 +3,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.optimize import minimize
 
 from melgpu import checkpoint, recipe, stacking
+from melgpu.errors import InputError
 
-SPEC = recipe.load(["demo"], ["stacking.max_epochs=30", "stacking.num_trees=20"]).stacking
+SPEC = recipe.load(["demo"], ["stacking.max_epochs=15", "stacking.num_trees=15"]).stacking
 NAMES = ["cnn", "skip_cnn", "lightgbm"]
 
 
@@ -21,73 +23,145 @@ def votes(count: int, seed: int, num_models: int = 3, num_classes: int = 4) -> t
     return odds / odds.sum(-1, keepdims=True), labels
 
 
+def fit_stack(train, valid, names=NAMES, spec=SPEC) -> tuple[stacking.Stack, np.ndarray]:
+    """A whole stack, and the sub-folds of its validation tracks."""
+    subfolds = stacking.deal(valid[1], spec)
+    stack = stacking.Stack(valid[0].shape[1], valid[0].shape[2], dict.fromkeys(names, 1.0))
+    for number in range(subfolds.max() + 1):
+        stack.subfolds.append(stacking.fit(number, train, valid, subfolds, names, spec))
+    return stack, subfolds
+
+
+@pytest.fixture(scope="module", params=["original", "oof"])
+def train(request):
+    return votes(120, 1) if request.param == "original" else None
+
+
 @pytest.fixture(scope="module")
-def fitted() -> dict[str, tuple[list, np.ndarray]]:
-    return {name: stacking.fit(name, votes(120, 1), votes(80, 2), SPEC) for name in NAMES}
+def fitted(train):
+    return fit_stack(train, votes(80, 2))
 
 
-def as_stack(fitted) -> stacking.Stack:
-    return stacking.Stack(3, 4, {name: members for name, (members, _) in fitted.items()})
+@settings(max_examples=6, deadline=None)
+@given(st.integers(2, 9), st.integers(2, 15), st.integers(3, 40))
+def test_any_number_of_models_classes_and_tracks_fits(num_models, num_classes, count):
+    spec = SPEC.model_copy(update={"max_epochs": 1, "num_trees": 2})
+    valid = votes(count, 0, num_models, num_classes)
+    stack, subfolds = fit_stack(votes(7, 1, num_models, num_classes), valid, spec=spec)
+    matrix = votes(5, 2, num_models, num_classes)[0]
+    for made, rows in ((stack.predict(matrix), 5), (stack.out_of_fold(valid[0], subfolds), count)):
+        assert list(made) == [*NAMES, "blend", "fitted blend"]
+        for probs in made.values():
+            assert probs.shape == (rows, num_classes)
+            np.testing.assert_allclose(probs.sum(1), 1, atol=1e-5)
 
 
-@settings(max_examples=15, deadline=None)
-@given(st.integers(2, 9), st.integers(2, 20), st.sampled_from([stacking.StackCNN, stacking.StackSkipCNN]))
-def test_any_number_of_models_and_classes_fits(num_models, num_classes, kind):
-    cnn = kind(num_models, num_classes, 0.25).eval()
-    assert cnn(torch.rand(5, num_models, num_classes)).shape == (5, num_classes)
+@given(st.lists(st.integers(0, 5), min_size=3, max_size=60))
+def test_tracks_are_dealt_evenly(labels):
+    labels = np.array(labels)
+    subfolds = stacking.deal(labels, SPEC)
+    counts = np.bincount(subfolds)
+    assert len(counts) == min(len(labels), SPEC.num_subfolds)
+    assert counts.max() - counts.min() <= 1
+    for label in np.unique(labels):
+        own = np.bincount(subfolds[labels == label], minlength=len(counts))
+        assert own.max() - own.min() <= 1
 
 
-def test_kernels_see_models_and_never_mix_classes():
-    for kind in (stacking.StackCNN, stacking.StackSkipCNN):
-        cnn = kind(6, 10, 0.25)
-        kernels = {conv.kernel_size for conv in cnn.modules() if isinstance(conv, torch.nn.Conv2d)}
-        assert kernels <= {(2, 1), (3, 1)}
+def test_too_few_tracks_are_refused():
+    with pytest.raises(InputError, match="needs 3 validation tracks in each fold, there are 2"):
+        stacking.deal(np.array([0, 1]), SPEC)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_stacker_learns_whom_to_trust(fitted, name):
     matrix, labels = votes(400, 3)
     right = lambda probs: (probs.argmax(1) == labels).mean()  # noqa: E731
-    stacked = as_stack(fitted).predict(matrix)[name]
-    np.testing.assert_allclose(stacked.sum(1), 1, atol=1e-5)
+    stacked = fitted[0].predict(matrix)[name]
     assert right(stacked) > right(matrix.mean(1)) - 0.05
     assert right(stacked) > right(matrix[:, 2]) + 0.3
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_the_same_seed_gives_the_same_bits(fitted, name):
+def test_the_same_seed_gives_the_same_bits(train, fitted, tmp_path):
     torch.rand(3)
-    _, again = stacking.fit(name, votes(120, 1), votes(80, 2), SPEC)
-    np.testing.assert_array_equal(again, fitted[name][1])
+    again, _ = fit_stack(train, votes(80, 2))
+    for path, stack in ((tmp_path / "one", fitted[0]), (tmp_path / "other", again)):
+        stacking.save(stack, path, {"folds": [0]})
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "other").read_bytes()
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_shuffled_labels_fall_to_chance(name):
-    train, valid = votes(400, 4), votes(400, 5)
-    rng = np.random.default_rng(6)
-    shuffled = rng.permutation(valid[1])
-    _, out_of_fold = stacking.fit(name, (train[0], rng.permutation(train[1])), (valid[0], shuffled), SPEC)
-    assert (out_of_fold.argmax(1) == shuffled).mean() < 0.25 + 0.12  # chance, early stopping's choice, 4 sigma
-
-
-def test_out_of_fold_means_out_of_fold(fitted):
-    """Each validation track is judged by the one member that was not tuned on it."""
-    from sklearn.model_selection import StratifiedKFold
-
+def test_what_is_said_of_a_track_does_not_depend_on_its_label(train, fitted):
+    """The proof that nothing leaks: other labels for one sub-fold leave every bit of its judgement as it was."""
     matrix, labels = votes(80, 2)
-    members, out_of_fold = fitted["lightgbm"]
-    splits = StratifiedKFold(SPEC.num_subfolds, shuffle=True, random_state=SPEC.seed).split(matrix, labels)
-    for member, (_, outside) in zip(members, splits, strict=True):
-        np.testing.assert_array_equal(stacking._member_probs(member, matrix[outside]), out_of_fold[outside])
+    stack, subfolds = fitted
+    before = stack.out_of_fold(matrix, subfolds)
+    for number in (0, SPEC.num_subfolds - 1):
+        judged = subfolds == number
+        other = np.where(judged, (labels + 1) % 4, labels)
+        again = stacking.fit(number, train, (matrix, other), subfolds, NAMES, SPEC)
+        only = stacking.Stack(3, 4, stack.weights, [again]).predict(matrix[judged])
+        for name, probs in before.items():
+            np.testing.assert_array_equal(only[name], probs[judged], err_msg=name)
+        learnt = stacking.fit(number, train, (matrix, (labels + 1) % 4), subfolds, NAMES, SPEC)
+        assert (learnt.predict(matrix)["cnn"] != again.predict(matrix)["cnn"]).any()  # of the others' it does
+
+
+@pytest.mark.parametrize("protocol", ["original", "oof"])
+def test_shuffled_labels_fall_to_chance(protocol):
+    rng, train, valid = np.random.default_rng(6), votes(200, 4), votes(200, 5)
+    train = (train[0], rng.permutation(train[1])) if protocol == "original" else None
+    valid = (valid[0], rng.permutation(valid[1]))
+    stack, subfolds = fit_stack(train, valid)
+    for name, probs in stack.out_of_fold(valid[0], subfolds).items():
+        assert abs((probs.argmax(1) == valid[1]).mean() - 0.25) < 4 * np.sqrt(0.25 * 0.75 / 200), name
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 1000))
+def test_fitted_weights_are_the_likeliest(seed):
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 4, 60)
+    probs = {name: rng.dirichlet(np.ones(4) / 2, 60) for name in NAMES}
+    weights = stacking.fit_weights(probs, labels, steps=3000)
+    assert sum(weights.values()) == pytest.approx(1)
+
+    def loss(shares) -> float:
+        own = stacking.blend(probs, dict(zip(NAMES, shares, strict=True)))
+        return -np.log(own[np.arange(60), labels]).mean()
+
+    best = minimize(lambda free: loss(np.exp([*free, 0])), [0, 0], method="Nelder-Mead", options={"xatol": 1e-6})
+    assert loss(weights.values()) <= best.fun + 1e-4
+
+
+def test_weights_go_to_who_is_right():
+    labels = np.arange(40) % 2
+    right = np.eye(2)[labels] * 0.8 + 0.1
+    weights = stacking.fit_weights({"good": right, "bad": 1 - right}, labels)
+    assert weights["good"] > 0.99
+
+
+def test_a_fitted_blend_needs_two():
+    assert stacking.answer("fitted", 2) == "fitted blend"
+    assert stacking.answer("fitted", 1) == stacking.answer("fixed", 3) == "blend"
+    stack, _ = fit_stack(None, votes(20, 1), ["lightgbm"])
+    assert list(stack.predict(votes(2, 2)[0])) == ["lightgbm", "blend"]
+
+
+def test_protocols_group_folds():
+    assert stacking.groups("original", (2, 3, 4)) == [(2,), (3,), (4,)]
+    assert stacking.groups("oof", (2, 3, 4)) == [(2, 3, 4)]
 
 
 def test_a_stack_survives_its_file(fitted, tmp_path):
-    stack, matrix = as_stack(fitted), votes(50, 7)[0]
-    stacking.save(stack, tmp_path / "x", {"fold": 2})
+    stack, matrix = fitted[0], votes(50, 7)[0]
+    stacking.save(stack, tmp_path / "x", {"folds": [2]})
     again, about = stacking.load(tmp_path / "x")
-    assert about["fold"] == 2
+    assert about["folds"] == [2]
     for name, probs in stack.predict(matrix).items():
         np.testing.assert_array_equal(again.predict(matrix)[name], probs)
+
+
+CNN = {"num_models": 2, "num_classes": 3, "weights": {"cnn": 1.0}, "fitted_weights": [{"cnn": 1.0}]}
 
 
 @pytest.mark.parametrize(
@@ -96,13 +170,21 @@ def test_a_stack_survives_its_file(fitted, tmp_path):
         (None, "not of a stack"),
         ([], "not of a stack"),
         ({}, "stack.num_models: Field required"),
-        ({"num_models": "2", "num_classes": 3, "members": {}}, "stack.num_models"),
-        ({"num_models": 2, "num_classes": 10**30, "members": {"cnn": 1}}, "stack.num_classes"),
-        ({"num_models": 2, "num_classes": 3, "members": {"cnn": 10**9}}, "stack.members.cnn"),
-        ({"num_models": 2, "num_classes": 3, "members": {"evil": 1}}, "stack.members.evil"),
-        ({"num_models": 1000, "num_classes": 10_000, "members": {"cnn": 1}}, "does not fit StackCNN"),
-        ({"num_models": 2, "num_classes": 3, "members": {"skip_cnn": 1}}, "does not fit StackSkipCNN"),
-        ({"num_models": 2, "num_classes": 3, "members": {"lightgbm": 1}}, "lightgbm.0 is no model of LightGBM's"),
+        ({**CNN, "num_models": "2"}, "stack.num_models"),
+        ({**CNN, "num_classes": 10**30}, "stack.num_classes"),
+        ({**CNN, "fitted_weights": [{"cnn": 1.0}] * 1001}, "stack.fitted_weights"),
+        ({**CNN, "fitted_weights": []}, "stack.fitted_weights"),
+        ({**CNN, "fitted_weights": [{"cnn": -0.5}]}, "stack.fitted_weights"),
+        ({**CNN, "fitted_weights": [{"cnn": 0.0}]}, "weights of other stackers, or of none"),
+        ({**CNN, "fitted_weights": [{"skip_cnn": 1.0}]}, "weights of other stackers, or of none"),
+        ({**CNN, "weights": {"evil": 1.0}}, "stack.weights.evil"),
+        ({**CNN, "weights": {"cnn": 0.0}}, "stack.weights.cnn"),
+        ({**CNN, "num_models": 1000, "num_classes": 10_000}, "does not fit StackCNN"),
+        ({**CNN, "weights": {"skip_cnn": 1.0}, "fitted_weights": [{"skip_cnn": 1.0}]}, "does not fit StackSkipCNN"),
+        (
+            {**CNN, "weights": {"lightgbm": 1.0}, "fitted_weights": [{"lightgbm": 1.0}]},
+            "lightgbm.0 is no model of LightGBM's",
+        ),
     ],
 )
 def test_damaged_and_foreign_stacks_are_refused(tmp_path, shape, reason):
@@ -121,21 +203,8 @@ def test_blend_weighs():
     np.testing.assert_allclose(stacking.blend(probs, {"cnn": 3.0, "lightgbm": 1.0}), [[0.75, 0.25]])
 
 
-def test_a_class_that_a_subfold_lacks_is_no_problem():
-    matrix, labels = votes(40, 8)
-    labels[labels == 3] = 2
-    labels[0] = 3
-    for name in NAMES:
-        _, out_of_fold = stacking.fit(name, (matrix, labels), (matrix, labels), SPEC)
-        assert out_of_fold.shape == (40, 4)
-
-
-def test_small_classes_get_fewer_subfolds_and_no_test_tracks_are_no_problem():
-    matrix, labels = votes(12, 9)
-    spec = SPEC.model_copy(update={"num_subfolds": 5})
-    members, _ = stacking.fit("lightgbm", (matrix, labels), (matrix, labels), spec)
-    assert len(members) == 3
-    stack = stacking.Stack(
-        3, 4, {name: stacking.fit(name, (matrix, labels), (matrix, labels), spec)[0] for name in NAMES}
+def test_no_test_tracks_are_no_problem(fitted):
+    matrix = votes(4, 9)[0]
+    assert {name: probs.shape for name, probs in fitted[0].predict(matrix[:0]).items()} == dict.fromkeys(
+        [*NAMES, "blend", "fitted blend"], (0, 4)
     )
-    assert {name: probs.shape for name, probs in stack.predict(matrix[:0]).items()} == dict.fromkeys(NAMES, (0, 4))

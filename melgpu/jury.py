@@ -1,0 +1,133 @@
+"""A round's networks and stackers together: what the stackers are fitted on, and what all of them say of each track."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from melgpu import predictions, stacking
+from melgpu.cnns import Rows
+from melgpu.errors import InputError
+from melgpu.judged import Judged
+from melgpu.run import Run, class_numbers
+from melgpu.stacking import Stack
+
+
+@dataclass(frozen=True)
+class Votes:
+    """What the K networks of each fold say of all tracks.
+
+    matrices: (N, K, C) by fold, a row for each of the manifest; lost (N,): tracks of which nobody heard anything.
+    """
+
+    matrices: dict[int, np.ndarray]
+    lost: np.ndarray
+
+    def of_networks(self, rows: np.ndarray) -> np.ndarray:
+        """The class that each of the V networks of all folds finds likeliest, shape (V, R)."""
+        return np.concatenate([matrix[rows].argmax(axis=2).T for matrix in self.matrices.values()])
+
+
+@dataclass(frozen=True)
+class Case:
+    """What one stack is fitted on: n validation tracks of its folds, and the training side that the CNNs see before.
+
+    rows (n,) of the manifest; of_fold (n,); valid, train: matrix and labels; subfolds (n,).
+    """
+
+    folds: tuple[int, ...]
+    rows: np.ndarray
+    of_fold: np.ndarray
+    valid: Rows
+    subfolds: np.ndarray
+    train: Rows | None
+
+    @property
+    def num_subfolds(self) -> int:
+        return int(self.subfolds.max()) + 1
+
+
+def hear(run: Run, number: int) -> Votes:
+    """Load what the networks of a round say. Raises InputError where some is missing or does not belong together."""
+    loaded = {fold: _load(run, number, fold) for fold in run.spec(number).folds}
+    wanted = {"round": number, "recipe": run.recipe.digest(), "pseudo": run.pseudo_digest(number)}
+    matrices = {
+        fold: predictions.align(members, run.manifest.ids, run.class_names, wanted | {"fold": fold})
+        for fold, members in loaded.items()
+    }
+    return Votes(matrices, np.any([member.lost for members in loaded.values() for member in members], axis=0))
+
+
+def _load(run: Run, number: int, fold: int) -> list[predictions.Predictions]:
+    jobs = [job for job in run.jobs(number) if job.fold == fold]
+    missing = [job.name for job in jobs if not (run.is_trained(job) and run.is_predicted(job))]
+    if missing:
+        names = (f"round {number}: no predictions of {name} as it is now" for name in missing)
+        raise InputError([*names, f"run python train.py and python predict.py with {run.flags} first"])
+    return [predictions.load(run.predictions_path(job)) for job in jobs]
+
+
+def cases(run: Run, number: int, votes: Votes) -> list[Case]:
+    """One for each stack of a round."""
+    protocol, folds = run.recipe.stacking.protocol, run.spec(number).folds
+    return [_case(run, number, votes, group) for group in stacking.groups(protocol, folds)]
+
+
+def _case(run: Run, number: int, votes: Votes, folds: tuple[int, ...]) -> Case:
+    labels = class_numbers(run.labelled(number)[0], run.class_names)
+    sides = {fold: [rows[~votes.lost[rows]] for rows in run.round_rows(number, fold)] for fold in folds}
+    rows = np.concatenate([valid for _, valid in sides.values()])
+    of_fold = np.repeat(folds, [len(valid) for _, valid in sides.values()])
+    matrix = np.concatenate([votes.matrices[fold][valid] for fold, (_, valid) in sides.items()])
+    train = None
+    if run.recipe.stacking.protocol == "original":
+        seen = sides[folds[0]][0]
+        train = (votes.matrices[folds[0]][seen], labels[seen])
+    subfolds = stacking.deal(labels[rows], run.recipe.stacking)
+    return Case(folds, rows, of_fold, (matrix, labels[rows]), subfolds, train)
+
+
+def judge(run: Run, number: int, votes: Votes, stacks: list[tuple[Case, Stack]]) -> Judged:
+    """What networks, stackers and blends say of each validation track (out of fold) and of each test track."""
+    spec, valid, test = run.spec(number), [], []
+    for case, stack in stacks:
+        valid.append(_networks(spec.backbones, case.valid[0]) | stack.out_of_fold(case.valid[0], case.subfolds))
+        for fold in case.folds:
+            matrix = votes.matrices[fold][run.test_rows]
+            test.append(_networks(spec.backbones, matrix) | stack.predict(matrix))
+    probs = np.stack(
+        [
+            np.concatenate([*(own[name] for own in valid), np.mean([own[name] for own in test], axis=0)])
+            for name in test[0]
+        ]
+    )  # (J, N, C)
+    rows = np.concatenate([*(case.rows for case, _ in stacks), run.test_rows])
+    splits = ["validation" if split == "train" else split for split in run.manifest.splits]
+    probs[:, votes.lost[rows]] = run.prior
+    return Judged(
+        judges=tuple(test[0]),
+        ids=tuple(run.manifest.ids[row] for row in rows),
+        splits=tuple(splits[row] for row in rows),
+        folds=np.concatenate([*(case.of_fold for case, _ in stacks), np.full(len(run.test_rows), -1)]),
+        labels=class_numbers(run.manifest, run.class_names)[rows],
+        probs=probs,
+        class_names=tuple(run.class_names),
+        source=_source(run, number, [stack for _, stack in stacks]),
+    )
+
+
+def _networks(names: tuple[str, ...], matrix: np.ndarray) -> dict[str, np.ndarray]:
+    return {name: matrix[:, k] for k, name in enumerate(names)} | {"mean": matrix.mean(axis=1)}
+
+
+def _source(run: Run, number: int, stacks: list[Stack]) -> dict:
+    settings, fixed = run.recipe.stacking, run.spec(number).blend
+    fitted = [part.weights for stack in stacks for part in stack.subfolds]
+    return {
+        "round": number,
+        "recipe": run.recipe.digest(),
+        "pseudo": run.pseudo_digest(number),
+        "protocol": settings.protocol,
+        "answer": stacking.answer(settings.weights, len(fixed)),
+        "weights": fixed,
+        "fitted_weights": {name: float(np.mean([own[name] for own in fitted])) for name in fitted[0]},
+    }

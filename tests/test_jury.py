@@ -1,0 +1,129 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from test_run import label, made, stack_round  # noqa: F401
+
+from melgpu import jury, predictions, recipe, stacking
+from melgpu.errors import InputError
+from melgpu.predictions import Predictions
+from melgpu.run import Run, class_numbers
+
+
+def predict(run: Run, number: int, monkeypatch, **changes) -> None:
+    """Predictions of every network of a round, one window a track, of networks that there are not."""
+    monkeypatch.setattr(Run, "is_trained", lambda run, job: True)
+    monkeypatch.setattr(jury.Run, "is_predicted", lambda run, job: run.predictions_path(job).exists())
+    size = len(run.manifest)
+    for seed, job in enumerate(run.jobs(number)):
+        probs = np.random.default_rng(seed).dirichlet(np.ones(2), size).astype(np.float32)
+        source = {"model": job.backbone, "fold": job.fold, "round": number, "recipe": run.recipe.digest()}
+        source |= {"pseudo": run.pseudo_digest(number), "checkpoint": "x", **changes}
+        lost, splits = np.arange(size) == 5, tuple(run.round_splits(job.fold))
+        own = Predictions(run.manifest.ids, splits, lost, np.ones(size, int), probs, ("a", "b"), source)
+        predictions.save(own, run.predictions_path(job))
+
+
+@pytest.fixture
+def second(made, monkeypatch):  # noqa: F811
+    """A run in its second round (folds 1 and 2, two networks), with the pseudo label y.wav: b."""
+    stack_round(made, 1, [label("y.wav", "b")])
+    predict(made, 2, monkeypatch)
+    return made
+
+
+def with_protocol(run: Run, protocol: str) -> Run:
+    other = replace(run, recipe=recipe.lay_overrides(run.recipe, [f"stacking.protocol={protocol}"]))
+    stack_round(other, 1, [label("y.wav", "b")])
+    return other
+
+
+def test_original_cases_are_folds_with_their_training_side(second):
+    votes = jury.hear(second, 2)
+    labels = class_numbers(second.labelled(2)[0], second.class_names)
+    for case, fold in zip(jury.cases(second, 2, votes), (1, 2), strict=True):
+        valid = [row for row in second.fold_rows(fold)[1] if row != 5]
+        train = [*(row for row in second.fold_rows(fold)[0] if row != 5), 13]  # with the pseudo label
+        assert (case.folds, case.rows.tolist(), case.of_fold.tolist()) == ((fold,), valid, [fold] * len(valid))
+        np.testing.assert_array_equal(case.valid[0], votes.matrices[fold][valid])
+        np.testing.assert_array_equal(case.valid[1], labels[valid])
+        np.testing.assert_array_equal(case.train[0], votes.matrices[fold][train])
+        np.testing.assert_array_equal(case.train[1], labels[train])
+
+
+def test_out_of_fold_is_one_case_of_each_track_by_those_that_did_not_train_on_it(second, monkeypatch):
+    made = with_protocol(second, "oof")  # noqa: F811
+    predict(made, 2, monkeypatch)
+    votes = jury.hear(made, 2)
+    (case,) = jury.cases(made, 2, votes)
+    assert (case.folds, case.train) == ((1, 2), None)
+    assert sorted(case.rows) == [row for row in range(12) if made.manifest.folds[row] in (1, 2) and row != 5]
+    for row, fold, own in zip(case.rows, case.of_fold, case.valid[0], strict=True):
+        assert made.manifest.folds[row] == fold
+        np.testing.assert_array_equal(own, votes.matrices[fold][row])
+
+
+@pytest.mark.parametrize("protocol", ["original", "oof"])
+def test_judgements_are_where_they_belong(second, monkeypatch, protocol):
+    made = with_protocol(second, protocol)  # noqa: F811
+    predict(made, 2, monkeypatch)
+    votes = jury.hear(made, 2)
+    stacks = []
+    for case in jury.cases(made, 2, votes):
+        stack = stacking.Stack(2, 2, {"lightgbm": 1.0})
+        for number in range(case.num_subfolds):
+            part = stacking.fit(number, case.train, case.valid, case.subfolds, ["lightgbm"], made.recipe.stacking)
+            stack.subfolds.append(part)
+        stacks.append((case, stack))
+    judged = jury.judge(made, 2, votes, stacks)
+    assert judged.judges == ("inception_v3", "resnet50", "mean", "lightgbm", "blend")
+    assert judged.splits.count("public") == 2
+    assert judged.ids[-2:] == ("x.wav", "y.wav")
+    assert judged.labels[-2:].tolist() == [-1, -1]  # a pseudo label is no truth
+    assert judged.source["answer"] == "blend"
+    assert judged.source["fitted_weights"] == {"lightgbm": pytest.approx(1)}
+    for k, name in enumerate(("inception_v3", "resnet50")):
+        own = judged.probs[judged.judges.index(name)]
+        for row, (track, fold) in enumerate(zip(judged.ids, judged.folds, strict=True)):
+            at = made.manifest.ids.index(track)
+            folds = [fold] if fold >= 0 else [1, 2]
+            np.testing.assert_allclose(own[row], np.mean([votes.matrices[f][at, k] for f in folds], axis=0))
+    case, stack = stacks[0]
+    np.testing.assert_array_equal(
+        judged.probs[3][: len(case.rows)], stack.out_of_fold(case.valid[0], case.subfolds)["lightgbm"]
+    )
+    answers = [s.predict(votes.matrices[f][[12, 13]])["lightgbm"] for c, s in stacks for f in c.folds]
+    np.testing.assert_allclose(judged.probs[3][-2:], np.mean(answers, axis=0))
+
+
+def test_votes_are_of_every_network_and_fold(second):
+    votes = jury.hear(second, 2)
+    found = votes.of_networks(np.array([12, 13, 0]))
+    expected = [votes.matrices[fold][[12, 13, 0], k].argmax(1) for fold in (1, 2) for k in (0, 1)]
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_what_was_not_heard_is_not_learnt_from_and_not_known(second):
+    votes = jury.hear(second, 2)
+    assert np.flatnonzero(votes.lost).tolist() == [5]
+    assert all(5 not in case.rows for case in jury.cases(second, 2, votes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"pseudo": "none"}, "resnet50, fold 1: made with pseudo none, not"),
+        ({"recipe": "0"}, "inception_v3, fold 1: made with recipe 0, not"),
+        ({"round": 1}, "made with round 1, not 2"),
+    ],
+)
+def test_mixtures_are_refused(second, monkeypatch, changes, reason):
+    predict(second, 2, monkeypatch, **changes)
+    with pytest.raises(InputError, match=reason):
+        jury.hear(second, 2)
+
+
+def test_missing_predictions_are_named(second):
+    second.predictions_path(second.jobs(2)[1]).unlink()
+    with pytest.raises(InputError, match="round 2: no predictions of resnet50-fold1 as it is now"):
+        jury.hear(second, 2)
