@@ -5,8 +5,11 @@ scores.json marks the end, and last.safetensors goes. Killed anywhere, a trainin
 same end.
 """
 
+import csv
 import fcntl
+import io
 import json
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +19,9 @@ from pathlib import Path
 from melgpu import checkpoint, claims, files
 from melgpu.errors import InputError, brief
 from melgpu.run import Job, Run
-from melgpu.training import Training
+from melgpu.training import STAGES, Training
+
+LOG_COLUMNS = ("epoch", "loss", "window_accuracy", "steps_per_s", *(f"{stage}_s" for stage in STAGES))  # among others
 
 
 @contextmanager
@@ -50,6 +55,26 @@ def keep(run: Run, job: Job, training: Training, front_end: dict) -> None:
         _tell_tensorboard(folder / "tensorboard", training.log[-1])
     lines = [",".join(training.log[0]), *(",".join(map(str, record.values())) for record in training.log)]
     files.write_text(folder / "log.csv", "\n".join(lines) + "\n")
+
+
+def log(run: Run, job: Job) -> list[dict[str, float]]:
+    """A training's record of each epoch so far, its columns by name; none where it has not ended one.
+
+    Raises InputError for a damaged or foreign file.
+    """
+    path = run.job_folder(job) / "log.csv"
+    if not path.exists():
+        return []
+    try:
+        header, *rows = csv.reader(io.StringIO(files.read_text(path), newline=""))
+        records = [dict(zip(header, map(float, row), strict=True)) for row in rows]
+        if missing := [name for name in LOG_COLUMNS if name not in header]:
+            raise ValueError(f"it lacks {', '.join(missing)}")
+        if not all(math.isfinite(value) for record in records for value in record.values()):
+            raise ValueError("a number that is not finite")
+    except (OSError, ValueError, csv.Error) as error:
+        raise InputError(f"{path}: not a training's log: {brief(error)}") from None
+    return records
 
 
 def _tell_tensorboard(folder: Path, record: dict) -> None:

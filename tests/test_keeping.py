@@ -31,7 +31,8 @@ def test_kept_resumed_and_finished(short):
     assert short.is_trained(job)
     left = sorted(path.name for path in short.job_folder(job).iterdir())
     assert left == ["best.safetensors", "log.csv", "scores.json"]
-    assert len((short.job_folder(job) / "log.csv").read_text().splitlines()) == 1 + OPTIM.max_epochs
+    assert keeping.log(short, job) == cut.log
+    assert len(cut.log) == OPTIM.max_epochs
     _, about = checkpoint.load(short.checkpoint(job))
     claims.check(claims.Network, about, short.checkpoint(job))
     assert (about["front_end"], about["digest"]) == (FRONT_END, short.recipe.digest())
@@ -102,3 +103,28 @@ def test_a_damaged_or_foreign_training_is_refused(short):
         checkpoint.save(path, few, {"digest": short.recipe.digest(), "pseudo": "none", "training": wrong})
         with pytest.raises(checkpoint.CheckpointError, match=r"last\.safetensors: .*(not of a training|does not fit)"):
             keeping.resume(short, job, again)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: "",
+        lambda text: "epoch,loss\n1,2\n",
+        lambda text: text.replace("0.5", "half"),
+        lambda text: text.replace("0.5", "nan"),
+        lambda text: text + "1,2\n",
+        lambda text: text + "\0",
+    ],
+)
+def test_damaged_logs_are_refused(made, damage):  # noqa: F811
+    job = made.jobs(1)[0]
+    assert keeping.log(made, job) == []
+    columns = ("lr", *keeping.LOG_COLUMNS)
+    text = ",".join(columns) + "\n" + ",".join(["0.5"] * len(columns)) + "\n"
+    path = made.job_folder(job) / "log.csv"
+    path.parent.mkdir(parents=True)
+    path.write_text(text)
+    assert keeping.log(made, job) == [dict.fromkeys(columns, 0.5)]
+    path.write_text(damage(text))
+    with pytest.raises(InputError, match=r"log\.csv: not a training's log"):
+        keeping.log(made, job)
