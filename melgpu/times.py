@@ -5,6 +5,7 @@ Networks' training is not in it: their logs say that (`Run.training_seconds`).
 
 import csv
 import io
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -56,6 +57,9 @@ def load(path: Path) -> list[Piece]:
         header, *rows = csv.reader(io.StringIO(files.read_text(path), newline=""))
         if tuple(header) != COLUMNS:
             raise ValueError(f"its columns are {', '.join(header)}")
-        return [Piece(e, int(n), stage, float(s), int(amount), unit) for e, n, stage, s, amount, unit in rows]
+        pieces = [Piece(e, int(n), stage, float(s), int(amount), unit) for e, n, stage, s, amount, unit in rows]
+        if not all(0 <= piece.seconds < math.inf and piece.amount >= 0 for piece in pieces):
+            raise ValueError("a time or an amount that is none")
     except (OSError, ValueError, csv.Error) as error:
         raise InputError(f"{path}: not a record of times: {brief(error)}") from None
+    return pieces

@@ -25,7 +25,14 @@ def test_what_fails_is_not_recorded(tmp_path):
     assert times.load(tmp_path / "times.csv") == []
 
 
-@pytest.mark.parametrize("content", ["", "a,b\n1,2\n", ",".join(times.COLUMNS) + "\nnow,one,x,1,1,y\n"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "a,b\n1,2\n",
+        *(",".join(times.COLUMNS) + f"\nnow,{row},y\n" for row in ("one,x,1,1", "1,x,nan,1", "1,x,1,-1")),
+    ],
+)
 def test_foreign_files_are_refused(tmp_path, content):
     (tmp_path / "times.csv").write_text(content)
     with pytest.raises(InputError, match="not a record of times"):
