@@ -1,0 +1,209 @@
+"""What a run's rounds found, as numbers: scores by fold, what pseudo labels were worth, where classes are confused."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from melgpu import judged, predictions, pseudo
+from melgpu.errors import InputError
+from melgpu.judged import SPLITS, Judged
+from melgpu.metrics import bootstrap_interval, confusion, wilson_interval
+from melgpu.run import Job, Run, class_numbers
+
+NAMES = {
+    "mean": "mean of the networks",
+    "cnn": "stacker: CNN",
+    "skip_cnn": "stacker: CNN with skips",
+    "lightgbm": "stacker: LightGBM",
+    "blend": "blend of the stackers",
+    "fitted blend": "blend, weights fitted",
+}
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """A stacked round, with or without pseudo labels, and what was judged in it."""
+
+    run: Run
+    number: int
+    judged: Judged
+
+    @property
+    def title(self) -> str:
+        return f"Round {self.number}" + (" without pseudo labels" if self.run.without_pseudo else "")
+
+    @property
+    def key(self) -> str:
+        """For links."""
+        return self.run.round_folder(self.number).name
+
+    @property
+    def answer(self) -> str:
+        """The judge that counts."""
+        return self.judged.source["answer"]
+
+    def kind(self, judge: str) -> str:
+        """`network`, `mean`, `stacker`, or `blend`."""
+        if judge in self.run.spec(self.number).backbones:
+            return "network"
+        return "blend" if judge.endswith("blend") else "mean" if judge == "mean" else "stacker"
+
+
+def chapters(run: Run) -> list[Chapter]:
+    """The stacked rounds, the last one first, each before the same round without pseudo labels. Raises InputError."""
+    other, numbers = replace(run, without_pseudo=True), range(len(run.recipe.rounds), 0, -1)
+    places = [(own, number) for number in numbers for own in ((run, other) if number > 1 else (run,))]
+    return [_chapter(own, number) for own, number in places if own.judged_path(number).exists()]
+
+
+def _chapter(run: Run, number: int) -> Chapter:
+    path = run.judged_path(number)
+    found = judged.load(path)
+    known = {(name, _judged_split(split)) for name, split in zip(run.manifest.ids, run.manifest.splits, strict=True)}
+    if list(found.class_names) != run.class_names or not set(zip(found.ids, found.splits, strict=True)) <= known:
+        raise InputError(f"{path}: of other tracks or classes than this run's")
+    return Chapter(run, number, found)
+
+
+def _judged_split(split: str) -> str:
+    return "validation" if split == "train" else split
+
+
+def splits(chapter: Chapter) -> list[str]:
+    """Those with known labels."""
+    return [split for split in SPLITS if len(chapter.judged.rows(split))]
+
+
+def fold_scores(chapter: Chapter) -> dict[str, dict[int, tuple[float, float | None]]]:
+    """{judge: {fold: (accuracy on its validation tracks, on their windows)}}; windows are judged by networks alone."""
+    told = chapter.judged
+    rows = {fold: told.rows("validation", fold) for fold in chapter.run.spec(chapter.number).folds}
+    windows = {(job.backbone, job.fold): window_accuracy(chapter.run, job) for job in chapter.run.jobs(chapter.number)}
+    return {
+        judge: {
+            fold: (float(np.mean(told.probs[j, own].argmax(1) == told.labels[own])), windows.get((judge, fold)))
+            for fold, own in rows.items()
+            if len(own)
+        }
+        for j, judge in enumerate(told.judges)
+    }
+
+
+def window_accuracy(run: Run, job: Job) -> float | None:
+    """Share of a network's validation windows that are right, flips included; None where its predictions are gone."""
+    if not run.predictions_path(job).exists():
+        return None
+    said = predictions.load(run.predictions_path(job))
+    if said.ids != run.manifest.ids:
+        raise InputError(f"{run.predictions_path(job)}: not of this run's tracks")
+    labels = class_numbers(run.manifest, run.class_names)
+    counts = (np.array(said.splits) == "valid") & ~said.lost & (labels >= 0)
+    chosen = np.repeat(counts, said.num_windows)
+    right = said.probs.argmax(1) == np.repeat(labels, said.num_windows)
+    return float(right[chosen].mean()) if chosen.any() else None
+
+
+@dataclass(frozen=True)
+class Gain:
+    """Accuracy of one judge with and without something, on the same tracks, and the difference's 95 % interval."""
+
+    before: float
+    after: float
+    gain: float
+    interval: tuple[float, float]
+    tracks: int
+
+
+def compare(before: Judged, after: Judged) -> dict[str, dict[str, Gain]]:
+    """{judge: {split: what changed}} on the tracks with known labels that both judged."""
+    places = {key: row for row, key in enumerate(zip(before.ids, before.splits, strict=True))}
+    found: dict[str, dict[str, Gain]] = {}
+    for judge in (judge for judge in after.judges if judge in before.judges):
+        for split in SPLITS:
+            keys = [(row, places.get((after.ids[row], split))) for row in after.rows(split).tolist()]
+            pairs = np.array([pair for pair in keys if None not in pair], int)
+            if len(pairs):
+                found.setdefault(judge, {})[split] = _gain(before, after, judge, pairs.T)
+    return found
+
+
+def _gain(before: Judged, after: Judged, judge: str, rows: np.ndarray) -> Gain:
+    labels = after.labels[rows[0]]
+    new, old = (
+        (told.probs[told.judges.index(judge), own].argmax(1) == labels).astype(float)
+        for told, own in ((after, rows[0]), (before, rows[1]))
+    )
+    return Gain(old.mean(), new.mean(), (new - old).mean(), bootstrap_interval(new - old), len(labels))
+
+
+@dataclass(frozen=True)
+class PseudoClass:
+    """The pseudo labels of one class: how many, how sure, how many with all networks' votes; right ones of known."""
+
+    name: str
+    count: int
+    lowest: float
+    mean: float
+    unanimous: int
+    right: int
+    known: int
+
+
+def pseudo_classes(run: Run, round_number: int) -> list[PseudoClass] | None:
+    """What a round chose for the next one, class by class; None where it chose nothing yet. Raises InputError."""
+    path = run.pseudo_path(round_number)
+    if not path.exists():
+        return None
+    public = run.manifest.rows("public").tolist()
+    truth = {run.manifest.ids[row]: run.manifest.labels[row] for row in public}
+    chosen = pseudo.load(path, round_number, run.recipe.digest())
+    by_class = {name: [one for one in chosen if one.label == name] for name in run.class_names}
+    return [_pseudo_class(name, own, truth) for name, own in by_class.items()]
+
+
+def _pseudo_class(name: str, own: list[pseudo.PseudoLabel], truth: dict[str, str]) -> PseudoClass:
+    sure = [one.probability for one in own] or [0.0]
+    known = [truth[one.id] for one in own if truth.get(one.id)]
+    unanimous = sum(len(set(one.votes.split("/"))) == 1 for one in own)
+    return PseudoClass(name, len(own), min(sure), sum(sure) / len(sure), unanimous, known.count(name), len(known))
+
+
+def total(classes: list[PseudoClass]) -> PseudoClass:
+    """Those of all classes together."""
+    sums = {name: sum(getattr(one, name) for one in classes) for name in ("count", "unanimous", "right", "known")}
+    mean = sum(one.mean * one.count for one in classes) / max(1, sums["count"])
+    return PseudoClass("all", lowest=min((one.lowest for one in classes if one.count), default=0.0), mean=mean, **sums)
+
+
+@dataclass(frozen=True)
+class ClassScore:
+    """How many tracks of a class were answered with it, and the share's 95 % interval."""
+
+    name: str
+    right: int
+    tracks: int
+    interval: tuple[float, float]
+
+
+def counts(chapter: Chapter, split: str) -> np.ndarray:
+    """How many tracks of each class (axis 0) were answered with each class (axis 1), shape (C, C)."""
+    rows = chapter.judged.rows(split)
+    return confusion(chapter.judged.answers[rows].argmax(1), chapter.judged.labels[rows], len(chapter.run.class_names))
+
+
+def class_scores(table: np.ndarray, names: list[str]) -> list[ClassScore]:
+    """Recall of each class that occurs."""
+    pairs = zip(names, table.diagonal().tolist(), table.sum(axis=1).tolist(), strict=True)
+    return [
+        ClassScore(n, right, tracks, wilson_interval(right / tracks, tracks)) for n, right, tracks in pairs if tracks
+    ]
+
+
+def confused(table: np.ndarray, most: int) -> Iterator[tuple[int, int]]:
+    """The pairs (truth, answer) that are confused most often, the most frequent first."""
+    wrong = table - np.diag(table.diagonal())
+    for place in np.argsort(-wrong, axis=None, kind="stable")[:most].tolist():
+        truth, answer = divmod(place, len(table))
+        if wrong[truth, answer]:
+            yield truth, answer

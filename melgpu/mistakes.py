@@ -1,0 +1,162 @@
+"""The worst mistakes: which tracks, which of their windows, what those look and sound like."""
+
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import soxr
+import torch
+
+from melgpu import decode, figures, plan, predictions
+from melgpu.errors import InputError
+from melgpu.features import LogMel
+from melgpu.judged import Judged
+from melgpu.remote import is_url
+from melgpu.run import Run
+from melgpu.stream import Stream
+from melgpu.windows import Order, samples
+
+MOST, MOST_SOUND_S = 12, 300  # a page of some MB
+MP3_RATES = (16_000, 22_050, 24_000, 32_000, 44_100, 48_000)  # Hz, which every browser plays
+PICTURE_SIZE = 200  # pixels, both ways
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A track whose answer is wrong; `truth` and `answer` are class numbers, then the probabilities of both."""
+
+    id: str
+    split: str
+    fold: int
+    truth: int
+    answer: int
+    truth_probability: float
+    answer_probability: float
+
+
+@dataclass(frozen=True)
+class Window:
+    """The window of a mistake in which the networks find the truth least likely: their mean probabilities there.
+
+    row : of the manifest
+    start_s, end_s : in the conformed track
+    """
+
+    row: int
+    start_s: float
+    end_s: float
+    truth_probability: float
+    answer_probability: float
+
+
+@dataclass(frozen=True)
+class Heard:
+    """What a window looks and sounds like, as `data:` URIs; None where there is nothing, for `flaw`'s reason.
+
+    file_s : the file's own length, which may be less than a track's; None where it is not known
+    """
+
+    picture: str | None
+    sound: str | None
+    file_s: float | None
+    flaw: str | None
+
+
+def worst(judged: Judged, most: int = MOST) -> list[Mistake]:
+    """The wrong answers among tracks with known labels that give the truth the smallest probability."""
+    answers = judged.answers.argmax(axis=1)
+    wrong = np.flatnonzero((judged.labels >= 0) & (answers != judged.labels))
+    truth_probs = judged.answers[wrong, judged.labels[wrong]]
+    chosen = wrong[np.argsort(truth_probs, kind="stable")][:most]
+    return [_mistake(judged, row, int(judged.labels[row]), int(answers[row])) for row in chosen.tolist()]
+
+
+def _mistake(judged: Judged, row: int, truth: int, answer: int) -> Mistake:
+    probs = judged.answers[row].tolist()
+    where = judged.ids[row], judged.splits[row], int(judged.folds[row])
+    return Mistake(*where, truth, answer, probs[truth], probs[answer])
+
+
+def windows(run: Run, round_number: int, found: list[Mistake]) -> list[Window]:
+    """The worst window of each mistake. Raises InputError where predictions are damaged or foreign."""
+    rows = [_row(run, mistake) for mistake in found]
+    probs = window_probs(run, round_number, rows, [mistake.fold for mistake in found])
+    return [_window(run, *parts) for parts in zip(rows, found, probs, strict=True)]
+
+
+def _window(run: Run, row: int, mistake: Mistake, probs: np.ndarray) -> Window:
+    place = int(probs[:, mistake.truth].argmin())
+    start_s = float(plan.prediction_order(run, np.array([row])).starts[place]) / run.recipe.audio.sample_rate
+    said = probs[place, [mistake.truth, mistake.answer]].tolist()
+    return Window(row, start_s, start_s + run.recipe.windows.window_s, *said)
+
+
+def _row(run: Run, mistake: Mistake) -> int:
+    """A mistake's row of the manifest. Raises InputError where it has none."""
+    wanted = mistake.id, "train" if mistake.split == "validation" else mistake.split
+    for row, own in enumerate(zip(run.manifest.ids, run.manifest.splits, strict=True)):
+        if own == wanted:
+            return row
+    raise InputError(f"{run.folder}: {mistake.id} was judged, but is no track of the {mistake.split} set")
+
+
+def window_probs(run: Run, round_number: int, rows: list[int], folds: list[int]) -> list[np.ndarray]:
+    """For each row of the manifest the mean over the networks that judge it, shape (windows, C), in order of time.
+
+    Those are the networks of its own fold, or all (fold -1). Raises InputError.
+    """
+    counts = [len(plan.prediction_order(run, np.array([row]))) for row in rows]
+    sums, networks = [np.zeros((count, len(run.class_names))) for count in counts], np.zeros(len(rows))
+    for job in run.jobs(round_number):
+        path = run.predictions_path(job)
+        said = predictions.load(path)
+        first = np.cumsum(said.num_windows) - said.num_windows
+        if said.ids != run.manifest.ids or any(said.num_windows[row] != n for row, n in zip(rows, counts, strict=True)):
+            raise InputError(f"{path}: not of this run's tracks and windows")
+        for place in (place for place, fold in enumerate(folds) if fold in (-1, job.fold)):
+            sums[place] += said.probs[first[rows[place]] :][: counts[place]]
+            networks[place] += 1
+    return [total / max(1, count) for total, count in zip(sums, networks, strict=True)]
+
+
+def hear(run: Run, chosen: list[Window]) -> Iterator[Heard]:
+    """What each window looks and sounds like; a file that cannot be read (any more) has a flaw."""
+    plain = {"engine": "auto", "channels": "grey", "trainable": "none", "image_size": PICTURE_SIZE}
+    features = LogMel(run.recipe.mel.model_copy(update=plain), run.recipe.audio.sample_rate)
+    for number, (window, (wave, flaw)) in enumerate(zip(chosen, waves(run, chosen), strict=True), start=1):
+        file_s = _file_s(run.manifest.paths[window.row])
+        if flaw:
+            yield Heard(None, None, file_s, flaw)
+            continue
+        picture = figures.window(features(wave[None])[0, 0].numpy())
+        short = number * run.recipe.windows.window_s <= MOST_SOUND_S
+        yield Heard(picture, sound(wave.numpy(), run.recipe.audio.sample_rate) if short else None, file_s, None)
+
+
+def waves(run: Run, chosen: list[Window]) -> Iterator[tuple[torch.Tensor, str | None]]:
+    """Each window, of different tracks, as the networks heard it, shape (T,); or silence, and why."""
+    guarded = run.recipe.stream.model_copy(update={"on_error": "quarantine", "max_broken_share": 1.0})
+    starts = [samples(window.start_s, run.recipe.audio.sample_rate) for window in chosen]
+    order = Order(np.array([window.row for window in chosen], np.int32), np.array(starts, np.int32))
+    with Stream(run.manifest.paths, run.recipe.audio, guarded, torch.device("cpu"), run.bank) as stream:
+        for batch, window in zip(stream.batches(order, plan.window_samples(run), 1), chosen, strict=True):
+            flaw = None if batch.heard[0] else stream.flaws[run.manifest.paths[window.row]].reason
+            yield batch.waves[0], flaw
+
+
+def _file_s(path: str) -> float | None:
+    return None if is_url(path) else decode.header_s(Path(path))
+
+
+def sound(wave: np.ndarray, sample_rate: int) -> str:
+    """A window, shape (T,), as mp3, at a rate that every browser plays."""
+    rate = next((rate for rate in MP3_RATES if rate >= sample_rate), MP3_RATES[-1])
+    if rate != sample_rate:
+        wave = soxr.resample(wave, sample_rate, rate)
+    file = io.BytesIO()
+    with soundfile.SoundFile(file, "w", rate, 1, format="MP3") as encoder:
+        encoder.write(wave / max(1.0, float(np.abs(wave).max())))
+    return figures.data_uri("audio/mpeg", file.getvalue())

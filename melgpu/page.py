@@ -1,0 +1,163 @@
+"""A run's page, made for looking: one HTML file that needs nothing else, neither scripts nor a network.
+
+Every name in it comes from strangers' files and is escaped by the template. Shares are in percent, with their 95 %
+intervals; differences are in percentage points.
+"""
+
+import math
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import jinja2
+import numpy as np
+
+from melgpu import figures, files, findings, mistakes, quarantine, spent, times, verdicts
+from melgpu.clock import shares
+from melgpu.errors import InputError
+from melgpu.findings import Chapter
+from melgpu.metrics import Calibration, calibration
+from melgpu.report import duration
+from melgpu.run import Run
+
+MOST_CLASSES, MOST_PAIRS, MANY_PAIRS = 25, 6, 25  # in a table of confusions; pairs told in words
+
+
+def write(run: Run) -> None:
+    """Write `run.report_path`; needs one stacked round. Raises InputError where one of the run's files is damaged."""
+    files.write_text(run.report_path, render(run, datetime.now(UTC)))
+
+
+def render(run: Run, now: datetime) -> str:
+    """The page as text."""
+    chapters = findings.chapters(run)
+    last = next((chapter for chapter in chapters if not chapter.run.without_pseudo), None)
+    if last is None:
+        raise InputError(f"{run.folder}: no round is stacked yet, there is nothing to show")
+    scores = {chapter.key: chapter.judged.scores() for chapter in chapters}
+    logs = {chapter.key: spent.logs(chapter.run, chapter.number) for chapter in chapters}
+    trainings = {c.key: [spent.spent(c.run, name, own) for name, own in logs[c.key].items()] for c in chapters}
+    chosen, gains, pieces = _pseudo(run), _gains(chapters), times.load(run.times_path)
+    flaws = quarantine.load(run.quarantine_path)
+    took = verdicts.time([one for own in trainings.values() for one in own], pieces)
+    return _template().render(
+        run=run,
+        now=now,
+        chapters=chapters,
+        last=last,
+        scores=scores,
+        folds={chapter.key: findings.fold_scores(chapter) for chapter in chapters},
+        in_short=_in_short(last, scores[last.key], chosen, gains) | {"time": took, "files": verdicts.broken(flaws)},
+        chosen=chosen,
+        gains=gains,
+        views=[_view(last, split) for split in findings.splits(last)],
+        mistakes=_mistakes(last),
+        logs=logs,
+        spent=trainings,
+        pieces=pieces,
+        flaws=flaws,
+        recipe=files.read_text(run.folder / "recipe.toml"),
+    )
+
+
+def _template() -> jinja2.Template:
+    loader = jinja2.PackageLoader("melgpu")
+    house = jinja2.Environment(
+        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    words = (
+        verdicts.percent,
+        verdicts.in_percent,
+        verdicts.points,
+        verdicts.span,
+        verdicts.points_span,
+        verdicts.chance,
+    )
+    house.filters |= {filter.__name__: filter for filter in (*words, duration, shares, place, rate)}
+    house.globals |= {
+        "SPLITS": verdicts.SPLIT_NAMES, "JUDGES": findings.NAMES, "MOST_CLASSES": MOST_CLASSES,
+        "colour": figures.colour, "curves": figures.learning_curves, "scale": scale, "weights": verdicts.weights,
+    }  # fmt: skip
+    return house.get_template("report.html")
+
+
+def _in_short(last: Chapter, scores: dict, chosen: "list[Chosen]", gains: list[tuple[int, dict]]) -> dict[str, str]:
+    """Answers in words to what one asks first, by the section that has the figures."""
+    latest = gains[-1][1].get(last.answer) if gains else None
+    return {
+        "lead": verdicts.lead(last, scores),
+        "scores": verdicts.stacking(last, scores),
+        "pseudo": verdicts.pseudo(last.run, chosen[-1].classes if chosen else None, latest),
+        "trust": verdicts.probabilities(last, scores),
+        "classes": verdicts.wrong(last),
+    }
+
+
+@dataclass(frozen=True)
+class View:
+    """What the answers say of one split's tracks with known labels; `pairs` are truth, answer, how many of how many."""
+
+    split: str
+    tracks: int
+    table: np.ndarray
+    classes: list[findings.ClassScore]
+    pairs: list[tuple[str, str, int, int]]
+    calibration: Calibration
+    sureness: str
+    picture: str
+
+
+def _view(chapter: Chapter, split: str) -> View:
+    rows, names = chapter.judged.rows(split), chapter.run.class_names
+    probs, labels = chapter.judged.answers[rows], chapter.judged.labels[rows]
+    table, found = findings.counts(chapter, split), calibration(probs, labels)
+    most = MOST_PAIRS if len(names) <= MOST_CLASSES else MANY_PAIRS
+    pairs = [(names[t], names[a], int(table[t, a]), int(table[t].sum())) for t, a in findings.confused(table, most)]
+    scores, words = findings.class_scores(table, names), verdicts.sureness(probs, labels)
+    return View(split, len(rows), table, scores, pairs, found, words, figures.reliability(found))
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The pseudo labels that a round chose for the next one."""
+
+    number: int
+    classes: list[findings.PseudoClass]
+    total: findings.PseudoClass
+
+
+def _pseudo(run: Run) -> list[Chosen]:
+    found = {number: findings.pseudo_classes(run, number) for number in range(1, len(run.recipe.rounds))}
+    return [Chosen(number, own, findings.total(own)) for number, own in found.items() if own is not None]
+
+
+def _gains(chapters: list[Chapter]) -> list[tuple[int, dict]]:
+    """Each round's number, and what changed against the same round without pseudo labels."""
+    with_labels, without = ({c.number: c for c in chapters if c.run.without_pseudo == plain} for plain in (False, True))
+    changes = {
+        number: findings.compare(without[number].judged, with_labels[number].judged)
+        for number in sorted(with_labels.keys() & without.keys())
+    }
+    return [(number, found) for number, found in changes.items() if found]
+
+
+def _mistakes(chapter: Chapter) -> list[tuple[mistakes.Mistake, mistakes.Window, mistakes.Heard]]:
+    found = mistakes.worst(chapter.judged)
+    chosen = mistakes.windows(chapter.run, chapter.number, found)
+    return list(zip(found, chosen, mistakes.hear(chapter.run, chosen), strict=True))
+
+
+def scale(scores: dict) -> float:
+    """Where the bars of a table of scores begin: the tenth below the lowest interval; they end at 1."""
+    lowest = min((own["interval"][0] for cells in scores.values() for own in cells.values()), default=0.0)
+    return min(0.9, math.floor(10 * lowest) / 10)
+
+
+def place(share: float, low: float) -> str:
+    """Where a share stands on a bar that begins at `low`, for CSS."""
+    return f"{100 * (share - low) / (1 - low):.1f}%"
+
+
+def rate(amount: float, seconds: float) -> str:
+    """How many a second, in about three figures."""
+    value = amount / max(seconds, 1e-9)
+    return f"{value:,.{0 if value >= 100 else 1 if value >= 10 else 2}f}"

@@ -1,0 +1,180 @@
+"""What a run's numbers say in plain words: the answers that its page begins with."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from melgpu import findings
+from melgpu.findings import NAMES, Chapter, Gain, PseudoClass
+from melgpu.metrics import calibration
+from melgpu.quarantine import Flaw
+from melgpu.report import duration
+from melgpu.run import Run
+from melgpu.spent import Spent
+from melgpu.times import Piece
+
+SPLIT_NAMES = {"validation": "validation", "public": "public test", "private": "private test"}
+SPACE = "\N{NO-BREAK SPACE}"
+Interval = tuple[float, float]
+
+
+def in_percent(share: float, digits: int = 0) -> str:
+    """A share in percent, without the sign; a small one never as 0, one below the whole never as 100."""
+    if 0 < share < 0.5 / 10 ** (digits + 2):
+        return f"under {10.0**-digits:g}"
+    if 1 - 0.5 / 10 ** (digits + 2) <= share < 1:
+        return f"over {100 - 10.0**-digits:g}"
+    return f"{100 * share:.{digits}f}"
+
+
+def percent(share: float, digits: int = 0) -> str:
+    """The same with the sign."""
+    return f"{in_percent(share, digits)}{SPACE}%"
+
+
+def points(gain: float) -> str:
+    """A difference of shares in percentage points, with its sign."""
+    return f"{round(100 * gain, 1) + 0.0:+.1f}".replace("+0.0", "0.0").replace("-", "\N{MINUS SIGN}")
+
+
+def span(interval: Interval) -> str:
+    """Of shares, in percent."""
+    return f"{100 * interval[0]:.0f}\N{EN DASH}{100 * interval[1]:.0f}"
+
+
+def points_span(interval: Interval) -> str:
+    return f"{points(interval[0])} to {points(interval[1])}"
+
+
+def chance(interval: Interval) -> str:
+    """Whether a difference is more than chance may do."""
+    low, high = interval
+    return "better" if low > 0 else "worse" if high < 0 else "not told from chance"
+
+
+def best_split(scores: dict) -> str | None:
+    """The split with known labels that says most: a test set before validation."""
+    return next((split for split in ("private", "public", "validation") if split in next(iter(scores.values()))), None)
+
+
+def lead(chapter: Chapter, scores: dict) -> str:
+    """How good the answers are, in one sentence."""
+    split = best_split(scores)
+    if split is None:
+        return "No label is known of the tracks that were judged, so nothing can be said about right and wrong."
+    own, name = scores[chapter.answer][split], NAMES.get(chapter.answer, chapter.answer)
+    return (
+        f"The {name} names the right class of {percent(own['accuracy'], 1)} of {own['tracks']} {SPLIT_NAMES[split]} "
+        f"tracks (95{SPACE}% interval {span(own['interval'])}{SPACE}%)."
+    )
+
+
+def stacking(chapter: Chapter, scores: dict) -> str:
+    """Whether the answer is better than the plain mean of the networks."""
+    gains = {split: (own["gain"], own["gain_interval"]) for split, own in scores[chapter.answer].items()}
+    return f"Against the plain mean of the networks, {_told(gains)}." if gains else ""
+
+
+def _told(gains: dict[str, tuple[float, Interval]]) -> str:
+    """Gains by split, in words: what is told from chance comes first."""
+    groups = {word: [] for word in ("better", "worse", "not told from chance")}
+    for split, (gain, interval) in gains.items():
+        groups[chance(interval)].append(f"{SPLIT_NAMES[split]} ({points(gain)} points, {points_span(interval)})")
+    return "; ".join(f"{word} on {_listed(splits)}" for word, splits in groups.items() if splits)
+
+
+def _listed(words: list[str]) -> str:
+    return " and ".join([", ".join(words[:-1]), words[-1]] if words[1:] else words)
+
+
+def weights(chapter: Chapter) -> str:
+    """How much each stacker counts in the blends; nothing where there is one."""
+    fixed, fitted = (chapter.judged.source.get(key) for key in ("weights", "fitted_weights"))
+    told = [
+        f"{words}: {_shares(own)}"
+        for words, own in (("The blend", fixed), ("fitted to validation tracks", fitted))
+        if _is_weights(own)
+    ]
+    return f"Weights of the stackers, in percent. {'; '.join(told)}." if told else ""
+
+
+def _is_weights(own: object) -> bool:
+    return isinstance(own, dict) and len(own) > 1 and all(isinstance(w, float) and w >= 0 for w in own.values())
+
+
+def _shares(own: dict[str, float]) -> str:
+    whole = sum(own.values()) or 1.0
+    return ", ".join(f"{name} {in_percent(weight / whole)}" for name, weight in own.items())
+
+
+def pseudo(run: Run, chosen: Sequence[PseudoClass] | None, gains: dict[str, Gain] | None) -> str:
+    """What pseudo labels were worth; `gains` of the answers by split, where there are rounds without them."""
+    if len(run.recipe.rounds) == 1:
+        return "None: this recipe has one round."
+    if gains:
+        told = _told({split: (gain.gain, gain.interval) for split, gain in gains.items()})
+        return f"Against the same round without them, {told}."
+    if chosen is None:
+        return "None were chosen yet."
+    total, known = sum(one.count for one in chosen), sum(one.known for one in chosen)
+    right = (
+        f", {percent(sum(one.right for one in chosen) / known)} % of those with a known label rightly" if known else ""
+    )
+    return (
+        f"{total} of {len(run.manifest.rows('public'))} public test tracks have one{right}. Whether they help is not "
+        "measured: the scripts' --without-pseudo trains the same rounds without them, to compare."
+    )
+
+
+def probabilities(chapter: Chapter, scores: dict) -> str:
+    """Whether the answers are as sure as they are right, on the split that says most."""
+    split = best_split(scores)
+    if split is None:
+        return "Not known: there are no labels to hold them against."
+    rows = chapter.judged.rows(split)
+    return f"{sureness(chapter.judged.answers[rows], chapter.judged.labels[rows])} ({SPLIT_NAMES[split]})."
+
+
+def sureness(probs: np.ndarray, labels: np.ndarray) -> str:
+    """Mean probability of the answers beside the share that is right."""
+    found = calibration(probs, labels)
+    sure, right = (float(np.average(own, weights=found.counts)) for own in (found.confidence, found.share_right))
+    spread = 1.96 * math.sqrt(max(right * (1 - right), 0.25 / len(labels)) / len(labels))
+    gap = (
+        "no further apart than chance may do"
+        if abs(sure - right) <= spread
+        else "too sure"
+        if sure > right
+        else "too modest"
+    )
+    return f"On average answers are {percent(sure)} sure and {percent(right)} right: {gap}"
+
+
+def wrong(chapter: Chapter) -> str:
+    """Which classes are confused most, over all tracks with known labels."""
+    table = sum(findings.counts(chapter, split) for split in findings.splits(chapter))
+    pairs = list(findings.confused(np.asarray(table), 2)) if findings.splits(chapter) else []
+    names = chapter.run.class_names
+    told = [f"{names[t]} taken for {names[a]} ({table[t, a]} of {table[t].sum()} tracks)" for t, a in pairs]
+    return f"Most often {', and '.join(told)}." if told else "Nowhere, as far as labels are known."
+
+
+def time(trainings: Sequence[Spent], pieces: Sequence[Piece]) -> str:
+    """What took how long, the longest first."""
+    stages = {"training": sum(one.total_s for one in trainings)}
+    for piece in pieces:
+        stages[piece.stage] = stages.get(piece.stage, 0.0) + piece.seconds
+    told = [f"{name} {duration(s)}" for name, s in sorted(stages.items(), key=lambda item: -item[1]) if s]
+    if not told:
+        return "Nothing was measured."
+    slowest = max(trainings, key=lambda one: one.total_s / one.networks, default=None)
+    network = f" The slowest network was {slowest.backbone}, {duration(slowest.total_s / slowest.networks)} a fold."
+    return f"{duration(sum(stages.values()))} in all: {', '.join(told)}." + (network if slowest else "")
+
+
+def broken(flaws: Sequence[Flaw]) -> str:
+    """How many files are in quarantine."""
+    kept = sum(not flaw.is_lost for flaw in flaws)
+    files = "1 file" if len(flaws) == 1 else f"{len(flaws)} files"
+    return f"{files}; the beginnings of {kept} are in use." if flaws else "No file is in quarantine."

@@ -1,0 +1,120 @@
+"""A small run as its folder stands after both rounds, with everything that its page shows; nothing was trained.
+
+Real audio, one file of it too short; names that a page must escape; made-up probabilities of networks and stackers.
+"""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+from conftest import SMALL, write_audio
+
+from melgpu import files, judged, keeping, manifest, plan, predictions, pseudo, quarantine, recipe, run, times
+from melgpu.listing import Listing
+from melgpu.run import Job, Run
+
+CLASSES = ("<script>alert('x')</script>", 'a "b" & 🎵', "polka-" * 20)
+SHORT = "train1.wav"
+SETTINGS = [*SMALL, "stream.workers=0", "stream.bank='off'", "windows.dense_classes=[]"]
+
+
+def make(
+    folder: Path, classes: tuple[str, ...] = CLASSES, per_class: int = 4, labelled: bool = True, audio: bool = True
+) -> Run:
+    """A run in `folder`/run of that many tracks of each class; without `labelled` test labels are unknown."""
+    made = start(folder, classes, per_class, labelled, audio)
+    told = {number: stack(made, number) for number in (1, 2)}
+    public = np.flatnonzero(np.array(told[1].splits) == "public")
+    votes = told[1].probs[:2, public].argmax(2)
+    spec = made.recipe.pseudo.model_copy(update={"threshold": 0.5})
+    ids = [told[1].ids[row] for row in public]
+    chosen = pseudo.select(ids, told[1].answers[public], votes, made.class_names, spec)
+    pseudo.save(chosen, made.pseudo_path(1), 1, made.recipe.digest())
+    stack(dataclasses.replace(made, without_pseudo=True), 2)
+    times.note(made.times_path, 1, "predict", 7.5, 150, "windows")
+    quarantine.note(made.quarantine_path, [quarantine.Flaw("<b>.mp3", "broken after 3.0 s", 3.0)])
+    return made
+
+
+def start(folder: Path, classes: tuple[str, ...], per_class: int, labelled: bool, audio: bool) -> Run:
+    """Nothing but its tracks."""
+    listings, number = {}, 0
+    for split, share in (("train", per_class), ("public", per_class // 2), ("private", per_class // 2)):
+        ids = [f"{split}{i}.wav" for i in range(share * len(classes))]
+        labels = [classes[i % len(classes)] if labelled or split == "train" else "" for i in range(len(ids))]
+        listings[split] = Listing(ids, [str(folder / name) for name in ids], labels, [""] * len(ids), [""] * len(ids))
+        for name in ids:
+            number += 1
+            if audio:
+                write_audio(folder / name, 7.0 if name == SHORT else 19.0, 11_025, seed=number)
+    settings = recipe.load(["demo"], SETTINGS)
+    return run.create(folder / "run", settings, manifest.build(listings, 3, 8), "a 'device' & more")
+
+
+def stack(made: Run, number: int) -> judged.Judged:
+    """Logs, predictions and what was judged of one round."""
+    rng = np.random.default_rng([number, made.without_pseudo])
+    said = {job: predict(made, job, rng) for job in made.jobs(number)}
+    for job in said:
+        log(made, job, rng)
+    told = judge(made, number, said, rng)
+    judged.save(told, made.judged_path(number))
+    made.finish_round(number, told.scores())
+    return told
+
+
+def unsure(labels: np.ndarray, num_classes: int, rng: np.random.Generator) -> np.ndarray:
+    """Probabilities (N, C) that are right more often than not."""
+    logits = rng.normal(0, 1, (len(labels), num_classes)) + 0.7 * np.eye(num_classes)[labels]
+    return np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+
+
+def predict(made: Run, job: Job, rng: np.random.Generator) -> predictions.Predictions:
+    order = plan.prediction_order(made, np.arange(len(made.manifest)))
+    labels = run.class_numbers(made.manifest, made.class_names)[order.tracks]
+    lost, counts = np.zeros(len(made.manifest), bool), np.bincount(order.tracks)
+    probs = unsure(labels, len(made.class_names), rng).astype(np.float32)
+    source = {"model": job.backbone, "fold": job.fold, "round": job.round, "recipe": made.recipe.digest()}
+    splits, names = tuple(made.round_splits(job.fold)), tuple(made.class_names)
+    said = predictions.Predictions(made.manifest.ids, splits, lost, counts, probs, names, source)
+    predictions.save(said, made.predictions_path(job))
+    return said
+
+
+def log(made: Run, job: Job, rng: np.random.Generator, epochs: int = 3) -> None:
+    columns = keeping.LOG_COLUMNS
+    rows = [(epoch, 1 / epoch, *rng.random(len(columns) - 2).round(3)) for epoch in range(1, epochs + 1)]
+    files.write_text(
+        made.job_folder(job) / "log.csv", "\n".join([",".join(columns), *(",".join(map(str, row)) for row in rows)])
+    )
+
+
+def judge(made: Run, number: int, said: dict[Job, predictions.Predictions], rng: np.random.Generator) -> judged.Judged:
+    spec, folds, splits = made.spec(number), made.manifest.folds, np.array(made.manifest.splits)
+    rows = np.flatnonzero(np.isin(folds, spec.folds) | (splits != "train"))
+    labels = run.class_numbers(made.manifest, made.class_names)[rows]
+    networks = [
+        [
+            np.mean([said[Job(number, name, f)].track_probs[row] for f in _folds(spec, folds[row])], axis=0)
+            for row in rows
+        ]
+        for name in spec.backbones
+    ]
+    stackers = [unsure(labels, len(made.class_names), rng) for _ in spec.blend]
+    blends = {"blend": np.average(stackers, axis=0, weights=list(spec.blend.values()))}
+    if len(stackers) > 1:
+        blends["fitted blend"] = np.mean(stackers, axis=0)
+    return judged.Judged(
+        judges=(*spec.backbones, "mean", *spec.blend, *blends),
+        ids=tuple(made.manifest.ids[row] for row in rows),
+        splits=tuple("validation" if splits[row] == "train" else str(splits[row]) for row in rows),
+        folds=folds[rows],
+        labels=labels,
+        probs=np.stack([*networks, np.mean(networks, axis=0), *stackers, *blends.values()]).astype(np.float32),
+        class_names=tuple(made.class_names),
+        source={"round": number, "answer": "blend", "weights": dict(spec.blend)},
+    )
+
+
+def _folds(spec, own: int) -> tuple[int, ...]:
+    return spec.folds if own < 0 else (own,)

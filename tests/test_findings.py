@@ -1,0 +1,110 @@
+from dataclasses import replace
+
+import numpy as np
+import pictured_run
+import pytest
+
+from melgpu import findings, judged, predictions, pseudo
+from melgpu.errors import InputError
+from melgpu.metrics import bootstrap_interval
+
+
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory):
+    return pictured_run.make(tmp_path_factory.mktemp("findings"), audio=False)
+
+
+def test_chapters_begin_with_the_last_round(shown):
+    found = findings.chapters(shown)
+    assert [chapter.title for chapter in found] == ["Round 2", "Round 2 without pseudo labels", "Round 1"]
+    assert len({chapter.key for chapter in found}) == 3
+    kinds = [found[0].kind(judge) for judge in found[0].judged.judges]
+    assert kinds == ["network"] * 2 + ["mean"] + ["stacker"] * 3 + ["blend"] * 2
+
+
+@pytest.mark.parametrize("column", [{"class_names": ("x", "y", "z")}, {"ids": ("stranger.wav",)}])
+def test_what_was_judged_elsewhere_is_refused(shown, column):
+    told = judged.load(shown.judged_path(1))
+    if "ids" in column:
+        column = {"ids": (*column["ids"], *told.ids[1:])}
+    judged.save(replace(told, **column), shown.judged_path(1))
+    with pytest.raises(InputError, match=r"judged\.npz: of other tracks or classes"):
+        findings.chapters(shown)
+    judged.save(told, shown.judged_path(1))
+
+
+def test_folds_are_scored_on_their_own_tracks(shown):
+    chapter = findings.chapters(shown)[0]
+    told, names = chapter.judged, shown.class_names
+    scores = findings.fold_scores(chapter)
+    assert list(scores) == list(told.judges)
+    for j, judge in enumerate(told.judges):
+        for fold, (tracks, windows) in scores[judge].items():
+            rows = [row for row in range(len(told.ids)) if told.folds[row] == fold]
+            right = [names[told.probs[j, row].argmax()] == names[told.labels[row]] for row in rows]
+            assert tracks == np.mean(right)
+            assert (windows is None) == (j >= 2)
+    job = shown.jobs(2)[0]
+    said, right, place = predictions.load(shown.predictions_path(job)), [], 0
+    for row, count in enumerate(said.num_windows):
+        for probs in said.probs[place : place + count]:
+            if shown.manifest.folds[row] == job.fold:
+                right.append(names[probs.argmax()] == shown.manifest.labels[row])
+        place += count
+    assert scores[job.backbone][job.fold][1] == np.mean(right)
+
+
+def test_windows_of_predictions_that_are_gone_are_not_told(shown):
+    path = shown.predictions_path(shown.jobs(1)[0])
+    kept = path.read_bytes()
+    path.unlink()
+    assert findings.window_accuracy(shown, shown.jobs(1)[0]) is None
+    path.write_bytes(kept)
+
+
+def test_differences_are_of_the_same_tracks(shown):
+    after, before, _ = (chapter.judged for chapter in findings.chapters(shown))
+    shuffled = np.random.default_rng(0).permutation(len(before.ids))[1:]  # one is missing
+    columns = {name: tuple(getattr(before, name)[row] for row in shuffled) for name in ("ids", "splits")}
+    numbers = {"folds": before.folds[shuffled], "labels": before.labels[shuffled], "probs": before.probs[:, shuffled]}
+    found = findings.compare(replace(before, **columns, **numbers), after)
+    assert list(found) == list(after.judges)
+    answers = {(i, s): p for i, s, p in zip(columns["ids"], columns["splits"], numbers["probs"][-2], strict=True)}
+    for split, gain in found["blend"].items():
+        new, old = [], []
+        for name, own, label, probs in zip(after.ids, after.splits, after.labels, after.probs[-2], strict=True):
+            if own == split and (name, split) in answers:
+                new.append(probs.argmax() == label)
+                old.append(answers[name, split].argmax() == label)
+        difference = np.array(new, float) - np.array(old, float)
+        assert (gain.before, gain.after, gain.tracks) == (np.mean(old), np.mean(new), len(new))
+        assert gain.gain == pytest.approx(difference.mean())
+        assert gain.interval == bootstrap_interval(difference)
+    assert sum(gain.tracks for gain in found["blend"].values()) == len(shuffled)
+
+
+def test_pseudo_labels_are_counted_by_class(shown):
+    chosen = pseudo.load(shown.pseudo_path(1), 1, shown.recipe.digest())
+    truth = dict(zip(shown.manifest.ids, shown.manifest.labels, strict=True))
+    found = findings.pseudo_classes(shown, 1)
+    assert [one.name for one in found] == shown.class_names
+    for one in found:
+        own = [label for label in chosen if label.label == one.name]
+        assert (one.count, one.known) == (len(own), len(own))
+        assert one.right == sum(truth[label.id] == one.name for label in own)
+        assert one.unanimous == sum(label.votes == "2/2" for label in own)
+        assert one.lowest == min((label.probability for label in own), default=0)
+    whole = findings.total(found)
+    assert whole.count == len(chosen) > 0
+    assert whole.mean == pytest.approx(np.mean([label.probability for label in chosen]))
+    assert findings.pseudo_classes(shown, 2) is None
+
+
+def test_classes_and_the_pairs_that_are_confused():
+    table = np.array([[5, 1, 0], [3, 7, 0], [0, 0, 0]])
+    scores = findings.class_scores(table, ["a", "b", "c"])
+    assert [(one.name, one.right, one.tracks) for one in scores] == [("a", 5, 6), ("b", 7, 10)]
+    assert all(one.interval[0] < one.right / one.tracks < one.interval[1] for one in scores)
+    assert list(findings.confused(table, 9)) == [(1, 0), (0, 1)]
+    assert list(findings.confused(table, 1)) == [(1, 0)]
+    assert list(findings.confused(np.diag([3, 4]), 5)) == []

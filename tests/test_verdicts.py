@@ -1,0 +1,108 @@
+import numpy as np
+import pictured_run
+import pytest
+
+from melgpu import findings, verdicts
+from melgpu.findings import Gain
+from melgpu.quarantine import Flaw
+from melgpu.spent import Spent
+from melgpu.times import Piece
+
+MINUS = "\N{MINUS SIGN}"
+
+
+@pytest.fixture(scope="module")
+def last(tmp_path_factory) -> findings.Chapter:
+    made = pictured_run.make(tmp_path_factory.mktemp("verdicts"), classes=("a", "b", "c"), audio=False)
+    return findings.chapters(made)[0]
+
+
+@pytest.mark.parametrize(
+    ("share", "digits", "text"),
+    [
+        (0.0, 0, "0"), (0.0004, 1, "under 0.1"), (0.0006, 1, "0.1"), (0.004, 0, "under 1"), (0.5, 0, "50"),
+        (0.12345, 1, "12.3"), (0.9996, 1, "over 99.9"), (0.997, 0, "over 99"), (1.0, 1, "100.0"),
+    ],
+)  # fmt: skip
+def test_shares_in_percent(share, digits, text):
+    assert verdicts.in_percent(share, digits) == text
+    assert verdicts.percent(share, digits) == f"{text}\xa0%"
+
+
+@pytest.mark.parametrize(
+    ("gain", "text"), [(0.0712, "+7.1"), (-0.01, f"{MINUS}1.0"), (-0.0001, "0.0"), (0.0001, "0.0")]
+)
+def test_differences_have_signs(gain, text):
+    assert verdicts.points(gain) == text
+
+
+def test_chance_is_an_interval_that_includes_0():
+    intervals = [(0.01, 0.2), (-0.2, -0.01), (-0.1, 0.1), (0.0, 0.3), (-0.3, 0.0)]
+    assert [verdicts.chance(own) for own in intervals] == ["better", "worse", *["not told from chance"] * 3]
+
+
+def test_the_first_sentence_is_of_the_private_test(last):
+    scores = last.judged.scores()
+    own = scores["blend"]["private"]
+    share = f"{100 * own['accuracy']:.1f}\xa0%"
+    assert verdicts.lead(last, scores).startswith(
+        f"The blend of the stackers names the right class of {share} of 6 pri"
+    )
+    fewer = {name: {"validation": cells["validation"]} for name, cells in scores.items()}
+    assert "validation tracks" in verdicts.lead(last, fewer)
+    assert "nothing can be said" in verdicts.lead(last, {name: {} for name in scores})
+    assert verdicts.stacking(last, {name: {} for name in scores}) == ""
+
+
+def test_gains_are_told_by_what_chance_may_do(last):
+    gains = {
+        "validation": Gain(0.5, 0.6, 0.1, (-0.1, 0.3), 10),
+        "public": Gain(0.5, 0.7, 0.2, (0.1, 0.3), 10),
+        "private": Gain(0.5, 0.3, -0.2, (-0.3, -0.1), 10),
+    }
+    assert verdicts.pseudo(last.run, None, gains) == (
+        "Against the same round without them, better on public test (+20.0 points, +10.0 to +30.0); "
+        f"worse on private test ({MINUS}20.0 points, {MINUS}30.0 to {MINUS}10.0); "
+        f"not told from chance on validation (+10.0 points, {MINUS}10.0 to +30.0)."
+    )
+
+
+def test_pseudo_labels_without_a_comparison_are_counted(last):
+    chosen = findings.pseudo_classes(last.run, 1)
+    count, right = sum(one.count for one in chosen), sum(one.right for one in chosen)
+    told = verdicts.pseudo(last.run, chosen, None)
+    assert told.startswith(f"{count} of 6 public test tracks have one, {100 * right / count:.0f}\xa0%")
+    assert "not measured" in told
+    assert verdicts.pseudo(last.run, None, None) == "None were chosen yet."
+
+
+def test_sureness_is_held_against_what_is_right():
+    probs = np.full((1000, 2), 0.1)
+    probs[:, 1] = 0.9
+    labels = np.arange(1000) % 10
+    for right, told in ((labels > 0, "no further apart"), (labels > 4, "too sure"), (labels > -1, "too modest")):
+        assert told in verdicts.sureness(probs, right.astype(int))
+
+
+def test_the_worst_confusions_are_named(last):
+    tables = [findings.counts(last, split) for split in findings.splits(last)]
+    truth, answer = next(findings.confused(sum(tables), 1))
+    names = last.run.class_names
+    assert verdicts.wrong(last).startswith(f"Most often {names[truth]} taken for {names[answer]} (")
+
+
+def test_weights_are_told_in_percent(last):
+    assert "The blend: cnn 45, skip_cnn 45, lightgbm 10." in verdicts.weights(last)
+    for strange in ({"cnn": 1.0}, {"cnn": "x", "b": 1.0}, [1], None):
+        last.judged.source["fitted_weights"] = strange
+        assert "fitted" not in verdicts.weights(last)
+
+
+def test_time_and_broken_files_in_words():
+    trainings = [Spent("a", 2, 9, {"network": 90.0, "validation": 10.0}, 1.0), Spent("b", 1, 9, {"network": 80.0}, 1.0)]
+    pieces = [Piece("now", 1, "stack", 200.0, 1, "folds"), Piece("now", 2, "stack", 100.0, 1, "folds")]
+    told = verdicts.time(trainings, pieces)
+    assert told == "8:00 in all: stack 5:00, training 3:00. The slowest network was b, 1:20 a fold."
+    assert verdicts.time([], []) == "Nothing was measured."
+    assert verdicts.broken([Flaw("x", "y", 0.0), Flaw("z", "y", 3.0)]) == "2 files; the beginnings of 1 are in use."
+    assert verdicts.broken([]) == "No file is in quarantine."
