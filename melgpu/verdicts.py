@@ -176,5 +176,6 @@ def time(trainings: Sequence[Spent], pieces: Sequence[Piece]) -> str:
 def broken(flaws: Sequence[Flaw]) -> str:
     """How many files are in quarantine."""
     kept = sum(not flaw.is_lost for flaw in flaws)
-    files = "1 file" if len(flaws) == 1 else f"{len(flaws)} files"
-    return f"{files}; the beginnings of {kept} are in use." if flaws else "No file is in quarantine."
+    return (
+        f"Files in quarantine: {len(flaws)}; used up to their flaw: {kept}." if flaws else "No file is in quarantine."
+    )

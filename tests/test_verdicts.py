@@ -104,5 +104,8 @@ def test_time_and_broken_files_in_words():
     told = verdicts.time(trainings, pieces)
     assert told == "8:00 in all: stack 5:00, training 3:00. The slowest network was b, 1:20 a fold."
     assert verdicts.time([], []) == "Nothing was measured."
-    assert verdicts.broken([Flaw("x", "y", 0.0), Flaw("z", "y", 3.0)]) == "2 files; the beginnings of 1 are in use."
+    assert (
+        verdicts.broken([Flaw("x", "y", 0.0), Flaw("z", "y", 3.0)])
+        == "Files in quarantine: 2; used up to their flaw: 1."
+    )
     assert verdicts.broken([]) == "No file is in quarantine."
