@@ -62,7 +62,8 @@ def learning_curves(logs: Mapping[int, Log]) -> str:
             right.plot(epochs, accuracies, color=colour(fold), linewidth=1.4)
             best = int(accuracies.argmax())
             right.plot(epochs[best], accuracies[best], "o", color=colour(fold), markersize=4.5)
-        loss.set(title="training loss", ylim=(0, None))
+        highest = max(record["loss"] for log in logs.values() for record in log)
+        loss.set(title="training loss", ylim=(0, 1.08 * highest or 1))
         right.set(title="validation windows right, %", xlabel="epoch")
         _whole_numbers(right, max(record["epoch"] for log in logs.values() for record in log))
         return _svg(figure)
@@ -115,7 +116,7 @@ def _figure(width_in: float, height_in: float):
 def _whole_numbers(axes, last: float) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
     axes.set_xlim(min(0.8, 1 - 0.02 * last), last + max(0.2, 0.02 * last))
 
 

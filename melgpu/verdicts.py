@@ -105,7 +105,8 @@ def _is_weights(own: object) -> bool:
 
 def _shares(own: dict[str, float]) -> str:
     whole = sum(own.values()) or 1.0
-    return ", ".join(f"{name} {in_percent(weight / whole)}" for name, weight in own.items())
+    names = {name: NAMES.get(name, name).removeprefix("stacker: ") for name in own}
+    return ", ".join(f"{names[name]} {in_percent(weight / whole)}" for name, weight in own.items())
 
 
 def pseudo(run: Run, chosen: Sequence[PseudoClass] | None, gains: dict[str, Gain] | None) -> str:

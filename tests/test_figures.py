@@ -50,6 +50,8 @@ def test_every_fold_has_a_line_in_both_panels_and_a_dot_at_its_best():
 def test_one_epoch_is_drawn_too_and_letters_are_the_readers():
     picture = svg(figures.learning_curves({0: log(0.2)}))
     assert len(list(picture.iter(f"{SVG}use"))) > 1
+    assert "1" in letters(picture)  # the epoch
+    assert not {"0.96", "1.04", "1.00"} & set(letters(picture))
     styles = " ".join(element.get("style") for element in picture.iter(f"{SVG}text"))
     assert styles.count("system-ui") == len(letters(picture))
 

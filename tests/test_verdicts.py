@@ -92,7 +92,7 @@ def test_the_worst_confusions_are_named(last):
 
 
 def test_weights_are_told_in_percent(last):
-    assert "The blend: cnn 45, skip_cnn 45, lightgbm 10." in verdicts.weights(last)
+    assert "The blend: CNN 45, CNN with skips 45, LightGBM 10." in verdicts.weights(last)
     for strange in ({"cnn": 1.0}, {"cnn": "x", "b": 1.0}, [1], None):
         last.judged.source["fitted_weights"] = strange
         assert "fitted" not in verdicts.weights(last)
