@@ -127,13 +127,13 @@ def hear(run: Run, chosen: list[Window]) -> Iterator[Heard]:
     plain = {"engine": "auto", "channels": "grey", "trainable": "none", "image_size": PICTURE_SIZE}
     features = LogMel(run.recipe.mel.model_copy(update=plain), run.recipe.audio.sample_rate)
     for number, (window, (wave, flaw)) in enumerate(zip(chosen, waves(run, chosen), strict=True), start=1):
-        file_s = _file_s(run.manifest.paths[window.row])
         if flaw:
-            yield Heard(None, None, file_s, flaw)
+            yield Heard(None, None, None, flaw)
             continue
         picture = figures.window(features(wave[None])[0, 0].numpy())
         short = number * run.recipe.windows.window_s <= MOST_SOUND_S
-        yield Heard(picture, sound(wave.numpy(), run.recipe.audio.sample_rate) if short else None, file_s, None)
+        played = sound(wave.numpy(), run.recipe.audio.sample_rate) if short else None
+        yield Heard(picture, played, _file_s(run.manifest.paths[window.row]), None)
 
 
 def waves(run: Run, chosen: list[Window]) -> Iterator[tuple[torch.Tensor, str | None]]:

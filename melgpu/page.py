@@ -33,29 +33,19 @@ def render(run: Run, now: datetime) -> str:
     last = next((chapter for chapter in chapters if not chapter.run.without_pseudo), None)
     if last is None:
         raise InputError(f"{run.folder}: no round is stacked yet, there is nothing to show")
-    scores = {chapter.key: chapter.judged.scores() for chapter in chapters}
-    logs = {chapter.key: spent.logs(chapter.run, chapter.number) for chapter in chapters}
-    trainings = {c.key: [spent.spent(c.run, name, own) for name, own in logs[c.key].items()] for c in chapters}
-    chosen, gains, pieces = _pseudo(run), _gains(chapters), times.load(run.times_path)
+    parts = _scores(chapters) | _worth(run, chapters) | _time(run, chapters)
     flaws = quarantine.load(run.quarantine_path)
-    took = verdicts.time([one for own in trainings.values() for one in own], pieces)
     return _template().render(
         run=run,
         now=now,
         chapters=chapters,
         last=last,
-        scores=scores,
-        folds={chapter.key: findings.fold_scores(chapter) for chapter in chapters},
-        in_short=_in_short(last, scores[last.key], chosen, gains) | {"time": took, "files": verdicts.broken(flaws)},
-        chosen=chosen,
-        gains=gains,
+        in_short=_in_short(last, parts) | {"files": verdicts.broken(flaws)},
         views=[_view(last, split) for split in findings.splits(last)],
         mistakes=_mistakes(last),
-        logs=logs,
-        spent=trainings,
-        pieces=pieces,
         flaws=flaws,
         recipe=files.read_text(run.folder / "recipe.toml"),
+        **parts,
     )
 
 
@@ -64,31 +54,43 @@ def _template() -> jinja2.Template:
     house = jinja2.Environment(
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    words = (
-        verdicts.percent,
-        verdicts.in_percent,
-        verdicts.points,
-        verdicts.span,
-        verdicts.points_span,
-        verdicts.chance,
-    )
-    house.filters |= {filter.__name__: filter for filter in (*words, duration, shares, place, rate)}
-    house.globals |= {
-        "SPLITS": verdicts.SPLIT_NAMES, "JUDGES": findings.NAMES, "MOST_CLASSES": MOST_CLASSES,
-        "colour": figures.colour, "curves": figures.learning_curves, "scale": scale, "weights": verdicts.weights,
-    }  # fmt: skip
+    numbers = (verdicts.percent, verdicts.in_percent, verdicts.points, verdicts.span, verdicts.points_span)
+    house.filters |= {filter.__name__: filter for filter in (*numbers, verdicts.chance, duration, shares, place, rate)}
+    house.globals |= {"SPLITS": verdicts.SPLIT_NAMES, "JUDGES": findings.NAMES, "MOST_CLASSES": MOST_CLASSES}
+    house.globals |= {"colour": figures.colour, "curves": figures.learning_curves}
+    house.globals |= {"scale": scale, "weights": verdicts.weights}
     return house.get_template("report.html")
 
 
-def _in_short(last: Chapter, scores: dict, chosen: "list[Chosen]", gains: list[tuple[int, dict]]) -> dict[str, str]:
+def _scores(chapters: list[Chapter]) -> dict:
+    """By the chapter's key: scores of the judges (see `Judged.scores`), in all and by fold."""
+    scores = {chapter.key: chapter.judged.scores() for chapter in chapters}
+    return {"scores": scores, "folds": {chapter.key: findings.fold_scores(chapter) for chapter in chapters}}
+
+
+def _worth(run: Run, chapters: list[Chapter]) -> dict:
+    """The pseudo labels, and what they changed."""
+    return {"chosen": _pseudo(run), "gains": _gains(chapters)}
+
+
+def _time(run: Run, chapters: list[Chapter]) -> dict:
+    """By the chapter's key the trainings' logs and what they spent, and all other pieces of work."""
+    logs = {chapter.key: spent.logs(chapter.run, chapter.number) for chapter in chapters}
+    trainings = {c.key: [spent.spent(c.run, name, own) for name, own in logs[c.key].items()] for c in chapters}
+    return {"logs": logs, "spent": trainings, "pieces": times.load(run.times_path)}
+
+
+def _in_short(last: Chapter, parts: dict) -> dict[str, str]:
     """Answers in words to what one asks first, by the section that has the figures."""
-    latest = gains[-1][1].get(last.answer) if gains else None
+    scores, chosen = parts["scores"][last.key], parts["chosen"]
+    latest = parts["gains"][-1][1].get(last.answer) if parts["gains"] else None
     return {
         "lead": verdicts.lead(last, scores),
         "scores": verdicts.stacking(last, scores),
         "pseudo": verdicts.pseudo(last.run, chosen[-1].classes if chosen else None, latest),
         "trust": verdicts.probabilities(last, scores),
         "classes": verdicts.wrong(last),
+        "time": verdicts.time([one for own in parts["spent"].values() for one in own], parts["pieces"]),
     }
 
 

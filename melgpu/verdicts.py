@@ -1,13 +1,12 @@
 """What a run's numbers say in plain words: the answers that its page begins with."""
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
 
 from melgpu import findings
 from melgpu.findings import NAMES, Chapter, Gain, PseudoClass
-from melgpu.metrics import calibration
+from melgpu.metrics import calibration, wilson_interval
 from melgpu.quarantine import Flaw
 from melgpu.report import duration
 from melgpu.run import Run
@@ -119,9 +118,8 @@ def pseudo(run: Run, chosen: Sequence[PseudoClass] | None, gains: dict[str, Gain
     if chosen is None:
         return "None were chosen yet."
     total, known = sum(one.count for one in chosen), sum(one.known for one in chosen)
-    right = (
-        f", {percent(sum(one.right for one in chosen) / known)} % of those with a known label rightly" if known else ""
-    )
+    share = sum(one.right for one in chosen) / max(1, known)
+    right = f", {percent(share)} of those with a known label rightly" if known else ""
     return (
         f"{total} of {len(run.manifest.rows('public'))} public test tracks have one{right}. Whether they help is not "
         "measured: the scripts' --without-pseudo trains the same rounds without them, to compare."
@@ -141,14 +139,8 @@ def sureness(probs: np.ndarray, labels: np.ndarray) -> str:
     """Mean probability of the answers beside the share that is right."""
     found = calibration(probs, labels)
     sure, right = (float(np.average(own, weights=found.counts)) for own in (found.confidence, found.share_right))
-    spread = 1.96 * math.sqrt(max(right * (1 - right), 0.25 / len(labels)) / len(labels))
-    gap = (
-        "no further apart than chance may do"
-        if abs(sure - right) <= spread
-        else "too sure"
-        if sure > right
-        else "too modest"
-    )
+    low, high = wilson_interval(right, len(labels))
+    gap = "too modest" if sure < low else "too sure" if sure > high else "no further apart than chance may do"
     return f"On average answers are {percent(sure)} sure and {percent(right)} right: {gap}"
 
 
@@ -170,8 +162,11 @@ def time(trainings: Sequence[Spent], pieces: Sequence[Piece]) -> str:
     if not told:
         return "Nothing was measured."
     slowest = max(trainings, key=lambda one: one.total_s / one.networks, default=None)
-    network = f" The slowest network was {slowest.backbone}, {duration(slowest.total_s / slowest.networks)} a fold."
-    return f"{duration(sum(stages.values()))} in all: {', '.join(told)}." + (network if slowest else "")
+    network = (
+        slowest
+        and f" The slowest network was {slowest.backbone}, {duration(slowest.total_s / slowest.networks)} a fold."
+    )
+    return f"{duration(sum(stages.values()))} in all: {', '.join(told)}.{network or ''}"
 
 
 def broken(flaws: Sequence[Flaw]) -> str:

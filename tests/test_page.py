@@ -195,6 +195,10 @@ def test_recipe_and_place_are_there(read, shown):
     assert str(shown.folder.resolve()) in read.said("about")
     assert f"Python {shown.environment['python']}" in read.said("about")
     assert "23 Nov 2026, 14:05 UTC" in read.said("header")
+    assert f"torch {shown.environment['packages']['torch']}" in read.said("header")
+    if commit := shown.environment["git_commit"]:
+        assert f"commit {commit[:7]} " in read.said("header")
+        assert commit in read.said("about")
 
 
 def test_after_round_1_it_shows_what_is_there(tmp_path):

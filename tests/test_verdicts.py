@@ -71,7 +71,7 @@ def test_pseudo_labels_without_a_comparison_are_counted(last):
     chosen = findings.pseudo_classes(last.run, 1)
     count, right = sum(one.count for one in chosen), sum(one.right for one in chosen)
     told = verdicts.pseudo(last.run, chosen, None)
-    assert told.startswith(f"{count} of 6 public test tracks have one, {100 * right / count:.0f}\xa0%")
+    assert told.startswith(f"{count} of 6 public test tracks have one, {100 * right / count:.0f}\xa0% of those with a")
     assert "not measured" in told
     assert verdicts.pseudo(last.run, None, None) == "None were chosen yet."
 
@@ -103,6 +103,7 @@ def test_time_and_broken_files_in_words():
     pieces = [Piece("now", 1, "stack", 200.0, 1, "folds"), Piece("now", 2, "stack", 100.0, 1, "folds")]
     told = verdicts.time(trainings, pieces)
     assert told == "8:00 in all: stack 5:00, training 3:00. The slowest network was b, 1:20 a fold."
+    assert verdicts.time([], pieces) == "5:00 in all: stack 5:00."
     assert verdicts.time([], []) == "Nothing was measured."
     assert (
         verdicts.broken([Flaw("x", "y", 0.0), Flaw("z", "y", 3.0)])
