@@ -9,7 +9,7 @@ import numpy as np
 import pictured_run
 import pytest
 
-from melgpu import findings, judged, mistakes, page, spent, verdicts
+from melgpu import findings, judged, mistakes, page, pseudo, spent, verdicts
 from melgpu.errors import InputError
 from melgpu.judged import SPLITS
 from melgpu.metrics import calibration
@@ -153,6 +153,17 @@ def test_pseudo_labels_and_what_they_changed(read, shown):
     for gain, change, difference in zip(gains.values(), row[1::2], row[2::2], strict=True):
         assert change == f"{100 * gain.before:.1f} → {100 * gain.after:.1f}"
         assert difference.endswith(verdicts.chance(gain.interval))
+
+
+def test_the_rules_of_pseudo_labels_are_told(shown, read):
+    assert "(a probability above 20\xa0%) are training" in read.sections["pseudo"]
+    rules = shown.recipe.pseudo.model_copy(update={"agreement": 0.5, "max_per_class": 7})
+    strict = replace(shown, recipe=shown.recipe.model_copy(update={"pseudo": rules}))
+    kept = shown.pseudo_path(1).read_bytes()
+    pseudo.save([], shown.pseudo_path(1), 1, strict.recipe.digest())
+    told = Page(page.render(strict, NOW)).sections["pseudo"]
+    assert "20\xa0%, the same class from at least 50\xa0% of the networks, the surest 7 of a class)" in told
+    shown.pseudo_path(1).write_bytes(kept)
 
 
 def test_classes_and_calibration_of_each_split(read, shown):
