@@ -63,7 +63,7 @@ def predict_round(run, device) -> int:
     ranks.wait()
     missing, first = [job for job in trained if not run.is_predicted(job)], ranks.is_first()
     windows = len(missing) * len(plan.prediction_order(run, np.arange(len(run.manifest))))
-    done = ("predict, resumed", 0) if run.journals(number) else ("predict", windows)
+    done = (f"predict{run.remark}, resumed", 0) if run.journals(number) else (f"predict{run.remark}", windows)
     ranks.wait()  # nobody looks while the first one writes
     if missing:
         with times.measured(run.times_path, number, *done, "windows") if first else contextlib.nullcontext():

@@ -13,7 +13,9 @@ used for the scores alone. Every call writes report.html anew."""
 
 def main() -> None:
     args = cli.parser(__doc__, EPILOG).parse_args()
-    from melgpu import report, run, stacking
+    from dataclasses import replace
+
+    from melgpu import page, report, run, stacking
 
     opened = run.open_run(args.run, args.overrides, args.without_pseudo)
     number = opened.current_round
@@ -21,11 +23,12 @@ def main() -> None:
         number = len(opened.recipe.rounds)
     else:
         stack_round(opened, number)
-    without = " without pseudo labels" if args.without_pseudo else ""
     scores = opened.scores(number)
-    report.console.print(report.score_table(f"Round {number}{without}", scores))
+    report.console.print(report.score_table(f"Round {number}{opened.remark}", scores))
     answer = stacking.answer(opened.recipe.stacking.weights, len(opened.spec(number).blend))
     report.say(report.gain_line(answer, scores))
+    page.write(replace(opened, without_pseudo=False))
+    report.say(f"Report: {opened.report_path}")
     if opened.current_round:
         report.say(f"Round {number} is done. Next: python train.py {opened.flags}")
         return
@@ -41,7 +44,7 @@ def stack_round(run, number: int) -> None:
     votes = jury.hear(run, number)
     cases = jury.cases(run, number, votes)
     fits = sum(case.num_subfolds for case in cases)
-    timed = times.measured(run.times_path, number, "stack", fits, "sub-folds")
+    timed = times.measured(run.times_path, number, f"stack{run.remark}", fits, "sub-folds")
     with timed, report.progress(f"round {number}: stacking", fits, "sub-folds") as tracker:
         stacks = [(case, fit_stack(run, number, case, tracker)) for case in cases]
     made = jury.judge(run, number, votes, stacks)

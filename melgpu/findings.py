@@ -31,7 +31,7 @@ class Chapter:
 
     @property
     def title(self) -> str:
-        return f"Round {self.number}" + (" without pseudo labels" if self.run.without_pseudo else "")
+        return f"Round {self.number}{self.run.remark}"
 
     @property
     def key(self) -> str:

@@ -88,7 +88,11 @@ class Judged:
 
 def save(judged: Judged, path: Path) -> None:
     columns = {name: np.array(getattr(judged, name), np.str_) for name in ("judges", "ids", "splits", "class_names")}
-    numbers = {"folds": judged.folds, "labels": judged.labels, "probs": judged.probs.astype(np.float32)}
+    numbers = {
+        "folds": judged.folds,
+        "labels": judged.labels,
+        "probs": judged.probs,
+    }  # in full, for the same scores again
     arrays.save(path, {**columns, **numbers, "source": np.array(json.dumps(judged.source))})
 
 

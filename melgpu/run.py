@@ -156,6 +156,11 @@ class Run:
         return self.folder / "report.html"
 
     @property
+    def remark(self) -> str:
+        """What sets this run's later rounds apart, for the reader."""
+        return " without pseudo labels" if self.without_pseudo else ""
+
+    @property
     def flags(self) -> str:
         """What a script is called with to go on with this run."""
         return f"--run {self.folder}" + (" --without-pseudo" if self.without_pseudo else "")

@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import json
 import os
 import random
 import runpy
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 from conftest import ROOT, SMALL, call, write_audio, write_list
 
-from melgpu import backbone, checkpoint, predictions
+from melgpu import backbone, checkpoint, judged, predictions
 
 
 def sets() -> list[str]:
@@ -59,6 +60,8 @@ def test_each_script_says_what_comes_next(finished):
         assert f"Next: python {following} --run {folder}" in text
     assert f"Submission: {folder / 'submission.csv'}" in printed[-1]
     assert f"python predict.py --run {folder} song.mp3" in printed[-1]
+    assert f"Report: {folder / 'report.html'}" in printed[-1]
+    assert "</html>" in (folder / "report.html").read_text()
     assert all(name in printed[-1] for name in ("inception_v3", "resnet50", "mean", "skip_cnn", "lightgbm", "blend"))
 
 
@@ -87,6 +90,8 @@ def test_checkpoints_and_predictions_say_what_made_them(finished):
     assert made.splits.count("valid") == 6
     assert len(made.probs) == 27 * 3
     assert made.source["pseudo"] not in ("none", "")
+    scores = json.loads((folder / "round2" / "stack" / "scores.json").read_text())
+    assert json.loads(json.dumps(judged.load(folder / "round2" / "stack" / "judged.npz").scores())) == scores
     pseudo = rows_of(folder / "round1" / "pseudo.csv")
     assert pseudo[0] == ["id", "label", "probability", "votes", "round", "recipe"]
 
