@@ -87,12 +87,9 @@ class Judged:
 
 
 def save(judged: Judged, path: Path) -> None:
+    """Probabilities in full, so that what is read gives the very same scores."""
     columns = {name: np.array(getattr(judged, name), np.str_) for name in ("judges", "ids", "splits", "class_names")}
-    numbers = {
-        "folds": judged.folds,
-        "labels": judged.labels,
-        "probs": judged.probs,
-    }  # in full, for the same scores again
+    numbers = {"folds": judged.folds, "labels": judged.labels, "probs": judged.probs}
     arrays.save(path, {**columns, **numbers, "source": np.array(json.dumps(judged.source))})
 
 
