@@ -7,7 +7,6 @@ files. The limit is libsndfile reading into one buffer and soxr resampling as ma
 above its limit fails the run.
 """
 
-import argparse
 import os
 import tempfile
 import time
@@ -19,24 +18,23 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import music, rivals, timing
-from melgpu import cli, recipe, worker
+from benchmarks import flags, music, plots, rivals, timing
+from melgpu import cli, windows, worker
 from melgpu.pool import Pool
 from melgpu.recipe import Recipe
-
-TOLERANCE = 1.03  # of the limit, which is measured, too
 
 
 def ways(settings: Recipe, target: str) -> dict[str, tuple[Callable, tuple]]:
     """Functions that a decoding process calls, with what follows the path."""
-    rate, samples = settings.audio.sample_rate, round(settings.audio.track_s * settings.audio.sample_rate)
+    audio = settings.audio
+    job = audio.sample_rate, audio.track_s
     return {
-        "limit": (rivals.limit, (rate,)),
-        "soundfile, soxr": (rivals.raw, (rate,)),
-        "melgpu": (worker.store, (rate, samples, target, 0)),
-        "NumPy's mean": (rivals.by_hand, (rate,)),
-        "seeking": (rivals.seek_windows, (rate,)),
-        "librosa": (rivals.librosa_load, (rate,)),
+        "limit": (rivals.limit, job),
+        "soundfile, soxr": (rivals.raw, job),
+        "melgpu": (worker.store, (audio.sample_rate, windows.samples(audio.track_s, audio.sample_rate), target, 0)),
+        "NumPy's mean": (rivals.by_hand, job),
+        "seeking": (rivals.seek_windows, job),
+        "librosa": (rivals.librosa_load, job),
     }
 
 
@@ -100,18 +98,15 @@ def plot(result: dict, path: Path) -> None:
     """Rates by way, one group of bars a set of files, at the largest number of processes."""
     most = max(row["workers"] for row in result["rows"])
     rates = {(r["way"], r["files"]): r["times_real_time"] for r in result["rows"] if r["workers"] == most}
-    timing.plot_bars(rates, f"audio seconds a second, {most} processes", f"Decoding, {result['device']}", path)
+    plots.bars(rates, f"audio seconds a second, {most} processes", f"Decoding, {result['device']}", path)
 
 
 def main() -> int:
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--music", type=Path, metavar="DIR", help="a folder of your own music")
+    arguments = flags.arguments(__doc__, tracks=8)
     arguments.add_argument("--formats", nargs="+", default=["mp3", "ogg", "flac", "wav"], help="of composed music")
-    arguments.add_argument("--tracks", type=int, default=8, help="files for each figure (default: 8)")
     arguments.add_argument("--workers", type=int, nargs="+", default=[1, os.cpu_count() or 1], help="processes")
     arguments.add_argument("--repeats", type=int, default=5, help="times that each figure is taken (default: 5)")
-    arguments.add_argument("--out", type=Path, help="keep the result as JSON")
-    arguments.add_argument("--plot", type=Path, help="keep a plot as PNG")
+    arguments.add_argument("--plot", type=Path, metavar="FILE.png", help="keep a plot")
     args = arguments.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         sets = {str(args.music): music.own(args.music, args.tracks)} if args.music else {}
@@ -120,11 +115,12 @@ def main() -> int:
             sets[form] = music.compose(Path(folder) / form, form, args.tracks)
         target = Path(folder) / "pcm"
         target.touch()
-        result = run(recipe.load([]), sets, args.workers, args.repeats, str(target))
+        result = run(flags.settings_of(args), sets, args.workers, args.repeats, str(target))
     Console().print(table(result))
     if args.plot:
         plot(result, args.plot)
-    return timing.finish(result, args.out, (row["way"] for row in result["rows"] if row["share_of_limit"] > TOLERANCE))
+    beyond = (row["way"] for row in result["rows"] if row["share_of_limit"] > timing.TOLERANCE)
+    return timing.finish(result, args.out, beyond)
 
 
 if __name__ == "__main__":

@@ -7,8 +7,8 @@ float32 pictures. The limit is, on a CPU, the bare FFT of the same windows (torc
 move (waves in, one picture out) over the measured bandwidth of a large copy. A rate above its limit fails the run.
 """
 
-import argparse
 import importlib.util
+import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,19 +18,22 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import timing
-from melgpu import cli, recipe, windows
+from benchmarks import flags, limits, plots, stages, timing
+from melgpu import cli, recipe
 from melgpu.features import LogMel
 from melgpu.recipe import MelSpec
 
 FrontEnd = Callable[[torch.Tensor], torch.Tensor]
 
 
-def contenders(spec: MelSpec, sample_rate: int, device: torch.device) -> Iterator[tuple[str, FrontEnd]]:
-    """Every front end that runs on this device, by name."""
-    engines = ["nnaudio", "fft", *(["fused"] if device.type == "cuda" else [])]
-    for engine in engines:
-        yield f"melgpu {engine}", LogMel(spec.model_copy(update={"engine": engine}), sample_rate).to(device)
+def engines(spec: MelSpec, sample_rate: int, device: torch.device) -> Iterator[tuple[str, FrontEnd]]:
+    """melgpu's own engines that run on this device, by name."""
+    for engine in ("nnaudio", "fft", *(["fused"] if device.type == "cuda" else [])):
+        yield engine, LogMel(spec.model_copy(update={"engine": engine}), sample_rate).to(device)
+
+
+def peers(spec: MelSpec, sample_rate: int, device: torch.device) -> Iterator[tuple[str, FrontEnd]]:
+    """The front ends that people use instead, by name."""
     yield "stock nnAudio", _stock_nnaudio(spec, sample_rate, device, "ieee")
     if device.type == "cuda":
         yield "stock nnAudio, TF32", _stock_nnaudio(spec, sample_rate, device, "tf32")
@@ -111,11 +114,8 @@ def limit(spec: MelSpec, waves: torch.Tensor) -> tuple[str, float]:
     if device.type == "cpu":
         hann = torch.hann_window(spec.n_fft)
         call = lambda: torch.stft(waves, spec.n_fft, spec.hop_length, window=hann, return_complex=True)  # noqa: E731
-        return "bare FFT", batch / timing.spread(timing.measure(call, device))[0]
-    source = torch.empty(2**30, dtype=torch.uint8, device=device)
-    target = torch.empty_like(source)
-    copy_s = timing.spread(timing.measure(lambda: target.copy_(source), device))[0]
-    bandwidth = 2 * source.numel() / copy_s
+        return "bare FFT", batch / min(timing.measure(call, device))
+    bandwidth = limits.copy_bandwidth(device)
     return f"memory at {bandwidth / 1e12:.2f} TB/s", bandwidth / (4 * waves.shape[1] + 4 * spec.image_size**2)
 
 
@@ -124,18 +124,22 @@ def run(settings: recipe.Recipe, batch_sizes: list[int], device: torch.device, s
     sample_rate, window_s = settings.audio.sample_rate, settings.windows.window_s
     result = {"benchmark": "features", **timing.machine(device), "window_s": window_s, "rows": []}
     for batch_size in batch_sizes:
-        generator = torch.Generator().manual_seed(batch_size)
-        waves = torch.randn(batch_size, windows.samples(window_s, sample_rate), generator=generator).to(device) / 4
+        waves = stages.noise(settings, batch_size, device)
         bound, most = limit(settings.mel, waves)
-        for name, front_end in contenders(settings.mel, sample_rate, device):
-            before = timing.reset_peak_memory(device)
-            samples = timing.measure(lambda front_end=front_end, waves=waves: front_end(waves), device, seconds)
-            middle, low, high = timing.spread(samples)
-            row = {"front_end": name, "batch_size": batch_size, "windows_per_s": batch_size / middle}
-            row |= {"quartiles": [batch_size / high, batch_size / low], "share_of_limit": batch_size / middle / most}
-            row |= {"peak_mib": timing.peak_memory(device) - before, "limit": bound, "limit_windows_per_s": most}
-            result["rows"].append({**row, "samples_s": samples})
+        ours = ((f"melgpu {name}", own) for name, own in engines(settings.mel, sample_rate, device))
+        for name, front_end in itertools.chain(ours, peers(settings.mel, sample_rate, device)):
+            row = time_front_end(front_end, waves, seconds)
+            row |= {"limit": bound, "limit_windows_per_s": most, "share_of_limit": row["windows_per_s"] / most}
+            result["rows"].append({"front_end": name, "batch_size": batch_size, **row})
     return result
+
+
+def time_front_end(front_end: FrontEnd, waves: torch.Tensor, seconds: float) -> dict:
+    """Windows a second and peak memory of a front end on waves (B, T)."""
+    before = timing.reset_peak_memory(waves.device)
+    samples = timing.measure(lambda: front_end(waves), waves.device, seconds)
+    peak_mib = timing.peak_memory(waves.device) - before
+    return stages.rates_of([len(waves) / own for own in samples]) | {"peak_mib": peak_mib, "samples_s": samples}
 
 
 def table(result: dict) -> Table:
@@ -169,25 +173,23 @@ def plot(result: dict, path: Path) -> None:
     """Rates by front end, one group of bars a batch size."""
     rates = {(row["front_end"], f"batch of {row['batch_size']}"): row["windows_per_s"] for row in result["rows"]}
     unit = f"windows of {result['window_s']:g} s a second"
-    timing.plot_bars(rates, unit, f"Pictures from waveforms, {result['device']}", path)
+    plots.bars(rates, unit, f"Pictures from waveforms, {result['device']}", path)
 
 
 def main() -> int:
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--recipe", action="append", default=[], help="whose pictures (default: zalo2019)")
+    arguments = flags.arguments(__doc__)
     arguments.add_argument("--batch-sizes", type=int, nargs="+", default=[8, 64], metavar="B")
     arguments.add_argument("--seconds", type=float, default=1.0, help="time for each figure (default: 1)")
     arguments.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1, one core)")
-    arguments.add_argument("--device", default="auto")
-    arguments.add_argument("--out", type=Path, help="keep the result as JSON")
-    arguments.add_argument("--plot", type=Path, help="keep a plot as PNG")
+    arguments.add_argument("--plot", type=Path, metavar="FILE.png", help="keep a plot")
     args = arguments.parse_args()
     torch.set_num_threads(args.threads)
-    result = run(recipe.load(args.recipe), args.batch_sizes, cli.pick_device(args.device), args.seconds)
+    result = run(flags.settings_of(args), args.batch_sizes, cli.pick_device(args.device), args.seconds)
     Console().print(table(result))
     if args.plot:
         plot(result, args.plot)
-    return timing.finish(result, args.out, (row["front_end"] for row in result["rows"] if row["share_of_limit"] > 1))
+    beyond = (row["front_end"] for row in result["rows"] if row["share_of_limit"] > 1)
+    return timing.finish(result, args.out, beyond)
 
 
 if __name__ == "__main__":

@@ -17,10 +17,9 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from benchmarks import music, stages, timing
+from benchmarks import flags, stages, timing
 from melgpu import backbone, cli, inference, windows
 from melgpu.batch import Batch
-from melgpu.features import LogMel
 from melgpu.recipe import Recipe
 from melgpu.stream import Stream
 
@@ -39,7 +38,7 @@ def time_pass(models: list, features, batches: Iterable[Batch], settings: Recipe
 def run(settings: Recipe, paths: list[str], repeats: int, device: torch.device) -> dict:
     spec, size = settings.rounds[-1], settings.stream.predict_batch_size
     models = [backbone.build(name, NUM_CLASSES, settings).to(device) for name in spec.backbones for _ in spec.folds]
-    features = LogMel(settings.mel, settings.audio.sample_rate).to(device)
+    features = stages.front_end(settings, device)
     order = windows.prediction_order(
         np.arange(len(paths)), np.zeros(len(paths), bool), settings.audio, settings.windows
     )
@@ -61,13 +60,12 @@ def run(settings: Recipe, paths: list[str], repeats: int, device: torch.device) 
 
 
 def main() -> int:
-    arguments = stages.arguments(__doc__, tracks=16)
+    arguments = flags.arguments(__doc__, tracks=16)
     arguments.add_argument("--repeats", type=int, default=3, help="samples of each way (default: 3)")
     args = arguments.parse_args()
-    settings = stages.settings_of(args)
+    settings = flags.settings_of(args)
     with tempfile.TemporaryDirectory() as folder:
-        paths = music.own(args.music, args.tracks) or music.compose(Path(folder), "mp3", args.tracks)
-        result = run(settings, paths, args.repeats, cli.pick_device(args.device))
+        result = run(settings, flags.paths_of(args, Path(folder)), args.repeats, cli.pick_device(args.device))
     low, high = (
         min(result["samples_s"]["files to probabilities"]),
         max(result["samples_s"]["files to probabilities"]),

@@ -8,7 +8,6 @@ files and cores: librosa loads the file, each window's mel picture is drawn by m
 back and resized by Pillow. The limit of a bank is the copy of its samples by this machine's memory (or the GPU's).
 """
 
-import argparse
 import os
 import tempfile
 import time
@@ -21,16 +20,14 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import music, rivals, timing
-from melgpu import cli, recipe, windows
+from benchmarks import flags, plots, rivals, stages, timing
+from melgpu import cli, windows
 from melgpu.bank import Bank, open_bank
 from melgpu.batch import Batch
-from melgpu.features import LogMel
+from melgpu.errors import InputError
 from melgpu.pool import Pool
 from melgpu.recipe import Recipe
 from melgpu.stream import Stream, examine
-
-TOLERANCE = 1.03  # of the limit, which is measured, too
 
 
 def with_bank(settings: Recipe, bank: str) -> Recipe:
@@ -45,8 +42,7 @@ def order_of(settings: Recipe, num_tracks: int, epoch: int) -> windows.Order:
 
 def epoch(stream: Stream, settings: Recipe, number: int) -> Iterator[Batch]:
     order = order_of(settings, len(stream.paths), number)
-    window = windows.samples(settings.windows.window_s, settings.audio.sample_rate)
-    return stream.batches(order, window, settings.optim.batch_size)
+    return stream.batches(order, stages.window_samples(settings), settings.optim.batch_size)
 
 
 def time_epoch(batches: Iterable[Batch], then: Callable[[torch.Tensor], object], device: torch.device) -> dict:
@@ -82,7 +78,7 @@ def time_original(paths: list[str], settings: Recipe, folder: str, workers: int)
 
 def copy_limit(settings: Recipe, bank: Bank, device: torch.device) -> float:
     """Windows a second that memory can copy: one core from the bank's pages to a batch, or the GPU inside its own."""
-    length = windows.samples(settings.windows.window_s, settings.audio.sample_rate)
+    length = stages.window_samples(settings)
     waves = np.array(bank.waves[:32])
     source = waves if device.type == "cpu" else torch.from_numpy(waves).to(device)
     target = np.zeros((len(waves), length), np.float32) if device.type == "cpu" else source[:, :length].clone()
@@ -98,15 +94,12 @@ def copy_limit(settings: Recipe, bank: Bank, device: torch.device) -> float:
 def run(settings: Recipe, paths: list[str], device: torch.device, epochs: int, folder: Path, originals: int) -> dict:
     """Time every way once an epoch."""
     result = {"benchmark": "stream", **timing.machine(device), "tracks": len(paths), "rows": []}
+    result |= {"window_s": settings.windows.window_s}
     result["workers"] = min(settings.stream.workers, os.cpu_count() or 1)
-    pictures = LogMel(settings.mel, settings.audio.sample_rate).to(device)
+    pictures = stages.front_end(settings, device)
     disk = with_bank(settings, "disk")
-    bank = open_bank(folder / "bank", settings.audio, disk.stream)
-    started = time.perf_counter()
-    flaws = [flaw for flaw in examine(paths, settings.audio, settings.stream, bank) if flaw]
-    if flaws:
-        raise flaws[0]
-    result["bank"] = {"built_s": time.perf_counter() - started, "bytes": bank.pcm.stat().st_size}
+    bank, built_s = fill_bank(paths, disk, folder)
+    result["bank"] = {"built_s": built_s, "bytes": bank.pcm.stat().st_size}
     limit = copy_limit(settings, bank, device)
     plans = [("cold", settings, None, None), ("bank on disk", disk, bank, limit)]
     plans.append((f"bank in {device}'s memory", with_bank(settings, "gpu"), bank, limit))
@@ -120,6 +113,16 @@ def run(settings: Recipe, paths: list[str], device: torch.device, epochs: int, f
     return result
 
 
+def fill_bank(paths: list[str], settings: Recipe, folder: Path) -> tuple[Bank, float]:
+    """A bank of all tracks below a folder, and the seconds that it took. Raises InputError where a file is broken."""
+    bank = open_bank(folder / "bank", settings.audio, settings.stream)
+    started = time.perf_counter()
+    flaws = [str(flaw) for flaw in examine(paths, settings.audio, settings.stream, bank) if flaw]
+    if flaws:
+        raise InputError(flaws)
+    return bank, time.perf_counter() - started
+
+
 def time_way(
     paths: list[str], settings: Recipe, device: torch.device, bank: Bank | None, then: Callable, epochs: int
 ) -> dict:
@@ -131,10 +134,9 @@ def time_way(
         for number in range(epochs):
             found.append(time_epoch(epoch(stream, settings, number), then, device))
             memory.append(timing.memory(device))
-    rates = [one["windows_per_s"] for one in found]
-    row = {"windows_per_s": float(np.median(rates)), "quartiles": np.quantile(rates, [0.25, 0.75]).tolist()}
+    row = stages.rates_of([one["windows_per_s"] for one in found])
     row |= {"first_batch_s": found[0]["first_batch_s"], "longest_wait_s": max(one["longest_wait_s"] for one in found)}
-    return {**row, "memory_mib": memory, "samples_windows_per_s": rates}
+    return {**row, "memory_mib": memory}
 
 
 def table(result: dict) -> Table:
@@ -150,7 +152,7 @@ def table(result: dict) -> Table:
         shown.add_row(
             row["way"],
             f"{rate:,.1f}",
-            f"{20 * rate:,.0f}",
+            f"{result['window_s'] * rate:,.0f}",
             f"{rate / most:.0%}" if most else "",
             f"{row['first_batch_s']:.2f} s",
             "" if wait is None else f"{wait:.2f} s",
@@ -161,42 +163,24 @@ def table(result: dict) -> Table:
 
 def plot(result: dict, path: Path) -> None:
     rates = {(row["way"], ""): row["windows_per_s"] for row in result["rows"]}
-    timing.plot_bars(rates, "windows of 20 s a second", f"Files to batches, {result['device']}", path)
+    plots.bars(rates, "windows a second", f"Files to batches, {result['device']}", path)
 
 
 def main() -> int:
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--music", type=Path, metavar="DIR", help="a folder of your own music")
-    arguments.add_argument("--tracks", type=int, default=64, help="default: 64")
-    arguments.add_argument("--format", default="mp3", help="of composed music (default: mp3)")
+    arguments = flags.arguments(__doc__, tracks=64)
     arguments.add_argument("--originals", type=int, default=4, help="tracks for the original way; 0 leaves it out")
     arguments.add_argument("--epochs", type=int, default=3, help="times that each figure is taken (default: 3)")
-    arguments.add_argument(
-        "--workers", type=int, default=os.cpu_count(), help="decoding processes (default: all cores)"
-    )
-    arguments.add_argument("--recipe", action="append", default=[], help="default: zalo2019")
-    arguments.add_argument("--device", default="auto")
-    arguments.add_argument("--out", type=Path, help="keep the result as JSON")
-    arguments.add_argument("--plot", type=Path, help="keep a plot as PNG")
+    arguments.add_argument("--plot", type=Path, metavar="FILE.png", help="keep a plot")
     args = arguments.parse_args()
-    settings = recipe.load(args.recipe, [f"stream.workers={args.workers}", "stream.bank=off"])
+    settings = flags.settings_of(args)
     with tempfile.TemporaryDirectory() as folder:
-        given = music.own(args.music, args.tracks)
-        paths = given or music.compose(Path(folder), args.format, args.tracks)
-        device = cli.pick_device(args.device)
-        result = run(settings, paths, device, args.epochs, Path(folder), args.originals)
+        paths = flags.paths_of(args, Path(folder))
+        result = run(settings, paths, cli.pick_device(args.device), args.epochs, Path(folder), args.originals)
     Console().print(table(result))
     if args.plot:
         plot(result, args.plot)
-    return timing.finish(
-        result,
-        args.out,
-        (
-            row["way"]
-            for row in result["rows"]
-            if row["windows_per_s"] > TOLERANCE * (row["limit_windows_per_s"] or 1e12)
-        ),
-    )
+    beyond = (row["way"] for row in result["rows"] if timing.is_beyond(row))
+    return timing.finish(result, args.out, beyond)
 
 
 if __name__ == "__main__":

@@ -19,17 +19,19 @@ import torch
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
+from torch import nn
 
-from benchmarks import music, stages, timing
+from benchmarks import flags, plots, stages, timing
 from melgpu import backbone, cli, training, windows
+from melgpu.batch import Batch
 from melgpu.clock import shares
-from melgpu.features import LogMel
 from melgpu.recipe import Recipe
 from melgpu.stream import BATCHES_AHEAD, Stream
 from melgpu.targets import Targets
+from melgpu.training import Training
 
 WAYS = ("pictures ready", "waves ready", "from files")
-NUM_CLASSES = 10
+NUM_CLASSES, MOST_TRACKS = 10, 1 << 16
 
 
 def time_steps(steps: Iterator[int], count: int, device: torch.device) -> float:
@@ -48,28 +50,47 @@ def head_start(settings: Recipe, batch_size: int) -> int:
     return BATCHES_AHEAD + 2 + settings.stream.decode_ahead * track_windows // batch_size
 
 
+def begin(name: str, settings: Recipe, device: torch.device) -> Training:
+    """A network with random weights on the device, with nothing frozen, before its first step."""
+    optim = settings.optim_for(name).model_copy(update={"warmup_epochs": 0})
+    return training.start(backbone.build(name, NUM_CLASSES, settings).to(device), optim, settings.machine)
+
+
+def time_way(
+    state: Training, name: str, settings: Recipe, pictures: nn.Module, batches: Iterator[Batch], before: int, counts
+) -> list[float]:
+    """Seconds a step; `before` steps warm up, `counts` are steps a sample and samples."""
+    steps, repeats = counts
+    targets = Targets(torch.arange(MOST_TRACKS) % NUM_CLASSES, torch.ones(NUM_CLASSES))
+    optim = settings.optim_for(name)
+    loop = training.train_epoch(state, pictures, batches, targets, optim, settings.augment, settings.seed)
+    time_steps(loop, before, state.sums.device)
+    state.clock.restart()
+    samples = [time_steps(loop, steps, state.sums.device) for _ in range(repeats)]
+    loop.close()
+    return samples
+
+
+def time_ready(name: str, settings: Recipe, batch_size: int, steps: int, repeats: int, device) -> list[float]:
+    """Seconds a step of one network alone, on pictures that lie on the device."""
+    pictures = stages.front_end(settings, device)(stages.noise(settings, batch_size, device))
+    state, batches = begin(name, settings, device), stages.same_batch(pictures)
+    return time_way(state, name, settings, stages.Ready(), batches, 2, (steps, repeats))
+
+
 def time_backbone(name: str, stream: Stream, settings: Recipe, batch_size: int, steps: int, repeats: int) -> dict:
     """Seconds a step of one network in each way, and where the time of the whole pipeline goes."""
-    device, optim = stream.device, settings.optim_for(name)
-    model = backbone.build(name, NUM_CLASSES, settings).to(device)
-    features = LogMel(settings.mel, settings.audio.sample_rate).to(device)
-    state = training.start(model, optim.model_copy(update={"warmup_epochs": 0}), settings.machine)
-    targets = Targets(torch.arange(len(stream.paths)) % NUM_CLASSES, torch.ones(NUM_CLASSES))
-    waves = stages.noise(settings, batch_size, device)
+    state, features = begin(name, settings, stream.device), stages.front_end(settings, stream.device)
+    waves, files = stages.noise(settings, batch_size, stream.device), stages.epochs(stream, settings, batch_size)
     sources = (
         (stages.Ready(), stages.same_batch(features(waves)), 2),
         (features, stages.same_batch(waves), 2),
-        (features, stages.epochs(stream, settings, batch_size), head_start(settings, batch_size)),
+        (features, files, head_start(settings, batch_size)),
     )
     samples = {}
-    for way, (pictures, batches, before) in zip(WAYS, sources, strict=True):
-        loop = training.train_epoch(state, pictures, batches, targets, optim, settings.augment, settings.seed)
-        time_steps(loop, before, device)
-        state.clock.restart()
-        samples[way] = [time_steps(loop, steps, device) for _ in range(repeats)]
-        loop.close()
-        if batches is sources[-1][1]:
-            batches.close()
+    for way, source in zip(WAYS, sources, strict=True):
+        samples[way] = time_way(state, name, settings, *source, (steps, repeats))
+    files.close()
     medians = {way: float(np.median(own)) for way, own in samples.items()}
     own = state.clock.seconds(wait=True)
     return {"backbone": name, "seconds_a_step": medians, "samples_s": samples, "stage_shares": shares(own)}
@@ -107,11 +128,11 @@ def plot(result: dict, path: Path) -> None:
         for row in result["rows"]
         for way, seconds in row["seconds_a_step"].items()
     }
-    timing.plot_bars(rates, "windows a second", f"Training, {result['device']}", path)
+    plots.bars(rates, "windows a second", f"Training, {result['device']}", path)
 
 
 def main() -> int:
-    arguments = stages.arguments(__doc__, tracks=64)
+    arguments = flags.arguments(__doc__, tracks=64)
     arguments.add_argument("--backbones", nargs="+", default=list(backbone.BACKBONES), help="default: all six")
     arguments.add_argument("--batch-size", type=int, default=32, help="windows (default: 32)")
     arguments.add_argument("--steps", type=int, default=10, help="steps a sample (default: 10)")
@@ -119,9 +140,9 @@ def main() -> int:
     arguments.add_argument("--seconds", type=float, default=5.0, help="for each stage alone (default: 5)")
     arguments.add_argument("--plot", type=Path, help="keep a plot as PNG")
     args = arguments.parse_args()
-    settings = stages.settings_of(args)
+    settings = flags.settings_of(args)
     with tempfile.TemporaryDirectory() as folder:
-        paths = music.own(args.music, args.tracks) or music.compose(Path(folder), "mp3", args.tracks)
+        paths = flags.paths_of(args, Path(folder))
         result = run(settings, args.backbones, paths, args, cli.pick_device(args.device))
     console = Console(highlight=False)
     console.print(table(result))

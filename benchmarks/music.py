@@ -20,23 +20,23 @@ def own(folder: Path | None, count: int) -> list[str]:
     return [str(found[i]) for i in np.linspace(0, len(found) - 1, min(count, len(found))).astype(int)]
 
 
-def compose(folder: Path, form: str, count: int, pieces: int = 4) -> list[str]:
+def compose(folder: Path, form: str, count: int, pieces: int = 4, seconds: int = SECONDS) -> list[str]:
     """`count` tracks in a format ("mp3", ...); some pieces are written, the others are links to them."""
     paths = []
     for number in range(count):
         path = folder / f"{number}.{form}"
         if number < pieces:
-            _write(path, LABELS[number % len(LABELS)], number)
+            _write(path, LABELS[number % len(LABELS)], number, seconds)
         else:
             os.link(folder / f"{number % pieces}.{form}", path)
         paths.append(str(path))
     return paths
 
 
-def _write(path: Path, label: str, seed: int) -> None:
+def _write(path: Path, label: str, seed: int, seconds: int) -> None:
     rng = np.random.default_rng(seed)
-    wave = np.concatenate([song.compose(label, rng) for _ in range(6)])
-    wave = soxr.resample(np.resize(wave, SECONDS * song.RATE).astype(np.float32), song.RATE, RATE)
+    wave = np.concatenate([song.compose(label, rng) for _ in range(-(-seconds // 20))])
+    wave = soxr.resample(np.resize(wave, seconds * song.RATE).astype(np.float32), song.RATE, RATE)
     wave += 0.001 * rng.standard_normal(len(wave), np.float32)  # as recorded music has it
     stereo = 0.9 * np.stack([wave, np.roll(wave, 100)], axis=1)
     with soundfile.SoundFile(path, "w", RATE, 2, format=path.suffix[1:].upper()) as file:

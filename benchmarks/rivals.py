@@ -7,44 +7,68 @@ import numpy as np
 import soundfile
 import soxr
 
+from melgpu import decode
+
 PICTURE = 512  # pixels of the files that the original way writes
 
 
-def limit(path: str, sample_rate: int) -> None:
+def limit(path: str, sample_rate: int, track_s: float) -> None:
     """libsndfile into one buffer that stays in the cache, and soxr of as many samples: nothing that could be saved."""
     with soundfile.SoundFile(path) as file:
-        buffer, frames = np.empty((1 << 16, file.channels), np.float32), 0
-        while count := len(file.read(out=buffer)):
+        buffer, frames, rate = np.empty((1 << 16, file.channels), np.float32), 0, file.samplerate
+        most = min(file.frames, round(track_s * rate))
+        while frames < most and (count := len(file.read(min(most - frames, len(buffer)), out=buffer[: most - frames]))):
             frames += count
-        soxr.resample(np.zeros(frames, np.float32), file.samplerate, sample_rate, quality="HQ")
+    soxr.resample(np.zeros(frames, np.float32), rate, sample_rate, quality="HQ")
 
 
-def raw(path: str, sample_rate: int) -> None:
-    """The whole file by libsndfile, and soxr of one of its channels."""
-    wave, rate = soundfile.read(path, dtype="float32", always_2d=True)
+def resample_limit(path: str, sample_rate: int, track_s: float) -> None:
+    """soxr alone, of as many samples as the file has, from and to memory that stays in the cache."""
+    rate, frames = _form(path, track_s)
+    resampler, block = soxr.ResampleStream(rate, sample_rate, 1), np.zeros(1 << 14, np.float32)  # HQ
+    for start in range(0, frames, len(block)):
+        resampler.resample_chunk(block[: frames - start])
+
+
+def resample(path: str, sample_rate: int, track_s: float) -> None:
+    """What melgpu does of a track once its channels are summed."""
+    rate, frames = _form(path, track_s)
+    decode._resampled_mean(np.zeros(frames, np.float32), 2, rate, sample_rate)
+
+
+def _form(path: str, track_s: float) -> tuple[int, int]:
+    """Sample rate, and frames that a track has of a file."""
+    info = soundfile.info(path)
+    return info.samplerate, min(info.frames, round(track_s * info.samplerate))
+
+
+def raw(path: str, sample_rate: int, track_s: float) -> None:
+    """The track in one piece by libsndfile, and soxr of one of its channels."""
+    wave, rate = soundfile.read(path, _form(path, track_s)[1], dtype="float32", always_2d=True)
     soxr.resample(wave[:, 0], rate, sample_rate, quality="HQ")
 
 
-def by_hand(path: str, sample_rate: int) -> None:
-    """As one writes it: the whole file, NumPy's mean, soxr."""
-    wave, rate = soundfile.read(path, dtype="float32", always_2d=True)
+def by_hand(path: str, sample_rate: int, track_s: float) -> None:
+    """As one writes it: the track in one piece, NumPy's mean, soxr."""
+    wave, rate = soundfile.read(path, _form(path, track_s)[1], dtype="float32", always_2d=True)
     soxr.resample(wave.mean(axis=1), rate, sample_rate, quality="HQ")
 
 
-def seek_windows(path: str, sample_rate: int) -> None:
+def seek_windows(path: str, sample_rate: int, track_s: float) -> None:
     """Random access, as loaders of single windows do: seek, read, mean, resample for each of the 11."""
     with soundfile.SoundFile(path) as file:
-        for start_s in range(0, 101, 10):
-            file.seek(min(start_s * file.samplerate, max(0, file.frames - 20 * file.samplerate)))
-            wave = file.read(20 * file.samplerate, dtype="float32", always_2d=True)
+        frames = round(track_s / 6 * file.samplerate)
+        for number in range(11):
+            file.seek(min(number * frames // 2, max(0, file.frames - frames)))
+            wave = file.read(frames, dtype="float32", always_2d=True)
             soxr.resample(wave.mean(axis=1), file.samplerate, sample_rate, quality="HQ")
 
 
-def librosa_load(path: str, sample_rate: int) -> None:
+def librosa_load(path: str, sample_rate: int, track_s: float) -> None:
     """What the original solution called."""
     import librosa
 
-    librosa.load(path, sr=sample_rate)
+    librosa.load(path, sr=sample_rate, duration=track_s)
 
 
 def original_way(path: str, sample_rate: int, folder: str) -> int:

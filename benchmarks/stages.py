@@ -1,40 +1,19 @@
 """What each stage of the pipeline can do alone, in windows a second, and which one is the slowest."""
 
-import argparse
 import itertools
-import os
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
 
 from benchmarks import timing
-from melgpu import recipe, windows
+from melgpu import windows
 from melgpu.batch import Batch
 from melgpu.features import LogMel
 from melgpu.recipe import Recipe
 from melgpu.stream import Stream
-
-
-def arguments(description: str, tracks: int) -> argparse.ArgumentParser:
-    """The flags of benchmarks of the whole pipeline; `tracks` is how many they take if not told."""
-    shared = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    shared.add_argument("--music", type=Path, metavar="DIR", help="a folder of your own music")
-    shared.add_argument("--tracks", type=int, default=tracks, help=f"default: {tracks}")
-    shared.add_argument("--recipe", action="append", default=[], help="default: zalo2019")
-    shared.add_argument("--set", action="append", default=[], dest="overrides", metavar="TABLE.KEY=VALUE")
-    shared.add_argument("--device", default="auto")
-    shared.add_argument("--out", type=Path, help="keep the result as JSON")
-    return shared
-
-
-def settings_of(args: argparse.Namespace) -> Recipe:
-    """The recipe that the flags name, with random weights, decoding on all cores, no bank."""
-    fixed = [f"stream.workers={os.cpu_count()}", "stream.bank=off", "backbone.pretrained=false"]
-    return recipe.load(args.recipe, [*fixed, *args.overrides])
 
 
 class Ready(nn.Module):
@@ -42,6 +21,12 @@ class Ready(nn.Module):
 
     def forward(self, pictures: torch.Tensor) -> torch.Tensor:
         return pictures
+
+
+def rates_of(samples: list[float]) -> dict:
+    """The median of rates in windows/s, their quartiles, and all of them."""
+    middle, low, high = timing.spread(samples)
+    return {"windows_per_s": middle, "quartiles": [low, high], "samples_windows_per_s": samples}
 
 
 def window_samples(settings: Recipe) -> int:
@@ -52,6 +37,11 @@ def noise(settings: Recipe, batch_size: int, device: torch.device) -> torch.Tens
     """Waves on the device, shape (B, T)."""
     generator = torch.Generator().manual_seed(0)
     return (0.1 * torch.randn(batch_size, window_samples(settings), generator=generator)).to(device)
+
+
+def front_end(settings: Recipe, device: torch.device) -> LogMel:
+    """The pictures of a recipe, as training and prediction draw them."""
+    return LogMel(settings.mel, settings.audio.sample_rate).to(device)
 
 
 def same_batch(waves: torch.Tensor) -> Iterator[Batch]:
@@ -80,7 +70,7 @@ def alone(
         rates["copy"] = batch_size / np.median(
             timing.measure(lambda: host.to(device, non_blocking=True), device, seconds)
         )
-    waves, features = noise(settings, batch_size, device), LogMel(settings.mel, settings.audio.sample_rate).to(device)
+    waves, features = noise(settings, batch_size, device), front_end(settings, device)
     rates["pictures"] = batch_size / np.median(timing.measure(lambda: features(waves), device, seconds))
     return {stage: float(rate) for stage, rate in rates.items()}
 

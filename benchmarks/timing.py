@@ -1,6 +1,7 @@
 """Fair times: warmed up, synchronised, repeated; medians with their spread; and what they were taken on."""
 
 import json
+import os
 import statistics
 import sys
 import time
@@ -12,7 +13,8 @@ import torch
 
 from melgpu import environment, files
 
-SCHEMA = 1
+SCHEMA = 2  # 2: driver and cores
+TOLERANCE = 1.03  # of a limit, which is measured, too
 
 
 def measure(call: Callable[[], object], device: torch.device, seconds: float = 1.0, least: int = 5) -> list[float]:
@@ -36,6 +38,8 @@ def synchronize(device: torch.device) -> None:
 
 def spread(samples: list[float]) -> tuple[float, float, float]:
     """Median, and the first and third quartile."""
+    if len(samples) == 1:
+        return samples[0], samples[0], samples[0]
     low, middle, high = statistics.quantiles(samples, n=4)
     return middle, low, high
 
@@ -66,40 +70,19 @@ def _status_mib(key: str) -> float:
 
 def machine(device: torch.device) -> dict:
     """What a result was taken on."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name()
     return {
-        **environment.describe(str(device)),
+        **environment.describe(environment.device_name(device)),
         "schema": SCHEMA,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "device": name,
+        "driver": environment.driver(device),
+        "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
     }
 
 
-def _cpu_name() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "unknown CPU")
-
-
-def plot_bars(rates: dict[tuple[str, str], float], unit: str, title: str, path: Path) -> None:
-    """Horizontal bars of {(name, group): rate}, the groups of a name side by side."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    names, groups = (list(dict.fromkeys(column)) for column in zip(*rates, strict=True))
-    names = names[::-1]
-    figure, axes = plt.subplots(figsize=(8, 1 + 0.25 * len(names) * (1 + len(groups))), layout="constrained")
-    for number, group in enumerate(groups):
-        places = [i + ((len(groups) - 1) / 2 - number) * 0.8 / len(groups) for i in range(len(names))]
-        axes.barh(places, [rates.get((name, group), 0) for name in names], 0.8 / len(groups), label=group)
-    axes.set_yticks(range(len(names)), names)
-    axes.set_xlabel(unit)
-    axes.set_title(title, fontsize=10)
-    if len(groups) > 1:
-        axes.legend(frameon=False)
-    figure.savefig(path, dpi=120)
+def is_beyond(row: dict) -> bool:
+    """Whether a rate passes the physical limit that stands beside it; None is no limit."""
+    return row["windows_per_s"] > TOLERANCE * (row["limit_windows_per_s"] or float("inf"))
 
 
 def finish(result: dict, out: Path | None, implausible: Iterable[str]) -> int:

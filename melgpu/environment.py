@@ -1,11 +1,14 @@
-"""What a result was made on: versions, device, commit."""
+"""What a result was made on: versions, device, driver, commit."""
 
+import os
 import platform
+import re
 import subprocess
 from importlib import metadata
 from pathlib import Path
 
 PACKAGES = ("torch", "torchaudio", "nnAudio", "timm", "numpy", "lightgbm", "soundfile", "soxr", "scikit-learn")
+SPEED_PACKAGES = ("torch", "nnAudio", "timm", "soundfile", "soxr")
 
 
 def describe(device_name: str) -> dict:
@@ -17,6 +20,30 @@ def describe(device_name: str) -> dict:
         "packages": {name: metadata.version(name) for name in PACKAGES},
         "git_commit": _git_commit(),
     }
+
+
+def device_name(device) -> str:
+    """What the maker calls a torch device."""
+    if device.type == "cuda":
+        import torch
+
+        return torch.cuda.get_device_name(device)
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "unknown CPU")
+
+
+def driver(device) -> str:
+    """The version of a GPU's driver; empty for a CPU and where the driver does not say."""
+    path = Path("/proc/driver/nvidia/version")
+    found = re.search(r"Kernel Module\D*([\d.]+)", path.read_text()) if path.exists() else None
+    return found.group(1) if found and device.type == "cuda" else ""
+
+
+def stamp(device) -> str:
+    """One line that tells whether measured speeds still hold: the device, its driver, the versions beneath melgpu."""
+    parts = [device_name(device), f"{os.cpu_count()} cores"]
+    parts += [f"driver {driver(device)}"] if driver(device) else []
+    return ", ".join([*parts, *(f"{name} {metadata.version(name)}" for name in SPEED_PACKAGES)])
 
 
 def _git_commit() -> str | None:

@@ -1,5 +1,7 @@
 from importlib import metadata
 
+import torch
+
 from melgpu import environment
 
 
@@ -8,3 +10,11 @@ def test_it_names_the_packages_the_device_and_the_commit():
     assert found["device"] == "cuda:1"
     assert found["packages"]["torch"] == metadata.version("torch")
     assert found["git_commit"] is None or len(found["git_commit"]) == 40
+
+
+def test_a_stamp_names_what_speeds_depend_on():
+    device = torch.device("cpu")
+    stamp = environment.stamp(device)
+    assert stamp.startswith(environment.device_name(device))
+    assert f"torch {metadata.version('torch')}" in stamp
+    assert environment.driver(device) == ""

@@ -1,0 +1,97 @@
+"""What the machine can do at most: matrix products, copies, and how much of both the pipeline's stages need.
+
+A limit is the best of its samples, a figure that is held against it the median of its own.
+"""
+
+import copy
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks import timing
+from melgpu.recipe import Recipe
+from melgpu.windows import samples
+
+SIZES = {"cpu": (512, 1024, 2048, 4096), "cuda": (4096, 8192, 16384)}  # of square matrices
+COPY_BYTES = {"cpu": 2**28, "cuda": 2**30}  # beyond any cache
+
+
+def matmul_flops(device: torch.device, dtype: torch.dtype, seconds: float = 1.0) -> float:
+    """FLOP/s of the best of several large matrix products; float32 as convolutions compute it here (TF32 on a GPU)."""
+    matmul = torch.backends.cuda.matmul
+    before, matmul.fp32_precision = matmul.fp32_precision, "none" if device.type == "cpu" else "tf32"
+    try:
+        return max(_matmul(device, dtype, size, seconds / 4) for size in SIZES[device.type])
+    finally:
+        matmul.fp32_precision = before
+
+
+def _matmul(device: torch.device, dtype: torch.dtype, size: int, seconds: float) -> float:
+    left = torch.randn(size, size, device=device).to(dtype)
+    right, out = left.t().contiguous(), torch.empty_like(left)
+    return 2 * size**3 / min(timing.measure(lambda: torch.mm(left, right, out=out), device, seconds, least=2))
+
+
+def copy_bandwidth(device: torch.device, seconds: float = 1.0) -> float:
+    """Bytes a second, read and written, by a large copy inside a device's memory."""
+    source = torch.ones(COPY_BYTES[device.type], dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    return 2 * source.numel() / min(timing.measure(lambda: target.copy_(source), device, seconds, least=3))
+
+
+def host_to_device(device: torch.device, seconds: float = 1.0) -> float:
+    """Bytes a second from pinned memory of the host into a GPU's."""
+    source = torch.ones(2**28, dtype=torch.uint8).pin_memory()
+    target = torch.empty(2**28, dtype=torch.uint8, device=device)
+    return source.numel() / min(timing.measure(lambda: target.copy_(source, non_blocking=True), device, seconds))
+
+
+def network_flops(model: nn.Module, image_size: int, training: bool) -> float:
+    """FLOPs of a network for one picture: forward, or (`training`) forward and backward."""
+    twin = copy.deepcopy(model).to("meta").train(training)
+    images = torch.zeros(2, 3, image_size, image_size, device="meta")
+    with torch.set_grad_enabled(training), FlopCounterMode(display=False) as counter:
+        logits = twin(images)
+        if training:
+            logits.sum().backward()
+    return counter.get_total_flops() / len(images)
+
+
+def network_bytes(model: nn.Module, image_size: int, element_bytes: int, training: bool, batch_size: int) -> float:
+    """Bytes that a network moves for one picture where each layer reads its input and weights and writes its output.
+
+    Backward reads and writes about twice as much as forward.
+    """
+    twin, elements = copy.deepcopy(model).to("meta").eval(), 0
+
+    def count(module, inputs, output) -> None:
+        nonlocal elements
+        own = sum(parameter.numel() for parameter in module.parameters())
+        elements += inputs[0].numel() + output.numel() + own / batch_size
+
+    for module in twin.modules():
+        if not list(module.children()):
+            module.register_forward_hook(count)
+    with torch.no_grad():
+        twin(torch.zeros(1, 3, image_size, image_size, device="meta"))
+    return elements * element_bytes * (3 if training else 1)
+
+
+def front_end_flops(engine: str, settings: Recipe) -> float:
+    """FLOPs of log-mel power for one window: 2.5 n log2 n for a real FFT, or a convolution with n cosines and sines.
+
+    The FFT engines multiply each bin into the two mel bands that it feeds, nnAudio by the whole filterbank.
+    """
+    spec, bins = settings.mel, settings.mel.n_fft // 2 + 1
+    frames = samples(settings.windows.window_s, settings.audio.sample_rate) // spec.hop_length + 1
+    if engine == "nnaudio":
+        return frames * (2 * 2 * spec.n_fft * bins + 3 * bins + 2 * bins * spec.n_mels)
+    log2 = (spec.n_fft - 1).bit_length()
+    return frames * (2.5 * spec.n_fft * log2 + spec.n_fft + 3 * bins + 2 * 2 * bins)
+
+
+def front_end_bytes(settings: Recipe) -> float:
+    """Bytes that any front end must move for one window: its samples in, one grey picture out."""
+    length = samples(settings.windows.window_s, settings.audio.sample_rate)
+    return 4 * length + 4 * settings.mel.image_size**2

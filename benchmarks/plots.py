@@ -1,0 +1,113 @@
+"""Pictures of results: bars, curves, a roofline."""
+
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from matplotlib.ticker import FuncFormatter, NullLocator
+
+INK, FAINT = "#1f4e79", "#c9d6e3"
+
+
+def bars(rates: dict[tuple[str, str], float], unit: str, title: str, path: Path) -> None:
+    """Horizontal bars of {(name, group): rate}, the groups of a name side by side."""
+    names, groups = (list(dict.fromkeys(column)) for column in zip(*rates, strict=True))
+    names = names[::-1]
+    figure, axes = plt.subplots(figsize=(8, 1 + 0.25 * len(names) * (1 + len(groups))), layout="constrained")
+    for number, group in enumerate(groups):
+        places = [i + ((len(groups) - 1) / 2 - number) * 0.8 / len(groups) for i in range(len(names))]
+        axes.barh(places, [rates.get((name, group), 0) for name in names], 0.8 / len(groups), label=group)
+    axes.set_yticks(range(len(names)), names)
+    axes.set_xlabel(unit)
+    axes.set_title(title, fontsize=10)
+    if len(groups) > 1:
+        axes.legend(frameon=False)
+    _keep(figure, path)
+
+
+def shares(rows: list[tuple[str, float, float]], unit: str, title: str, path: Path) -> None:
+    """(name, rate, limit) as bars on a logarithmic axis: what was reached, inside what the machine can do."""
+    figure, axes = plt.subplots(figsize=(9, 1.2 + 0.32 * len(rows)), layout="constrained")
+    places = range(len(rows))[::-1]
+    axes.barh(places, [limit for _, _, limit in rows], 0.75, color=FAINT, label="its physical limit")
+    axes.barh(places, [rate for _, rate, _ in rows], 0.75, color=INK, label="reached")
+    for place, (_, rate, limit) in zip(places, rows, strict=True):
+        axes.text(max(rate, limit) * 1.1, place, f"{_short(rate)} ({rate / limit:.0%})", va="center", fontsize=8)
+    axes.set_xscale("log")
+    axes.set_xlim(min(rate for _, rate, _ in rows) / 3, max(max(row[1:]) for row in rows) * 8)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _short(value)))
+    axes.set_yticks(places, [name for name, _, _ in rows], fontsize=8)
+    axes.set_ylim(-0.6, len(rows) - 0.4)
+    axes.set_xlabel(unit)
+    axes.set_title(title, fontsize=10)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8)
+    _keep(figure, path)
+
+
+def curves(panels: dict[str, dict[str, dict[int, float]]], unit: str, title: str, path: Path) -> None:
+    """{what grows: {name: {value: rate}}}, one panel each; a dashed line is a rate that grows as its first value does.
+
+    Where names of a panel differ in size, its axis is logarithmic.
+    """
+    figure, grid = plt.subplots(1, len(panels), figsize=(4.6 * len(panels), 3.6), layout="constrained", squeeze=False)
+    for axes, (across, lines) in zip(grid[0], panels.items(), strict=True):
+        for name, points in lines.items():
+            (line,) = axes.plot(list(points), list(points.values()), "o-", label=name)
+            first, rate = next(iter(points.items()))
+            if len(points) > 1:
+                ideal = [rate * value / first for value in points]
+                axes.plot(list(points), ideal, "--", color=line.get_color(), linewidth=0.8, alpha=0.5)
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log")
+        values = sorted({value for points in lines.values() for value in points})
+        axes.set_xticks(values, [str(value) for value in values])
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _short(value)))
+        axes.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: ""))
+        axes.set_xlabel(across)
+        axes.grid(alpha=0.3)
+        axes.legend(frameon=False, fontsize=8)
+    grid[0][0].set_ylabel(unit)
+    figure.suptitle(f"{title} (dashed: in proportion)", fontsize=10)
+    _keep(figure, path)
+
+
+def roofline(
+    points: list[tuple[str, float, float]], peaks: dict[str, float], bandwidth: float, title: str, path: Path
+) -> None:
+    """(name, FLOPs a byte, FLOP/s) under the roofs of the memory (bytes a second) and of matrix products (FLOP/s)."""
+    figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
+    highest = max(peaks.values())
+    left = min([intensity for _, intensity, _ in points] + [highest / bandwidth / 10]) / 3
+    right = max([intensity for _, intensity, _ in points] + [highest / bandwidth]) * 6
+    for (name, peak), style in zip(peaks.items(), ("-", "--", ":"), strict=False):
+        corner = peak / bandwidth
+        axes.plot([left, corner, right], [left * bandwidth, peak, peak], style, color="black", linewidth=1)
+        axes.text(right, peak * 1.06, f"{name}, {_short(peak)}FLOP/s ", ha="right", fontsize=8)
+    axes.text(left * 1.15, left * bandwidth * 1.9, f"memory, {_short(bandwidth)}B/s", fontsize=8)
+    for number, (name, intensity, rate) in enumerate(points):
+        axes.plot(intensity, rate, "osD^vP*X<>ph"[number % 12], color=f"C{number % 10}", label=name)
+    axes.set(xscale="log", yscale="log", xlim=(left, right), xlabel="FLOPs a byte", ylabel="FLOP/s")
+    axes.set_ylim(top=highest * 3)
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _short(value)))
+    axes.grid(alpha=0.3)
+    axes.set_title(title, fontsize=10)
+    figure.legend(loc="outside right upper", frameon=False, fontsize=8)
+    _keep(figure, path)
+
+
+def _short(value: float) -> str:
+    """1,234,567 as 1.2 M."""
+    for scale, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e4, "k")):
+        if value >= scale:
+            unit = 1e3 if letter == "k" else scale
+            return f"{value / unit:.3g} {letter}"
+    return f"{value:,.3g} " if value < 1000 else f"{value:,.0f} "
+
+
+def _keep(figure, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
