@@ -1,13 +1,15 @@
 # make demo   the whole recipe on a small synthetic corpus
 # make test   lint and tests (SLOW=0 leaves the slow ones out)
+# make bench  what is this machine's limit, what holds it back? (QUICK=1: a first look)
 
 PYTHON ?= python3
 PY := .venv/bin/python
 CORPUS := runs/demo-corpus
 RUN := runs/demo
 SLOW ?= 1
+QUICK ?= 0
 
-.PHONY: demo test lint clean
+.PHONY: demo test bench lint clean
 
 demo: .venv/installed
 	@$(PY) -c "print('1/7 writing the demo corpus')"
@@ -28,6 +30,9 @@ demo: .venv/installed
 
 test: .venv/installed lint
 	$(PY) -m pytest $(if $(filter 0,$(SLOW)),-m "not slow")
+
+bench: .venv/installed
+	$(PY) -m benchmarks $(if $(filter 1,$(QUICK)),--quick)
 
 lint: .venv/installed
 	$(PY) -m ruff check .

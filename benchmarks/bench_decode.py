@@ -15,7 +15,6 @@ from pathlib import Path
 
 import soundfile
 from rich.box import SIMPLE
-from rich.console import Console
 from rich.table import Table
 
 from benchmarks import flags, music, plots, rivals, timing
@@ -116,7 +115,7 @@ def main() -> int:
         target = Path(folder) / "pcm"
         target.touch()
         result = run(flags.settings_of(args), sets, args.workers, args.repeats, str(target))
-    Console().print(table(result))
+    timing.console().print(table(result))
     if args.plot:
         plot(result, args.plot)
     beyond = (row["way"] for row in result["rows"] if row["share_of_limit"] > timing.TOLERANCE)

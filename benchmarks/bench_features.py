@@ -15,7 +15,6 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from rich.box import SIMPLE
-from rich.console import Console
 from rich.table import Table
 
 from benchmarks import flags, limits, plots, stages, timing
@@ -185,7 +184,7 @@ def main() -> int:
     args = arguments.parse_args()
     torch.set_num_threads(args.threads)
     result = run(flags.settings_of(args), args.batch_sizes, cli.pick_device(args.device), args.seconds)
-    Console().print(table(result))
+    timing.console().print(table(result))
     if args.plot:
         plot(result, args.plot)
     beyond = (row["front_end"] for row in result["rows"] if row["share_of_limit"] > 1)

@@ -17,7 +17,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from rich.box import SIMPLE
-from rich.console import Console
 from rich.table import Table
 
 from benchmarks import flags, plots, rivals, stages, timing
@@ -176,7 +175,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         paths = flags.paths_of(args, Path(folder))
         result = run(settings, paths, cli.pick_device(args.device), args.epochs, Path(folder), args.originals)
-    Console().print(table(result))
+    timing.console().print(table(result))
     if args.plot:
         plot(result, args.plot)
     beyond = (row["way"] for row in result["rows"] if timing.is_beyond(row))

@@ -144,7 +144,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         paths = flags.paths_of(args, Path(folder))
         result = run(settings, args.backbones, paths, args, cli.pick_device(args.device))
-    console = Console(highlight=False)
+    console = timing.console()
     console.print(table(result))
     for row in result["rows"]:
         console.print(f"{row['backbone']}: limited by {row['limited_by']}")

@@ -1,6 +1,7 @@
 """The flags that all benchmarks share, and the recipe that they name; imports nothing heavy."""
 
 import argparse
+import math
 import os
 from pathlib import Path
 
@@ -22,16 +23,21 @@ def arguments(description: str, tracks: int | None = None, epilog: str = "") -> 
     return shared
 
 
-def settings_of(args: argparse.Namespace) -> Recipe:
-    """The recipe that the flags name, with random weights, decoding on all cores, no bank."""
+def settings_of(args: argparse.Namespace, own_workers: bool = False) -> Recipe:
+    """The recipe that the flags name, with random weights, no bank, and decoding on all cores.
+
+    `own_workers` leaves the recipe's number of decoding processes.
+    """
     from melgpu import recipe
 
-    fixed = [f"stream.workers={os.cpu_count()}", "stream.bank=off", "backbone.pretrained=false"]
+    fixed = ["stream.bank=off", "backbone.pretrained=false"]
+    fixed += [] if own_workers else [f"stream.workers={os.cpu_count()}"]
     return recipe.load(args.recipe, [*fixed, *args.overrides])
 
 
-def paths_of(args: argparse.Namespace, folder: Path) -> list[str]:
-    """The audio files that the flags name, or else composed ones, in a folder."""
+def paths_of(args: argparse.Namespace, folder: Path, pieces: int = 4, seconds: float = 120) -> list[str]:
+    """The audio files that the flags name, or else so many pieces of composed music in a folder."""
     from benchmarks import music
 
-    return music.own(args.music, args.tracks) or music.compose(folder, "mp3", args.tracks)
+    seconds = min(math.ceil(seconds), music.SECONDS)
+    return music.own(args.music, args.tracks) or music.compose(folder, "mp3", args.tracks, pieces, seconds)

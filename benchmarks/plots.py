@@ -49,29 +49,36 @@ def shares(rows: list[tuple[str, float, float]], unit: str, title: str, path: Pa
 def curves(panels: dict[str, dict[str, dict[int, float]]], unit: str, title: str, path: Path) -> None:
     """{what grows: {name: {value: rate}}}, one panel each; a dashed line is a rate that grows as its first value does.
 
-    Where names of a panel differ in size, its axis is logarithmic.
+    The axis of a panel is logarithmic where its rates differ much in size.
     """
-    figure, grid = plt.subplots(1, len(panels), figsize=(4.6 * len(panels), 3.6), layout="constrained", squeeze=False)
+    figure, grid = plt.subplots(1, len(panels), figsize=(4.8 * len(panels), 4), layout="constrained", squeeze=False)
     for axes, (across, lines) in zip(grid[0], panels.items(), strict=True):
-        for name, points in lines.items():
-            (line,) = axes.plot(list(points), list(points.values()), "o-", label=name)
-            first, rate = next(iter(points.items()))
-            if len(points) > 1:
-                ideal = [rate * value / first for value in points]
-                axes.plot(list(points), ideal, "--", color=line.get_color(), linewidth=0.8, alpha=0.5)
-        axes.set_xscale("log", base=2)
-        axes.set_yscale("log")
-        values = sorted({value for points in lines.values() for value in points})
-        axes.set_xticks(values, [str(value) for value in values])
-        axes.xaxis.set_minor_locator(NullLocator())
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _short(value)))
-        axes.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: ""))
+        _curve(axes, lines)
         axes.set_xlabel(across)
-        axes.grid(alpha=0.3)
-        axes.legend(frameon=False, fontsize=8)
+        axes.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
     grid[0][0].set_ylabel(unit)
     figure.suptitle(f"{title} (dashed: in proportion)", fontsize=10)
     _keep(figure, path)
+
+
+def _curve(axes, lines: dict[str, dict[int, float]]) -> None:
+    values = sorted({value for points in lines.values() for value in points})
+    rates = [rate for points in lines.values() for rate in points.values()]
+    for name, points in lines.items():
+        (line,) = axes.plot(list(points), list(points.values()), "o-", label=name)
+        first, rate = next(iter(points.items()))
+        ideal = [rate * value / first for value in points]
+        axes.plot(list(points), ideal, "--", color=line.get_color(), linewidth=0.8, alpha=0.5)
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(values, [str(value) for value in values])
+    axes.xaxis.set_minor_locator(NullLocator())
+    if max(rates) > 20 * min(rates):
+        axes.set_yscale("log")
+        axes.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: ""))
+    else:
+        axes.set_ylim(bottom=0)
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _short(value)))
+    axes.grid(alpha=0.3)
 
 
 def roofline(
@@ -86,7 +93,7 @@ def roofline(
         corner = peak / bandwidth
         axes.plot([left, corner, right], [left * bandwidth, peak, peak], style, color="black", linewidth=1)
         axes.text(right, peak * 1.06, f"{name}, {_short(peak)}FLOP/s ", ha="right", fontsize=8)
-    axes.text(left * 1.15, left * bandwidth * 1.9, f"memory, {_short(bandwidth)}B/s", fontsize=8)
+    axes.text(left * 2.2, left * bandwidth * 1.1, f"memory, {_short(bandwidth)}B/s", fontsize=8)
     for number, (name, intensity, rate) in enumerate(points):
         axes.plot(intensity, rate, "osD^vP*X<>ph"[number % 12], color=f"C{number % 10}", label=name)
     axes.set(xscale="log", yscale="log", xlim=(left, right), xlabel="FLOPs a byte", ylabel="FLOP/s")

@@ -66,13 +66,16 @@ def alone(
     """The rate of each stage that works without the others."""
     rates = {"audio": audio(paths, settings, batch_size, device, seconds)}
     if device.type == "cuda":
-        host = noise(settings, batch_size, torch.device("cpu")).pin_memory()
-        rates["copy"] = batch_size / np.median(
-            timing.measure(lambda: host.to(device, non_blocking=True), device, seconds)
-        )
+        rates["copy"] = np.median(copies(settings, batch_size, device, seconds))
     waves, features = noise(settings, batch_size, device), front_end(settings, device)
     rates["pictures"] = batch_size / np.median(timing.measure(lambda: features(waves), device, seconds))
     return {stage: float(rate) for stage, rate in rates.items()}
+
+
+def copies(settings: Recipe, batch_size: int, device: torch.device, seconds: float) -> list[float]:
+    """Windows a second from pinned memory to a GPU."""
+    host = noise(settings, batch_size, torch.device("cpu")).pin_memory()
+    return [batch_size / own for own in timing.measure(lambda: host.to(device, non_blocking=True), device, seconds)]
 
 
 def audio(paths: list[str], settings: Recipe, batch_size: int, device: torch.device, seconds: float) -> float:

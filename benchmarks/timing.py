@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
+from rich.console import Console
 
 from melgpu import environment, files
 
@@ -78,6 +79,11 @@ def machine(device: torch.device) -> dict:
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
     }
+
+
+def console() -> Console:
+    """Where people read: as wide as their terminal, and wide enough for tables where there is none."""
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 132)
 
 
 def is_beyond(row: dict) -> bool:

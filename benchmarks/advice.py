@@ -1,0 +1,134 @@
+"""Which stage holds a pipeline back, what to change, and how much that gains; arithmetic on measured rates alone.
+
+On a GPU stages overlap, and the slowest sets the pace. On a CPU decoding, pictures and networks share the same cores,
+so the times of a window in each add up.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+WORTH = 1.03  # a gain below this is noise
+
+
+@dataclass(frozen=True)
+class Change:
+    """A setting that makes a stage `factor` times as fast; `at_most` where the factor is a bound, not a measurement."""
+
+    stage: str
+    what: str
+    factor: float
+    at_most: bool = False
+
+
+def together(rates: dict[str, float], shared: bool) -> float:
+    """Windows a second of stages at work at once, from their rates alone; `shared` where they share the cores."""
+    return 1 / sum(1 / rate for rate in rates.values()) if shared else min(rates.values())
+
+
+def time_shares(rates: dict[str, float]) -> dict[str, float]:
+    """Each stage's share of the work on a window."""
+    whole = sum(1 / rate for rate in rates.values())
+    return {stage: 1 / rate / whole for stage, rate in rates.items()}
+
+
+def slowest(rates: dict[str, float]) -> str:
+    return min(rates, key=rates.__getitem__)
+
+
+def gain(rates: dict[str, float], change: Change, shared: bool) -> float:
+    """How many times as fast the whole becomes."""
+    after = {**rates, change.stage: rates[change.stage] * change.factor}
+    return together(after, shared) / together(rates, shared)
+
+
+def best(rates: dict[str, float], changes: Iterable[Change], shared: bool) -> tuple[Change, float] | None:
+    """The change that gains most, measured ones first; None where none is worth it."""
+    gains = [(change, gain(rates, change, shared)) for change in changes if change.stage in rates]
+    worth = [pair for pair in gains if pair[1] > WORTH]
+    return max(worth, key=lambda pair: (not pair[0].at_most, pair[1]), default=None)
+
+
+def sentence(pipeline: str, rates: dict[str, float], measured: float, changes: Iterable[Change], shared: bool) -> str:
+    """What limits a pipeline, what to change, and the gain; `measured` is its own rate in windows/s."""
+    stage = slowest(rates)
+    told = f"{pipeline}: {stage} limits ({rates[stage]:,.1f} windows/s alone"
+    told += f", {time_shares(rates)[stage]:.0%} of the work on a window" if shared else ""
+    told += f"); {measured:,.1f} windows/s together, {together(rates, shared):,.1f} foreseen from the stages alone. "
+    found = best(rates, changes, shared)
+    if not found:
+        return told + "No setting is known to gain more than 3 %."
+    change, factor = found
+    return told + f"Change {change.what}: {'at most' if change.at_most else 'predicted'} {factor:.2f} times as fast."
+
+
+def changes(result: dict) -> list[Change]:
+    """What a suite's rows say of settings that are not in use."""
+    rates = {(one["stage"], one["way"]): one["windows_per_s"] for one in result["rows"]}
+    return [*_more_processes(result), *_banks(result, rates), *_engines(result), *_precision(result)]
+
+
+def _more_processes(result: dict) -> list[Change]:
+    by_count = {one["workers"]: one["windows_per_s"] for one in result["rows"] if one["stage"] == "decode"}
+    now = result["workers"]
+    return [
+        Change("audio", f"stream.workers {now} -> {count}", rate / by_count[now])
+        for count, rate in by_count.items()
+        if count != now and now in by_count
+    ]
+
+
+def _banks(result: dict, rates: dict) -> list[Change]:
+    cold = rates["stream", "files to batches"]
+    found = [(where, rates.get(("copy", f"bank={where}"))) for where in ("disk", "gpu")]
+    return [Change("audio", f"stream.bank off -> {where}", rate / cold) for where, rate in found if rate]
+
+
+def _engines(result: dict) -> list[Change]:
+    now = result["engine"]
+    rates = {
+        one["engine"]: one["windows_per_s"]
+        for one in result["rows"]
+        if one["stage"] == "features" and one["batch_size"] == result["batch_size"]
+    }
+    return [
+        Change("pictures", f"mel.engine {now} -> {name}", rate / rates[now])
+        for name, rate in rates.items()
+        if name != now
+    ]
+
+
+def _precision(result: dict) -> list[Change]:
+    peaks = result["roofline"]["peaks_flops"]
+    if result["precision"] == "bfloat16":
+        return []
+    factor = peaks["bfloat16"] / peaks["float32"]
+    return [Change("network", "optim.precision -> bfloat16 (which changes results a little)", factor, at_most=True)]
+
+
+def findings(result: dict) -> list[str]:
+    """A sentence for the training of each network from files, and for prediction."""
+    rows = {(one["stage"], one["way"]): one for one in result["rows"]}
+    own = next(
+        one
+        for key, one in rows.items()
+        if one.get("engine") == result["engine"] and one["batch_size"] == result["batch_size"]
+    )
+    shared = {"audio": rows["stream", "files to batches"]["windows_per_s"], "pictures": own["windows_per_s"]}
+    told = []
+    for ready, whole, name in _pairs(rows):
+        rates = {**shared, "network": ready["windows_per_s"]}
+        tune = "machine.compile and machine.channels_last (python -m benchmarks tune measures them)"
+        bound = Change("network", tune, ready["limit_windows_per_s"] / ready["windows_per_s"], at_most=True)
+        told.append(sentence(name, rates, whole["windows_per_s"], [*changes(result), bound], not result["on_gpu"]))
+    return told
+
+
+def _pairs(rows: dict) -> list[tuple[dict, dict, str]]:
+    """Networks alone, the whole pipeline, and what it is called."""
+    found = []
+    for (stage, way), one in rows.items():
+        for alone, whole in (("pictures ready", "from files"), ("networks alone", "files to probabilities")):
+            name, _, ending = way.rpartition(", ")
+            if ending == alone:
+                found.append((one, rows[stage, f"{name}, {whole}"], f"{stage} {name}"))
+    return found

@@ -1,0 +1,182 @@
+"""One machine at work: what is measured, on which files, for how long, and the limits that stages are held against."""
+
+import math
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+
+from benchmarks import bench_decode, bench_features, bench_stream, bench_train, flags, limits, rivals, stages, timing
+from melgpu import backbone, cli, windows
+from melgpu.bank import Bank
+from melgpu.recipe import Recipe
+
+TRIES = 4  # of a limit that a figure passes: it may have been taken in a bad moment
+
+
+class Limit:
+    """What a machine can do of something in a second, as far as it is known; measured when first asked for."""
+
+    def __init__(self, name: str, measure: Callable[[], float]):
+        self.name, self.best, self._measure = name, 0.0, measure
+
+    def over(self, rate: float) -> float:
+        """The best measurement so far, after some more where `rate` passes it."""
+        for _ in range(TRIES):
+            if rate < timing.TOLERANCE * self.best:
+                break
+            self.best = max(self.best, self._measure())
+        return self.best
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How long to measure: windows of a training step, steps a sample, samples, seconds of a short measurement.
+
+    `sizes` are the batch sizes of curves; `judged` is how many tracks the ensemble judges.
+    """
+
+    batch_size: int
+    sizes: tuple[int, ...]
+    steps: int
+    repeats: int
+    seconds: float
+    judged: int
+
+
+QUICK = ["rounds=[{backbones=['resnet50', 'inception_v3'], folds=[0], blend={cnn=1.0}}]"]
+
+
+def effort(device: torch.device, quick: bool) -> Effort:
+    """What a device needs for steady figures, or (`quick`) for a first look."""
+    if device.type == "cuda":
+        return Effort(32, (8, 32), 5, 2, 0.2, 8) if quick else Effort(32, (1, 2, 4, 8, 16, 32, 64), 10, 5, 2.0, 64)
+    return Effort(4, (4, 8), 1, 2, 0.1, 1) if quick else Effort(4, (1, 2, 4, 8), 1, 3, 1.0, 1)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What all stages of a suite share; limits are measured when they are first asked for."""
+
+    settings: Recipe
+    paths: list[str]
+    device: torch.device
+    folder: Path
+    effort: Effort
+
+    @property
+    def cores(self) -> int:
+        return os.cpu_count() or 1
+
+    @property
+    def workers(self) -> int:
+        """Decoding processes that the recipe's number gives on this machine; 0 is the process itself."""
+        return min(self.settings.stream.workers, self.cores)
+
+    @property
+    def track_windows(self) -> int:
+        spec = self.settings.windows
+        return windows.num_windows(self.settings.audio.track_s, spec.window_s, spec.hop_s)
+
+    @property
+    def job(self) -> tuple[int, float]:
+        """What rivals want to know: rate and seconds of a track."""
+        return self.settings.audio.sample_rate, self.settings.audio.track_s
+
+    def in_processes(self, call, more: tuple, workers: int | None = None) -> list[float]:
+        """Windows a second of a function called for each file in decoding processes."""
+        count = self.workers if workers is None else workers
+        samples = bench_decode.measure(call, more, self.paths, count, self.effort.repeats)
+        return [len(self.paths) * self.track_windows / own for own in samples]
+
+    @cached_property
+    def limits(self) -> dict[str, Limit]:
+        """By name; in windows, FLOPs or bytes a second."""
+        cpu, seconds = self.device.type == "cpu", self.effort.seconds
+        waves = lambda: stages.noise(self.settings, self.effort.batch_size, self.device)  # noqa: E731
+        resample = lambda: max(self.in_processes(rivals.resample_limit, self.job))  # noqa: E731
+        return {
+            "resample": Limit("soxr within the cache", resample),
+            "pictures": Limit(
+                "bare FFT" if cpu else "memory bandwidth", lambda: bench_features.limit(self.settings.mel, waves())[1]
+            ),
+            "bank": Limit(
+                "one core's copy" if cpu else "copy in GPU memory",
+                lambda: bench_stream.copy_limit(self.settings, self.bank, self.device),
+            ),
+            "link": Limit("host to device", lambda: limits.host_to_device(self.device, seconds)),
+            **{name: self._matmul(name) for name in ("float32", "bfloat16")},
+        }
+
+    def _matmul(self, name: str) -> Limit:
+        dtype, seconds = getattr(torch, name), self.effort.seconds
+        return Limit(f"matmul in {name}", lambda: limits.matmul_flops(self.device, dtype, seconds))
+
+    def decode_limit(self, workers: int | None = None) -> Limit:
+        """Of decoding, in windows a second, in so many processes (default: the recipe's)."""
+        count = self.workers if workers is None else workers
+        measure = lambda: max(self.in_processes(rivals.limit, self.job, count))  # noqa: E731
+        return self.limits.setdefault(f"decode{count}", Limit("bare libsndfile, soxr", measure))
+
+    @cached_property
+    def peaks(self) -> dict[str, float]:
+        """FLOP/s of matrix products by precision."""
+        return {name: self.limits[name].over(0.0) for name in ("float32", "bfloat16")}
+
+    @cached_property
+    def bandwidth(self) -> float:
+        return limits.copy_bandwidth(self.device, self.effort.seconds)
+
+    @cached_property
+    def precision(self) -> str:
+        """What the networks run in."""
+        bfloat16 = backbone.use_bfloat16(self.settings.optim.precision, self.device)
+        return "bfloat16" if bfloat16 else "float32"
+
+    @cached_property
+    def _flops(self) -> dict[tuple[str, bool], float]:
+        return {}
+
+    def flops(self, name: str, training: bool) -> float:
+        """Of a network, for one window."""
+        if (name, training) not in self._flops:
+            size = self.settings.mel.image_size
+            self._flops[name, training] = limits.network_flops(self._network(name), size, training)
+        return self._flops[name, training]
+
+    def bytes_moved(self, name: str) -> float:
+        """By a training step of a network, for one window."""
+        size, element_bytes = self.settings.mel.image_size, 2 if self.precision == "bfloat16" else 4
+        model, batch_size = self._network(name), self.effort.batch_size
+        return limits.network_bytes(model, size, element_bytes, True, batch_size)
+
+    def _network(self, name: str) -> backbone.Classifier:
+        return backbone.build(name, bench_train.NUM_CLASSES, self.settings)
+
+    @cached_property
+    def bank(self) -> Bank:
+        return bench_stream.fill_bank(self.paths, bench_stream.with_bank(self.settings, "disk"), self.folder)[0]
+
+
+def powers(most: int) -> list[int]:
+    """1, 2, 4, ... up to and with `most`."""
+    return sorted({2**number for number in range(int(math.log2(most)) + 1)} | {most})
+
+
+def prepare(args, folder: Path) -> Bench:
+    """The bench that a command's flags name; `--quick` takes the demo's small pictures and two networks.
+
+    A CPU measures the ensemble with the networks of one fold: those of the others take as long.
+    """
+    device = cli.pick_device(args.device)
+    if args.quick:
+        args.recipe, args.overrides = args.recipe or ["demo"], [*QUICK, *args.overrides]
+    settings = flags.settings_of(args, own_workers=True)
+    paths = flags.paths_of(args, folder, 1 if args.quick else 4, settings.audio.track_s)
+    if device.type == "cpu":
+        *others, last = settings.rounds
+        settings = settings.model_copy(update={"rounds": (*others, last.model_copy(update={"folds": last.folds[:1]}))})
+    return Bench(settings, paths, device, folder, effort(device, args.quick))

@@ -1,0 +1,222 @@
+"""The whole suite: each stage alone, then overlapped, beside what the machine can do; what limits, what to change."""
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks import (
+    advice,
+    bench_features,
+    bench_predict,
+    bench_stream,
+    bench_train,
+    limits,
+    plots,
+    rivals,
+    stages,
+    timing,
+)
+from benchmarks.bench import Bench, Limit, powers, prepare
+from melgpu import windows, worker
+from melgpu.recipe import Recipe
+from melgpu.stream import Stream
+
+TABLES = ("audio", "windows", "mel", "stream", "machine")
+
+
+def row(stage: str, way: str, samples: list[float], *bounds: tuple[Limit, float], **more) -> dict:
+    """A line of the table; `samples` are rates in windows/s, `bounds` limits with what a window needs of each."""
+    found = stages.rates_of(samples)
+    most, name = min((limit.over(found["windows_per_s"] * work) / work, limit.name) for limit, work in bounds)
+    return {"stage": stage, "way": way, **found, "limit": name, "limit_windows_per_s": most, **more}
+
+
+def decode(bench: Bench) -> Iterator[dict]:
+    """Files to samples at the recipe's rate, by number of processes."""
+    target = bench.folder / "pcm"
+    target.touch()
+    rate, track_s = bench.job
+    for workers in sorted({*powers(bench.cores), bench.workers}):
+        samples = bench.in_processes(worker.store, (rate, windows.samples(track_s, rate), str(target), 0), workers)
+        yield row("decode", processes(workers), samples, (bench.decode_limit(workers), 1), workers=workers)
+
+
+def processes(count: int) -> str:
+    return f"{count} process" + ("es" if count != 1 else "")
+
+
+def resample(bench: Bench) -> Iterator[dict]:
+    """The resampler alone, which is a part of decoding."""
+    samples = bench.in_processes(rivals.resample, bench.job)
+    yield row("resample", processes(bench.workers), samples, (bench.limits["resample"], 1))
+
+
+def copy(bench: Bench) -> Iterator[dict]:
+    """Decoded samples to batches on the device."""
+    inside, link = (bench.limits["bank"], 1), (bench.limits["link"], 4 * stages.window_samples(bench.settings))
+    on_gpu = bench.device.type == "cuda"
+    for where, bound in (("disk", link if on_gpu else inside), *([("gpu", inside)] if on_gpu else [])):
+        wanted = bench_stream.with_bank(bench.settings, where)
+        yield row("copy", f"bank={where}", _stream(bench, wanted, bench_stream.nothing, bench.bank), bound)
+    if on_gpu:
+        found = stages.copies(bench.settings, bench.effort.batch_size, bench.device, bench.effort.seconds)
+        yield row("copy", "host to device", found, link)
+
+
+def features(bench: Bench) -> Iterator[dict]:
+    """Samples on the device to pictures, by engine and batch size."""
+    spec, rate = bench.settings.mel, bench.settings.audio.sample_rate
+    for batch_size in bench.effort.sizes:
+        waves = stages.noise(bench.settings, batch_size, bench.device)
+        for name, front_end in bench_features.engines(spec, rate, bench.device):
+            found = bench_features.time_front_end(front_end, waves, bench.effort.seconds)["samples_windows_per_s"]
+            more = {"engine": name, "batch_size": batch_size, "curve": batch_size != bench.effort.batch_size}
+            yield row("features", f"{name}, batch of {batch_size}", found, (bench.limits["pictures"], 1), **more)
+
+
+def stream(bench: Bench) -> Iterator[dict]:
+    """Files to batches on the device, and on to pictures."""
+    draw, bounds = stages.front_end(bench.settings, bench.device), [(bench.decode_limit(), 1)]
+    yield row("stream", "files to batches", _stream(bench, bench.settings, bench_stream.nothing, None), *bounds)
+    bounds += [(bench.limits["pictures"], 1)]
+    yield row("stream", "files to pictures", _stream(bench, bench.settings, draw, None), *bounds)
+
+
+def _stream(bench: Bench, settings: Recipe, then, bank) -> list[float]:
+    found = bench_stream.time_way(bench.paths, settings, bench.device, bank, then, bench.effort.repeats + 1)
+    return found["samples_windows_per_s"][1:]  # the first epoch starts the processes
+
+
+def train(bench: Bench) -> Iterator[dict]:
+    """Optimizer steps of each network of the last round: on pictures that lie there, and from files."""
+    names, effort = bench.settings.rounds[-1].backbones, bench.effort
+    bound = bench.limits[bench.precision], bench.flops(names[0], True)
+    for batch_size in effort.sizes:
+        times = bench_train.time_ready(names[0], bench.settings, batch_size, effort.steps, effort.repeats, bench.device)
+        more = {"backbone": names[0], "batch_size": batch_size, "curve": True}
+        yield row("train", f"{names[0]}, batch of {batch_size}", [batch_size / own for own in times], bound, **more)
+    ahead = bench.settings.stream.model_copy(update={"decode_ahead": max(2, bench.workers)})  # soon used up
+    settings = bench.settings.model_copy(update={"stream": ahead})
+    with Stream(bench.paths, settings.audio, ahead, bench.device) as files:
+        for name in names:
+            yield from _train_one(bench, files, settings, name)
+
+
+def _train_one(bench: Bench, files: Stream, settings: Recipe, name: str) -> Iterator[dict]:
+    effort, flops = bench.effort, bench.flops(name, True)
+    found = bench_train.time_backbone(name, files, settings, effort.batch_size, effort.steps, effort.repeats)
+    alone, *others = (bench.limits[bench.precision], flops), (bench.limits["pictures"], 1), (bench.decode_limit(), 1)
+    rates = {way: [effort.batch_size / own for own in samples] for way, samples in found["samples_s"].items()}
+    more = {"backbone": name, "flops": flops, "bytes": bench.bytes_moved(name)}
+    yield row("train", f"{name}, pictures ready", rates["pictures ready"], alone, **more)
+    yield row("train", f"{name}, from files", rates["from files"], alone, *others)
+
+
+def predict(bench: Bench) -> Iterator[dict]:
+    """All networks of the last round over one pass of files, each window and its mirror image."""
+    found = bench_predict.run(bench.settings, bench.paths[: bench.effort.judged], bench.effort.repeats, bench.device)
+    spec = bench.settings.rounds[-1]
+    views = len(spec.folds) * (2 if bench.settings.predict.flip else 1)
+    flops = views * sum(bench.flops(name, False) for name in spec.backbones)
+    alone, *others = (bench.limits[bench.precision], flops), (bench.limits["pictures"], 1), (bench.decode_limit(), 1)
+    for way, bounds in (("networks alone", (alone,)), ("files to probabilities", (alone, *others))):
+        rates = [found["windows"] / own for own in found["samples_s"][way]]
+        yield row("predict", f"{found['models']} networks, {way}", rates, *bounds, models=found["models"])
+
+
+STAGES = {own.__name__: own for own in (decode, resample, copy, features, stream, train, predict)}
+
+
+def run(bench: Bench, names: list[str]) -> dict:
+    """Measure stages; with all of them, also say what limits."""
+    settings = bench.settings
+    result = {"benchmark": "suite", **timing.machine(bench.device), "tracks": len(bench.paths)}
+    result |= {"recipe": {table: settings.model_dump(mode="json")[table] for table in TABLES}}
+    result |= {"workers": bench.workers, "batch_size": bench.effort.batch_size, "precision": bench.precision}
+    result |= {"track_windows": bench.track_windows, "track_s": settings.audio.track_s}
+    result |= {"engine": stages.front_end(settings, bench.device).engine_on(bench.device)}
+    result |= {"quick": bench.effort.seconds < 0.5, "on_gpu": bench.device.type == "cuda", "rows": []}
+    for number, name in enumerate(names, start=1):
+        for one in STAGES[name](bench):
+            result["rows"].append(one)
+            told = f"{number}/{len(names)} {name}: {one['way']}, {one['windows_per_s']:,.1f} windows/s"
+            Console(stderr=True, highlight=False).print(told)
+    if {"features", "train"} <= set(names):
+        result["roofline"] = roofline(bench, result["rows"])
+    result["findings"] = advice.findings(result) if set(names) == set(STAGES) else []
+    return result
+
+
+def roofline(bench: Bench, rows: list[dict]) -> dict:
+    """FLOPs a byte and FLOP/s of networks and engines, and the machine's roofs."""
+    points = []
+    for one in rows:
+        if "flops" in one:
+            points.append((one["backbone"], one["flops"] / one["bytes"], one["flops"] * one["windows_per_s"]))
+        elif one.get("batch_size") == bench.effort.batch_size and "engine" in one:
+            flops = limits.front_end_flops(one["engine"], bench.settings)
+            intensity = flops / limits.front_end_bytes(bench.settings)
+            points.append((f"front end, {one['engine']}", intensity, flops * one["windows_per_s"]))
+    return {"points": points, "peaks_flops": bench.peaks, "bandwidth": bench.bandwidth}
+
+
+def table(result: dict) -> Table:
+    """What a person reads."""
+    per_window_s = result["track_s"] / result["track_windows"]
+    shown = Table(
+        title=f"melgpu on {result['device']}, {result['cores']} cores, {result['workers']} decoding processes",
+        caption=f"medians; times real time: seconds of music a second, {result['track_windows']} windows of a track of "
+        f"{result['track_s']:g} s overlap",
+        box=SIMPLE,
+    )
+    for column in ("stage", "", "windows/s", "times real time", "physical limit", "windows/s", "reached"):
+        shown.add_column(column, justify="right" if column in ("windows/s", "times real time", "reached") else "left")
+    last = ""
+    for one in [one for one in result["rows"] if not one.get("curve")]:
+        rate, most = one["windows_per_s"], one["limit_windows_per_s"]
+        texts = [f"{rate:,.1f}", f"{rate * per_window_s:,.0f}", one["limit"], f"{most:,.1f}", f"{rate / most:.0%}"]
+        shown.add_row("" if one["stage"] == last else one["stage"], one["way"], *texts)
+        last = one["stage"]
+    return shown
+
+
+def plot(result: dict, folder: Path) -> None:
+    """bars.png, curves.png and, where there are networks and engines, roofline.png."""
+    rows, title = result["rows"], result["device"]
+    named = [
+        (f"{one['stage']}: {one['way']}", one["windows_per_s"], one["limit_windows_per_s"])
+        for one in rows
+        if not one.get("curve")
+    ]
+    plots.shares(named, "windows a second", f"Reached, and what the machine can do: {title}", folder / "bars.png")
+    panels: dict[str, dict] = {}
+    for one in rows:
+        if "workers" in one:
+            panels.setdefault("decoding processes", {}).setdefault("decode", {})[one["workers"]] = one["windows_per_s"]
+        if "batch_size" in one:
+            name = one.get("engine") or f"training {one['backbone']}"
+            panels.setdefault("batch of windows", {}).setdefault(name, {})[one["batch_size"]] = one["windows_per_s"]
+    if panels:
+        plots.curves(panels, "windows a second", title, folder / "curves.png")
+    if "roofline" in result:
+        found = result["roofline"]
+        peaks = {f"matmul {name}": peak for name, peak in found["peaks_flops"].items()}
+        plots.roofline(found["points"], peaks, found["bandwidth"], f"Roofline: {title}", folder / "roofline.png")
+
+
+def main(args) -> int:
+    """Measure what the flags name, show it, and keep it; 1 where a figure passes its limit."""
+    with tempfile.TemporaryDirectory() as folder:
+        result = run(prepare(args, Path(folder)), args.only or list(STAGES))
+    console = timing.console()
+    console.print(table(result))
+    for finding in result["findings"]:
+        console.print(finding)
+    if args.plots:
+        plot(result, args.plots)
+    beyond = (f"{one['stage']}, {one['way']}," for one in result["rows"] if timing.is_beyond(one))
+    return timing.finish(result, args.out, beyond)

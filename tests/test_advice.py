@@ -1,0 +1,69 @@
+"""What limits a pipeline and what to change, on rates made by hand."""
+
+import pytest
+
+from benchmarks import advice
+from benchmarks.advice import Change
+
+RATES = {"audio": 100.0, "pictures": 400.0, "network": 200.0}  # 10, 2.5 and 5 ms a window
+
+
+def test_stages_overlap_on_a_gpu_and_share_a_cpu():
+    assert advice.together(RATES, shared=False) == 100
+    assert advice.together(RATES, shared=True) == pytest.approx(1 / 0.0175)
+    assert advice.time_shares(RATES) == pytest.approx({"audio": 10 / 17.5, "pictures": 2.5 / 17.5, "network": 5 / 17.5})
+    assert advice.slowest(RATES) == "audio"
+
+
+def test_a_gain_ends_where_the_next_stage_limits():
+    faster = Change("audio", "stream.workers 2 -> 8", 4.0)
+    assert advice.gain(RATES, faster, shared=False) == 2.0  # the network's 200, not 400
+    assert advice.gain(RATES, faster, shared=True) == pytest.approx(17.5 / 10)
+    assert advice.gain(RATES, Change("pictures", "", 9.0), shared=False) == 1.0
+
+
+def test_the_best_change_is_measured_and_worth_it():
+    some = [Change("audio", "a", 1.5), Change("audio", "b", 1.8), Change("network", "c", 50.0, at_most=True)]
+    assert advice.best(RATES, some, shared=True)[0].what == "b"
+    assert advice.best(RATES, some[2:], shared=True)[0].what == "c"
+    assert advice.best(RATES, some[2:], shared=False) is None
+    assert advice.best(RATES, [Change("copy", "no such stage", 9.0)], shared=True) is None
+
+
+def row(stage, way, rate, limit=1000.0, **more):
+    return {"stage": stage, "way": way, "windows_per_s": rate, "limit_windows_per_s": limit, **more}
+
+
+def result(**more):
+    rows = [
+        row("decode", "2 processes", 110.0, workers=2),
+        row("decode", "4 processes", 220.0, workers=4),
+        row("copy", "bank=disk", 5000.0),
+        row("features", "nnaudio, batch of 8", 400.0, engine="nnaudio", batch_size=8),
+        row("features", "fused, batch of 8", 1600.0, engine="fused", batch_size=8),
+        row("features", "fused, batch of 16", 9999.0, engine="fused", batch_size=16),
+        row("stream", "files to batches", 100.0),
+        row("train", "resnet50, pictures ready", 210.0, 420.0),
+        row("train", "resnet50, from files", 99.0),
+        row("predict", "6 networks, networks alone", 20.0, 80.0),
+        row("predict", "6 networks, files to probabilities", 19.0),
+    ]
+    machine = {"workers": 2, "batch_size": 8, "engine": "nnaudio", "on_gpu": True, "precision": "bfloat16"}
+    return {"rows": rows, "roofline": {"peaks_flops": {"float32": 1.0, "bfloat16": 8.0}}, **machine, **more}
+
+
+def test_findings_name_the_bottleneck_the_setting_and_the_gain():
+    train, predict = advice.findings(result())
+    assert train.startswith("train resnet50: audio limits (100.0 windows/s alone); 99.0 windows/s together")
+    assert "Change stream.bank off -> disk: predicted 2.10 times" in train  # from 100 to the network's 210
+    assert predict.startswith("predict 6 networks: network limits (20.0 windows/s alone)")
+    assert "at most 4.00 times as fast" in predict  # 20 of 80, and audio could do 100
+
+
+def test_changes_come_from_what_was_measured():
+    found = {change.what: change for change in advice.changes(result())}
+    assert found["stream.workers 2 -> 4"].factor == 2.0
+    assert found["stream.bank off -> disk"].factor == 50.0
+    assert found["mel.engine nnaudio -> fused"].factor == 4.0
+    slow = {change.what: change for change in advice.changes(result(precision="float32"))}
+    assert any(change.at_most and change.factor == 8.0 for change in slow.values())

@@ -1,0 +1,84 @@
+"""The whole suite and its commands start once with tiny settings; no time is asserted."""
+
+import json
+
+import pytest
+from conftest import call, write_audio
+
+from benchmarks import __main__, bench, limits, timing
+
+TINY = "rounds=[{backbones=['resnet10t', 'test_efficientnet'], folds=[0], blend={cnn=1.0}}]"
+PNG = b"\x89PNG"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    made = tmp_path_factory.mktemp("music")
+    for number in range(3):
+        write_audio(made / f"{number}.ogg", 18, 44_100, 2, seed=number)
+    return made
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    """Limits that are measured in no time, and so mean nothing."""
+    monkeypatch.setitem(limits.SIZES, "cpu", (256,))
+    monkeypatch.setitem(limits.COPY_BYTES, "cpu", 2**20)
+
+
+def run(capsys, *given) -> dict:
+    """The result that a command ends with; 1 says that a figure of so short a time passed its limit."""
+    assert __main__.main([*map(str, given)]) in (0, 1)
+    return json.loads(capsys.readouterr().out.splitlines()[-1])
+
+
+def flags(folder) -> list:
+    return ["--quick", "--music", folder, "--set", TINY, "--set", "stream.workers=1", "--device", "cpu"]
+
+
+def test_the_suite(folder, tmp_path, capsys):
+    result = run(capsys, *flags(folder), "--out", tmp_path / "x.json", "--plots", tmp_path)
+    assert result == json.loads((tmp_path / "x.json").read_text())
+    assert [(tmp_path / name).read_bytes()[:4] for name in ("bars.png", "curves.png", "roofline.png")] == 3 * [PNG]
+    assert list(dict.fromkeys(row["stage"] for row in result["rows"])) == list(__main__.STAGES)
+    for row in result["rows"]:
+        assert row["limit"]
+        assert row["limit_windows_per_s"] > 0
+        assert min(row["samples_windows_per_s"]) <= row["windows_per_s"] <= max(row["samples_windows_per_s"])
+    assert {"schema", "date", "device", "driver", "cores", "git_commit", "packages"} <= result.keys()
+    assert [one.split(":")[0] for one in result["findings"]] == [
+        "train resnet10t",
+        "train test_efficientnet",
+        "predict 2 networks",
+    ]
+
+
+def test_one_stage_alone(folder, capsys):
+    result = run(capsys, *flags(folder), "--only", "copy")
+    assert [row["way"] for row in result["rows"]] == ["bank=disk"]
+    assert result["findings"] == []
+
+
+def test_a_limit_taken_in_a_bad_moment_is_taken_again():
+    found = iter([5.0, 3.0, 11.0, 99.0])
+    limit = bench.Limit("x", lambda: next(found))
+    assert limit.over(4.0) == 5.0
+    assert limit.over(10.0) == 11.0
+    assert limit.over(10.0) == 11.0
+    hopeless = bench.Limit("y", lambda: 1.0)
+    assert hopeless.over(10.0) == 1.0
+    assert timing.is_beyond({"windows_per_s": 10.0, "limit_windows_per_s": hopeless.best})
+
+
+def test_powers():
+    assert bench.powers(1) == [1]
+    assert bench.powers(6) == [1, 2, 4, 6]
+    assert bench.powers(16) == [1, 2, 4, 8, 16]
+
+
+def test_help_answers_without_torch():
+    code = "import sys; from benchmarks import __main__ as m\n"
+    code += "for parser in m.COMMANDS.values(): assert 'example' in parser().format_help()\n"
+    code += "sys.exit('torch' in sys.modules)"
+    shown = call("-c", code)
+    assert shown.returncode == 0, shown.stderr
