@@ -25,7 +25,7 @@ def parse_args():
 
 def main() -> int:
     args = parse_args()
-    from melgpu import ranks, report, run
+    from melgpu import environment, ranks, report, run
     from melgpu.errors import InputError
 
     if args.out and not args.music:
@@ -35,6 +35,8 @@ def main() -> int:
     with ranks.joined(cli.pick_device(args.device)) as device:
         report.console.quiet = not ranks.is_first()
         opened = run.open_run(args.run, args.overrides, args.without_pseudo)
+        if note := environment.moved(opened.recipe.machine.tuned_on, device):
+            report.say(note)
         if not args.music:
             return predict_round(opened, device)
         if ranks.count() > 1:
@@ -157,7 +159,8 @@ def answer(run, music: list[str], out: Path | None, device) -> int:
     judges = ensemble.load(run)
     paths, problems = find_music(music)
     guarded = {"bank": "off", "on_error": "quarantine", "max_broken_share": 1.0}
-    settings = judges.recipe.model_copy(update={"stream": run.recipe.stream.model_copy(update=guarded)})
+    here = {"stream": run.recipe.stream.model_copy(update=guarded), "machine": run.recipe.machine}
+    settings = judges.recipe.model_copy(update=here)
     with Stream(paths, settings.audio, settings.stream, device) as stream:
         if paths:
             probs, lost = listening.track_probs(judges, settings, stream, out)
@@ -184,7 +187,8 @@ def write_timelines(run, music: list[str], folder: Path, device) -> int:
 
     judges = ensemble.load(run)
     paths, problems = find_music(music)
-    listeners = Listeners(judges.networks, judges.recipe, device)
+    settings = judges.recipe.model_copy(update={"machine": run.recipe.machine})
+    listeners = Listeners(judges.networks, settings, device)
     audio, spec, batch_size = judges.recipe.audio, judges.recipe.windows, run.recipe.stream.predict_batch_size
     folder.mkdir(parents=True, exist_ok=True)  # not after hours
     expected = [expected_windows(path, audio, spec) for path in paths]

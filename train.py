@@ -98,7 +98,7 @@ def main() -> int:
 
 def train_round(run, args, device) -> None:
     """Train what is missing of the current round."""
-    from melgpu import keeping, parity, plan, preflight, ranks, report
+    from melgpu import environment, keeping, parity, plan, preflight, ranks, report
     from melgpu.features import LogMel
     from melgpu.stream import Stream
 
@@ -109,7 +109,10 @@ def train_round(run, args, device) -> None:
     missing = [job for job in jobs if not run.is_trained(job)]
     if run.recipe.machine.tensorboard:
         keeping.summary_writer()  # or an error now
-    features = LogMel(run.recipe.mel, run.recipe.audio.sample_rate).to(device)
+    machine = run.recipe.machine
+    if note := environment.moved(machine.tuned_on, device):
+        report.say(note)
+    features = LogMel(run.recipe.mel, run.recipe.audio.sample_rate, machine.feature_batch).to(device)
     front_end = parity.figures(features, run.recipe.audio.sample_rate, device)
     parity.refuse_inexact(front_end)
     total = sum(run.recipe.optim_for(job.backbone).max_epochs * plan.epoch_windows(run, job) for job in missing)

@@ -41,7 +41,7 @@ def noise(settings: Recipe, batch_size: int, device: torch.device) -> torch.Tens
 
 def front_end(settings: Recipe, device: torch.device) -> LogMel:
     """The pictures of a recipe, as training and prediction draw them."""
-    return LogMel(settings.mel, settings.audio.sample_rate).to(device)
+    return LogMel(settings.mel, settings.audio.sample_rate, settings.machine.feature_batch).to(device)
 
 
 def same_batch(waves: torch.Tensor) -> Iterator[Batch]:

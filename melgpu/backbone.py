@@ -78,7 +78,8 @@ class Classifier(nn.Module):
         """
         super().__init__()
         learns = settings.mel.trainable != "none"
-        self.front_end = LogMel(settings.mel, settings.audio.sample_rate) if learns else None
+        spec, machine = settings.mel, settings.machine
+        self.front_end = LogMel(spec, settings.audio.sample_rate, machine.feature_batch) if learns else None
         backbone, dropout = find(name), settings.backbone.dropout
         options = weights or {}
         if timm.get_pretrained_cfg_value(backbone.timm_name, "fixed_input_size"):  # of a network without convolutions
@@ -93,11 +94,16 @@ class Classifier(nn.Module):
         )
         if weights:
             _match_statistics(self.input_norm, self.body.pretrained_cfg)
-        self.to(memory_format=torch.channels_last)
+        self.lay_out(machine.channels_last)
+
+    def lay_out(self, channels_last: bool) -> "Classifier":
+        """Keep weights and pictures pixel by pixel, or channel by channel: the same numbers at another speed."""
+        self._layout = torch.channels_last if channels_last else torch.contiguous_format
+        return self.to(memory_format=self._layout)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, C) of images (B, 3, S, S)."""
-        return self.head(self.body(self.input_norm(images.contiguous(memory_format=torch.channels_last))))
+        return self.head(self.body(self.input_norm(images.contiguous(memory_format=self._layout))))
 
     def freeze_body(self, frozen: bool) -> None:
         """Train the head alone (the input norm still learns its running statistics), or everything."""

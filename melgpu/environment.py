@@ -46,6 +46,13 @@ def stamp(device) -> str:
     return ", ".join([*parts, *(f"{name} {metadata.version(name)}" for name in SPEED_PACKAGES)])
 
 
+def moved(tuned_on: str, device) -> str | None:
+    """What to say of settings that were tuned elsewhere than on a device with today's versions; None where they fit."""
+    if tuned_on in ("", now := stamp(device)):
+        return None
+    return f"machine settings were tuned on {tuned_on}; this is {now}: python -m benchmarks tune measures again"
+
+
 def _git_commit() -> str | None:
     command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
     try:

@@ -36,9 +36,10 @@ class LogMel(nn.Module):
     geometry leaves mel bands without a bin.
     """
 
-    def __init__(self, spec: MelSpec, sample_rate: int):
+    def __init__(self, spec: MelSpec, sample_rate: int, at_once: int = 0):
+        """`at_once` windows go through at a time; 0 takes CPU_BATCH on a CPU and all on a GPU."""
         super().__init__()
-        self.spec = spec
+        self.spec, self.at_once = spec, at_once
         shares = (1, 2, 4) if spec.channels == "resolutions" else (1,)
         self.mels = nn.ModuleList(_mel_spectrogram(spec, sample_rate, spec.n_fft // share) for share in shares)
         bank = self.mels[0].mel_basis.detach()  # (M, F)
@@ -59,7 +60,7 @@ class LogMel(nn.Module):
     def forward(self, waves: Tensor) -> Tensor:
         """Pictures, shape (B, 3, S, S), float32; with grey channels, three views of one."""
         learns = torch.is_grad_enabled() and self.spec.trainable != "none"
-        at_once = CPU_BATCH if waves.device.type == "cpu" else len(waves)
+        at_once = self.at_once or (CPU_BATCH if waves.device.type == "cpu" else len(waves))
         with torch.set_grad_enabled(learns), torch.autocast(waves.device.type, enabled=False), _ieee_float32():
             pictures = [self._pictures(part) for part in waves.float().split(at_once)]
         return (pictures[0] if len(pictures) == 1 else torch.cat(pictures)).expand(-1, 3, -1, -1)

@@ -29,13 +29,14 @@ class Listeners:
 
     def __init__(self, networks: list[tuple[Classifier, dict]], settings: Recipe, device: torch.device):
         """From networks and what their checkpoints say. Raises InputError where one was trained on other pictures."""
-        self._features = LogMel(settings.mel, settings.audio.sample_rate).to(device)
+        machine = settings.machine
+        self._features = LogMel(settings.mel, settings.audio.sample_rate, machine.feature_batch).to(device)
         front_end = parity.figures(self._features, settings.audio.sample_rate, device)
         for about in (about for model, about in networks if model.front_end is None):
             parity.refuse_other(front_end, about["front_end"], f"{about['backbone']}, fold {about['fold']}")
         self._flip = settings.predict.flip
         self._bfloat16 = backbone.use_bfloat16(settings.optim.precision, device)
-        self._models = [model.to(device) for model, _ in networks]
+        self._models = [model.to(device).lay_out(machine.channels_last) for model, _ in networks]
 
     def probs(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, Tensor]]:
         """Probabilities, shape (K, B, C), on the CPU, of each batch's windows; see `inference.window_probs`."""

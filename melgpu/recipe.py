@@ -79,9 +79,12 @@ class StreamSpec(Spec):
 
 class MachineSpec(Spec):
     compile: bool
+    channels_last: bool
+    feature_batch: Annotated[int, Field(ge=0)]
     micro_batch: Count
     save_every: Count
     tensorboard: bool
+    tuned_on: Annotated[str, Field(max_length=500)]
 
 
 class BackboneSpec(Spec):

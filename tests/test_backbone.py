@@ -54,6 +54,27 @@ def test_weights_come_from_a_local_file(name, tmp_path):
         assert model(torch.rand(2, 1, 80, 80).expand(-1, 3, -1, -1)).shape == (2, 7)
 
 
+def test_the_layout_changes_speed_only(tmp_path):
+    settings = [recipe.load(["demo"], [f"machine.channels_last={way}"]) for way in ("true", "false")]
+    images = torch.rand(4, 3, 75, 75, generator=torch.Generator().manual_seed(1))
+    found = []
+    for one in settings:
+        torch.manual_seed(0)
+        model = backbone.Classifier("resnet10t", 3, one).eval()
+        logits = model(images)
+        logits.square().sum().backward()
+        found.append((model, logits, model.body.conv1[0].weight.grad))
+    (first, logits, gradient), (second, others, other_gradient) = found
+    assert first.body.conv1[0].weight.is_contiguous(memory_format=torch.channels_last)
+    assert second.body.conv1[0].weight.is_contiguous()
+    torch.testing.assert_close(logits, others, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(gradient, other_gradient, atol=1e-5, rtol=1e-3)
+    checkpoint.save(tmp_path / "x.safetensors", first.state_dict(), {})
+    checkpoint.load_into(second, checkpoint.load(tmp_path / "x.safetensors")[0], tmp_path)
+    torch.testing.assert_close(second(images), logits, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(second.lay_out(True)(images), logits, atol=1e-6, rtol=1e-6)
+
+
 @pytest.mark.parametrize("name", backbone.BACKBONES)
 def test_the_head_is_the_recipes(name):
     model = backbone.Classifier(name, 10, SCRATCH)

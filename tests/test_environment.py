@@ -18,3 +18,10 @@ def test_a_stamp_names_what_speeds_depend_on():
     assert stamp.startswith(environment.device_name(device))
     assert f"torch {metadata.version('torch')}" in stamp
     assert environment.driver(device) == ""
+
+
+def test_settings_tuned_elsewhere_are_told():
+    device = torch.device("cpu")
+    assert environment.moved("", device) is None
+    assert environment.moved(environment.stamp(device), device) is None
+    assert "were tuned on a GPU of last year; this is" in environment.moved("a GPU of last year", device)

@@ -20,6 +20,17 @@ def front_end(request) -> LogMel:
     return LogMel(SPEC.model_copy(update={"engine": request.param}), RATE)
 
 
+@pytest.mark.parametrize("at_once", [1, 3, 64])
+def test_windows_at_once_change_speed_only(front_end, at_once):
+    waves = torch.randn(5, RATE, generator=torch.Generator().manual_seed(0)) / 4
+    parts = LogMel(front_end.spec, RATE, at_once)
+    seen = []
+    pictures, draw = front_end(waves), parts._pictures
+    parts._pictures = lambda part: seen.append(len(part)) or draw(part)
+    torch.testing.assert_close(parts(waves), pictures, atol=1e-6, rtol=1e-6)
+    assert seen == {1: [1] * 5, 3: [3, 2], 64: [5]}[at_once]
+
+
 def reference_decibels(wave: np.ndarray, spec=SPEC, rate: int = RATE) -> np.ndarray:
     return reference.decibels(wave, rate, spec)
 
