@@ -2,6 +2,7 @@
 
 import importlib
 import sys
+from pathlib import Path
 
 from benchmarks import flags
 from melgpu import cli
@@ -21,17 +22,46 @@ Each stage is measured alone, then overlapped, beside what the machine can do at
 to change, and the gain to expect. A figure above its physical limit fails the run (exit code 1): something is wrong
 with the measurement."""
 
+TUNE = """Which settings are the fastest here? Tries decoding processes, front end (engines that pass the parity gate on
+this device), windows at once, memory layout, torch.compile, the batch of prediction and banks, one after another, each
+with the best of those before; writes the best to a TOML file, and measures that against the default, in turn.
+
+All that it writes changes speed only. The batch of training is not tried, for it changes results; whether there is a
+bank changes the order of windows, so a gain there is told and not taken (unless the recipe has one already)."""
+TUNE_EXAMPLES = """examples:
+  python -m benchmarks tune                                     zalo2019 on this machine (tens of minutes)
+  python -m benchmarks tune --quick                             a first look: small pictures, few values
+  python -m benchmarks tune --recipe modern --write fast.toml   another recipe
+  python train.py --run runs/mine --labels music/ --recipe zalo2019 --recipe tuned.toml   and then
+
+A run that is there already keeps its recipe: give it the lines of tuned.toml as --set TABLE.KEY=VALUE. A run says so
+when its settings were tuned on another device, driver or version."""
+
 
 def suite():
-    parser = flags.arguments(__doc__, tracks=16, epilog=SUITE)
-    parser.prog = "python -m benchmarks"
+    parser = _parser("", __doc__, SUITE)
     parser.add_argument("--only", nargs="+", choices=STAGES, metavar="STAGE", help=f"of {', '.join(STAGES)}")
-    parser.add_argument("--quick", action="store_true", help="a first look in under a minute")
-    parser.add_argument("--plots", type=flags.Path, metavar="DIR", help="keep bars.png, curves.png and roofline.png")
+    parser.add_argument("--plots", type=Path, metavar="DIR", help="keep bars.png, curves.png and roofline.png")
     return parser
 
 
-COMMANDS = {"suite": suite}
+def tune():
+    parser = _parser(" tune", TUNE, TUNE_EXAMPLES)
+    parser.add_argument(
+        "--write", type=Path, default=Path("tuned.toml"), metavar="FILE.toml", help="default: tuned.toml"
+    )
+    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="keep a plot")
+    return parser
+
+
+def _parser(command: str, description: str, examples: str):
+    parser = flags.arguments(description, tracks=16, epilog=examples)
+    parser.prog = f"python -m benchmarks{command}"
+    parser.add_argument("--quick", action="store_true", help="a first look: the demo's small pictures, two networks")
+    return parser
+
+
+COMMANDS = {"suite": suite, "tune": tune}
 
 
 def main(given: list[str] | None = None) -> int:

@@ -35,13 +35,29 @@ def time_pass(models: list, features, batches: Iterable[Batch], settings: Recipe
     return time.perf_counter() - started
 
 
+def build(name: str, settings: Recipe, device: torch.device) -> backbone.Classifier:
+    """A network with random weights on the device."""
+    return backbone.build(name, NUM_CLASSES, settings).to(device)
+
+
+def time_ready(name: str, settings: Recipe, size: int, repeats: int, device: torch.device) -> list[float]:
+    """Seconds of one network for a batch of pictures that lie on the device, and their mirror images."""
+    models = [build(name, settings, device)]
+    pictures = stages.front_end(settings, device)(stages.noise(settings, size, device))
+    ready = stages.same_batch(pictures)
+    return [time_pass(models, stages.Ready(), [next(ready)], settings, device) for _ in range(repeats + 1)][1:]
+
+
+def order_of(settings: Recipe, num_tracks: int) -> windows.Order:
+    """The windows by which tracks are judged."""
+    public = np.zeros(num_tracks, bool)
+    return windows.prediction_order(np.arange(num_tracks), public, settings.audio, settings.windows)
+
+
 def run(settings: Recipe, paths: list[str], repeats: int, device: torch.device) -> dict:
     spec, size = settings.rounds[-1], settings.stream.predict_batch_size
-    models = [backbone.build(name, NUM_CLASSES, settings).to(device) for name in spec.backbones for _ in spec.folds]
-    features = stages.front_end(settings, device)
-    order = windows.prediction_order(
-        np.arange(len(paths)), np.zeros(len(paths), bool), settings.audio, settings.windows
-    )
+    models = [build(name, settings, device) for name in spec.backbones for _ in spec.folds]
+    features, order = stages.front_end(settings, device), order_of(settings, len(paths))
     pictures = features(stages.noise(settings, size, device))
     sizes = [len(order[start : start + size]) for start in range(0, len(order), size)]
     samples: dict[str, list[float]] = {"networks alone": [], "files to probabilities": []}

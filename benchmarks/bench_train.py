@@ -61,14 +61,20 @@ def time_way(
 ) -> list[float]:
     """Seconds a step; `before` steps warm up, `counts` are steps a sample and samples."""
     steps, repeats = counts
-    targets = Targets(torch.arange(MOST_TRACKS) % NUM_CLASSES, torch.ones(NUM_CLASSES))
-    optim = settings.optim_for(name)
-    loop = training.train_epoch(state, pictures, batches, targets, optim, settings.augment, settings.seed)
+    loop = training_loop(state, name, settings, pictures, batches)
     time_steps(loop, before, state.sums.device)
     state.clock.restart()
     samples = [time_steps(loop, steps, state.sums.device) for _ in range(repeats)]
     loop.close()
     return samples
+
+
+def training_loop(
+    state: Training, name: str, settings: Recipe, pictures: nn.Module, batches: Iterator[Batch]
+) -> Iterator[int]:
+    """The loop that trains, over batches of any tracks."""
+    targets, optim = Targets(torch.arange(MOST_TRACKS) % NUM_CLASSES, torch.ones(NUM_CLASSES)), settings.optim_for(name)
+    return training.train_epoch(state, pictures, batches, targets, optim, settings.augment, settings.seed)
 
 
 def time_ready(name: str, settings: Recipe, batch_size: int, steps: int, repeats: int, device) -> list[float]:

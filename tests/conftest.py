@@ -84,3 +84,21 @@ def corpus(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def small() -> recipe.Recipe:
     return recipe.load(["demo"], SMALL)
+
+
+@pytest.fixture(scope="session")
+def short_music(tmp_path_factory) -> Path:
+    """Three files of 18 s, a track of the demo recipe."""
+    made = tmp_path_factory.mktemp("music")
+    for number in range(3):
+        write_audio(made / f"{number}.ogg", 18, 44_100, 2, seed=number)
+    return made
+
+
+@pytest.fixture
+def quick_limits(monkeypatch) -> None:
+    """Limits of the machine that are measured in no time, and so mean nothing."""
+    from benchmarks import limits
+
+    monkeypatch.setitem(limits.SIZES, "cpu", (256,))
+    monkeypatch.setitem(limits.COPY_BYTES, "cpu", 2**20)

@@ -2,28 +2,12 @@
 
 import json
 
-import pytest
-from conftest import call, write_audio
+from conftest import call
 
-from benchmarks import __main__, bench, limits, timing
+from benchmarks import __main__, bench, timing
 
 TINY = "rounds=[{backbones=['resnet10t', 'test_efficientnet'], folds=[0], blend={cnn=1.0}}]"
 PNG = b"\x89PNG"
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    made = tmp_path_factory.mktemp("music")
-    for number in range(3):
-        write_audio(made / f"{number}.ogg", 18, 44_100, 2, seed=number)
-    return made
-
-
-@pytest.fixture(autouse=True)
-def small(monkeypatch):
-    """Limits that are measured in no time, and so mean nothing."""
-    monkeypatch.setitem(limits.SIZES, "cpu", (256,))
-    monkeypatch.setitem(limits.COPY_BYTES, "cpu", 2**20)
 
 
 def run(capsys, *given) -> dict:
@@ -33,11 +17,12 @@ def run(capsys, *given) -> dict:
 
 
 def flags(folder) -> list:
+    """Of a command that takes seconds."""
     return ["--quick", "--music", folder, "--set", TINY, "--set", "stream.workers=1", "--device", "cpu"]
 
 
-def test_the_suite(folder, tmp_path, capsys):
-    result = run(capsys, *flags(folder), "--out", tmp_path / "x.json", "--plots", tmp_path)
+def test_the_suite(short_music, quick_limits, tmp_path, capsys):
+    result = run(capsys, *flags(short_music), "--out", tmp_path / "x.json", "--plots", tmp_path)
     assert result == json.loads((tmp_path / "x.json").read_text())
     assert [(tmp_path / name).read_bytes()[:4] for name in ("bars.png", "curves.png", "roofline.png")] == 3 * [PNG]
     assert list(dict.fromkeys(row["stage"] for row in result["rows"])) == list(__main__.STAGES)
@@ -53,8 +38,8 @@ def test_the_suite(folder, tmp_path, capsys):
     ]
 
 
-def test_one_stage_alone(folder, capsys):
-    result = run(capsys, *flags(folder), "--only", "copy")
+def test_one_stage_alone(short_music, quick_limits, capsys):
+    result = run(capsys, *flags(short_music), "--only", "copy")
     assert [row["way"] for row in result["rows"]] == ["bank=disk"]
     assert result["findings"] == []
 

@@ -1,0 +1,265 @@
+"""Which settings are the fastest here: one after another, each with the best of those before; then against the default.
+
+Only settings that change speed alone are tried: engines that pass the parity gate on this device, the batch of
+prediction (training's would change results), memory layout, compilation, decoding processes. Whether there is a bank
+changes the order of windows, so that a gain there is told, not taken.
+"""
+
+import contextlib
+import tempfile
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import tomli_w
+from rich.box import SIMPLE
+from rich.table import Table
+
+from benchmarks import bench_features, bench_predict, bench_stream, bench_train, plots, stages, timing
+from benchmarks.bench import Bench, powers, prepare
+from melgpu import environment, files, parity, windows, worker
+from melgpu.errors import InputError
+from melgpu.recipe import Recipe, lay_overrides
+from melgpu.stream import Stream
+
+WORTH = 1.03  # a setting that gains less stays as it is
+ROUNDS = 2  # of all values in turn: a machine's speed drifts
+ALWAYS = ("stream.workers", "stream.predict_batch_size", "machine.feature_batch", "machine.channels_last")
+
+
+@dataclass
+class Trial:
+    """What was tried of one setting: rates in windows/s by value, what could not be tried, and what is kept."""
+
+    setting: str
+    before: object
+    rates: dict[object, list[float]] = field(default_factory=dict)
+    refused: dict[object, str] = field(default_factory=dict)
+
+    def median(self, value: object) -> float:
+        return float(np.median(self.rates[value]))
+
+    def gain(self, value: object) -> float:
+        """How many times as fast as the value before."""
+        return self.median(value) / self.median(self.before)
+
+    @property
+    def best(self) -> object:
+        """The fastest value, or the one before where that gains too little or cannot be compared."""
+        if self.before not in self.rates:
+            return self.before
+        fastest = max(self.rates, key=self.median)
+        apart = np.quantile(self.rates[fastest], 0.25) > np.quantile(self.rates[self.before], 0.75)
+        return fastest if apart and self.gain(fastest) > WORTH else self.before
+
+    @property
+    def kept(self) -> object:
+        """The best value that leaves results as they are: there is no bank where there was none."""
+        return self.before if (self.setting, self.before) == ("stream.bank", "off") else self.best
+
+
+def changed(settings: Recipe, key: str, value: object) -> Recipe:
+    """A recipe with one `table.key` changed. Raises InputError."""
+    return lay_overrides(settings, [f"{key}={tomli_w.dumps({'x': value}).partition('=')[2].strip()}"])
+
+
+def value_of(settings: Recipe, key: str) -> object:
+    table, name = key.split(".")
+    return getattr(getattr(settings, table), name)
+
+
+def attempt(settings: Recipe, key: str, values: list, measure: Callable[[Recipe], list[float]]) -> Trial:
+    """Rates under each value of a setting, in turn; one that does not work here is left out."""
+    trial = Trial(key, value_of(settings, key))
+    for value in ROUNDS * list(dict.fromkeys([trial.before, *values])):
+        try:
+            if value not in trial.refused:
+                trial.rates[value] = trial.rates.get(value, []) + measure(changed(settings, key, value))
+        except (InputError, RuntimeError) as error:  # an inexact engine; too little memory; no compiler
+            trial.rates.pop(value, None)
+            trial.refused[value] = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return trial
+
+
+def decoding(bench: Bench, settings: Recipe) -> list[float]:
+    """Files to samples."""
+    target = bench.folder / "pcm"
+    target.touch()
+    rate, track_s = bench.job
+    job = rate, windows.samples(track_s, rate), str(target), 0
+    return bench.in_processes(worker.store, job, min(settings.stream.workers, bench.cores))
+
+
+def drawing(bench: Bench, settings: Recipe) -> list[float]:
+    """Samples to pictures; raises InputError where an engine misses the parity gate on this device."""
+    draw = stages.front_end(settings, bench.device)
+    parity.refuse_inexact(parity.figures(draw, settings.audio.sample_rate, bench.device))
+    waves = stages.noise(settings, settings.optim.batch_size, bench.device)
+    return bench_features.time_front_end(draw, waves, bench.effort.seconds)["samples_windows_per_s"]
+
+
+def stepping(bench: Bench, settings: Recipe, names: list[str]) -> list[float]:
+    """Training steps of networks on pictures that lie on the device."""
+    effort = bench.effort
+    job = effort.batch_size, effort.steps, effort.repeats, bench.device
+    times = np.array([bench_train.time_ready(name, settings, *job) for name in names])
+    return (len(names) * effort.batch_size / times.sum(0)).tolist()
+
+
+def judging(bench: Bench, settings: Recipe, name: str) -> list[float]:
+    """Answers of a network to pictures that lie on the device."""
+    size = settings.stream.predict_batch_size
+    return [size / own for own in bench_predict.time_ready(name, settings, size, bench.effort.repeats, bench.device)]
+
+
+def streaming(bench: Bench, settings: Recipe) -> list[float]:
+    """Files, or the bank, to batches on the device."""
+    bank = None if settings.stream.bank == "off" else bench.bank
+    job = bench_stream.nothing, bench.effort.repeats + 1
+    return bench_stream.time_way(bench.paths, settings, bench.device, bank, *job)["samples_windows_per_s"][1:]
+
+
+def trials(bench: Bench, settings: Recipe, quick: bool) -> Iterator[tuple[Trial, Recipe]]:
+    """Each setting in turn, with what is kept of those before; the recipe as it is after it."""
+    on_gpu = bench.device.type == "cuda"
+    names = list(settings.rounds[-1].backbones)[: 1 if quick else None]
+    batches = [8, 32] if quick else [8, 16, 32, 64, 128, 256] if on_gpu else [1, 4, 8, 16, 32]
+    engines = [name for name, _ in bench_features.engines(settings.mel, settings.audio.sample_rate, bench.device)]
+    if settings.mel.engine == "auto":  # which is one of them
+        engines.remove(stages.front_end(settings, bench.device).engine_on(bench.device))
+    plan: list[tuple[str, list, Callable[[Recipe], list[float]]]] = [
+        ("stream.workers", powers(bench.cores), lambda now: decoding(bench, now)),
+        ("mel.engine", engines, lambda now: drawing(bench, now)),
+        ("machine.feature_batch", batches, lambda now: drawing(bench, now)),
+        ("machine.channels_last", [True, False], lambda now: stepping(bench, now, names)),
+        ("machine.compile", [] if quick else [True, False], lambda now: stepping(bench, now, names[:1])),
+        ("stream.predict_batch_size", batches[-3:], lambda now: judging(bench, now, names[0])),
+        ("stream.bank", ["disk", *(["gpu"] if on_gpu else [])], lambda now: streaming(bench, now)),
+    ]
+    for key, values, measure in plan:
+        if values:
+            trial = attempt(settings, key, values, measure)
+            settings = changed(settings, key, trial.kept)
+            yield trial, settings
+
+
+def versus(bench: Bench, tuned: Recipe, name: str) -> dict[str, dict[str, list[float]]]:
+    """Windows a second of training and of prediction from files, by tuned and by default settings in turn."""
+    ways, found = {"default": bench.settings, "tuned": tuned}, {}
+    for what, work in (("training", training), ("prediction", prediction)):
+        rates: dict[str, list[float]] = {way: [] for way in ways}
+        with contextlib.ExitStack() as stack:
+            loops = {way: stack.enter_context(contextlib.closing(work(bench, own, name))) for way, own in ways.items()}
+            for _ in range(bench.effort.repeats + 1):
+                for way, loop in loops.items():
+                    rates[way].append(next(loop))
+        found[what] = {way: own[1:] for way, own in rates.items()}  # the first warms up
+    return found
+
+
+def training(bench: Bench, settings: Recipe, name: str) -> Generator[float]:
+    """Windows a second of steps from files, sample after sample, each after what was decoded ahead is used up."""
+    effort, device = bench.effort, bench.device
+    if device.type == "cpu":  # steps are slow: less ahead is sooner used up
+        ahead = settings.stream.model_copy(update={"decode_ahead": max(2, bench.workers)})
+        settings = settings.model_copy(update={"stream": ahead})
+    bank = None if settings.stream.bank == "off" else bench.bank
+    with Stream(bench.paths, settings.audio, settings.stream, device, bank) as stream:
+        state, draw = bench_train.begin(name, settings, device), stages.front_end(settings, device)
+        batches = stages.epochs(stream, settings, effort.batch_size)
+        loop = bench_train.training_loop(state, name, settings, draw, batches)
+        while True:
+            bench_train.time_steps(loop, bench_train.head_start(settings, effort.batch_size), device)
+            yield effort.batch_size / bench_train.time_steps(loop, effort.steps, device)
+
+
+def prediction(bench: Bench, settings: Recipe, name: str) -> Generator[float]:
+    """Windows a second from files to probabilities, sample after sample."""
+    paths, device, draw = bench.paths[: bench.effort.judged], bench.device, stages.front_end(settings, bench.device)
+    models, order = [bench_predict.build(name, settings, device)], bench_predict.order_of(settings, len(paths))
+    with Stream(paths, settings.audio, settings.stream, device) as stream:
+        while True:
+            batches = stream.batches(order, stages.window_samples(settings), settings.stream.predict_batch_size)
+            yield len(order) / bench_predict.time_pass(models, draw, batches, settings, device)
+
+
+def ratios(rates: dict[str, list[float]]) -> tuple[float, float, float]:
+    """How many times as fast as the default, sample by sample: median, least and most."""
+    found = [tuned / default for tuned, default in zip(rates["tuned"], rates["default"], strict=True)]
+    return float(np.median(found)), min(found), max(found)
+
+
+def toml(tried: list[Trial], tuned: Recipe, stamp: str, date: str) -> str:
+    """The file to lay over a recipe: what was kept, where it was measured, and what else would gain."""
+    changes = [key for key in (trial.setting for trial in tried) if key in ALWAYS]
+    changes += [trial.setting for trial in tried if trial.setting not in ALWAYS and trial.kept != trial.before]
+    data: dict[str, dict] = {"machine": {"tuned_on": stamp}}
+    for key in changes:
+        table, name = key.split(".")
+        data.setdefault(table, {})[name] = value_of(tuned, key)
+    told = "".join(f"# {line}\n" for line in hints(tried))
+    return f"# What is the fastest on one machine; python -m benchmarks tune, {date}.\n{told}\n{tomli_w.dumps(data)}"
+
+
+def hints(tried: list[Trial]) -> list[str]:
+    """Gains that are not taken because they change results."""
+    return [
+        f'{trial.setting} = "{trial.best}" streams {trial.gain(trial.best):.1f} times as fast as "{trial.before}", '
+        "but shuffles whole epochs: other results"
+        for trial in tried
+        if trial.best != trial.kept
+    ]
+
+
+def table(tried: list[Trial]) -> Table:
+    shown = Table(title="One setting after another, windows/s of the stage that it sets", box=SIMPLE)
+    for column in ("setting", "tried", "kept"):
+        shown.add_column(column)
+    for trial in tried:
+        rates = [f"{value}: {trial.median(value):,.3g}" for value in trial.rates]
+        refused = [f"{value}: no ({why[:60]})" for value, why in trial.refused.items()]
+        shown.add_row(trial.setting, ", ".join(rates + refused), str(trial.kept))
+    return shown
+
+
+def plot(tried: list[Trial], title: str, path: Path) -> None:
+    """How many times as fast each value is as the one that was set before."""
+    gains = [(one, value) for one in tried if one.before in one.rates for value in one.rates]
+    bars = {(f"{one.setting} = {value}", ""): one.gain(value) for one, value in gains if one.setting != "stream.bank"}
+    plots.bars(bars, "times as fast as before", title, path)
+
+
+def main(args) -> int:
+    """Try the settings, write the fastest to a TOML file, and hold them against the default."""
+    console = timing.console()
+    with tempfile.TemporaryDirectory() as folder:
+        bench = prepare(args, Path(folder))
+        result, tried, tuned = {"benchmark": "tune", **timing.machine(bench.device)}, [], bench.settings
+        for trial, so_far in trials(bench, bench.settings, args.quick):
+            tried, tuned = [*tried, trial], so_far
+            console.print(f"{trial.setting}: {trial.kept} of {', '.join(map(str, [*trial.rates, *trial.refused]))}")
+        name = tuned.rounds[-1].backbones[0]
+        result["versus"] = {"backbone": name, **versus(bench, tuned, name)}
+        stamp = environment.stamp(bench.device)
+    result["trials"] = [
+        {"setting": one.setting, "before": one.before, "kept": one.kept, "refused": _keyed(one.refused)}
+        | {"samples_windows_per_s": _keyed(one.rates)}
+        for one in tried
+    ]
+    path = args.write
+    files.write_text(path, toml(tried, tuned, stamp, result["date"]))
+    console.print(table(tried))
+    for hint in hints(tried):
+        console.print(f"not taken: {hint}")
+    for what in ("training", "prediction"):
+        middle, low, high = ratios(result["versus"][what])
+        console.print(f"{what} {name} from files: {middle:.2f} times the default's speed ({low:.2f} to {high:.2f})")
+    console.print(f"{path} is written: python train.py --recipe zalo2019 --recipe {path} ...")
+    if args.plot:
+        plot(tried, result["device"], args.plot)
+    return timing.finish(result, args.out, ())
+
+
+def _keyed(found: dict[object, object]) -> dict[str, object]:
+    return {str(value): own for value, own in found.items()}

@@ -1,0 +1,86 @@
+"""Tuned settings: chosen by what was measured, laid over a recipe, and without a trace in the results."""
+
+import numpy as np
+import pytest
+import torch
+from test_suite import flags, run
+
+from benchmarks import bench_train, stages, tune
+from benchmarks.tune import Trial
+from melgpu import environment, inference, recipe, tables
+
+CPU = torch.device("cpu")
+
+
+def test_a_value_is_kept_where_it_gains():
+    trial = Trial("machine.feature_batch", 8, {8: [100.0, 101.0, 99.0], 16: [120.0, 121.0, 119.0], 4: [50.0] * 3})
+    assert (trial.best, trial.kept) == (16, 16)
+    assert trial.gain(16) == pytest.approx(1.2)
+    assert Trial("machine.feature_batch", 8, {8: [100.0] * 3, 16: [102.0] * 3}).kept == 8  # too little
+    assert Trial("machine.feature_batch", 8, {8: [90.0, 100.0, 130.0], 16: [80.0, 110.0, 140.0]}).kept == 8  # noise
+    assert Trial("machine.compile", False, {}, {False: "broken"}).kept is False
+
+
+def test_a_bank_is_told_and_not_taken():
+    off = Trial("stream.bank", "off", {"off": [1.0, 1.0], "disk": [9.0, 9.0]})
+    assert (off.best, off.kept) == ("disk", "off")
+    assert "9.0 times as fast" in tune.hints([off])[0]
+    disk = Trial("stream.bank", "disk", {"disk": [1.0, 1.0], "gpu": [9.0, 9.0]})
+    assert (disk.kept, tune.hints([disk])) == ("gpu", [])
+
+
+def test_what_does_not_work_here_is_left_out():
+    def measure(settings):
+        if settings.machine.feature_batch == 3:
+            raise RuntimeError("no memory\nat all")
+        return [float(settings.machine.feature_batch + 1)] * 2
+
+    trial = tune.attempt(recipe.load([]), "machine.feature_batch", [3, 5], measure)
+    assert trial.rates == {0: [1.0] * 4, 5: [6.0] * 4}
+    assert trial.refused == {3: "no memory"}
+    assert trial.kept == 5
+
+
+def test_an_engine_that_misses_the_gate_is_refused(monkeypatch):
+    monkeypatch.setattr(tune.parity, "MAX_DB", 0.0)
+    bench = type("Bench", (), {"device": CPU})
+    trial = tune.attempt(recipe.load(["demo"]), "mel.engine", ["fft"], lambda now: tune.drawing(bench, now))
+    assert trial.rates == {}
+    assert set(trial.refused) == {"auto", "fft"}
+    assert all("inexact" in why for why in trial.refused.values())
+
+
+def test_the_ratio_is_taken_sample_by_sample():
+    assert tune.ratios({"default": [1.0, 2.0, 4.0], "tuned": [2.0, 6.0, 4.0]}) == (2.0, 1.0, 3.0)
+
+
+def test_tune(short_music, quick_limits, tmp_path, capsys):
+    path = tmp_path / "tuned.toml"
+    result = run(capsys, "tune", *flags(short_music), "--write", path, "--plot", tmp_path / "x.png")
+    assert [one["setting"] for one in result["trials"]][-1] == "stream.bank"
+    assert all(one["samples_windows_per_s"] for one in result["trials"])
+    assert len(result["versus"]["training"]["tuned"]) == len(result["versus"]["training"]["default"]) > 0
+    made = recipe.load(["zalo2019", str(path)])
+    assert made.machine.tuned_on == environment.stamp(CPU)
+    assert made.model_copy(update={"mel": recipe.load([]).mel}).digest() == recipe.load([]).digest()
+    assert set(tables.read(path)) <= {"machine", "stream", "mel"}
+
+
+def test_tuned_settings_leave_results_as_they_are(tmp_path):
+    """The same losses and probabilities, but for the last digits of float32."""
+    path = tmp_path / "tuned.toml"
+    path.write_text("[machine]\nchannels_last = false\nfeature_batch = 3\n[mel]\nengine = 'nnaudio'\n")
+    overrides = ["optim.precision='float32'", "mel.image_size=75", "backbone.dropout=0.0"]
+    found = []
+    for names in (["demo"], ["demo", str(path)]):
+        settings = recipe.load(names, overrides)
+        torch.manual_seed(0)
+        state, draw = bench_train.begin("resnet10t", settings, CPU), stages.front_end(settings, CPU)
+        batches = stages.same_batch(stages.noise(settings, 8, CPU))
+        loop = bench_train.training_loop(state, "resnet10t", settings, draw, batches)
+        losses = [state.sums[0].item() for _, _ in zip(range(3), loop, strict=False)]
+        ((_, probs),) = inference.window_probs([state.model], draw, [next(batches)], flip=True, bfloat16=False)
+        found.append((losses, probs[0].numpy()))
+    (losses, probs), (other_losses, other_probs) = found
+    assert losses == pytest.approx(other_losses, rel=1e-3)
+    np.testing.assert_allclose(probs, other_probs, atol=1e-3)
