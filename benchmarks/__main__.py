@@ -37,6 +37,15 @@ TUNE_EXAMPLES = """examples:
 A run that is there already keeps its recipe: give it the lines of tuned.toml as --set TABLE.KEY=VALUE. A run says so
 when its settings were tuned on another device, driver or version."""
 
+COMPARE = """How much faster than the ways that melgpu replaces? The original solution's (librosa loads a file,
+matplotlib draws each window's mel picture into a JPEG file, Pillow reads it back) and the front ends that people use
+(torchaudio, torchlibrosa, stock nnAudio, librosa; NVIDIA DALI where it is installed), from the same files on the same
+cores, in turn; as ratios with their spread, with disk space and the waiting time until the first training step."""
+COMPARE_EXAMPLES = """examples:
+  python -m benchmarks compare                              two-minute mp3s, pictures of 512 pixels (minutes)
+  python -m benchmarks compare --quick                      a first look
+  python -m benchmarks compare --music ~/music --out compared.json --plot compared.png"""
+
 
 def suite():
     parser = _parser("", __doc__, SUITE)
@@ -54,6 +63,12 @@ def tune():
     return parser
 
 
+def compare():
+    parser = _parser(" compare", COMPARE, COMPARE_EXAMPLES)
+    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="keep a plot")
+    return parser
+
+
 def _parser(command: str, description: str, examples: str):
     parser = flags.arguments(description, tracks=16, epilog=examples)
     parser.prog = f"python -m benchmarks{command}"
@@ -61,7 +76,7 @@ def _parser(command: str, description: str, examples: str):
     return parser
 
 
-COMMANDS = {"suite": suite, "tune": tune}
+COMMANDS = {"suite": suite, "tune": tune, "compare": compare}
 
 
 def main(given: list[str] | None = None) -> int:

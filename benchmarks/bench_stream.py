@@ -64,15 +64,16 @@ def nothing(waves: torch.Tensor) -> None:
 
 def time_original(paths: list[str], settings: Recipe, folder: str, workers: int) -> dict:
     with Pool(workers, 600.0) as pool:
-        job = settings.audio.sample_rate, folder
+        job = folder, settings.model_dump(mode="json", include={"audio", "windows", "mel"})
         for answer in [pool.submit(rivals.original_way, paths[0], *job) for _ in range(2 * workers)]:  # warms all up
             answer.result()
         started = time.perf_counter()
         answers = [pool.submit(rivals.original_way, path, *job) for path in paths]
-        count = answers[0].result()
+        answers[0].result()
         first_s = time.perf_counter() - started
-        count += sum(answer.result() for answer in answers[1:])
-    return {"windows_per_s": count / (time.perf_counter() - started), "first_batch_s": first_s}
+        counts, sizes = zip(*(answer.result() for answer in answers), strict=True)
+    rate = sum(counts) / (time.perf_counter() - started)
+    return {"windows_per_s": rate, "first_batch_s": first_s, "bytes_a_track": sum(sizes) / len(sizes)}
 
 
 def copy_limit(settings: Recipe, bank: Bank, device: torch.device) -> float:

@@ -7,9 +7,7 @@ import numpy as np
 import soundfile
 import soxr
 
-from melgpu import decode
-
-PICTURE = 512  # pixels of the files that the original way writes
+from melgpu import decode, windows
 
 
 def limit(path: str, sample_rate: int, track_s: float) -> None:
@@ -71,27 +69,43 @@ def librosa_load(path: str, sample_rate: int, track_s: float) -> None:
     librosa.load(path, sr=sample_rate, duration=track_s)
 
 
-def original_way(path: str, sample_rate: int, folder: str) -> int:
-    """One track: load, mel, draw, save, and read back; returns the number of windows."""
+def original_way(path: str, folder: str, settings: dict) -> tuple[int, int]:
+    """One track: load, mel, draw, save, and read back; returns the number of windows and their files' bytes.
+
+    `settings` are a recipe's tables `audio`, `windows` and `mel`.
+    """
     import librosa
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
-    from PIL import Image
 
-    wave, _ = librosa.load(path, sr=sample_rate)
-    count, hop, length = 11, 10 * sample_rate, 20 * sample_rate
+    audio, spec, mel = settings["audio"], settings["windows"], settings["mel"]
+    rate, pixels, size = audio["sample_rate"], mel["image_size"], 0
+    frames = {"n_fft": mel["n_fft"], "hop_length": mel["hop_length"], "n_mels": mel["n_mels"]}
+    wave, _ = librosa.load(path, sr=rate, duration=audio["track_s"])
+    wave = np.resize(wave, round(audio["track_s"] * rate))
+    count = windows.num_windows(audio["track_s"], spec["window_s"], spec["hop_s"])
     for number in range(count):
-        part = np.resize(wave, 120 * sample_rate)[number * hop : number * hop + length]
-        power = librosa.feature.melspectrogram(y=part, sr=sample_rate, n_fft=2048, hop_length=512, n_mels=512)
-        figure = plt.figure(figsize=(PICTURE / 100, PICTURE / 100), dpi=100)
+        start = round(number * spec["hop_s"] * rate)
+        part = wave[start : start + round(spec["window_s"] * rate)]
+        power = librosa.feature.melspectrogram(y=part, sr=rate, **frames)
+        figure = plt.figure(figsize=(pixels / 100, pixels / 100), dpi=100)
         axes = figure.add_axes((0, 0, 1, 1))
         axes.axis("off")
         axes.imshow(librosa.power_to_db(power, ref=np.max), origin="lower", aspect="auto", cmap="viridis")
         place = Path(folder) / f"{os.getpid()}.jpg"
         figure.savefig(place)
         plt.close(figure)
-        with Image.open(place) as image:
-            np.asarray(image.convert("RGB").resize((PICTURE, PICTURE), Image.Resampling.BICUBIC), np.float32)
-    return count
+        size += place.stat().st_size
+        read_back(str(place), pixels, 1)
+    return count, size
+
+
+def read_back(picture: str, pixels: int, count: int) -> None:
+    """What a later epoch of the original way does, so many times."""
+    from PIL import Image
+
+    for _ in range(count):
+        with Image.open(picture) as image:
+            np.asarray(image.convert("RGB").resize((pixels, pixels), Image.Resampling.BICUBIC), np.float32)

@@ -1,0 +1,44 @@
+"""NVIDIA DALI's front end, where it is installed: the recipe's pictures by its operators, from waves on the device."""
+
+import nvidia.dali.fn as fn
+import nvidia.dali.types as types
+import torch
+from nvidia.dali import pipeline_def
+from nvidia.dali.plugin.pytorch import feed_ndarray
+
+from melgpu.recipe import Recipe
+
+
+def front_end(settings: Recipe, device: torch.device):
+    """A callable from waves (B, T) to pictures (B, 3, S, S); it builds a pipeline for each size of batch."""
+    on_gpu, made = device.type == "cuda", {}
+
+    def draw(waves: torch.Tensor) -> torch.Tensor:
+        options = {"batch_size": len(waves), "num_threads": torch.get_num_threads(), "prefetch_queue_depth": 1}
+        options["device_id"] = (device.index or 0) if on_gpu else None
+        if len(waves) not in made:
+            made[len(waves)] = _pictures(settings, "gpu" if on_gpu else "cpu", **options)
+            made[len(waves)].build()
+        pipeline = made[len(waves)]
+        pipeline.feed_input("waves", list(waves) if on_gpu else list(waves.numpy()))
+        (drawn,) = pipeline.run()
+        dense = drawn.as_tensor()
+        pictures = torch.empty(dense.shape(), device=device)
+        feed_ndarray(dense, pictures, cuda_stream=torch.cuda.current_stream(device) if on_gpu else None)
+        return pictures.permute(0, 3, 1, 2).expand(-1, 3, -1, -1)
+
+    return draw
+
+
+@pipeline_def
+def _pictures(settings: Recipe, where: str):
+    """Waves to (S, S, 1); Slaney's scale and norm, dB re each window's maximum."""
+    spec, rate = settings.mel, settings.audio.sample_rate
+    waves = fn.external_source(name="waves", device=where, dtype=types.FLOAT, ndim=1)
+    frames = {"nfft": spec.n_fft, "window_length": spec.n_fft, "window_step": spec.hop_length}
+    mels = fn.mel_filter_bank(
+        fn.spectrogram(waves, reflect_padding=False, **frames), sample_rate=float(rate), nfilter=spec.n_mels
+    )
+    decibels = fn.to_decibels(mels, multiplier=10.0, cutoff_db=-spec.top_db)
+    shades = fn.reshape(fn.expand_dims(decibels / spec.top_db + 1, axes=[2]), layout="HWC")
+    return fn.resize(fn.flip(shades, horizontal=0, vertical=1), size=[spec.image_size, spec.image_size])
