@@ -46,6 +46,14 @@ COMPARE_EXAMPLES = """examples:
   python -m benchmarks compare --quick                      a first look
   python -m benchmarks compare --music ~/music --out compared.json --plot compared.png"""
 
+COST = """How long will the whole recipe take here? Hours and GPU-hours of every training and prediction on the
+competition's tracks, and of judging a thousand, a hundred thousand and ten million tracks, from rates that are measured
+now, or that a run of the suite has kept; with all that is assumed."""
+COST_EXAMPLES = """examples:
+  python -m benchmarks --out suite.json && python -m benchmarks cost --from suite.json
+  python -m benchmarks cost                       measures what it needs first (minutes)
+  python -m benchmarks cost --recipe modern"""
+
 
 def suite():
     parser = _parser("", __doc__, SUITE)
@@ -69,6 +77,14 @@ def compare():
     return parser
 
 
+def cost():
+    parser = _parser(" cost", COST, COST_EXAMPLES)
+    parser.add_argument(
+        "--from", type=Path, dest="measured", metavar="FILE.json", help="what the suite's --out has kept"
+    )
+    return parser
+
+
 def _parser(command: str, description: str, examples: str):
     parser = flags.arguments(description, tracks=16, epilog=examples)
     parser.prog = f"python -m benchmarks{command}"
@@ -76,7 +92,7 @@ def _parser(command: str, description: str, examples: str):
     return parser
 
 
-COMMANDS = {"suite": suite, "tune": tune, "compare": compare}
+COMMANDS = {"suite": suite, "tune": tune, "compare": compare, "cost": cost}
 
 
 def main(given: list[str] | None = None) -> int:

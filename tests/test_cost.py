@@ -1,0 +1,89 @@
+"""What the recipe costs, by rates made by hand; each expectation is worked out beside it."""
+
+import json
+
+import numpy as np
+import pytest
+from test_suite import TINY
+
+from benchmarks import __main__, cost, timing
+from benchmarks.cost import Rates
+from melgpu import recipe, windows
+from melgpu.errors import InputError
+
+ZALO = recipe.load([])
+NAMES = sorted({name for spec in ZALO.rounds for name in spec.backbones})
+FAST = Rates(dict.fromkeys(NAMES, 100.0), pictures=1e9, views=1000.0, shared=False)
+
+
+def test_the_competitions_tracks_and_their_windows():
+    assert sum(cost.CLASS_TRACKS.values()) == 5158
+    labels = [label for label, tracks in cost.CLASS_TRACKS.items() for _ in range(tracks)]
+    order = windows.training_order(np.arange(5158), labels, ZALO.audio, ZALO.windows)
+    assert len(order) == 191 * 21 + 4967 * 11 == 58_648  # classes 1, 9 and 10 are dense
+    assert cost.epoch_windows(ZALO, 1, 32) == 46_912  # 1,466 batches of four fifths
+    assert cost.epoch_windows(ZALO, 2, 32) == 56_768  # and 866.5 test tracks of 11.37 windows each: 1,774 batches
+
+
+def test_training_takes_its_epochs_and_their_validation():
+    epoch_s = 46_912 / 100 + 5158 / 5 * 11 / 1000
+    assert cost.training_s(ZALO, FAST, 1, 20) == pytest.approx(3 * 2 * 20 * epoch_s)
+    assert cost.training_s(ZALO, FAST, 1, None) == pytest.approx(3 * 2 * 100 * epoch_s)
+    later_s = 56_768 / 100 + 5158 / 5 * 11 / 1000
+    most = 4 * 100 + 40 + 25  # resnet50 and xception have less
+    assert cost.training_s(ZALO, FAST, 2, None) == pytest.approx(3 * most * later_s)
+
+
+def test_prediction_is_a_pass_of_all_networks_and_both_views():
+    count = 5158 * 11 + 1733 * 21
+    assert cost.prediction_s(ZALO, FAST, 2) == pytest.approx(count * 18 * 2 / 1000)
+    assert cost.libraries(ZALO, FAST)[1000] == pytest.approx(1000 * 11 * 36 / 1000)
+    slow_files = Rates(FAST.train, pictures=10.0, views=1000.0, shared=False)
+    assert cost.libraries(ZALO, slow_files)[1000] == pytest.approx(1000 * 11 / 10)
+    on_cpu = Rates(FAST.train, pictures=10.0, views=1000.0, shared=True)
+    assert cost.libraries(ZALO, on_cpu)[1000] == pytest.approx(1000 * 11 * (1 / 10 + 36 / 1000))
+
+
+def result(**more) -> dict:
+    rows = [{"stage": "train", "way": f"{name}, from files", "windows_per_s": 100.0} for name in NAMES]
+    rows += [{"stage": "stream", "way": "files to pictures", "windows_per_s": 1e9}]
+    rows += [{"stage": "predict", "way": "6 networks, networks alone", "windows_per_s": 1000 / 12, "models": 6}]
+    tables = {name: ZALO.model_dump(mode="json")[name] for name in ("audio", "windows", "mel")}
+    about = {"benchmark": "suite", "schema": timing.SCHEMA, "recipe": tables, "on_gpu": True, "batch_size": 32}
+    machine = dict.fromkeys(("device", "driver", "packages", "git_commit", "date", "platform", "python"), "x")
+    return {"rows": rows, **about, **machine, "cores": 16, "threads": 1, **more}
+
+
+def test_rates_come_from_a_suite():
+    assert cost.rates_of(result(), ZALO, "x") == FAST
+    rows = [row for row in result()["rows"] if row["way"] not in ("resnet50, from files", "files to pictures")]
+    with pytest.raises(InputError, match="no rates of resnet50, stream"):
+        cost.rates_of(result(rows=rows), ZALO, "x")
+    with pytest.raises(InputError, match=r"another recipe \(mel differs"):
+        cost.rates_of(result(), recipe.load([], ["mel.image_size=80"]), "x")
+
+
+def test_the_cost_of_a_kept_result(tmp_path, capsys):
+    path = tmp_path / "suite.json"
+    path.write_text(json.dumps(result()))
+    assert __main__.main(["cost", "--from", str(path), "--out", str(tmp_path / "cost.json")]) == 0
+    shown = capsys.readouterr().out
+    found = json.loads(shown.splitlines()[-1])
+    assert found == json.loads((tmp_path / "cost.json").read_text())
+    assert found["whole_s"][0] == pytest.approx(sum(usual for _, usual, _ in found["steps"]))
+    assert "GPU-hours" in shown
+    assert "5,158 training tracks" in shown
+    assert [int(tracks) for tracks in found["libraries_s"]] == [1_000, 100_000, 10_000_000]
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"benchmark": "decode"}', '{"benchmark": "suite", "schema": 0}'])
+def test_another_file_is_refused(tmp_path, content):
+    (tmp_path / "x.json").write_text(content)
+    with pytest.raises(InputError, match="no result of"):
+        cost.read(tmp_path / "x.json")
+
+
+def test_it_measures_what_it_needs(monkeypatch, short_music, capsys):
+    monkeypatch.setattr(cost.suite, "run", lambda bench, names: result(rows=[], asked=names))
+    with pytest.raises(InputError, match="no rates of"):
+        __main__.main(["cost", "--quick", "--music", str(short_music), "--set", TINY, "--device", "cpu"])
