@@ -1,5 +1,6 @@
 """One entry to all benchmarks: what is my machine's limit, what holds it back, what should I set?"""
 
+import argparse
 import importlib
 import sys
 from pathlib import Path
@@ -54,6 +55,10 @@ COST_EXAMPLES = """examples:
   python -m benchmarks cost                       measures what it needs first (minutes)
   python -m benchmarks cost --recipe modern"""
 
+README_EXAMPLES = """examples:
+  python -m benchmarks --out benchmarks/results/suite-my-gpu.json
+  python -m benchmarks readme"""
+
 
 def suite():
     parser = _parser("", __doc__, SUITE)
@@ -85,6 +90,15 @@ def cost():
     return parser
 
 
+def readme():
+    return argparse.ArgumentParser(
+        "python -m benchmarks readme",
+        description="Writes README.md's table of results anew, from the JSON in benchmarks/results/.",
+        epilog=README_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
 def _parser(command: str, description: str, examples: str):
     parser = flags.arguments(description, tracks=16, epilog=examples)
     parser.prog = f"python -m benchmarks{command}"
@@ -92,7 +106,7 @@ def _parser(command: str, description: str, examples: str):
     return parser
 
 
-COMMANDS = {"suite": suite, "tune": tune, "compare": compare, "cost": cost}
+COMMANDS = {"suite": suite, "tune": tune, "compare": compare, "cost": cost, "readme": readme}
 
 
 def main(given: list[str] | None = None) -> int:
