@@ -40,7 +40,7 @@ def test_a_block_by_hand(tmp_path):
         ],
     }
     tune = {"benchmark": "tune", "git_commit": None, "versus": {"backbone": "resnet50"}}
-    tune["versus"] |= dict.fromkeys(("training", "prediction"), {"tuned": [2.0, 6.0], "default": [1.0, 2.0]})
+    tune["versus"] |= {what: {"tuned": [2.0, 6.0], "default": [1.0, 2.0]} for what in ("training", "prediction")}
     for name, result in (("a", suite), ("b", tune)):
         (tmp_path / f"{name}.json").write_text(json.dumps({**ABOUT, **result}))
     made = readme.block(tmp_path)
