@@ -100,7 +100,7 @@ def readme():
 
 
 def _parser(command: str, description: str, examples: str):
-    parser = flags.arguments(description, tracks=16, epilog=examples)
+    parser = flags.arguments(description, tracks="16, on a GPU 128", epilog=examples)
     parser.prog = f"python -m benchmarks{command}"
     parser.add_argument("--quick", action="store_true", help="a first look: the demo's small pictures, two networks")
     return parser

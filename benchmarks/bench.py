@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from benchmarks import bench_decode, bench_features, bench_stream, bench_train, flags, limits, rivals, stages, timing
-from melgpu import backbone, cli, windows
+from melgpu import backbone, cli, windows, worker
 from melgpu.bank import Bank
 from melgpu.recipe import Recipe
 
@@ -87,48 +87,55 @@ class Bench:
         return self.settings.audio.sample_rate, self.settings.audio.track_s
 
     def in_processes(self, call, more: tuple, workers: int | None = None) -> list[float]:
-        """Windows a second of a function called for each file in decoding processes."""
+        """Windows a second of a function called for files in decoding processes."""
         count = self.workers if workers is None else workers
-        samples = bench_decode.measure(call, more, self.paths, count, self.effort.repeats)
-        return [len(self.paths) * self.track_windows / own for own in samples]
+        some = self.paths[: max(8, 4 * count)]
+        times = bench_decode.measure(call, more, some, count, self.effort.repeats)
+        return [len(some) * self.track_windows / own for own in times]
+
+    def decode_rates(self, workers: int) -> list[float]:
+        """Windows a second from files to samples at the recipe's rate."""
+        target = self.folder / "pcm"
+        target.touch()
+        rate, track_s = self.job
+        return self.in_processes(worker.store, (rate, windows.samples(track_s, rate), str(target), 0), workers)
 
     @cached_property
     def limits(self) -> dict[str, Limit]:
         """By name; in windows, FLOPs or bytes a second."""
-        cpu, seconds = self.device.type == "cpu", self.effort.seconds
-        waves = lambda: stages.noise(self.settings, self.effort.batch_size, self.device)  # noqa: E731
-        resample = lambda: max(self.in_processes(rivals.resample_limit, self.job))  # noqa: E731
-        return {
-            "resample": Limit("soxr within the cache", resample),
-            "pictures": Limit(
-                "bare FFT" if cpu else "memory bandwidth", lambda: bench_features.limit(self.settings.mel, waves())[1]
-            ),
-            "bank": Limit(
-                "one core's copy" if cpu else "copy in GPU memory",
-                lambda: bench_stream.copy_limit(self.settings, self.bank, self.device),
-            ),
-            "link": Limit("host to device", lambda: limits.host_to_device(self.device, seconds)),
-            **{name: self._matmul(name) for name in ("float32", "bfloat16")},
-        }
+        cpu, seconds = torch.device("cpu"), self.effort.seconds
+        found = [
+            Limit("soxr within the cache", lambda: max(self.in_processes(rivals.resample_limit, self.job))),
+            Limit("one core's copy", lambda: bench_stream.copy_limit(self.settings, self.bank, cpu)),
+            Limit("host to device", lambda: limits.host_to_device(self.device, seconds)),
+            Limit("memory bandwidth", lambda: limits.copy_bandwidth(self.device, seconds)),
+            Limit("matmul in float32", lambda: limits.matmul_flops(self.device, torch.float32, seconds)),
+            Limit("matmul in bfloat16", lambda: limits.matmul_flops(self.device, torch.bfloat16, seconds)),
+        ]
+        return {limit.name: limit for limit in found}
 
-    def _matmul(self, name: str) -> Limit:
-        dtype, seconds = getattr(torch, name), self.effort.seconds
-        return Limit(f"matmul in {name}", lambda: limits.matmul_flops(self.device, dtype, seconds))
+    @cached_property
+    def picture_limit(self) -> Limit:
+        """Of the front end, in windows a second: see bench_features."""
+        waves = stages.noise(self.settings, self.effort.batch_size, self.device)
+        name = "bare FFT" if self.device.type == "cpu" else "memory bandwidth"
+        return Limit(name, lambda: bench_features.limit(self.settings.mel, waves)[1])
+
+    @property
+    def network_limit(self) -> Limit:
+        """Of the networks, in FLOP/s."""
+        return self.limits[f"matmul in {self.precision}"]
 
     def decode_limit(self, workers: int | None = None) -> Limit:
         """Of decoding, in windows a second, in so many processes (default: the recipe's)."""
         count = self.workers if workers is None else workers
-        measure = lambda: max(self.in_processes(rivals.limit, self.job, count))  # noqa: E731
-        return self.limits.setdefault(f"decode{count}", Limit("bare libsndfile, soxr", measure))
+        limit = Limit("bare libsndfile, soxr", lambda: max(self.in_processes(rivals.limit, self.job, count)))
+        return self.limits.setdefault(f"decoding in {count} processes", limit)
 
-    @cached_property
+    @property
     def peaks(self) -> dict[str, float]:
         """FLOP/s of matrix products by precision."""
-        return {name: self.limits[name].over(0.0) for name in ("float32", "bfloat16")}
-
-    @cached_property
-    def bandwidth(self) -> float:
-        return limits.copy_bandwidth(self.device, self.effort.seconds)
+        return {name: self.limits[f"matmul in {name}"].over(0.0) for name in ("float32", "bfloat16")}
 
     @cached_property
     def precision(self) -> str:
@@ -172,6 +179,7 @@ def prepare(args, folder: Path) -> Bench:
     A CPU measures the ensemble with the networks of one fold: those of the others take as long.
     """
     device = cli.pick_device(args.device)
+    args.tracks = args.tracks or (16 if device.type == "cpu" or args.quick else 128)
     if args.quick:
         args.recipe, args.overrides = args.recipe or ["demo"], [*QUICK, *args.overrides]
     settings = flags.settings_of(args, own_workers=True)

@@ -19,7 +19,7 @@ import torch
 from rich.box import SIMPLE
 from rich.table import Table
 
-from benchmarks import flags, plots, rivals, stages, timing
+from benchmarks import flags, limits, plots, rivals, stages, timing
 from melgpu import cli, windows
 from melgpu.bank import Bank, open_bank
 from melgpu.batch import Batch
@@ -79,14 +79,15 @@ def time_original(paths: list[str], settings: Recipe, folder: str, workers: int)
 def copy_limit(settings: Recipe, bank: Bank, device: torch.device) -> float:
     """Windows a second that memory can copy: one core from the bank's pages to a batch, or the GPU inside its own."""
     length = stages.window_samples(settings)
+    if device.type == "cuda":
+        return limits.copy_bandwidth(device) / (8 * length)  # read and written
     waves = np.array(bank.waves[:32])
-    source = waves if device.type == "cpu" else torch.from_numpy(waves).to(device)
-    target = np.zeros((len(waves), length), np.float32) if device.type == "cpu" else source[:, :length].clone()
+    target = np.zeros((len(waves), length), np.float32)
     rng = np.random.default_rng(0)
 
     def copy() -> None:
         for row, start in enumerate(rng.integers(0, waves.shape[1] - length, len(waves)).tolist()):
-            target[row] = source[row, start : start + length]
+            target[row] = waves[row, start : start + length]
 
     return len(waves) / min(timing.measure(copy, device))
 
@@ -100,9 +101,9 @@ def run(settings: Recipe, paths: list[str], device: torch.device, epochs: int, f
     disk = with_bank(settings, "disk")
     bank, built_s = fill_bank(paths, disk, folder)
     result["bank"] = {"built_s": built_s, "bytes": bank.pcm.stat().st_size}
-    limit = copy_limit(settings, bank, device)
-    plans = [("cold", settings, None, None), ("bank on disk", disk, bank, limit)]
-    plans.append((f"bank in {device}'s memory", with_bank(settings, "gpu"), bank, limit))
+    most = {where: copy_limit(settings, bank, where) for where in (device, torch.device("cpu"))}
+    plans = [("cold", settings, None, None), ("bank on disk", disk, bank, most[torch.device("cpu")])]
+    plans.append((f"bank in {device}'s memory", with_bank(settings, "gpu"), bank, most[device]))
     for name, wanted, own, most in plans:
         for ending, then in (("", nothing), (", pictures", pictures)):
             row = time_way(paths, wanted, device, own, then, epochs)

@@ -8,14 +8,15 @@ from pathlib import Path
 from melgpu.recipe import Recipe
 
 
-def arguments(description: str, tracks: int | None = None, epilog: str = "") -> argparse.ArgumentParser:
-    """A parser; `tracks` is how many a benchmark of audio files takes if not told, None where it needs none."""
+def arguments(description: str, tracks: int | str = "", epilog: str = "") -> argparse.ArgumentParser:
+    """A parser; `tracks` is how many a benchmark of audio files takes if not told (text: what it makes of None)."""
     shared = argparse.ArgumentParser(
         description=description, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     if tracks:
         shared.add_argument("--music", type=Path, metavar="DIR", help="your own music (default: composed mp3)")
-        shared.add_argument("--tracks", type=int, default=tracks, help=f"files to take (default: {tracks})")
+        most = tracks if isinstance(tracks, int) else None
+        shared.add_argument("--tracks", type=int, default=most, help=f"files to take (default: {tracks})")
     shared.add_argument("--recipe", action="append", default=[], help="name or TOML file (default: zalo2019)")
     shared.add_argument("--set", action="append", default=[], dest="overrides", metavar="TABLE.KEY=VALUE")
     shared.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ...; default: a GPU where there is one")

@@ -21,7 +21,6 @@ from benchmarks import (
     timing,
 )
 from benchmarks.bench import Bench, Limit, powers, prepare
-from melgpu import windows, worker
 from melgpu.recipe import Recipe
 from melgpu.stream import Stream
 
@@ -37,12 +36,9 @@ def row(stage: str, way: str, samples: list[float], *bounds: tuple[Limit, float]
 
 def decode(bench: Bench) -> Iterator[dict]:
     """Files to samples at the recipe's rate, by number of processes."""
-    target = bench.folder / "pcm"
-    target.touch()
-    rate, track_s = bench.job
     for workers in sorted({*powers(bench.cores), bench.workers}):
-        samples = bench.in_processes(worker.store, (rate, windows.samples(track_s, rate), str(target), 0), workers)
-        yield row("decode", processes(workers), samples, (bench.decode_limit(workers), 1), workers=workers)
+        bound = bench.decode_limit(workers), 1
+        yield row("decode", processes(workers), bench.decode_rates(workers), bound, workers=workers)
 
 
 def processes(count: int) -> str:
@@ -52,16 +48,20 @@ def processes(count: int) -> str:
 def resample(bench: Bench) -> Iterator[dict]:
     """The resampler alone, which is a part of decoding."""
     samples = bench.in_processes(rivals.resample, bench.job)
-    yield row("resample", processes(bench.workers), samples, (bench.limits["resample"], 1))
+    yield row("resample", processes(bench.workers), samples, (bench.limits["soxr within the cache"], 1))
 
 
 def copy(bench: Bench) -> Iterator[dict]:
     """Decoded samples to batches on the device."""
-    inside, link = (bench.limits["bank"], 1), (bench.limits["link"], 4 * stages.window_samples(bench.settings))
-    on_gpu = bench.device.type == "cuda"
-    for where, bound in (("disk", link if on_gpu else inside), *([("gpu", inside)] if on_gpu else [])):
+    length, on_gpu = stages.window_samples(bench.settings), bench.device.type == "cuda"
+    bounds = {"disk": [(bench.limits["one core's copy"], 1)]}
+    if on_gpu:
+        link = bench.limits["host to device"], 4 * length
+        bounds["disk"] += [link]
+        bounds["gpu"] = [(bench.limits["memory bandwidth"], 8 * length)]  # read and written
+    for where, own in bounds.items():
         wanted = bench_stream.with_bank(bench.settings, where)
-        yield row("copy", f"bank={where}", _stream(bench, wanted, bench_stream.nothing, bench.bank), bound)
+        yield row("copy", f"bank={where}", _stream(bench, wanted, bench_stream.nothing, bench.bank), *own)
     if on_gpu:
         found = stages.copies(bench.settings, bench.effort.batch_size, bench.device, bench.effort.seconds)
         yield row("copy", "host to device", found, link)
@@ -75,14 +75,14 @@ def features(bench: Bench) -> Iterator[dict]:
         for name, front_end in bench_features.engines(spec, rate, bench.device):
             found = bench_features.time_front_end(front_end, waves, bench.effort.seconds)["samples_windows_per_s"]
             more = {"engine": name, "batch_size": batch_size, "curve": batch_size != bench.effort.batch_size}
-            yield row("features", f"{name}, batch of {batch_size}", found, (bench.limits["pictures"], 1), **more)
+            yield row("features", f"{name}, batch of {batch_size}", found, (bench.picture_limit, 1), **more)
 
 
 def stream(bench: Bench) -> Iterator[dict]:
     """Files to batches on the device, and on to pictures."""
     draw, bounds = stages.front_end(bench.settings, bench.device), [(bench.decode_limit(), 1)]
     yield row("stream", "files to batches", _stream(bench, bench.settings, bench_stream.nothing, None), *bounds)
-    bounds += [(bench.limits["pictures"], 1)]
+    bounds += [(bench.picture_limit, 1)]
     yield row("stream", "files to pictures", _stream(bench, bench.settings, draw, None), *bounds)
 
 
@@ -94,7 +94,7 @@ def _stream(bench: Bench, settings: Recipe, then, bank) -> list[float]:
 def train(bench: Bench) -> Iterator[dict]:
     """Optimizer steps of each network of the last round: on pictures that lie there, and from files."""
     names, effort = bench.settings.rounds[-1].backbones, bench.effort
-    bound = bench.limits[bench.precision], bench.flops(names[0], True)
+    bound = bench.network_limit, bench.flops(names[0], True)
     for batch_size in effort.sizes:
         times = bench_train.time_ready(names[0], bench.settings, batch_size, effort.steps, effort.repeats, bench.device)
         more = {"backbone": names[0], "batch_size": batch_size, "curve": True}
@@ -109,7 +109,7 @@ def train(bench: Bench) -> Iterator[dict]:
 def _train_one(bench: Bench, files: Stream, settings: Recipe, name: str) -> Iterator[dict]:
     effort, flops = bench.effort, bench.flops(name, True)
     found = bench_train.time_backbone(name, files, settings, effort.batch_size, effort.steps, effort.repeats)
-    alone, *others = (bench.limits[bench.precision], flops), (bench.limits["pictures"], 1), (bench.decode_limit(), 1)
+    alone, *others = (bench.network_limit, flops), (bench.picture_limit, 1), (bench.decode_limit(), 1)
     rates = {way: [effort.batch_size / own for own in samples] for way, samples in found["samples_s"].items()}
     more = {"backbone": name, "flops": flops, "bytes": bench.bytes_moved(name)}
     yield row("train", f"{name}, pictures ready", rates["pictures ready"], alone, **more)
@@ -122,7 +122,7 @@ def predict(bench: Bench) -> Iterator[dict]:
     spec = bench.settings.rounds[-1]
     views = len(spec.folds) * (2 if bench.settings.predict.flip else 1)
     flops = views * sum(bench.flops(name, False) for name in spec.backbones)
-    alone, *others = (bench.limits[bench.precision], flops), (bench.limits["pictures"], 1), (bench.decode_limit(), 1)
+    alone, *others = (bench.network_limit, flops), (bench.picture_limit, 1), (bench.decode_limit(), 1)
     for way, bounds in (("networks alone", (alone,)), ("files to probabilities", (alone, *others))):
         rates = [found["windows"] / own for own in found["samples_s"][way]]
         yield row("predict", f"{found['models']} networks, {way}", rates, *bounds, models=found["models"])
@@ -161,7 +161,7 @@ def roofline(bench: Bench, rows: list[dict]) -> dict:
             flops = limits.front_end_flops(one["engine"], bench.settings)
             intensity = flops / limits.front_end_bytes(bench.settings)
             points.append((f"front end, {one['engine']}", intensity, flops * one["windows_per_s"]))
-    return {"points": points, "peaks_flops": bench.peaks, "bandwidth": bench.bandwidth}
+    return {"points": points, "peaks_flops": bench.peaks, "bandwidth": bench.limits["memory bandwidth"].over(0.0)}
 
 
 def table(result: dict) -> Table:

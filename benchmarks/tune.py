@@ -18,7 +18,7 @@ from rich.table import Table
 
 from benchmarks import bench_features, bench_predict, bench_stream, bench_train, plots, stages, timing
 from benchmarks.bench import Bench, powers, prepare
-from melgpu import environment, files, parity, windows, worker
+from melgpu import environment, files, parity
 from melgpu.errors import InputError
 from melgpu.recipe import Recipe, lay_overrides
 from melgpu.stream import Stream
@@ -82,15 +82,6 @@ def attempt(settings: Recipe, key: str, values: list, measure: Callable[[Recipe]
     return trial
 
 
-def decoding(bench: Bench, settings: Recipe) -> list[float]:
-    """Files to samples."""
-    target = bench.folder / "pcm"
-    target.touch()
-    rate, track_s = bench.job
-    job = rate, windows.samples(track_s, rate), str(target), 0
-    return bench.in_processes(worker.store, job, min(settings.stream.workers, bench.cores))
-
-
 def drawing(bench: Bench, settings: Recipe) -> list[float]:
     """Samples to pictures; raises InputError where an engine misses the parity gate on this device."""
     draw = stages.front_end(settings, bench.device)
@@ -129,7 +120,7 @@ def trials(bench: Bench, settings: Recipe, quick: bool) -> Iterator[tuple[Trial,
     if settings.mel.engine == "auto":  # which is one of them
         engines.remove(stages.front_end(settings, bench.device).engine_on(bench.device))
     plan: list[tuple[str, list, Callable[[Recipe], list[float]]]] = [
-        ("stream.workers", powers(bench.cores), lambda now: decoding(bench, now)),
+        ("stream.workers", powers(bench.cores), lambda now: bench.decode_rates(min(now.stream.workers, bench.cores))),
         ("mel.engine", engines, lambda now: drawing(bench, now)),
         ("machine.feature_batch", batches, lambda now: drawing(bench, now)),
         ("machine.channels_last", [True, False], lambda now: stepping(bench, now, names)),
@@ -166,6 +157,8 @@ def training(bench: Bench, settings: Recipe, name: str) -> Generator[float]:
         settings = settings.model_copy(update={"stream": ahead})
     bank = None if settings.stream.bank == "off" else bench.bank
     with Stream(bench.paths, settings.audio, settings.stream, device, bank) as stream:
+        if settings.stream.bank == "gpu":
+            list(stream.reside(np.arange(len(bench.paths))))
         state, draw = bench_train.begin(name, settings, device), stages.front_end(settings, device)
         batches = stages.epochs(stream, settings, effort.batch_size)
         loop = bench_train.training_loop(state, name, settings, draw, batches)
