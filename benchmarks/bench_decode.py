@@ -100,13 +100,13 @@ def plot(result: dict, path: Path) -> None:
     plots.bars(rates, f"audio seconds a second, {most} processes", f"Decoding, {result['device']}", path)
 
 
-def main() -> int:
+def main(given: list[str] | None = None) -> int:
     arguments = flags.arguments(__doc__, tracks=8)
     arguments.add_argument("--formats", nargs="+", default=["mp3", "ogg", "flac", "wav"], help="of composed music")
     arguments.add_argument("--workers", type=int, nargs="+", default=[1, os.cpu_count() or 1], help="processes")
     arguments.add_argument("--repeats", type=int, default=5, help="times that each figure is taken (default: 5)")
     arguments.add_argument("--plot", type=Path, metavar="FILE.png", help="keep a plot")
-    args = arguments.parse_args()
+    args = arguments.parse_args(given)
     with tempfile.TemporaryDirectory() as folder:
         sets = {str(args.music): music.own(args.music, args.tracks)} if args.music else {}
         for form in [] if args.music else args.formats:

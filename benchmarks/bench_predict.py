@@ -75,10 +75,10 @@ def run(settings: Recipe, paths: list[str], repeats: int, device: torch.device) 
     return result | {"tracks_per_s": len(paths) / whole, "share_of_the_networks": alone / whole}
 
 
-def main() -> int:
+def main(given: list[str] | None = None) -> int:
     arguments = flags.arguments(__doc__, tracks=16)
     arguments.add_argument("--repeats", type=int, default=3, help="samples of each way (default: 3)")
-    args = arguments.parse_args()
+    args = arguments.parse_args(given)
     settings = flags.settings_of(args)
     with tempfile.TemporaryDirectory() as folder:
         result = run(settings, flags.paths_of(args, Path(folder)), args.repeats, cli.pick_device(args.device))

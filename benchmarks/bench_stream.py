@@ -167,12 +167,12 @@ def plot(result: dict, path: Path) -> None:
     plots.bars(rates, "windows a second", f"Files to batches, {result['device']}", path)
 
 
-def main() -> int:
+def main(given: list[str] | None = None) -> int:
     arguments = flags.arguments(__doc__, tracks=64)
     arguments.add_argument("--originals", type=int, default=4, help="tracks for the original way; 0 leaves it out")
     arguments.add_argument("--epochs", type=int, default=3, help="times that each figure is taken (default: 3)")
     arguments.add_argument("--plot", type=Path, metavar="FILE.png", help="keep a plot")
-    args = arguments.parse_args()
+    args = arguments.parse_args(given)
     settings = flags.settings_of(args)
     with tempfile.TemporaryDirectory() as folder:
         paths = flags.paths_of(args, Path(folder))

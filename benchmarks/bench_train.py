@@ -137,7 +137,7 @@ def plot(result: dict, path: Path) -> None:
     plots.bars(rates, "windows a second", f"Training, {result['device']}", path)
 
 
-def main() -> int:
+def main(given: list[str] | None = None) -> int:
     arguments = flags.arguments(__doc__, tracks=64)
     arguments.add_argument("--backbones", nargs="+", default=list(backbone.BACKBONES), help="default: all six")
     arguments.add_argument("--batch-size", type=int, default=32, help="windows (default: 32)")
@@ -145,7 +145,7 @@ def main() -> int:
     arguments.add_argument("--repeats", type=int, default=5, help="samples of each way (default: 5)")
     arguments.add_argument("--seconds", type=float, default=5.0, help="for each stage alone (default: 5)")
     arguments.add_argument("--plot", type=Path, help="keep a plot as PNG")
-    args = arguments.parse_args()
+    args = arguments.parse_args(given)
     settings = flags.settings_of(args)
     with tempfile.TemporaryDirectory() as folder:
         paths = flags.paths_of(args, Path(folder))

@@ -102,13 +102,13 @@ def table(result: dict) -> Table:
     return shown
 
 
-def main() -> None:
+def main(given: list[str] | None = None) -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("audio", type=Path, nargs="+", metavar="AUDIO")
     arguments.add_argument("--recipe", action="append", default=[], help="whose pictures (default: zalo2019)")
     arguments.add_argument("--device", default="auto")
     arguments.add_argument("--out", type=Path, help="keep the result as JSON")
-    args = arguments.parse_args()
+    args = arguments.parse_args(given)
     result = run(args.audio, recipe.load(args.recipe), cli.pick_device(args.device))
     Console().print(table(result))
     timing.finish(result, args.out, ())
