@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import tomli_w
 from rich.box import SIMPLE
+from rich.console import Console
 from rich.table import Table
 
 from benchmarks import bench_features, bench_predict, bench_stream, bench_train, plots, stages, timing
@@ -86,8 +87,12 @@ def drawing(bench: Bench, settings: Recipe) -> list[float]:
     """Samples to pictures; raises InputError where an engine misses the parity gate on this device."""
     draw = stages.front_end(settings, bench.device)
     parity.refuse_inexact(parity.figures(draw, settings.audio.sample_rate, bench.device))
-    waves = stages.noise(settings, settings.optim.batch_size, bench.device)
+    waves = stages.noise(settings, largest_batch(settings), bench.device)
     return bench_features.time_front_end(draw, waves, bench.effort.seconds)["samples_windows_per_s"]
+
+
+def largest_batch(settings: Recipe) -> int:
+    return max(settings.optim.batch_size, settings.stream.predict_batch_size)
 
 
 def stepping(bench: Bench, settings: Recipe, names: list[str]) -> list[float]:
@@ -122,7 +127,11 @@ def trials(bench: Bench, settings: Recipe, quick: bool) -> Iterator[tuple[Trial,
     plan: list[tuple[str, list, Callable[[Recipe], list[float]]]] = [
         ("stream.workers", powers(bench.cores), lambda now: bench.decode_rates(min(now.stream.workers, bench.cores))),
         ("mel.engine", engines, lambda now: drawing(bench, now)),
-        ("machine.feature_batch", batches, lambda now: drawing(bench, now)),
+        (
+            "machine.feature_batch",
+            [size for size in batches if size <= largest_batch(settings)],
+            lambda now: drawing(bench, now),
+        ),
         ("machine.channels_last", [True, False], lambda now: stepping(bench, now, names)),
         ("machine.compile", [] if quick else [True, False], lambda now: stepping(bench, now, names[:1])),
         ("stream.predict_batch_size", batches[-3:], lambda now: judging(bench, now, names[0])),
@@ -223,34 +232,40 @@ def plot(tried: list[Trial], title: str, path: Path) -> None:
     plots.bars(bars, "times as fast as before", title, path)
 
 
-def main(args) -> int:
-    """Try the settings, write the fastest to a TOML file, and hold them against the default."""
-    console = timing.console()
-    with tempfile.TemporaryDirectory() as folder:
-        bench = prepare(args, Path(folder))
-        result, tried, tuned = {"benchmark": "tune", **timing.machine(bench.device)}, [], bench.settings
-        for trial, so_far in trials(bench, bench.settings, args.quick):
-            tried, tuned = [*tried, trial], so_far
-            console.print(f"{trial.setting}: {trial.kept} of {', '.join(map(str, [*trial.rates, *trial.refused]))}")
-        name = tuned.rounds[-1].backbones[0]
-        result["versus"] = {"backbone": name, **versus(bench, tuned, name)}
-        stamp = environment.stamp(bench.device)
+def run(bench: Bench, quick: bool) -> tuple[dict, list[Trial], str]:
+    """Try all settings, and the best against the default: the result, the trials, and the text of a TOML file."""
+    result, tried, tuned = {"benchmark": "tune", **timing.machine(bench.device)}, [], bench.settings
+    for trial, so_far in trials(bench, bench.settings, quick):
+        tried, tuned = [*tried, trial], so_far
+        Console(stderr=True, highlight=False).print(
+            f"{trial.setting}: {trial.kept} of {', '.join(map(str, trial.rates))}"
+        )
+    name = tuned.rounds[-1].backbones[0]
+    result["versus"] = {"backbone": name, **versus(bench, tuned, name)}
     result["trials"] = [
         {"setting": one.setting, "before": one.before, "kept": one.kept, "refused": _keyed(one.refused)}
         | {"samples_windows_per_s": _keyed(one.rates)}
         for one in tried
     ]
-    path = args.write
-    files.write_text(path, toml(tried, tuned, stamp, result["date"]))
+    return result, tried, toml(tried, tuned, environment.stamp(bench.device), result["date"])
+
+
+def main(args) -> int:
+    """Try the settings, write the fastest to a TOML file, and hold them against the default."""
+    with tempfile.TemporaryDirectory() as folder:
+        result, tried, text = run(prepare(args, Path(folder)), args.quick)
+    files.write_text(args.write, text)
+    console = timing.console()
     console.print(table(tried))
     for hint in hints(tried):
         console.print(f"not taken: {hint}")
     for what in ("training", "prediction"):
         middle, low, high = ratios(result["versus"][what])
+        name = result["versus"]["backbone"]
         console.print(f"{what} {name} from files: {middle:.2f} times the default's speed ({low:.2f} to {high:.2f})")
-    console.print(f"{path} is written: python train.py --recipe zalo2019 --recipe {path} ...")
+    console.print(f"{args.write} is written: python train.py --recipe zalo2019 --recipe {args.write} ...")
     if args.plot:
-        plot(tried, result["device"], args.plot)
+        plot(tried, f"One setting after another, {result['device']}", args.plot)
     return timing.finish(result, args.out, ())
 
 
