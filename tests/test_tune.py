@@ -5,17 +5,17 @@ import pytest
 import torch
 from test_suite import flags, run
 
-from benchmarks import bench_train, stages, tune
-from benchmarks.tune import Trial
+from benchmarks import bench_train, stages, trial, tune
+from benchmarks.trial import Trial
 from melgpu import environment, inference, recipe, tables
 
 CPU = torch.device("cpu")
 
 
 def test_a_value_is_kept_where_it_gains():
-    trial = Trial("machine.feature_batch", 8, {8: [100.0, 101.0, 99.0], 16: [120.0, 121.0, 119.0], 4: [50.0] * 3})
-    assert (trial.best, trial.kept) == (16, 16)
-    assert trial.gain(16) == pytest.approx(1.2)
+    one = Trial("machine.feature_batch", 8, {8: [100.0, 101.0, 99.0], 16: [120.0, 121.0, 119.0], 4: [50.0] * 3})
+    assert (one.best, one.kept) == (16, 16)
+    assert one.gain(16) == pytest.approx(1.2)
     assert Trial("machine.feature_batch", 8, {8: [100.0] * 3, 16: [102.0] * 3}).kept == 8  # too little
     assert Trial("machine.feature_batch", 8, {8: [90.0, 100.0, 130.0], 16: [80.0, 110.0, 140.0]}).kept == 8  # noise
     assert Trial("machine.compile", False, {}, {False: "broken"}).kept is False
@@ -24,9 +24,9 @@ def test_a_value_is_kept_where_it_gains():
 def test_a_bank_is_told_and_not_taken():
     off = Trial("stream.bank", "off", {"off": [1.0, 1.0], "disk": [9.0, 9.0]})
     assert (off.best, off.kept) == ("disk", "off")
-    assert "9.0 times as fast" in tune.hints([off])[0]
+    assert "9.0 times as fast" in trial.hints([off])[0]
     disk = Trial("stream.bank", "disk", {"disk": [1.0, 1.0], "gpu": [9.0, 9.0]})
-    assert (disk.kept, tune.hints([disk])) == ("gpu", [])
+    assert (disk.kept, trial.hints([disk])) == ("gpu", [])
 
 
 def test_what_does_not_work_here_is_left_out():
@@ -35,19 +35,19 @@ def test_what_does_not_work_here_is_left_out():
             raise RuntimeError("no memory\nat all")
         return [float(settings.machine.feature_batch + 1)] * 2
 
-    trial = tune.attempt(recipe.load([]), "machine.feature_batch", [3, 5], measure)
-    assert trial.rates == {0: [1.0] * 4, 5: [6.0] * 4}
-    assert trial.refused == {3: "no memory"}
-    assert trial.kept == 5
+    tried = trial.attempt(recipe.load([]), "machine.feature_batch", [3, 5], measure)
+    assert tried.rates == {0: [1.0] * 4, 5: [6.0] * 4}
+    assert tried.refused == {3: "no memory"}
+    assert tried.kept == 5
 
 
 def test_an_engine_that_misses_the_gate_is_refused(monkeypatch):
     monkeypatch.setattr(tune.parity, "MAX_DB", 0.0)
     bench = type("Bench", (), {"device": CPU})
-    trial = tune.attempt(recipe.load(["demo"]), "mel.engine", ["fft"], lambda now: tune.drawing(bench, now))
-    assert trial.rates == {}
-    assert set(trial.refused) == {"auto", "fft"}
-    assert all("inexact" in why for why in trial.refused.values())
+    tried = trial.attempt(recipe.load(["demo"]), "mel.engine", ["fft"], lambda now: tune.drawing(bench, now))
+    assert tried.rates == {}
+    assert set(tried.refused) == {"auto", "fft"}
+    assert all("inexact" in why for why in tried.refused.values())
 
 
 def test_the_ratio_is_taken_sample_by_sample():
