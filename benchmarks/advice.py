@@ -42,10 +42,9 @@ def gain(rates: dict[str, float], change: Change, shared: bool) -> float:
 
 
 def best(rates: dict[str, float], changes: Iterable[Change], shared: bool) -> tuple[Change, float] | None:
-    """The change that gains most, measured ones first; None where none is worth it."""
+    """The change that gains most; None where none is worth it."""
     gains = [(change, gain(rates, change, shared)) for change in changes if change.stage in rates]
-    worth = [pair for pair in gains if pair[1] > WORTH]
-    return max(worth, key=lambda pair: (not pair[0].at_most, pair[1]), default=None)
+    return max((pair for pair in gains if pair[1] > WORTH), key=lambda pair: pair[1], default=None)
 
 
 def sentence(pipeline: str, rates: dict[str, float], measured: float, changes: Iterable[Change], shared: bool) -> str:
@@ -54,11 +53,14 @@ def sentence(pipeline: str, rates: dict[str, float], measured: float, changes: I
     told = f"{pipeline}: {stage} limits ({rates[stage]:,.1f} windows/s alone"
     told += f", {time_shares(rates)[stage]:.0%} of the work on a window" if shared else ""
     told += f"); {measured:,.1f} windows/s together, {together(rates, shared):,.1f} foreseen from the stages alone. "
-    found = best(rates, changes, shared)
-    if not found:
-        return told + "No setting is known to gain more than 3 %."
-    change, factor = found
-    return told + f"Change {change.what}: {'at most' if change.at_most else 'predicted'} {factor:.2f} times as fast."
+    changes = list(changes)
+    found = best(rates, [change for change in changes if not change.at_most], shared)
+    bound = best(rates, [change for change in changes if change.at_most], shared)
+    if found:
+        told += f"Change {found[0].what}: predicted {found[1]:.2f} times as fast. "
+    if bound:
+        told += f"To try: {bound[0].what}; at most {bound[1]:.2f} times as fast."
+    return told.strip() if found or bound else told + "No setting is known to gain more than 3 %."
 
 
 def changes(result: dict) -> list[Change]:
