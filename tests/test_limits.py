@@ -43,7 +43,7 @@ def test_work_of_a_front_end():
     assert limits.front_end_bytes(zalo) == 4 * 441_000 + 4 * 512 * 512
 
 
-def test_peaks_are_measured():
+def test_peaks_are_measured(quick_limits):
     assert limits.matmul_flops(CPU, torch.float32, 0.01) > 1e8
     assert limits.copy_bandwidth(CPU, 0.01) > 1e8
 
