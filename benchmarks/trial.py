@@ -97,7 +97,11 @@ def table(tried: list[Trial]) -> Table:
     for column in ("setting", "tried", "kept"):
         shown.add_column(column)
     for trial in tried:
-        rates = [f"{value}: {trial.median(value):,.3g}" for value in trial.rates]
+        rates = [f"{value}: {_rate(trial.median(value))}" for value in trial.rates]
         refused = [f"{value}: no ({why[:60]})" for value, why in trial.refused.items()]
         shown.add_row(trial.setting, ", ".join(rates + refused), str(trial.kept))
     return shown
+
+
+def _rate(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

@@ -33,12 +33,14 @@ def largest_batch(settings: Recipe) -> int:
     return max(settings.optim.batch_size, settings.stream.predict_batch_size)
 
 
-def stepping(bench: Bench, settings: Recipe, names: list[str]) -> list[float]:
-    """Training steps of networks on pictures that lie on the device."""
-    effort = bench.effort
-    job = effort.batch_size, effort.steps, effort.repeats, bench.device
-    times = np.array([bench_train.time_ready(name, settings, *job) for name in names])
-    return (len(names) * effort.batch_size / times.sum(0)).tolist()
+def stepping(bench: Bench, settings: Recipe, names: list[str], answers: bool = False) -> list[float]:
+    """Training steps of networks on pictures that lie on the device; with `answers`, and as many windows judged."""
+    effort, device = bench.effort, bench.device
+    size, repeats = effort.batch_size, effort.repeats
+    times = np.array([bench_train.time_ready(name, settings, size, effort.steps, repeats, device) for name in names])
+    if answers:
+        times += np.array([bench_predict.time_ready(name, settings, size, repeats, device) for name in names])
+    return (len(names) * size / times.sum(0)).tolist()
 
 
 def judging(bench: Bench, settings: Recipe, name: str) -> list[float]:
@@ -67,7 +69,7 @@ def trials(bench: Bench, settings: Recipe, quick: bool) -> Iterator[tuple[Trial,
         ("stream.workers", powers(bench.cores), lambda now: bench.decode_rates(min(now.stream.workers, bench.cores))),
         ("mel.engine", engines, lambda now: drawing(bench, now)),
         ("machine.feature_batch", at_once, lambda now: drawing(bench, now)),
-        ("machine.channels_last", [True, False], lambda now: stepping(bench, now, names)),
+        ("machine.channels_last", [True, False], lambda now: stepping(bench, now, names, answers=True)),
         ("machine.compile", [] if quick else [True, False], lambda now: stepping(bench, now, names[:1])),
         ("stream.predict_batch_size", batches[-3:], lambda now: judging(bench, now, names[0])),
         ("stream.bank", ["disk", *(["gpu"] if on_gpu else [])], lambda now: streaming(bench, now)),
