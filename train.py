@@ -62,9 +62,7 @@ def open_or_create(args, device):
         ignored = [name for name in ("labels", "test", "private", "data") if getattr(args, name)]
         if ignored:
             report.say(f"{args.run} keeps the tracks it was made with; ignored: --{' --'.join(ignored)}")
-        if args.recipe:
-            run.refuse_other_recipe(args.run, recipe.load(args.recipe, args.overrides))
-        opened = run.open_run(args.run, args.overrides, args.without_pseudo)
+        opened = reopen(args)
         preflight.fill(opened.bank, opened.manifest.paths, opened.recipe)
         return opened
     if not args.labels:
@@ -82,17 +80,31 @@ def open_or_create(args, device):
     return made
 
 
+def reopen(args):
+    """The run in args.run; recipes that the flags name may say how the work is done, but not what comes of it."""
+    from dataclasses import replace
+
+    from melgpu import recipe, run
+
+    opened = run.open_run(args.run, args.overrides, args.without_pseudo)
+    if not args.recipe:
+        return opened
+    wanted = recipe.load(args.recipe, args.overrides)
+    run.refuse_other_recipe(args.run, wanted)
+    return replace(opened, recipe=wanted)
+
+
 def main() -> int:
     args = parse_args()
     if args.check:
         return check(args)
-    from melgpu import ranks, report, run
+    from melgpu import ranks, report
 
     with ranks.joined(cli.pick_device(args.device)) as device:
         report.console.quiet = not ranks.is_first()
         opened = open_or_create(args, device) if ranks.is_first() else None
         ranks.wait()  # until there is a run
-        train_round(opened or run.open_run(args.run, args.overrides, args.without_pseudo), args, device)
+        train_round(opened or reopen(args), args, device)
     return 0
 
 

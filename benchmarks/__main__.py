@@ -35,8 +35,8 @@ TUNE_EXAMPLES = """examples:
   python -m benchmarks tune --recipe modern --write fast.toml   another recipe
   python train.py --run runs/mine --labels music/ --recipe zalo2019 --recipe tuned.toml   and then
 
-A run that is there already keeps its recipe: give it the lines of tuned.toml as --set TABLE.KEY=VALUE. A run says so
-when its settings were tuned on another device, driver or version."""
+A run that is there already trains by them if its own recipes are named before; another engine than its own is refused,
+for the recipe's hash knows it. A run says so when its settings were tuned on another device, driver or version."""
 
 COMPARE = """How much faster than the ways that melgpu replaces? The original solution's (librosa loads a file,
 matplotlib draws each window's mel picture into a JPEG file, Pillow reads it back) and the front ends that people use

@@ -107,6 +107,18 @@ def test_finished_rounds_are_left_alone(finished):
     assert {path: path.stat().st_mtime_ns for path in kept} == before
 
 
+def test_a_run_takes_other_ways_to_work_from_a_recipe_and_no_other_results(finished, tmp_path):
+    folder, _ = finished
+    (tmp_path / "tuned.toml").write_text('[machine]\nchannels_last = true\ntuned_on = "a Cray-1"\n')
+    named = ["--recipe", "demo", *sets(), "--recipe", tmp_path / "tuned.toml"]
+    done = call("train.py", "--run", folder, *named)
+    assert done.returncode == 0, done.stderr
+    (tmp_path / "tuned.toml").write_text("[optim]\nlr = 0.5\n")
+    refused = call("train.py", "--run", folder, *named)
+    assert refused.returncode == 2
+    assert "optim.lr: 0.001, now 0.5" in refused.stderr
+
+
 def test_a_round_without_pseudo_labels_is_trained_beside_the_other(finished):
     folder, _ = finished
     before = {path: path.stat().st_mtime_ns for path in (folder / "round2").rglob("*") if path.is_file()}
