@@ -8,33 +8,56 @@ EPILOG = """examples:
   python stack.py --run runs/mine --without-pseudo     a round trained without pseudo labels, to see what they change
 
 Needs the predictions of every network of the round (predict.py). Labels of test sets, where their CSVs have them, are
-used for the scores alone. Every call writes report.html anew."""
+used for the scores alone. report.html is written at the end of each round, and anew by later calls."""
 
 
 def main() -> None:
     args = cli.parser(__doc__, EPILOG).parse_args()
-    from dataclasses import replace
-
-    from melgpu import page, report, run, stacking
+    from melgpu import report, run, stacking
 
     opened = run.open_run(args.run, args.overrides, args.without_pseudo)
     number = opened.current_round
     if number is None:
         number = len(opened.recipe.rounds)
     else:
-        stack_round(opened, number)
+        stack_or_explain(opened, number)
     scores = opened.scores(number)
     report.console.print(report.score_table(f"Round {number}{opened.remark}", scores))
     answer = stacking.answer(opened.recipe.stacking.weights, len(opened.spec(number).blend))
     report.say(report.gain_line(answer, scores))
-    page.write(replace(opened, without_pseudo=False))
-    report.say(f"Report: {opened.report_path}")
+    write_page(opened)
     if opened.current_round:
         report.say(f"Round {number} is done. Next: python train.py {opened.flags}")
         return
     for path in () if args.without_pseudo else opened.submissions.values():
         report.say(f"Submission: {path}")
     report.say(f"For music of your own: python predict.py {opened.flags} song.mp3 folder/")
+
+
+def stack_or_explain(run, number: int) -> None:
+    """Stack a round. Raises InputError where its predictions are missing; what earlier rounds gave is shown anew."""
+    from melgpu.errors import InputError
+
+    try:
+        stack_round(run, number)
+    except InputError:
+        if run.is_stacked(1):
+            write_page(run)
+        raise
+
+
+def write_page(run) -> None:
+    """Write the report; whatever is wrong with it costs nothing but the report."""
+    from dataclasses import replace
+
+    from melgpu import page, report
+    from melgpu.errors import brief
+
+    try:
+        page.write(replace(run, without_pseudo=False))
+        report.say(f"Report: {run.report_path}")
+    except Exception as error:
+        report.say(f"No report: {brief(error)}")
 
 
 def stack_round(run, number: int) -> None:
@@ -47,6 +70,8 @@ def stack_round(run, number: int) -> None:
     timed = times.measured(run.times_path, number, f"stack{run.remark}", fits, "sub-folds")
     with timed, report.progress(f"round {number}: stacking", fits, "sub-folds") as tracker:
         stacks = [(case, fit_stack(run, number, case, tracker)) for case in cases]
+    if any(stack.is_idle for _, stack in stacks):
+        report.say("LightGBM found nothing to learn: too few validation tracks for stacking.min_child_weight")
     made = jury.judge(run, number, votes, stacks)
     for case, stack in stacks:
         save_stack(run, number, case.folds, stack)
@@ -91,10 +116,10 @@ def leave_behind(run, number: int, made, votes) -> None:
         return
     if flaws := quarantine.load(run.quarantine_path):
         report.say(quarantine.summary(flaws, run.quarantine_path))
-    answers = dict(zip(made.ids, (made.class_names[c] for c in made.answers.argmax(axis=1)), strict=True))
     for split, path in run.submissions.items():
-        ids = [run.manifest.ids[row] for row in run.manifest.rows(split)]
-        report.write_submission(path, ids, [answers[name] for name in ids])
+        rows = [row for row, own in enumerate(made.splits) if own == split]
+        labels = [made.class_names[c] for c in made.answers[rows].argmax(axis=1)]
+        report.write_submission(path, [made.ids[row] for row in rows], labels)
 
 
 def label_public(run, number: int, made, votes) -> None:
@@ -104,11 +129,10 @@ def label_public(run, number: int, made, votes) -> None:
     from melgpu import pseudo, report
 
     public = run.manifest.rows("public")
-    heard = public[~votes.lost[public]]
-    place = {name: number for number, name in enumerate(made.ids)}
-    ids = [run.manifest.ids[row] for row in heard]
-    probs = made.answers[np.array([place[name] for name in ids], int)]
-    chosen = pseudo.select(ids, probs, votes.of_networks(heard), run.class_names, run.recipe.pseudo)
+    is_heard = ~votes.lost[public]
+    ids = [run.manifest.ids[row] for row in public[is_heard]]
+    probs = made.answers[np.array(made.splits) == "public"][is_heard]
+    chosen = pseudo.select(ids, probs, votes.of_networks(public[is_heard]), run.class_names, run.recipe.pseudo)
     pseudo.save(chosen, run.pseudo_path(number), number, run.recipe.digest())
     report.say(f"Round {number}: {len(chosen)} of {len(public)} public test tracks get a pseudo label")
 

@@ -54,7 +54,7 @@ def chapters(run: Run) -> list[Chapter]:
     """The stacked rounds, the last one first, each before the same round without pseudo labels. Raises InputError."""
     other, numbers = replace(run, without_pseudo=True), range(len(run.recipe.rounds), 0, -1)
     places = [(own, number) for number in numbers for own in ((run, other) if number > 1 else (run,))]
-    return [_chapter(own, number) for own, number in places if own.judged_path(number).exists()]
+    return [_chapter(own, number) for own, number in places if own.is_stacked(number)]
 
 
 def _chapter(run: Run, number: int) -> Chapter:
@@ -63,6 +63,8 @@ def _chapter(run: Run, number: int) -> Chapter:
     known = {(name, _judged_split(split)) for name, split in zip(run.manifest.ids, run.manifest.splits, strict=True)}
     if list(found.class_names) != run.class_names or not set(zip(found.ids, found.splits, strict=True)) <= known:
         raise InputError(f"{path}: of other tracks or classes than this run's")
+    if found.source.get("round") != number:
+        raise InputError(f"{path}: of another round")
     return Chapter(run, number, found)
 
 

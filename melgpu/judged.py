@@ -100,7 +100,8 @@ def load(path: Path) -> Judged:
         arrays.refuse_improbable(data["probs"])
         columns = {name: tuple(data[name].tolist()) for name in ("judges", "ids", "splits", "class_names")}
         judged = Judged(**{**data, **columns, "source": json.loads(str(data["source"]))})
-        judged.answers  # noqa: B018  its source names one of the judges
+        if not {"mean", judged.source.get("answer")} <= set(judged.judges):
+            raise ValueError("a judge is missing")
     except Exception as error:  # zipfile, zlib, numpy and json each have their own
         raise InputError(f"{path}: damaged, or not what was judged ({brief(error)})") from None
     return judged

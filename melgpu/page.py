@@ -83,11 +83,11 @@ def _time(run: Run, chapters: list[Chapter]) -> dict:
 def _in_short(last: Chapter, parts: dict) -> dict[str, str]:
     """Answers in words to what one asks first, by the section that has the figures."""
     scores, chosen = parts["scores"][last.key], parts["chosen"]
-    latest = parts["gains"][-1][1].get(last.answer) if parts["gains"] else None
+    chapter, latest = parts["gains"][-1] if parts["gains"] else (last, {})
     return {
         "lead": verdicts.lead(last, scores),
         "scores": verdicts.stacking(last, scores),
-        "pseudo": verdicts.pseudo(last.run, chosen[-1].classes if chosen else None, latest),
+        "pseudo": verdicts.pseudo(last.run, chosen[-1].classes if chosen else None, latest.get(chapter.answer)),
         "trust": verdicts.probabilities(last, scores),
         "classes": verdicts.wrong(last),
         "time": verdicts.time([one for own in parts["spent"].values() for one in own], parts["pieces"]),
@@ -132,14 +132,12 @@ def _pseudo(run: Run) -> list[Chosen]:
     return [Chosen(number, own, findings.total(own)) for number, own in found.items() if own is not None]
 
 
-def _gains(chapters: list[Chapter]) -> list[tuple[int, dict]]:
-    """Each round's number, and what changed against the same round without pseudo labels."""
+def _gains(chapters: list[Chapter]) -> list[tuple[Chapter, dict]]:
+    """Rounds with pseudo labels, the last one last, and what changed in them against the same without."""
     with_labels, without = ({c.number: c for c in chapters if c.run.without_pseudo == plain} for plain in (False, True))
-    changes = {
-        number: findings.compare(without[number].judged, with_labels[number].judged)
-        for number in sorted(with_labels.keys() & without.keys())
-    }
-    return [(number, found) for number, found in changes.items() if found]
+    pairs = [(with_labels[number], without[number]) for number in sorted(with_labels.keys() & without.keys())]
+    changes = [(chapter, findings.compare(other.judged, chapter.judged)) for chapter, other in pairs]
+    return [(chapter, found) for chapter, found in changes if found]
 
 
 def _mistakes(chapter: Chapter) -> list[tuple[mistakes.Mistake, mistakes.Window, mistakes.Heard]]:

@@ -266,14 +266,19 @@ def open_run(folder: Path, overrides: list[str] | None = None, without_pseudo: b
     tracks = manifest.load(folder / "manifest.csv", settings.folds.num_folds)
     opened = Run(folder, settings, tracks, without_pseudo)
     assert opened.environment  # refused now rather than after the first epoch
-    if without_pseudo and not opened.is_stacked(1):
-        raise InputError(f"{folder}: no pseudo labels yet that could be left out; leave --without-pseudo out")
+    if without_pseudo and (len(settings.rounds) == 1 or not opened.is_stacked(1)):
+        yet = "" if len(settings.rounds) == 1 else " yet"
+        raise InputError(f"{folder}: no pseudo labels{yet} that could be left out; leave --without-pseudo out")
     return opened
 
 
 def _stored_recipe(folder: Path) -> Recipe:
     path = folder / "recipe.toml"
-    return recipe.validate(tables.read(path), str(path))
+    try:
+        return recipe.validate(tables.read(path), str(path))
+    except InputError as error:
+        hint = f"{path} is damaged, or of a version of melgpu that this one cannot go on with: choose another --run"
+        raise InputError([*error.problems, hint]) from None
 
 
 def refuse_other_recipe(folder: Path, wanted: Recipe) -> None:

@@ -2,7 +2,7 @@
 
 Both work on validation tracks, of which the networks say something that they were not fitted to, dealt into sub-folds.
 For each sub-fold the stackers learn from the others but the next one; on that the CNNs stop and the blend's weights are
-fitted. So nothing that judges a track was fitted on it, and the accuracy of these judgements is what is reported.
+fitted. So no stacker that judges a validation track was fitted on it, and their accuracy is what is reported.
 
 `original`: a fold of the round at a time; before, the CNNs learn from the training side, whose tracks the networks have
 seen (optimistic inputs), for as long as they get better on all sub-folds but the one that is judged.
@@ -67,6 +67,12 @@ class Stack:
                 made.setdefault(name, np.empty((len(matrix), self.num_classes)))[subfolds == number] = probs
         return made
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether its trees, if there are any, ask nothing and so say the same of every track."""
+        grown = [one for part in self.subfolds for one in part.stackers.values() if isinstance(one, Booster)]
+        return bool(grown) and all(map(trees.is_idle, grown))
+
     def _answers(self, subfold: Subfold, matrix: np.ndarray) -> dict[str, np.ndarray]:
         probs = subfold.predict(matrix)
         blends = {BLEND: blend(probs, self.weights)}
@@ -91,7 +97,7 @@ def deal(labels: np.ndarray, spec: StackingSpec) -> np.ndarray:
     Raises InputError where there are too few tracks.
     """
     if len(labels) < LEAST_SUBFOLDS:
-        raise InputError(f"stacking needs {LEAST_SUBFOLDS} validation tracks in each fold, there are {len(labels)}")
+        raise InputError(f"a stack needs at least {LEAST_SUBFOLDS} validation tracks, there are {len(labels)}")
     by_class = np.lexsort([np.random.default_rng(spec.seed).random(len(labels)), labels])
     dealt = np.empty(len(labels), np.int64)
     dealt[by_class] = np.arange(len(labels)) % spec.num_subfolds

@@ -1,6 +1,6 @@
 """What a run spent its time on: a line for each piece of work done, added to a CSV in its folder.
 
-Networks' training is not in it: their logs say that (`Run.training_seconds`).
+Networks' training is not in it: their logs say that (see `spent`).
 """
 
 import csv
@@ -41,11 +41,15 @@ def measured(path: Path, round_number: int, stage: str, amount: int, unit: str) 
 
 
 def note(path: Path, round_number: int, stage: str, seconds: float, amount: int, unit: str) -> None:
-    """Add a piece of work that has just ended."""
+    """Add a piece of work that has just ended; a damaged record is begun anew, for it is worth less than the work."""
+    try:
+        known = load(path)
+    except InputError:
+        known = []
     ended = datetime.now(UTC).isoformat(timespec="seconds")
     piece = Piece(ended, round_number, stage, round(seconds, 3), amount, unit)
     text = io.StringIO(newline="")
-    csv.writer(text).writerows([COLUMNS, *map(astuple, [*load(path), piece])])
+    csv.writer(text).writerows([COLUMNS, *map(astuple, [*known, piece])])
     files.write_text(path, text.getvalue())
 
 

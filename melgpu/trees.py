@@ -56,6 +56,11 @@ def predict(trees: Booster, matrix: np.ndarray) -> np.ndarray:
     return trees.predict(matrix.reshape(len(matrix), -1), num_threads=1)
 
 
+def is_idle(trees: Booster) -> bool:
+    """Whether no tree asks for anything."""
+    return not re.search(r"^num_leaves=(?!1$)", trees.model_to_string(), re.MULTILINE)
+
+
 def load(text: str, num_features: int, num_classes: int) -> Booster:
     """Trees of a stranger's text. Raises ValueError where it is none."""
     return Booster(model_str=vetted(text, num_features, num_classes))

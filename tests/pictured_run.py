@@ -23,13 +23,14 @@ def make(
 ) -> Run:
     """A run in `folder`/run of that many tracks of each class; without `labelled` test labels are unknown."""
     made = start(folder, classes, per_class, labelled, audio)
-    told = {number: stack(made, number) for number in (1, 2)}
-    public = np.flatnonzero(np.array(told[1].splits) == "public")
-    votes = told[1].probs[:2, public].argmax(2)
+    told = stack(made, 1)
+    public = np.flatnonzero(np.array(told.splits) == "public")
+    votes = told.probs[:2, public].argmax(2)
     spec = made.recipe.pseudo.model_copy(update={"threshold": 0.5})
-    ids = [told[1].ids[row] for row in public]
-    chosen = pseudo.select(ids, told[1].answers[public], votes, made.class_names, spec)
+    ids = [told.ids[row] for row in public]
+    chosen = pseudo.select(ids, told.answers[public], votes, made.class_names, spec)
     pseudo.save(chosen, made.pseudo_path(1), 1, made.recipe.digest())
+    stack(made, 2)
     stack(dataclasses.replace(made, without_pseudo=True), 2)
     times.note(made.times_path, 1, "predict", 7.5, 150, "windows")
     quarantine.note(made.quarantine_path, [quarantine.Flaw("<b>.mp3", "broken after 3.0 s", 3.0)])
@@ -112,7 +113,13 @@ def judge(made: Run, number: int, said: dict[Job, predictions.Predictions], rng:
         labels=labels,
         probs=np.stack([*networks, np.mean(networks, axis=0), *stackers, *blends.values()]).astype(np.float32),
         class_names=tuple(made.class_names),
-        source={"round": number, "answer": "blend", "weights": dict(spec.blend)},
+        source={
+            "round": number,
+            "recipe": made.recipe.digest(),
+            "pseudo": made.pseudo_digest(number),
+            "answer": "blend",
+            "weights": dict(spec.blend),
+        },
     )
 
 

@@ -4,23 +4,24 @@ import numpy as np
 import pytest
 from test_run import label, made, stack_round  # noqa: F401
 
-from melgpu import jury, predictions, recipe, stacking
+from melgpu import jury, plan, predictions, recipe, stacking
 from melgpu.errors import InputError
 from melgpu.predictions import Predictions
 from melgpu.run import Run, class_numbers
 
 
 def predict(run: Run, number: int, monkeypatch, **changes) -> None:
-    """Predictions of every network of a round, one window a track, of networks that there are not."""
+    """Predictions of every network of a round, of networks that there are not."""
     monkeypatch.setattr(Run, "is_trained", lambda run, job: True)
     monkeypatch.setattr(jury.Run, "is_predicted", lambda run, job: run.predictions_path(job).exists())
     size = len(run.manifest)
+    counts = np.bincount(plan.prediction_order(run, np.arange(size)).tracks)
     for seed, job in enumerate(run.jobs(number)):
-        probs = np.random.default_rng(seed).dirichlet(np.ones(2), size).astype(np.float32)
+        probs = np.random.default_rng(seed).dirichlet(np.ones(2), counts.sum()).astype(np.float32)
         source = {"model": job.backbone, "fold": job.fold, "round": number, "recipe": run.recipe.digest()}
         source |= {"pseudo": run.pseudo_digest(number), "checkpoint": "x", **changes}
         lost, splits = np.arange(size) == 5, tuple(run.round_splits(job.fold))
-        own = Predictions(run.manifest.ids, splits, lost, np.ones(size, int), probs, ("a", "b"), source)
+        own = Predictions(run.manifest.ids, splits, lost, counts, probs, ("a", "b"), source)
         predictions.save(own, run.predictions_path(job))
 
 

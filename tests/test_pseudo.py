@@ -32,6 +32,12 @@ def test_networks_must_agree():
     assert [p.id for p in select(agreement=0.66, threshold=0.4)] == ["t0", "t1"]
 
 
+def test_agreement_counts_networks_exactly():
+    votes = np.repeat([[0], [1]], [7, 18], axis=0)
+    assert len(select(PROBS[:1], votes, agreement=0.28)) == 1
+    assert len(select(PROBS[:1], votes, agreement=0.281)) == 0
+
+
 @given(st.lists(st.tuples(st.sampled_from([0, 1]), st.integers(60, 99)), min_size=1), st.integers(1, 5))
 def test_of_each_class_only_the_surest(tracks, most):
     sure = np.array([share / 100 for _, share in tracks])

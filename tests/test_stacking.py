@@ -69,7 +69,7 @@ def test_tracks_are_dealt_evenly(labels):
 
 
 def test_too_few_tracks_are_refused():
-    with pytest.raises(InputError, match="needs 3 validation tracks in each fold, there are 2"):
+    with pytest.raises(InputError, match="at least 3 validation tracks, there are 2"):
         stacking.deal(np.array([0, 1]), SPEC)
 
 
@@ -138,6 +138,15 @@ def test_weights_go_to_who_is_right():
     right = np.eye(2)[labels] * 0.8 + 0.1
     weights = stacking.fit_weights({"good": right, "bad": 1 - right}, labels)
     assert weights["good"] > 0.99
+
+
+def test_trees_that_ask_nothing_are_noticed(fitted):
+    assert not fitted[0].is_idle
+    assert not fit_stack(None, votes(20, 1), ["cnn"])[0].is_idle
+    few = SPEC.model_copy(update={"min_child_samples": 1000})
+    stack, _ = fit_stack(None, votes(20, 1), ["lightgbm"], few)
+    assert stack.is_idle
+    assert np.ptp(stack.predict(votes(9, 2)[0])["lightgbm"], axis=0).max() == 0
 
 
 def test_a_fitted_blend_needs_two():

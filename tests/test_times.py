@@ -37,3 +37,5 @@ def test_foreign_files_are_refused(tmp_path, content):
     (tmp_path / "times.csv").write_text(content)
     with pytest.raises(InputError, match="not a record of times"):
         times.load(tmp_path / "times.csv")
+    times.note(tmp_path / "times.csv", 1, "stack", 1.0, 5, "sub-folds")
+    assert [piece.stage for piece in times.load(tmp_path / "times.csv")] == ["stack"]

@@ -1,0 +1,71 @@
+"""stack.py, with predictions of networks that there are not."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_jury import predict
+
+import stack
+from melgpu import judged, manifest, run
+from melgpu.errors import InputError
+from melgpu.listing import Listing
+
+
+def listing(folder: Path, names: list[str], labels: list[str]) -> Listing:
+    blank = [""] * len(names)
+    return Listing(names, [str(folder / name) for name in names], labels, blank, blank)
+
+
+@pytest.fixture
+def twins(tmp_path, small, monkeypatch) -> run.Run:
+    """A run in its first round whose test sets name different files by the same names."""
+    names = [f"{number}.wav" for number in range(4)]
+    train = listing(tmp_path / "train", [f"t{number}.wav" for number in range(18)], ["a", "b"] * 9)
+    tests = {split: listing(tmp_path / split, names, [""] * 4) for split in ("public", "private")}
+    for one in (train, *tests.values()):
+        for path in map(Path, one.paths):
+            path.parent.mkdir(exist_ok=True)
+            path.touch()
+    made = run.create(tmp_path / "run", small, manifest.build({"train": train, **tests}, 3, 8), "cpu")
+    predict(made, 1, monkeypatch)
+    return made
+
+
+def test_test_sets_may_share_names(twins, monkeypatch):
+    stack.stack_round(twins, 1)
+    predict(twins, 2, monkeypatch)
+    stack.stack_round(twins, 2)
+    told = judged.load(twins.judged_path(2))
+    for split, path in twins.submissions.items():
+        rows = np.flatnonzero(np.array(told.splits) == split)
+        expected = [["Id", "Genre"], *([told.ids[row], "ab"[told.answers[row].argmax()]] for row in rows)]
+        assert list(csv.reader(path.open())) == expected
+    first = judged.load(twins.judged_path(1))
+    public = {first.ids[row]: first.answers[row].max() for row, s in enumerate(first.splits) if s == "public"}
+    chosen = list(csv.DictReader(twins.pseudo_path(1).open()))
+    assert chosen
+    for one in chosen:
+        assert float(one["probability"]) == pytest.approx(public[one["id"]], abs=1e-6)
+
+
+def test_what_is_wrong_with_times_or_report_costs_no_result(twins, capsys):
+    twins.times_path.write_text("x")
+    stack.stack_round(twins, 1)
+    assert twins.is_stacked(1)
+    log = twins.job_folder(twins.jobs(1)[0]) / "log.csv"
+    log.parent.mkdir(parents=True)
+    log.write_text("no log")
+    stack.write_page(twins)
+    assert "No report" in capsys.readouterr().out
+    log.unlink()
+    stack.write_page(twins)
+    assert twins.report_path.exists()
+
+
+def test_a_round_that_cannot_be_stacked_yet_shows_the_one_before(twins):
+    stack.stack_round(twins, 1)
+    with pytest.raises(InputError, match="round 2: no predictions"):
+        stack.stack_or_explain(twins, 2)
+    assert twins.report_path.exists()
