@@ -21,7 +21,7 @@ def test_readme_and_results_are_in_step():
 def test_every_kept_result_says_what_it_was_taken_on(path):
     result = json.loads(path.read_text())
     assert {"benchmark", "schema", "device", "packages", "git_commit", "date"} <= result.keys()
-    assert any("samples" in key for key in result) or "samples" in json.dumps(result)
+    assert "samples" in json.dumps(result) or result["benchmark"] == "cost"  # which counts with a suite's
 
 
 def test_a_block_by_hand(tmp_path):
