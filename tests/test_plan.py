@@ -3,9 +3,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from test_run import made, stack_round  # noqa: F401
+from test_run import label, made, stack_round  # noqa: F401
 
-from melgpu import plan, pseudo, recipe, run
+from melgpu import plan, recipe, run
 
 
 def with_settings(made, **tables):  # noqa: F811
@@ -61,6 +61,6 @@ def test_sampling_and_weights_balance_the_classes(made):  # noqa: F811
 
 
 def test_targets_know_the_pseudo_labels_of_the_round_before(made):  # noqa: F811
-    stack_round(made, 1, [pseudo.PseudoLabel("y.wav", "b", 0.9)])
+    stack_round(made, 1, [label("y.wav", "b")])
     assert plan.training_targets(made, made.jobs(1)[0]).classes[13] == -1
     assert plan.training_targets(made, made.jobs(2)[0]).classes[13] == 1
