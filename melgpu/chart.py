@@ -5,7 +5,6 @@ most heard one on top, in which the height of the area is its probability. Rows 
 them to the strip.
 """
 
-import csv
 import warnings
 from collections import Counter
 from collections.abc import Sequence
@@ -13,7 +12,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from melgpu import files
+from melgpu import files, records
 from melgpu.remote import is_url
 
 COLOURS = ("#332288", "#cc6677", "#117733", "#ddcc77", "#88ccee", "#882255", "#44aa99", "#999933", "#aa4499")  # Tol's
@@ -48,11 +47,9 @@ def save(out: Path, title: str, spans_s: np.ndarray, probs: np.ndarray, class_na
 
 
 def _write(path: Path, spans_s: np.ndarray, probs: np.ndarray, class_names: Sequence[str]) -> None:
-    with files.replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["start_s", "end_s", *class_names])
-        for span, own in zip(spans_s, probs, strict=True):
-            writer.writerow([*(f"{s:.3f}" for s in span), *(f"{p:.6f}" for p in own)])
+    windows = zip(spans_s, probs, strict=True)
+    rows = ([*(f"{s:.3f}" for s in span), *(f"{p:.6f}" for p in own)] for span, own in windows)
+    records.write(path, ["start_s", "end_s", *class_names], rows)
 
 
 def columns(spans_s: np.ndarray, probs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

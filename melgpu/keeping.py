@@ -5,9 +5,7 @@ scores.json marks the end, and last.safetensors goes. Killed anywhere, a trainin
 same end.
 """
 
-import csv
 import fcntl
-import io
 import json
 import math
 import os
@@ -16,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
-from melgpu import checkpoint, claims, files
+from melgpu import checkpoint, claims, files, records
 from melgpu.errors import InputError, brief
 from melgpu.run import Job, Run
 from melgpu.training import STAGES, Training
@@ -53,8 +51,7 @@ def keep(run: Run, job: Job, training: Training, front_end: dict) -> None:
         keep_state(run, job, training)
     if run.recipe.machine.tensorboard:
         _tell_tensorboard(folder / "tensorboard", training.log[-1])
-    lines = [",".join(training.log[0]), *(",".join(map(str, record.values())) for record in training.log)]
-    files.write_text(folder / "log.csv", "\n".join(lines) + "\n")
+    records.write(folder / "log.csv", list(training.log[0]), (list(epoch.values()) for epoch in training.log))
 
 
 def log(run: Run, job: Job) -> list[dict[str, float]]:
@@ -65,16 +62,13 @@ def log(run: Run, job: Job) -> list[dict[str, float]]:
     path = run.job_folder(job) / "log.csv"
     if not path.exists():
         return []
-    try:
-        header, *rows = csv.reader(io.StringIO(files.read_text(path), newline=""))
-        records = [dict(zip(header, map(float, row), strict=True)) for row in rows]
+    with records.reading(path, "a training's log") as (header, rows):
+        epochs = [dict(zip(header, map(float, row), strict=True)) for row in rows]
         if missing := [name for name in LOG_COLUMNS if name not in header]:
             raise ValueError(f"it lacks {', '.join(missing)}")
-        if not all(math.isfinite(value) for record in records for value in record.values()):
+        if not all(math.isfinite(value) for epoch in epochs for value in epoch.values()):
             raise ValueError("a number that is not finite")
-    except (OSError, ValueError, csv.Error) as error:
-        raise InputError(f"{path}: not a training's log: {brief(error)}") from None
-    return records
+    return epochs
 
 
 def _tell_tensorboard(folder: Path, record: dict) -> None:

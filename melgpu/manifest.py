@@ -5,8 +5,6 @@ label means unknown. Splits are `train`, `public` and `private`; folds count fro
 for training tracks that cannot be read.
 """
 
-import csv
-import io
 import os
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
@@ -15,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from melgpu import files
-from melgpu.errors import InputError, brief
+from melgpu import records
+from melgpu.errors import InputError
 from melgpu.listing import Listing, is_utf8, natural_key
 from melgpu.remote import absolute
 
@@ -167,25 +165,16 @@ def with_labels(manifest: Manifest, rows: Sequence[int], labels: Sequence[str]) 
 
 def save(manifest: Manifest, path: Path) -> None:
     """One CSV row a track."""
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(COLUMNS)
-        writer.writerows(
-            zip(manifest.ids, manifest.paths, manifest.labels, manifest.splits, manifest.folds.tolist(), strict=True)
-        )
+    columns = manifest.ids, manifest.paths, manifest.labels, manifest.splits, manifest.folds.tolist()
+    records.write(path, COLUMNS, zip(*columns, strict=True))
 
 
 def load(path: Path, num_folds: int) -> Manifest:
     """What `save` wrote. Raises InputError for a damaged or foreign file."""
-    try:
-        header, *rows = csv.reader(io.StringIO(files.read_text(path), newline=""))
-        if tuple(header) != COLUMNS:
-            raise ValueError(f"its columns are {', '.join(header)}")
+    with records.reading(path, "a manifest", COLUMNS) as (_, rows):
         ids, paths, labels, splits, folds = zip(*rows, strict=True)
         made = Manifest(ids, paths, labels, splits, np.array(folds, np.int64))
         _refuse_impossible(made, num_folds)
-    except (OSError, ValueError, OverflowError, csv.Error) as error:
-        raise InputError(f"{path}: not a manifest: {brief(error)}") from None
     return made
 
 

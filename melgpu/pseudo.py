@@ -4,15 +4,12 @@ Only tracks of the public test set are eligible: a training track keeps its own 
 can never enter a validation set.
 """
 
-import csv
-import io
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from melgpu import files
-from melgpu.errors import InputError, brief
+from melgpu import records
 from melgpu.recipe import PseudoSpec
 
 COLUMNS = ("id", "label", "probability", "votes", "round", "recipe")
@@ -56,19 +53,13 @@ def _rank_in_class(classes: np.ndarray, sure: np.ndarray) -> np.ndarray:
 
 
 def save(labels: list[PseudoLabel], path: Path, round_number: int, recipe_digest: str) -> None:
-    text = io.StringIO(newline="")
-    writer = csv.writer(text)
-    writer.writerow(COLUMNS)
-    writer.writerows((p.id, p.label, f"{p.probability:.6f}", p.votes, round_number, recipe_digest) for p in labels)
-    files.write_text(path, text.getvalue())
+    rows = ((p.id, p.label, f"{p.probability:.6f}", p.votes, round_number, recipe_digest) for p in labels)
+    records.write(path, COLUMNS, rows)
 
 
 def load(path: Path, round_number: int, recipe_digest: str) -> list[PseudoLabel]:
     """What `save` wrote for this round and recipe. Raises InputError for a damaged or foreign file."""
-    try:
-        header, *rows = csv.reader(io.StringIO(files.read_text(path), newline=""))
-        if tuple(header) != COLUMNS:
-            raise ValueError(f"its columns are {', '.join(header)}")
+    with records.reading(path, "a file of pseudo labels", COLUMNS) as (_, rows):
         labels = [PseudoLabel(name, label, float(probability), votes) for name, label, probability, votes, *_ in rows]
         if any(row[4:] != [str(round_number), recipe_digest] for row in rows):
             raise ValueError(f"not of round {round_number} or of recipe {recipe_digest}")
@@ -76,6 +67,4 @@ def load(path: Path, round_number: int, recipe_digest: str) -> list[PseudoLabel]
             raise ValueError("a probability that is none")
         if len({label.id for label in labels}) < len(labels):
             raise ValueError("a track is named twice")
-    except (OSError, ValueError, csv.Error) as error:
-        raise InputError(f"{path}: not a file of pseudo labels: {brief(error)}") from None
     return labels

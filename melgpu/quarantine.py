@@ -1,13 +1,11 @@
 """Which files are broken, why, and how much of each was saved: the record that a run keeps of them."""
 
-import csv
-import io
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from melgpu import files
-from melgpu.errors import InputError, brief
+from melgpu import records
+from melgpu.errors import InputError
 
 COLUMNS = ("file", "reason", "salvaged_s")
 
@@ -34,23 +32,16 @@ def note(path: Path, flaws: Iterable[Flaw]) -> None:
     found = known | {flaw.path: flaw for flaw in flaws}
     if found == known:
         return
-    text = io.StringIO(newline="")
     rows = ((flaw.path, flaw.reason, f"{flaw.salvaged_s:.1f}") for _, flaw in sorted(found.items()))
-    csv.writer(text).writerows([COLUMNS, *rows])
-    files.write_text(path, text.getvalue())
+    records.write(path, COLUMNS, rows)
 
 
 def load(path: Path) -> list[Flaw]:
     """What `note` wrote; nothing where there is no file. Raises InputError for a foreign one."""
     if not path.exists():
         return []
-    try:
-        header, *rows = csv.reader(io.StringIO(files.read_text(path), newline=""))
-        if tuple(header) != COLUMNS:
-            raise ValueError(f"its columns are {', '.join(header)}")
+    with records.reading(path, "a quarantine", COLUMNS) as (_, rows):
         return [Flaw(name, reason, float(salvaged_s)) for name, reason, salvaged_s in rows]
-    except (OSError, ValueError, csv.Error) as error:
-        raise InputError(f"{path}: not a quarantine: {brief(error)}") from None
 
 
 def refuse_many(flaws: dict[str, Flaw], num_files: int, most: float) -> None:

@@ -4,8 +4,6 @@ In a terminal progress is a live display; elsewhere a plain line now and then. B
 fast, and how long the whole will still take.
 """
 
-import csv
-import io
 import os
 import time
 from collections import Counter
@@ -22,7 +20,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from melgpu import files, survey
+from melgpu import records, survey
 from melgpu.clock import shares
 from melgpu.manifest import Manifest
 from melgpu.quarantine import Flaw
@@ -171,12 +169,9 @@ def write_answers(
     out: Path, paths: Sequence[str], probs: np.ndarray, class_names: Sequence[str], flaws: Mapping[str, Flaw]
 ) -> None:
     """Probabilities of all classes, (N, C), one row a file; of one that gave nothing the training tracks' shares."""
-    text = io.StringIO(newline="")
-    writer = csv.writer(text)
-    writer.writerow(["file", *class_names, "flaw"])
-    for path, own in zip(paths, probs, strict=True):
-        writer.writerow([path, *(f"{p:.6f}" for p in own), flaws[path].reason if path in flaws else ""])
-    files.write_text(out, text.getvalue())
+    reasons = (flaws[path].reason if path in flaws else "" for path in paths)
+    rows = ([path, *(f"{p:.6f}" for p in own), why] for path, own, why in zip(paths, probs, reasons, strict=True))
+    records.write(out, ["file", *class_names, "flaw"], rows)
 
 
 def say_survey(
@@ -222,6 +217,4 @@ def _places(tracks: Manifest) -> list[str]:
 
 def write_submission(path: Path, ids: Sequence[str], labels: Sequence[str]) -> None:
     """The competition's form: `Id,Genre`, one row a test track, in the order of the test list."""
-    text = io.StringIO(newline="")
-    csv.writer(text).writerows([("Id", "Genre"), *zip(ids, labels, strict=True)])
-    files.write_text(path, text.getvalue())
+    records.write(path, ("Id", "Genre"), zip(ids, labels, strict=True))

@@ -243,8 +243,7 @@ def class_numbers(tracks: Manifest, class_names: list[str]) -> np.ndarray:
 
 def create(folder: Path, settings: Recipe, tracks: Manifest, device_name: str) -> Run:
     """Write what a new run is made of; the recipe comes last and makes it a run."""
-    with files.replacing(folder / "manifest.csv") as temporary:
-        manifest.save(tracks, temporary)
+    manifest.save(tracks, folder / "manifest.csv")
     files.write_text(folder / "environment.json", json.dumps(environment.describe(device_name), indent=1) + "\n")
     files.write_text(folder / "recipe.toml", settings.to_toml())
     return Run(folder, settings, tracks)

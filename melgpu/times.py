@@ -3,8 +3,6 @@
 Networks' training is not in it: their logs say that (see `spent`).
 """
 
-import csv
-import io
 import math
 import time
 from collections.abc import Iterator
@@ -13,8 +11,8 @@ from dataclasses import astuple, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
 
-from melgpu import files
-from melgpu.errors import InputError, brief
+from melgpu import records
+from melgpu.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -48,22 +46,15 @@ def note(path: Path, round_number: int, stage: str, seconds: float, amount: int,
         known = []
     ended = datetime.now(UTC).isoformat(timespec="seconds")
     piece = Piece(ended, round_number, stage, round(seconds, 3), amount, unit)
-    text = io.StringIO(newline="")
-    csv.writer(text).writerows([COLUMNS, *map(astuple, [*known, piece])])
-    files.write_text(path, text.getvalue())
+    records.write(path, COLUMNS, map(astuple, [*known, piece]))
 
 
 def load(path: Path) -> list[Piece]:
     """What was measured so far; nothing where there is no file. Raises InputError for a damaged or foreign one."""
     if not path.exists():
         return []
-    try:
-        header, *rows = csv.reader(io.StringIO(files.read_text(path), newline=""))
-        if tuple(header) != COLUMNS:
-            raise ValueError(f"its columns are {', '.join(header)}")
+    with records.reading(path, "a record of times", COLUMNS) as (_, rows):
         pieces = [Piece(e, int(n), stage, float(s), int(amount), unit) for e, n, stage, s, amount, unit in rows]
         if not all(0 <= piece.seconds < math.inf and piece.amount >= 0 for piece in pieces):
             raise ValueError("a time or an amount that is none")
-    except (OSError, ValueError, csv.Error) as error:
-        raise InputError(f"{path}: not a record of times: {brief(error)}") from None
     return pieces

@@ -7,7 +7,7 @@ from conftest import ROOT, call
 
 FLOORS = [
     {"clock", "environment", "errors", "files", "kernels"},
-    {"tables"},
+    {"tables", "records"},
     {"recipe", "metrics", "arrays", "checkpoint", "quarantine", "times", "container", "ranks", "remote", "cli"},
     {
         "predictions",

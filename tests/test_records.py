@@ -1,0 +1,49 @@
+import os
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from melgpu import records
+from melgpu.errors import InputError
+
+texts = st.text(st.characters(codec="utf-8", exclude_characters="\0"))
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(st.integers(1, 4).flatmap(lambda n: st.lists(st.lists(texts, min_size=n, max_size=n), min_size=1)))
+def test_what_is_written_is_read(tmp_path, lines):
+    columns, *rows = lines
+    records.write(tmp_path / "x.csv", columns, rows)
+    with records.reading(tmp_path / "x.csv", "a table", columns) as found:
+        assert found == (columns, rows)
+
+
+@pytest.mark.parametrize("content", [b"", b"a,c\n", b"\xff\xfe", b"a,b\n" + b"x" * 200_000, b"a,b\n1,x\n"])
+def test_anything_wrong_is_told_of_the_file(tmp_path, content):
+    (tmp_path / "x.csv").write_bytes(content)
+    with (
+        pytest.raises(InputError, match=r"x\.csv: not a table: "),
+        records.reading(tmp_path / "x.csv", "a table", ("a", "b")) as (_, rows),
+    ):
+        assert [int(b) for _, b in rows] == []
+
+
+def test_what_never_ends_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("pipe", "absent", "."):
+        with (
+            pytest.raises(InputError, match="not a table"),
+            records.reading(tmp_path / name, "a table") as _,
+        ):
+            pytest.fail("read")
+
+
+def test_a_failure_leaves_the_file_as_it_was(tmp_path):
+    path = tmp_path / "x.csv"
+    records.write(path, ("a",), [("1",)])
+    before = path.read_bytes()
+    with pytest.raises(ZeroDivisionError):
+        records.write(path, ("a",), ((1 // n,) for n in (1, 0)))
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == ["x.csv"]
