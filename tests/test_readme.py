@@ -1,6 +1,7 @@
 """README's table of results is that of the results."""
 
 import json
+import re
 
 import pytest
 from conftest import ROOT
@@ -13,8 +14,15 @@ ABOUT = {"device": "a GPU", "driver": "570.1", "packages": {"torch": "2.11.0"}, 
 
 
 def test_readme_and_results_are_in_step():
-    text = (ROOT / "README.md").read_text()
-    assert readme.written_anew(text, readme.block()) == text, "python -m benchmarks readme"
+    text, results = (ROOT / "README.md").read_text(), readme.load()
+    assert readme.written_anew(text, readme.block(results)) == text, "python -m benchmarks readme"
+    assert readme.catalogue(results) == (readme.RESULTS / "README.md").read_text(), "python -m benchmarks readme"
+
+
+def test_links_lead_to_files_that_are_there():
+    for path in (ROOT / "README.md", readme.RESULTS / "README.md"):
+        for link in re.findall(r"\]\(([^)#:]+)\)", path.read_text()):
+            assert (path.parent / link).exists(), f"{path}: {link}"
 
 
 @pytest.mark.parametrize("path", KEPT, ids=lambda path: path.stem)
@@ -41,26 +49,34 @@ def test_a_block_by_hand(tmp_path):
     }
     tune = {"benchmark": "tune", "git_commit": None, "versus": {"backbone": "resnet50"}}
     tune["versus"] |= {what: {"tuned": [2.0, 6.0], "default": [1.0, 2.0]} for what in ("training", "prediction")}
-    for name, result in (("a", suite), ("b", tune)):
+    other = {"benchmark": "cost", "git_commit": None, "whole_s": [3600.0, 7200.0], "libraries_s": {"1000": 360000.0}}
+    for name, result in (("a", tune), ("b", suite), ("c", other)):
         (tmp_path / f"{name}.json").write_text(json.dumps({**ABOUT, **result}))
-    made = readme.block(tmp_path)
-    assert "[`a`](benchmarks/results/a.json): a GPU, driver 570.1; torch 2.11.0, 2026-01-02, commit 0123456" in made
-    assert "| decode: 2 processes | 50 windows/s | 50 % of x |" in made
+    results = readme.load(tmp_path)
+    made = readme.block(results)
+    assert "[b.json](benchmarks/results/b.json): a GPU, driver 570.1; torch 2.11.0, 2026-01-02, commit 0123456" in made
+    assert "| decode: 2 processes | 50 | 50 % of x |" in made
     assert "| decode: 1 |" not in made
-    assert "| training resnet50 from files, tuned against default | 2.50 times as fast (2.00-3.00) |  |" in made
+    assert "| training | 1.5 | 4 | 2.50 (2.00-3.00) |" in made
+    assert made.index("b.json") < made.index("a.json")
+    assert "c.json" not in made
+    assert "| judging 1,000 tracks | 100 |" in readme.catalogue(results)
     assert readme.written_anew(f"above {readme.BEGIN} old {readme.END} below", made) == f"above {made} below"
 
 
 def test_what_is_no_result_is_refused(tmp_path):
     (tmp_path / "x.json").write_text('{"benchmark": "no such"}')
     with pytest.raises(InputError, match=r"x\.json"):
-        readme.block(tmp_path)
+        readme.load(tmp_path)
     with pytest.raises(InputError, match="are missing"):
         readme.written_anew("no comments", "")
 
 
 def test_readme_is_written_where_it_lies(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(readme, "ROOT", tmp_path)
+    monkeypatch.setattr(readme, "RESULTS", tmp_path / "results")
+    (tmp_path / "results").mkdir()
     (tmp_path / "README.md").write_text(f"{readme.BEGIN}{readme.END}\n")
     assert __main__.main(["readme"]) == 0
-    assert (tmp_path / "README.md").read_text() == readme.block() + "\n"
+    assert (tmp_path / "README.md").read_text() == readme.block({}) + "\n"
+    assert (tmp_path / "results" / "README.md").read_text() == readme.catalogue({})
