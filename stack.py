@@ -87,11 +87,11 @@ def fit_stack(run, number: int, case, tracker):
 
     spec, (matrix, _) = run.spec(number), case.valid
     stack = Stack(matrix.shape[1], matrix.shape[2], spec.blend)
-    for subfold in range(case.num_subfolds):
-        tracker.advance(0, f"fold {' '.join(map(str, case.folds))}, sub-fold {subfold + 1}/{case.num_subfolds}")
-        part = fit(subfold, case.train, case.valid, case.subfolds, list(spec.blend), run.recipe.stacking)
+    title = f"fold {' '.join(map(str, case.folds))}"
+    tracker.advance(0, f"{title}, learning from {'the training side' if case.train else 'validation tracks'}")
+    for part in fit(case.train, case.valid, case.subfolds, list(spec.blend), run.recipe.stacking):
         stack.subfolds.append(part)
-        tracker.advance(1)
+        tracker.advance(1, f"{title}, sub-fold {len(stack.subfolds)}/{case.num_subfolds}")
     return stack
 
 

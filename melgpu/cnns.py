@@ -7,6 +7,7 @@ Matrices are (N, K, C) float64 track probabilities, labels (N,) class numbers.
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -86,27 +87,57 @@ def one_thread() -> Iterator[None]:
 
 
 @one_thread()
-def fit(name: str, before: tuple[Rows, Rows] | None, rows: Rows, stop: Rows, spec: StackingSpec) -> nn.Module:
-    """A CNN that learnt from `rows`, for as long as it got better on `stop`.
+def begin(name: str, train: Rows | None, watched: Rows, groups: np.ndarray, spec: StackingSpec) -> list[nn.Module]:
+    """A CNN for each of G groups of the `watched` rows, given as (G, N) booleans.
 
-    `before` are rows to learn from first, and rows to stop by meanwhile.
+    It learnt from the training side for as long as it got better on its group. All learn alike, so it is done once.
+    Without a training side they are as they begin.
     """
     torch.manual_seed(spec.seed)
-    cnn = CNNS[name](rows[0].shape[1], rows[0].shape[2], spec.dropout)
-    if before:
-        _fit(cnn, *before, spec, spec.fit_patience)
-    _fit(cnn, rows, stop, spec, spec.tune_patience)
+    cnn = CNNS[name](watched[0].shape[1], watched[0].shape[2], spec.dropout)
+    states = _fit(cnn, train, watched, groups, spec, spec.fit_patience) if train else [cnn.state_dict()] * len(groups)
+    cnns = [copy.deepcopy(cnn) for _ in groups]
+    for own, state in zip(cnns, states, strict=True):
+        own.load_state_dict(state)
+    return cnns
+
+
+@one_thread()
+def fit(cnn: nn.Module, rows: Rows, stop: Rows, spec: StackingSpec) -> nn.Module:
+    """The CNN itself, which goes on learning from `rows` for as long as it gets better on `stop`."""
+    torch.manual_seed(spec.seed)
+    (best,) = _fit(cnn, rows, stop, np.ones((1, len(stop[1])), bool), spec, spec.tune_patience)
+    cnn.load_state_dict(best)
     return cnn.eval()
 
 
-def _fit(cnn: nn.Module, rows: Rows, stop: Rows, spec: StackingSpec, patience: int) -> None:
-    """Adam under a cyclic learning rate; ends with the weights that were best on `stop` (accuracy, then loss)."""
+@dataclass
+class Best:
+    """The weights that were best on a group of rows, and for how many epochs nothing was better."""
+
+    score: tuple[float, float]
+    weights: dict[str, Tensor]
+    waited: int = 0
+
+    def offer(self, score: tuple[float, float], weights: dict[str, Tensor], patience: int) -> None:
+        """Take what is better; nothing any more once patience has run out."""
+        if self.waited < patience and score > self.score:
+            self.score, self.weights, self.waited = score, weights, 0
+        else:
+            self.waited += 1
+
+
+def _fit(
+    cnn: nn.Module, rows: Rows, watched: Rows, groups: np.ndarray, spec: StackingSpec, patience: int
+) -> list[dict[str, Tensor]]:
+    """Adam under a cyclic learning rate; for each group the weights that were best on it (accuracy, then loss)."""
     inputs, labels = _tensor(rows[0]), torch.from_numpy(rows[1])
-    optimizer = torch.optim.Adam(cnn.parameters(), lr=spec.lr)
+    optimizer = torch.optim.Adam(cnn.parameters(), lr=spec.lr, fused=True)
     cycle = torch.optim.lr_scheduler.CyclicLR(
         optimizer, spec.lr, spec.max_lr, step_size_up=max(2, 4 * len(labels) // spec.batch_size), cycle_momentum=False
     )
-    best, best_score, waited = copy.deepcopy(cnn.state_dict()), _score(cnn, stop), 0
+    start = copy.deepcopy(cnn.state_dict())
+    best = [Best(score, start) for score in _scores(cnn, watched, groups)]
     for _ in range(spec.max_epochs):
         cnn.train()
         for batch in torch.randperm(len(labels)).split(spec.batch_size):
@@ -117,19 +148,22 @@ def _fit(cnn: nn.Module, rows: Rows, stop: Rows, spec: StackingSpec, patience: i
             loss.backward()
             optimizer.step()
             cycle.step()
-        score, waited = _score(cnn, stop), waited + 1
-        if score > best_score:
-            best, best_score, waited = copy.deepcopy(cnn.state_dict()), score, 0
-        if waited >= patience:
+        now = copy.deepcopy(cnn.state_dict())
+        for one, score in zip(best, _scores(cnn, watched, groups), strict=True):
+            one.offer(score, now, patience)
+        if all(one.waited >= patience for one in best):
             break
-    cnn.load_state_dict(best)
+    return [one.weights for one in best]
 
 
-def _score(cnn: nn.Module, rows: Rows) -> tuple[float, float]:
+def _scores(cnn: nn.Module, rows: Rows, groups: np.ndarray) -> list[tuple[float, float]]:
+    """Accuracy and negative loss on each group of rows."""
     cnn.eval()
     with torch.inference_mode():
         logits, labels = cnn(_tensor(rows[0])), torch.from_numpy(rows[1])
-        return float((logits.argmax(1) == labels).float().mean()), -float(F.cross_entropy(logits, labels))
+        right, gain = (logits.argmax(1) == labels).double(), -F.cross_entropy(logits, labels, reduction="none").double()
+        chosen = torch.from_numpy(groups)
+        return [(float(right[own].mean()), float(gain[own].mean())) for own in chosen]
 
 
 @one_thread()

@@ -5,12 +5,14 @@ For each sub-fold the stackers learn from the others but the next one; on that t
 fitted. So no stacker that judges a validation track was fitted on it, and their accuracy is what is reported.
 
 `original`: a fold of the round at a time; before, the CNNs learn from the training side, whose tracks the networks have
-seen (optimistic inputs), for as long as they get better on all sub-folds but the one that is judged.
+seen (optimistic inputs), for as long as they get better on all sub-folds but the one that is judged. Each sub-fold has
+an end of its own, but the way there is the same, and gone once.
 `oof`: only what was said out of fold, of the validation tracks of all folds together.
 
 Matrices are (N, K, C) float64 track probabilities, labels (N,) class numbers.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -105,21 +107,23 @@ def deal(labels: np.ndarray, spec: StackingSpec) -> np.ndarray:
 
 
 def fit(
-    number: int, train: Rows | None, valid: Rows, subfolds: np.ndarray, names: list[str], spec: StackingSpec
-) -> Subfold:
-    """Fit stackers on (matrix, labels) of validation tracks but those of sub-fold `number`; `subfolds` (N,).
+    train: Rows | None, valid: Rows, subfolds: np.ndarray, names: list[str], spec: StackingSpec
+) -> Iterator[Subfold]:
+    """For each sub-fold stackers that are fitted on (matrix, labels) of the other validation tracks; `subfolds` (N,).
 
     `train` is the training side of the original protocol.
     """
-    last = subfolds.max() + 1
-    stop, judged = _take(valid, subfolds == (number + 1) % last), subfolds == number
-    rows, others = _take(valid, ~judged & (subfolds != (number + 1) % last)), _take(valid, ~judged)
-    before = (train, others) if train else None
-    stackers = {
-        name: cnns.fit(name, before, rows, stop, spec) if name in cnns.CNNS else trees.fit(*rows, spec)
-        for name in names
-    }
-    return Subfold(stackers, fit_weights(Subfold(stackers, {}).predict(stop[0]), stop[1]))
+    numbers = range(subfolds.max() + 1)
+    others = np.stack([subfolds != number for number in numbers])
+    begun = {name: cnns.begin(name, train, valid, others, spec) for name in names if name in cnns.CNNS}
+    for number in numbers:
+        is_stop = subfolds == (number + 1) % len(numbers)
+        stop, rows = _take(valid, is_stop), _take(valid, others[number] & ~is_stop)
+        stackers = {
+            name: cnns.fit(begun[name][number], rows, stop, spec) if name in begun else trees.fit(*rows, spec)
+            for name in names
+        }
+        yield Subfold(stackers, fit_weights(Subfold(stackers, {}).predict(stop[0]), stop[1]))
 
 
 def _take(rows: Rows, chosen: np.ndarray) -> Rows:

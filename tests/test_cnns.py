@@ -11,12 +11,16 @@ def test_kernels_see_models_and_never_mix_classes():
         assert kernels <= {(2, 1), (3, 1)}
 
 
+def begin(name: str, train: cnns.Rows | None, watched: cnns.Rows) -> torch.nn.Module:
+    return cnns.begin(name, train, watched, np.ones((1, len(watched[1])), bool), SPEC)[0]
+
+
 def test_learning_ends_with_what_was_best_on_the_stopping_rows():
     """Where the labels to stop by say the opposite, nothing learnt is kept: the first weights were the best."""
     rows, stop = votes(60, 1), votes(40, 2)
     wrong = (stop[0], (stop[1] + 1) % 4)
     for name in cnns.CNNS:
-        learnt, kept = (cnns.fit(name, None, rows, other, SPEC) for other in (stop, wrong))
+        learnt, kept = (cnns.fit(begin(name, None, rows), rows, other, SPEC) for other in (stop, wrong))
         labels = votes(200, 3)[1]
         right = [(cnns.predict(cnn, votes(200, 3)[0]).argmax(1) == labels).mean() for cnn in (learnt, kept)]
         assert right[0] > right[1] + 0.1
@@ -24,8 +28,24 @@ def test_learning_ends_with_what_was_best_on_the_stopping_rows():
 
 def test_rows_before_are_learnt_from():
     rows = votes(8, 1)
-    alone, after = (cnns.fit("cnn", before, rows, rows, SPEC) for before in (None, (votes(200, 4), rows)))
+    alone, after = (cnns.fit(begin("cnn", train, rows), rows, rows, SPEC) for train in (None, votes(200, 4)))
     matrix, labels = votes(300, 5)
     right = [(cnns.predict(cnn, matrix).argmax(1) == labels).mean() for cnn in (alone, after)]
     assert right[1] > right[0]
     assert np.isfinite(cnns.predict(after, matrix)).all()
+
+
+def test_groups_that_begin_together_begin_as_each_would_alone():
+    """Every group's weights are, to the bit, those of a CNN that stops by that group and nothing else."""
+    train, watched = votes(60, 1), votes(50, 2)
+    spec = SPEC.model_copy(update={"fit_patience": 2, "max_epochs": 40})
+    groups = np.arange(50) % 5 == np.arange(5)[:, None]
+    wrong = (watched[0], np.where(groups[0], watched[1], (watched[1] + 1) % 4))  # the other groups end elsewhere
+    for name in cnns.CNNS:
+        together = cnns.begin(name, train, wrong, groups, spec)
+        ends = [cnn.state_dict()["head.1.weight"] for cnn in together]
+        assert any((end != ends[0]).any() for end in ends)
+        for cnn, group in zip(together, groups, strict=True):
+            (alone,) = cnns.begin(name, train, wrong, group[None], spec)
+            for key, value in alone.state_dict().items():
+                assert torch.equal(cnn.state_dict()[key], value), key

@@ -71,11 +71,8 @@ def test_judgements_are_where_they_belong(second, monkeypatch, protocol):
     votes = jury.hear(made, 2)
     stacks = []
     for case in jury.cases(made, 2, votes):
-        stack = stacking.Stack(2, 2, {"lightgbm": 1.0})
-        for number in range(case.num_subfolds):
-            part = stacking.fit(number, case.train, case.valid, case.subfolds, ["lightgbm"], made.recipe.stacking)
-            stack.subfolds.append(part)
-        stacks.append((case, stack))
+        parts = stacking.fit(case.train, case.valid, case.subfolds, ["lightgbm"], made.recipe.stacking)
+        stacks.append((case, stacking.Stack(2, 2, {"lightgbm": 1.0}, list(parts))))
     judged = jury.judge(made, 2, votes, stacks)
     assert judged.judges == ("inception_v3", "resnet50", "mean", "lightgbm", "blend")
     assert judged.splits.count("public") == 2

@@ -26,10 +26,8 @@ def votes(count: int, seed: int, num_models: int = 3, num_classes: int = 4) -> t
 def fit_stack(train, valid, names=NAMES, spec=SPEC) -> tuple[stacking.Stack, np.ndarray]:
     """A whole stack, and the sub-folds of its validation tracks."""
     subfolds = stacking.deal(valid[1], spec)
-    stack = stacking.Stack(valid[0].shape[1], valid[0].shape[2], dict.fromkeys(names, 1.0))
-    for number in range(subfolds.max() + 1):
-        stack.subfolds.append(stacking.fit(number, train, valid, subfolds, names, spec))
-    return stack, subfolds
+    parts = list(stacking.fit(train, valid, subfolds, names, spec))
+    return stacking.Stack(valid[0].shape[1], valid[0].shape[2], dict.fromkeys(names, 1.0), parts), subfolds
 
 
 @pytest.fixture(scope="module", params=["original", "oof"])
@@ -98,11 +96,11 @@ def test_what_is_said_of_a_track_does_not_depend_on_its_label(train, fitted):
     for number in (0, SPEC.num_subfolds - 1):
         judged = subfolds == number
         other = np.where(judged, (labels + 1) % 4, labels)
-        again = stacking.fit(number, train, (matrix, other), subfolds, NAMES, SPEC)
+        again = list(stacking.fit(train, (matrix, other), subfolds, NAMES, SPEC))[number]
         only = stacking.Stack(3, 4, stack.weights, [again]).predict(matrix[judged])
         for name, probs in before.items():
             np.testing.assert_array_equal(only[name], probs[judged], err_msg=name)
-        learnt = stacking.fit(number, train, (matrix, (labels + 1) % 4), subfolds, NAMES, SPEC)
+        learnt = list(stacking.fit(train, (matrix, (labels + 1) % 4), subfolds, NAMES, SPEC))[number]
         assert (learnt.predict(matrix)["cnn"] != again.predict(matrix)["cnn"]).any()  # of the others' it does
 
 
