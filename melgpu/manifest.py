@@ -91,20 +91,17 @@ def _check_names(listing: Listing) -> Iterable[str]:
 
 
 def _check_twins(listings: dict[str, Listing]) -> Iterable[str]:
-    """A file in two places would be validated, or pseudo-labelled, by networks that were trained on it."""
-    seen: dict[str, str] = {}
-    for name, path, line in zip(
-        *(listings["train"].ids, listings["train"].paths, listings["train"].lines), strict=True
-    ):
-        real = os.path.realpath(path)
-        if real in seen and seen[real] != name:
-            yield f"{line}: {name} is the same file as {seen[real]}"
-        seen.setdefault(real, name)
-    for split in SPLITS[1:]:
-        if split in listings:
-            for name, path, line in zip(listings[split].ids, listings[split].paths, listings[split].lines, strict=True):
-                if os.path.realpath(path) in seen:
-                    yield f"{line}: {name} is also a training track ({seen[os.path.realpath(path)]})"
+    """A file in two places would be judged, or pseudo-labelled, by networks that were trained on it."""
+    seen: dict[str, tuple[str, str]] = {}
+    for split in (split for split in SPLITS if split in listings):
+        listing = listings[split]
+        for name, path, line in zip(listing.ids, listing.paths, listing.lines, strict=True):
+            known, other = seen.setdefault(os.path.realpath(path), (name, split))
+            if other != split:
+                kind = "training" if other == "train" else f"{other} test"
+                yield f"{line}: {name} is also a {kind} track ({known})"
+            elif split == "train" and known != name:
+                yield f"{line}: {name} is the same file as {known}"
 
 
 def _check_artists(train: Listing, num_folds: int) -> Iterable[str]:

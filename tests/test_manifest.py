@@ -14,10 +14,15 @@ from melgpu.listing import Listing, read_listing
 ZALO_COUNTS = {"1": 36, "2": 446, "3": 523, "4": 369, "5": 392, "6": 372, "7": 279, "8": 2586, "9": 62, "10": 93}
 
 
-def listings(folder: Path, train: list[tuple[str, str]], public: list[tuple[str, str]] = ()) -> dict:
-    touch(folder, *(name for name, _ in (*train, *public)))
+def listings(
+    folder: Path,
+    train: list[tuple[str, str]],
+    public: list[tuple[str, str]] = (),
+    private: list[tuple[str, str]] = (),
+) -> dict:
+    touch(folder, *(name for name, _ in (*train, *public, *private)))
     result = {}
-    for split, rows in (("train", train), ("public", public)):
+    for split, rows in (("train", train), ("public", public), ("private", private)):
         if rows:
             path = folder / f"{split}.csv"
             path.write_text("".join(f"{name},{label}\n" for name, label in rows))
@@ -53,14 +58,17 @@ def test_tracks_that_cannot_be_read_have_no_fold_and_do_not_count(tmp_path):
 
 def test_the_same_file_twice_is_a_leak(tmp_path):
     rows = [(f"{i}.mp3", "ab"[i % 2]) for i in range(6)]
-    made = listings(tmp_path, [*rows, ("./0.mp3", "a")], [("t.mp3", ""), ("link.mp3", "")])
+    tests = [("t.mp3", ""), ("link.mp3", "")], [("p.mp3", ""), ("t.mp3", ""), ("5.mp3", "")]
+    made = listings(tmp_path, [*rows, ("./0.mp3", "a")], *tests)
     (tmp_path / "link.mp3").unlink()
     (tmp_path / "link.mp3").symlink_to(tmp_path / "3.mp3")
     with pytest.raises(InputError) as caught:
         manifest.build(made, 3, 8)
-    assert len(caught.value.problems) == 2
+    assert len(caught.value.problems) == 4
     assert "./0.mp3 is the same file as 0.mp3" in str(caught.value)
     assert "link.mp3 is also a training track (3.mp3)" in str(caught.value)
+    assert "t.mp3 is also a public test track (t.mp3)" in str(caught.value)
+    assert "5.mp3 is also a training track (5.mp3)" in str(caught.value)
 
 
 def test_a_class_needs_as_many_artists_as_folds(tmp_path):
