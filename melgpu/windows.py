@@ -73,7 +73,9 @@ def _with_hops(tracks: np.ndarray, hops_s: np.ndarray, audio: AudioSpec, spec: W
     hops, which = np.unique(hops_s, return_inverse=True)
     counts = np.array([num_windows(audio.track_s, spec.window_s, hop_s) for hop_s in hops], np.int64)
     hop_samples = np.array([samples(hop_s, audio.sample_rate) for hop_s in hops], np.int64)
-    return in_order(np.asarray(tracks, np.int64), counts[which], hop_samples[which])
+    order = in_order(np.asarray(tracks, np.int64), counts[which], hop_samples[which])
+    last = samples(audio.track_s, audio.sample_rate) - samples(spec.window_s, audio.sample_rate)
+    return Order(order.tracks, np.minimum(order.starts, last))  # hops that round up add up
 
 
 def balanced(order: Order, classes: np.ndarray, seed: int, epoch: int) -> Order:

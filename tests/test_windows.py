@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 from test_manifest import ZALO_COUNTS
 
 from melgpu import recipe, windows
+from melgpu.recipe import AudioSpec
 
 ZALO = recipe.load([])
 
@@ -32,6 +33,18 @@ def test_windows_fit_the_track(window_s, hop_s, more_s):
     assert count >= 1
     assert (count - 1) * hop_s + window_s <= track_s + 1e-4
     assert count * hop_s + window_s > track_s - 1e-4
+
+
+@given(st.sampled_from([8000, 11_025, 22_050]), st.integers(1, 400), st.integers(1, 160), st.integers(1, 80))
+def test_samples_of_windows_fit_the_samples_of_the_track(rate, window, hop, more):
+    """Of lengths and hops that are no whole samples, too."""
+    window_s, hop_s = window / 16, hop / 16
+    audio = AudioSpec(sample_rate=rate, track_s=window_s + more * hop_s / 3)
+    spec = ZALO.windows.model_copy(update={"window_s": window_s, "predict_hop_s": hop_s, "public_hop_s": hop_s})
+    starts = windows.prediction_order(np.array([5]), np.array([False]), audio, spec).starts
+    assert starts[0] == 0
+    assert starts[-1] + windows.samples(window_s, rate) <= windows.samples(audio.track_s, rate)
+    assert (abs(np.diff(starts) - hop_s * rate) <= 1 + 0.5 * len(starts)).all()
 
 
 orders = st.builds(
