@@ -107,7 +107,7 @@ class Classifier(nn.Module):
 
     def freeze_body(self, frozen: bool) -> None:
         """Train the head alone (the input norm still learns its running statistics), or everything."""
-        for module in (self.body, self.input_norm):
+        for module in filter(None, (self.front_end, self.body, self.input_norm)):
             module.requires_grad_(not frozen)
         self._body_frozen = frozen
 

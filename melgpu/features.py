@@ -21,6 +21,7 @@ from melgpu.errors import InputError
 from melgpu.recipe import MelSpec
 
 AMIN = 1e-10  # power that counts as silence, librosa's
+NNAUDIO_FLOOR = 1e-8  # what nnAudio adds to the power of each bin where its Fourier kernels learn
 NUM_MFCC = 40  # without the first, which is the mean level
 CPU_BATCH = 8  # windows at a time: more fall out of the cache
 DELTA_DB = 10.0  # a rise of so many dB a frame is white, the same fall black
@@ -40,6 +41,7 @@ class LogMel(nn.Module):
         """`at_once` windows go through at a time; 0 takes CPU_BATCH on a CPU and all on a GPU."""
         super().__init__()
         self.spec, self.at_once = spec, at_once
+        self._adds_floor = spec.trainable == "fourier"
         shares = (1, 2, 4) if spec.channels == "resolutions" else (1,)
         self.mels = nn.ModuleList(_mel_spectrogram(spec, sample_rate, spec.n_fft // share) for share in shares)
         bank = self.mels[0].mel_basis.detach()  # (M, F)
@@ -48,8 +50,9 @@ class LogMel(nn.Module):
                 f"mel.n_mels = {spec.n_mels}: {int((~bank.any(1)).sum())} mel bands contain no bin of an FFT of "
                 f"{spec.n_fft} at {sample_rate} Hz; use fewer bands or a larger mel.n_fft"
             )
-        with warnings.catch_warnings(action="ignore"):  # torch calls its CSR tensors beta
-            self.register_buffer("bank", bank.to_sparse_csr(), persistent=False)
+        with warnings.catch_warnings(action="ignore"):  # torch calls its CSR tensors beta, and cannot copy them
+            dense = spec.engine == "nnaudio"
+            self.register_buffer("bank", bank.clone() if dense else bank.to_sparse_csr(), persistent=False)
         if spec.channels == "viridis":
             self.register_buffer("colours", _viridis(), persistent=False)
         if spec.channels == "mfcc":
@@ -101,7 +104,10 @@ class LogMel(nn.Module):
         engine = self.engine_on(waves.device)
         if engine == "fused":
             return self._fused_power(waves)[0].mT
-        return self._power_fft(waves, which) if engine == "fft" else self.mels[which](waves)
+        if engine == "fft":
+            return self._power_fft(waves, which)
+        power = self.mels[which](waves)
+        return power - NNAUDIO_FLOOR * self.mels[which].mel_basis.sum(1)[:, None] if self._adds_floor else power
 
     def engine_on(self, device: torch.device) -> str:
         """The engine that runs on a device: on a CPU, `fft` stands in for `fused` (but for Triton's interpreter)."""

@@ -240,6 +240,19 @@ def test_a_front_end_that_learns_is_trained_and_saved_with_its_network(tmp_path,
         assert torch.equal(again.front_end(waves), model.front_end(waves))
 
 
+@pytest.mark.parametrize("trainable", ["mel", "fourier"])
+def test_a_front_end_that_learns_is_averaged_and_frozen_with_its_network(trainable):
+    settings = recipe.load(["demo"], [f"mel.trainable='{trainable}'", "mel.engine='nnaudio'"])
+    model = backbone.build("resnet50", 3, settings)
+    average = backbone.averaged(model, 0.9).module
+    waves = torch.randn(1, 66_150, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(average.front_end(waves), model.front_end(waves))
+    model.freeze_body(True)
+    assert not model.front_end(waves).requires_grad
+    model.freeze_body(False)
+    assert model.front_end(waves).requires_grad
+
+
 def test_shared_front_ends_are_not_saved():
     model = backbone.build("resnet50", 3, SCRATCH)
     assert model.front_end is None

@@ -103,6 +103,18 @@ def test_silence_is_darkest_and_gain_is_invisible(front_end):
     assert torch.allclose(pictures[1], pictures[2], atol=1e-4)
 
 
+@pytest.mark.parametrize("trainable", ["mel", "fourier"])
+def test_silence_is_darkest_where_the_front_end_learns_too(trainable):
+    music = torch.from_numpy(signals()["music"])
+    waves = torch.stack([music * 0, music])
+    plain, learning = (
+        LogMel(SPEC.model_copy(update={"engine": "nnaudio", "trainable": own}), RATE) for own in ("none", trainable)
+    )
+    pictures = learning(waves)
+    assert pictures[0].max() == 0
+    assert torch.allclose(pictures[1], plain(waves)[1], atol=1e-4)
+
+
 def test_a_picture_does_not_depend_on_its_batch(front_end):
     music, noise = torch.from_numpy(signals()["music"]), torch.from_numpy(signals()["noise"])
     alone, together = front_end(music[None] * 0.01), front_end(torch.stack([noise, music * 0.01, noise * 0]))
