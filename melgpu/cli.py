@@ -91,6 +91,8 @@ def pick_device(name: str):
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
+        if device.index is not None and device.type == "cuda":
+            torch.cuda.set_device(device)  # Triton's kernels run on the current one
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"--device {name}: {str(error).splitlines()[0]}") from None
     return device
