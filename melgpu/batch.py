@@ -1,6 +1,7 @@
 """What a batch holds, and how batches are made before they are asked for: by a thread, by the GPU's copy engine."""
 
 import contextlib
+import functools
 import queue
 import threading
 from collections.abc import Iterator
@@ -64,7 +65,7 @@ def _put(made: queue.Queue, item: tuple, stop: threading.Event) -> None:
 
 def to_gpu(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
     """Batches on a GPU: each is copied, on a CUDA stream of its own, while the one before it is in use."""
-    copies, waiting = torch.cuda.Stream(device), None
+    copies, waiting = _copy_stream(device), None
     with contextlib.closing(batches):
         for batch in batches:
             with torch.cuda.stream(copies):
@@ -75,6 +76,12 @@ def to_gpu(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
             waiting = following
         if waiting:
             yield _arrived(*waiting)
+
+
+@functools.cache
+def _copy_stream(device: torch.device) -> torch.cuda.Stream:
+    """One for all epochs: the memory of its batches is kept for the next ones."""
+    return torch.cuda.Stream(device)
 
 
 def _arrived(batch: Batch, copied: torch.cuda.Event) -> Batch:
