@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from melgpu import quarantine, worker
-from melgpu.bank import Bank, Resident
+from melgpu.bank import Bank, Entry, Resident
 from melgpu.batch import Batch, by_thread, to_gpu
 from melgpu.decode import DecodeError
 from melgpu.pool import Pool, WorkerLost
@@ -54,7 +54,7 @@ def _flaw(path: str, answer: Future) -> Flaw | None:
 class Stream(contextlib.AbstractContextManager):
     """Gives the windows of a manifest's files, as often as asked; its processes start at the first file.
 
-    `flaws` are those of the files met so far, by path.
+    `flaws` are those of the files met so far, by path, as they were when last met.
     """
 
     def __init__(
@@ -105,14 +105,17 @@ class Stream(contextlib.AbstractContextManager):
         self.flaws[flaw.path] = flaw
         quarantine.refuse_many(self.flaws, len(self.paths), self.spec.max_broken_share)
 
-    def fetch(self, row: int, target: str, offset: int) -> np.ndarray | Future:
-        """A track's wave from the bank, or the flaw to come of a file whose samples go to a place in a file."""
-        path = self.paths[row]
-        entry = self.bank.find(path) if self.bank else None
-        if entry:
-            self.judge(entry.flaw)
-            return self.bank.waves[entry.slot]
-        return self._pool.submit(worker.store, path, self.sample_rate, self.track_samples, target, offset)
+    @property
+    def ahead(self) -> int:
+        """How many tracks are decoded before their turn: enough for all processes."""
+        return max(self.spec.decode_ahead, 2 * self._pool.workers)
+
+    def banked(self, row: int) -> Entry | None:
+        return self.bank.find(self.paths[row]) if self.bank else None
+
+    def fetch(self, row: int, target: str, offset: int) -> Future:
+        """The flaw to come of a file whose samples go to a place in a file."""
+        return self._pool.submit(worker.store, self.paths[row], self.sample_rate, self.track_samples, target, offset)
 
     def lend(self, slots: int) -> "_Memory":
         """Memory for so many tracks, of an earlier epoch if there is enough: fresh pages cost time."""
@@ -208,45 +211,54 @@ class _Memory:
 
 
 class _Tracks(contextlib.AbstractContextManager):
-    """Conformed waves by row, decoded in the order of `rows`, the recipe's `decode_ahead` of them before their turn."""
+    """Conformed waves by row, from the bank or decoded in the order of `rows`, some of them before their turn."""
 
     def __init__(self, stream: Stream, rows: np.ndarray, most_open: int):
-        self._stream, self._rows = stream, iter(rows.tolist())
-        banked = stream.bank and all(stream.bank.find(stream.paths[row]) for row in rows.tolist())
-        slots = 0 if banked else most_open + stream.spec.decode_ahead
+        self._stream = stream
+        entries = ((row, stream.banked(row)) for row in rows.tolist())
+        self._entries = {row: entry for row, entry in entries if entry}  # asked once: files may change meanwhile
+        self._missing = iter([row for row in rows.tolist() if row not in self._entries])
+        slots = 0 if len(self._entries) == len(rows) else most_open + stream.ahead
         self._memory = stream.lend(slots)
         self._free = list(range(slots))
-        self._pending: collections.deque[tuple[int, int, np.ndarray | Future]] = collections.deque()
+        self._pending: collections.deque[tuple[int, int, Future]] = collections.deque()
         self._waves: dict[int, tuple[int, np.ndarray | None]] = {}
-        for _ in range(stream.spec.decode_ahead):
+        for _ in range(stream.ahead):
             self._begin_next()
 
     def __getitem__(self, row: int) -> np.ndarray | None:
         """The wave of a track, shape (samples of a track,); None of one that gave nothing."""
+        if row in self._entries:
+            return self._of_bank(self._entries[row])
         while row not in self._waves:
             self._end_next()
         return self._waves[row][1]
 
     def drop(self, row: int) -> None:
-        self._free.append(self._waves.pop(row)[0])
+        if row in self._waves:
+            self._free.append(self._waves.pop(row)[0])
+
+    def _of_bank(self, entry: Entry) -> np.ndarray:
+        self._stream.judge(entry.flaw)
+        return self._stream.bank.waves[entry.slot]
 
     def _begin_next(self) -> None:
-        for row in itertools.islice(self._rows, 1):
-            slot = self._free.pop() if self._free else 0  # none where the bank has all
+        for row in itertools.islice(self._missing, 1):
+            slot = self._free.pop()
             self._pending.append((row, slot, self._stream.fetch(row, *self._memory.place(slot))))
 
     def _end_next(self) -> None:
-        row, slot, wave = self._pending[0]
-        if isinstance(wave, Future):
-            flaw = _flaw(self._stream.paths[row], wave)
-            self._stream.judge(flaw)
-            wave = None if flaw and flaw.is_lost else self._memory.slots[slot]
+        row, slot, answer = self._pending[0]
+        path = self._stream.paths[row]
+        self._stream.flaws.pop(path, None)  # it may be well by now
+        flaw = _flaw(path, answer)
+        self._stream.judge(flaw)
         self._pending.popleft()
-        self._waves[row] = slot, wave
+        self._waves[row] = slot, None if flaw and flaw.is_lost else self._memory.slots[slot]
         self._begin_next()
 
     def __exit__(self, *exc) -> None:
         for _, _, answer in self._pending:  # nobody may write to the descriptor once its number is free
-            if isinstance(answer, Future) and not answer.cancel():
+            if not answer.cancel():
                 answer.exception()
         self._stream.take_back(self._memory)

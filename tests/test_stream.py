@@ -1,6 +1,7 @@
 import gc
 import itertools
 import os
+import shutil
 import threading
 import time
 from pathlib import Path
@@ -197,6 +198,40 @@ def test_good_files_come_through_beside_every_odd_one(paths, tmp_path):
     assert {Path(path).name for path in stream.flaws} == {
         name for name, outcome in expected.items() if not isinstance(outcome, float)
     } - {"cut.flac", "garbage.flac", "garbage.mp3"}  # their first 6 s are well
+
+
+def test_a_file_that_is_well_again_is_no_longer_broken(paths, order, tmp_path):
+    names = [str(tmp_path / "0.wav"), *paths[1:]]
+    (tmp_path / "0.wav").write_text("no music")
+    with Stream(names, AUDIO, spec(on_error="quarantine"), CPU) as stream:
+        list(stream.batches(order, WINDOW, 5))
+        assert list(stream.flaws) == names[:1]
+        shutil.copy(paths[0], names[0])
+        found = list(stream.batches(order, WINDOW, 5))
+        assert not stream.flaws
+    assert same(found, collect(paths, order, spec()))
+
+
+def test_a_file_touched_during_an_epoch_comes_from_the_bank_to_its_end(paths, order, tmp_path):
+    names = [shutil.copy(path, tmp_path) for path in paths]
+    kept = Bank(tmp_path / "bank", 8_000, 48_000)
+    list(examine(names, AUDIO, spec(), kept))
+    with Stream(names, AUDIO, spec(bank="disk"), CPU, kept) as stream:
+        batches = stream.batches(order, WINDOW, 2)
+        found = [next(batches)]
+        for name in names:
+            os.utime(name, (1, 1))
+        found += list(batches)
+        assert same(found, collect(paths, order, spec(), batch_size=2))
+        assert kept.find(names[0]) is None
+        assert same(found, list(stream.batches(order, WINDOW, 2)))  # decoded
+
+
+def test_all_processes_have_tracks_to_decode(paths):
+    with Stream(paths, AUDIO, spec(workers=2, ahead=1), CPU) as stream:
+        assert stream.ahead == 2 * min(2, os.cpu_count())
+    with Stream(paths, AUDIO, spec(workers=0, ahead=3), CPU) as stream:
+        assert stream.ahead == 3
 
 
 def test_too_many_broken_files_stop_the_stream(mixed, order):
