@@ -22,12 +22,15 @@ def window_probs(
     """
     for model in models:
         model.eval()
-    waiting = None
+    waiting, parts = None, 1
     for batch in batches:
-        pictures = features(batch.waves)
-        views = _views(pictures, flip)
-        probs = torch.stack([_probs(model, _own(model, batch, views, flip), bfloat16) for model in models])
-        broken = pictures[:, 0, 0, 0].isnan()
+        answers, broken = [], []
+        for model, views in zip(models, _views_of(models, features, batch, flip), strict=True):
+            while (own := _probs(model, views, bfloat16, parts)) is None:
+                parts *= 2  # for later batches, too
+            answers.append(own)
+            broken.append(views[0][:, 0, 0, 0].isnan())
+        probs, broken = torch.stack(answers), torch.stack(broken).any(0)
         answer = batch, *(found.to("cpu", non_blocking=True) for found in (probs, broken)), _now_on(probs.device)
         if waiting:
             yield _arrived(*waiting)
@@ -58,25 +61,33 @@ def describe_broken(batch: Batch, broken: Tensor) -> list[str]:
     return [f"row {row} of the manifest, window at sample {start}: its picture is no number" for row, start in places]
 
 
+def _views_of(models: Sequence[nn.Module], features: nn.Module, batch: Batch, flip: bool) -> Iterator[list[Tensor]]:
+    """For each network its views of a batch: those that all share, or its own where its front end learned with it."""
+    shared = None
+    for model in models:
+        front_end = getattr(model, "front_end", None) or features
+        if front_end is not features:
+            yield _views(front_end(batch.waves), flip)
+            continue
+        shared = shared or _views(features(batch.waves), flip)
+        yield shared
+
+
 def _views(pictures: Tensor, flip: bool) -> list[Tensor]:
     return [pictures, mirrored(pictures)] if flip else [pictures]
 
 
-def _own(model: nn.Module, batch: Batch, shared: list[Tensor], flip: bool) -> list[Tensor]:
-    """Views of a network's own pictures where its front end learned with it, else those that all share."""
-    front_end = getattr(model, "front_end", None)
-    return shared if front_end is None else _views(front_end(batch.waves), flip)
+def _probs(model: nn.Module, views: list[Tensor], bfloat16: bool, parts: int) -> Tensor | None:
+    """Mean probabilities, shape (B, C), of a network's views of pictures, taken in parts.
 
-
-def _probs(model: nn.Module, views: list[Tensor], bfloat16: bool) -> Tensor:
-    """Mean probabilities, shape (B, C), of a network's views of pictures; in parts where memory runs out."""
-    size = len(views[0])
+    None where memory runs out and more parts may do.
+    """
+    size = -(-len(views[0]) // parts)
     try:
         with torch.autocast(views[0].device.type, torch.bfloat16, enabled=bfloat16):
-            logits = [model(view) for view in views]
+            logits = [torch.cat([model(part) for part in view.split(size)]) for view in views]
         return torch.stack([own.float().softmax(1) for own in logits]).mean(0)
     except torch.OutOfMemoryError:
         if size == 1:
             raise
-    parts = zip(*(view.split(-(-size // 2)) for view in views), strict=True)
-    return torch.cat([_probs(model, list(part), bfloat16) for part in parts])
+    return None

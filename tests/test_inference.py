@@ -55,6 +55,20 @@ def test_without_flips_there_is_one_view():
     assert torch.allclose(probs[0], next(batches()).waves.view(4, 4, 5)[:, :3, 0].softmax(1))
 
 
+def test_a_network_with_a_front_end_of_its_own_sees_its_own_pictures():
+    shared, own = Features(), Features()
+    models = [Corner(), Corner()]
+    models[1].front_end = lambda waves: own(waves * 3)
+    (_, probs), *_ = window_probs(models, shared, batches(), flip=False, bfloat16=False)
+    images = next(batches()).waves.view(4, 4, 5)[:, :3, 0]
+    assert torch.allclose(probs[0], images.softmax(1))
+    assert torch.allclose(probs[1], (3 * images).softmax(1))
+    models[1].front_end = own
+    calls = shared.calls, own.calls
+    list(window_probs(models[1:], own, batches(), flip=False, bfloat16=False))
+    assert (shared.calls - calls[0], own.calls - calls[1]) == (0, 2)
+
+
 def test_a_picture_that_is_no_number_is_named():
     broken = next(batches())
     broken.waves[2] = torch.nan
@@ -73,6 +87,19 @@ def test_where_memory_runs_out_a_batch_is_taken_in_parts():
         next(window_probs([model], Features(), batches(), flip=True, bfloat16=False)) for model in (Small(), Corner())
     )
     assert torch.allclose(small, large)
+
+    class Counting(Corner):
+        sizes = ()
+
+        def forward(self, images):
+            self.sizes += (len(images),)
+            if len(images) > 2:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return super().forward(images)
+
+    counting = Counting()
+    list(window_probs([counting], Features(), batches(), flip=False, bfloat16=False))
+    assert counting.sizes == (4, 2, 2, 2, 2)  # later batches begin with what worked
 
     class Full(Corner):
         def forward(self, images):
