@@ -25,6 +25,7 @@ from melgpu.optimizer import Progress, cosine_lr, lr_of, make_optimizer, set_lr
 from melgpu.recipe import AugmentSpec, MachineSpec, OptimSpec
 from melgpu.targets import Targets
 
+MOST_BROKEN = 20  # windows named where many have no picture
 STAGES = ("audio", "pictures", "network", "rest", "validation")  # audio: waiting for it; rest: what the caller does
 
 
@@ -184,6 +185,7 @@ def start(model: Classifier, spec: OptimSpec, machine: MachineSpec) -> Training:
     device = next(model.parameters()).device
     average = backbone.averaged(model, spec.ema_decay) if spec.ema_decay else None
     if machine.compile:
+        torch.compiler.reset()  # what other networks were compiled to counts against this one's limit
         model.body.compile()
     sums = torch.zeros(2, dtype=torch.float64, device=device)
     optimizer = make_optimizer(model, spec, 0)
@@ -217,7 +219,7 @@ def fit(
         yield from train_epoch(training, features, batches, targets, spec, augment_spec, seed)
         loss, accuracy = (ranks.total(training.sums.clone()) / ranks.count() / progress.step).tolist()
         if not math.isfinite(loss):
-            raise InputError(_explain(features, train_batches(epoch, 0), epoch))
+            raise InputError(_explain(training.model, features, train_batches(epoch, 0), epoch))
         record = {"epoch": epoch + 1, "lr": lr_of(training.optimizer), "loss": loss, "accuracy": accuracy}
         accuracy = yield from _validate(training, features, train_batches, valid_batches, targets, spec)
         record["window_accuracy"] = accuracy
@@ -252,13 +254,17 @@ def _pace(clock: Clock, steps: int) -> dict[str, float]:
     return {"steps_per_s": round(steps / max(trained, 1e-9), 3)} | rounded
 
 
-def _explain(features: nn.Module, batches: Iterable[Batch], epoch: int) -> list[str]:
-    """Why a loss is not a number: the windows of the epoch whose pictures are not, or too large steps."""
-    problems = []
+def _explain(model: nn.Module, features: nn.Module, batches: Iterable[Batch], epoch: int) -> list[str]:
+    """Why a loss is not a number: some of the windows whose pictures are not, or too large steps."""
+    problems, diverged = [], f"epoch {epoch + 1}: the loss is no longer a number; try a smaller optim.lr"
+    front_end = getattr(model, "front_end", None)
+    if front_end and not all(bool(own.isfinite().all()) for own in front_end.parameters()):
+        return [diverged]
     for batch in batches:
-        broken = features(batch.waves)[:, 0, 0, 0].isnan().cpu()
-        problems += describe_broken(batch, broken)
-    return problems or [f"epoch {epoch + 1}: the loss is no longer a number; try a smaller optim.lr"]
+        problems += describe_broken(batch, features(batch.waves)[:, 0, 0, 0].isnan().cpu())
+        if len(problems) >= MOST_BROKEN:
+            break
+    return problems[:MOST_BROKEN] or [diverged]
 
 
 def _end_epoch(training: Training, record: dict, spec: OptimSpec) -> dict:

@@ -284,6 +284,33 @@ def test_a_loss_that_is_no_number_is_explained():
             list(steps)
 
 
+def test_many_broken_windows_are_not_all_named():
+    def broken(epoch=0, first_step=0):
+        for batch in batches(epoch, first_step, count=30):
+            yield replace(batch, waves=batch.waves * torch.nan)
+
+    steps = training.fit(fresh(), Pictures(), broken, lambda: batches(99), TARGETS, OPTIM, AUGMENT, seed=3)
+    with pytest.raises(InputError) as caught:
+        list(steps)
+    assert len(caught.value.problems) == training.MOST_BROKEN
+
+
+def test_a_front_end_that_diverged_is_not_blamed_on_the_files():
+    class Drawing(Pictures):
+        def __init__(self):
+            super().__init__()
+            self.gain = nn.Parameter(torch.tensor(torch.nan))
+
+        def forward(self, waves):
+            return super().forward(waves) * self.gain
+
+    state = fresh_tiny()
+    state.model.front_end = Drawing()
+    steps = training.fit(state, state.model.front_end, batches, lambda: batches(99), TARGETS, OPTIM, AUGMENT, seed=3)
+    with pytest.raises(InputError, match=r"try a smaller optim\.lr"):
+        list(steps)
+
+
 def test_an_average_is_what_is_judged():
     spec = OPTIM.model_copy(update={"ema_decay": 0.999})
     state = fresh_tiny(spec)
