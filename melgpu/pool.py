@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -91,9 +92,13 @@ class _Desk:
         lifeline, self._lifeline = os.pipe()
         serve = f"import sys; sys.path[:] = {sys.path!r}; from melgpu import worker; worker.serve"
         command = [sys.executable, "-c", f"{serve}({theirs.fileno()}, {lifeline})"]
+        self._scratch = tempfile.TemporaryDirectory(prefix="melgpu-")  # what it fetches goes with it
         self._process = subprocess.Popen(
-            command, pass_fds=(theirs.fileno(), lifeline), process_group=0
-        )  # out of Ctrl-C's reach
+            command,
+            pass_fds=(theirs.fileno(), lifeline),
+            process_group=0,  # out of Ctrl-C's reach
+            env={**os.environ, "TMPDIR": self._scratch.name},
+        )
         theirs.close()
         os.close(lifeline)
 
@@ -108,6 +113,7 @@ class _Desk:
         code = process.wait()
         self._pipe.close()
         os.close(self._lifeline)
+        self._scratch.cleanup()
         return signal.Signals(-code).name if code < 0 else f"exit code {code}"
 
     def kill(self) -> None:

@@ -6,11 +6,14 @@ A URL is fetched into a temporary file for as long as it is read, so memory stay
 import os
 import re
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from melgpu.errors import InputError
+
+PAUSES_S = (1, 4)  # before a fetch that failed is tried again
 
 
 def is_url(path: str) -> bool:
@@ -44,8 +47,12 @@ def _fetch(url: str, place: Path) -> None:
         import fsspec
     except ImportError:
         raise InputError("URLs need fsspec: pip install 'melgpu[remote]'") from None
-    try:
-        system, name = fsspec.core.url_to_fs(url)
-        system.get_file(name, str(place))
-    except Exception as error:  # every protocol has errors of its own
-        raise InputError(f"cannot be fetched ({error})") from None
+    for pause_s in (*PAUSES_S, None):
+        try:
+            system, name = fsspec.core.url_to_fs(url)
+            system.get_file(name, str(place))
+            return
+        except Exception as error:  # every protocol has errors of its own
+            if pause_s is None or isinstance(error, FileNotFoundError | PermissionError | ValueError):
+                raise InputError(f"cannot be fetched ({error})") from None
+            time.sleep(pause_s)

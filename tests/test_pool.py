@@ -1,5 +1,6 @@
 import os
 import signal
+import tempfile
 import time
 
 import numpy as np
@@ -67,6 +68,15 @@ def test_a_hang_costs_one_answer(pool):
     with pytest.raises(WorkerLost, match="hung"):
         hung.result()
     assert after.result() != first
+
+
+def test_what_a_lost_process_had_fetched_goes_with_it(pool):
+    folder = pool.submit(tempfile.gettempdir).result()
+    assert pool.submit(tempfile.mkdtemp).result().startswith(folder)
+    assert folder != tempfile.gettempdir()
+    with pytest.raises(WorkerLost):
+        pool.submit(os.abort).result()
+    assert not os.path.exists(folder)
 
 
 def test_a_process_killed_while_idle_costs_nothing(pool):

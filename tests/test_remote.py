@@ -43,6 +43,24 @@ def test_a_url_gives_what_the_file_gives(tmp_path, site):
     assert not place.exists()
 
 
+def test_a_fetch_that_fails_is_tried_again(tmp_path, site, monkeypatch):
+    write_audio(tmp_path / "x.wav", 1)
+    answers = iter([503, 200, 503, 503, 503])
+    original = Quiet.send_head
+
+    def send_head(self):
+        return original(self) if next(answers) == 200 else self.send_error(503)
+
+    monkeypatch.setattr(Quiet, "send_head", send_head)
+    monkeypatch.setattr(Quiet, "do_HEAD", lambda self: self.send_error(405))
+    monkeypatch.setattr(remote, "PAUSES_S", (0.01, 0.01))
+    with remote.local(f"{site}/x.wav") as place:
+        assert place.read_bytes() == (tmp_path / "x.wav").read_bytes()
+    with pytest.raises(InputError, match="cannot be fetched"), remote.local(f"{site}/x.wav"):
+        pass
+    assert next(answers, None) is None
+
+
 def test_what_cannot_be_fetched_is_named(site):
     with pytest.raises(DecodeError, match=r"absent\.mp3: cannot be fetched"):
         decode(f"{site}/absent.mp3", 8_000, 5)
