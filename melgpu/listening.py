@@ -58,9 +58,9 @@ def listen(
     size, todo = settings.stream.predict_batch_size, np.arange(len(order))
     with report.progress(title, len(order), "windows") as tracker:
         for answers in journal.kept():
+            for flaw in (flaw for flaw in answers.flaws if not flaw.is_lost):
+                stream.judge(flaw)
             if answers.heard.all():
-                for flaw in answers.flaws:
-                    stream.judge(None if flaw.is_lost else flaw)
                 todo = todo[(todo < answers.place) | (todo >= answers.place + len(answers.heard))]
                 yield _part(answers), answers
         tracker.skip(len(order) - len(todo))

@@ -1,4 +1,5 @@
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -7,7 +8,7 @@ from conftest import write_audio
 from test_inference import Corner
 
 from melgpu import listening, recipe, windows
-from melgpu.journal import Journal
+from melgpu.journal import Answers, Journal
 from melgpu.stream import Stream
 
 CPU = torch.device("cpu")
@@ -63,6 +64,23 @@ def test_a_prediction_stopped_anywhere_goes_on_to_the_same_answers(networks, tmp
         np.testing.assert_array_equal(resumed[0], whole[0])
         np.testing.assert_array_equal(resumed[1], whole[1])
         assert resumed[2] == whole[2]
+
+
+def test_what_was_known_of_a_file_is_not_forgotten_with_a_batch_that_is_heard_again(networks, tmp_path):
+    names = paths(tmp_path)
+    write_audio(tmp_path / "4.flac", 8, 11025, seed=4)
+    data = (tmp_path / "4.flac").read_bytes()
+    names[4] = str(tmp_path / "4.flac")
+    (tmp_path / "4.flac").write_bytes(data[: len(data) // 2])  # met while the batches before it were made
+    expected = listen(networks, names, tmp_path / "whole")
+    assert {Path(path).name for path in expected[2]} == {"2.wav", "4.flac"}
+    with Journal(tmp_path / "cut", {"x": 1}) as journal:
+        flaw = expected[2][names[4]]
+        journal.add(Answers(4, expected[0][:, 4:8], np.array([True, True, False, False]), [flaw]))
+        journal.add(Answers(12, expected[0][:, 12:], np.ones(3, bool), []))
+    resumed = listen(networks, names, tmp_path / "cut")
+    np.testing.assert_array_equal(resumed[0], expected[0])
+    assert resumed[2] == expected[2]
 
 
 def test_a_file_that_is_well_again_is_heard(networks, tmp_path):
