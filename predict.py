@@ -61,7 +61,7 @@ def predict_round(run, device) -> int:
     if not trained:
         raise InputError(f"{run.folder}: round {number} has no trained network; run train.py first")
     if ranks.is_first():
-        preflight.fill(run.bank, run.manifest.paths, run.recipe)
+        preflight.fill(run)
     ranks.wait()
     missing, first = [job for job in trained if not run.is_predicted(job)], ranks.is_first()
     windows = len(missing) * len(plan.prediction_order(run, np.arange(len(run.manifest))))

@@ -63,7 +63,7 @@ def open_or_create(args, device):
         if ignored:
             report.say(f"{args.run} keeps the tracks it was made with; ignored: --{' --'.join(ignored)}")
         opened = reopen(args)
-        preflight.fill(opened.bank, opened.manifest.paths, opened.recipe)
+        preflight.fill(opened)
         return opened
     if not args.labels:
         raise InputError(f"{args.run}: a new run needs --labels: a CSV of file,label or a folder of class folders")

@@ -160,7 +160,7 @@ class Bank:
         if needed > free:
             raise InputError(
                 f"{self.folder}: the bank needs {needed / 1e9:.1f} GB more and the disk has {free / 1e9:.1f} GB left: "
-                "go without it (--set stream.bank=off)"
+                "free some space, or begin the run without a bank (--set stream.bank=off)"
             )
 
 

@@ -1,6 +1,6 @@
 """Everything that can be wrong with a run's input, found and listed before anything is done."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from melgpu.manifest import Manifest
 from melgpu.quarantine import Flaw
 from melgpu.recipe import Recipe
 from melgpu.remote import absolute, is_url
+from melgpu.run import Run
 from melgpu.stream import Stream, examine
 
 
@@ -70,11 +71,14 @@ def find_flaws(paths: list[str], settings: Recipe, bank: Bank | None) -> dict[st
     return flaws
 
 
-def fill(bank: Bank | None, paths: Sequence[str], settings: Recipe) -> None:
-    """Decode what the bank lacks; of files that give nothing the stream will say so."""
-    missing = [path for path in paths if bank.find(path) is None] if bank else []
+def fill(run: Run) -> None:
+    """Decode what a run's bank lacks, but for files that gave nothing before: of those the stream will say so."""
+    if run.bank is None:
+        return
+    lost = {flaw.path for flaw in quarantine.load(run.quarantine_path) if flaw.is_lost}
+    missing = [path for path in run.manifest.paths if path not in lost and run.bank.find(path) is None]
     if missing:
-        find_flaws(missing, settings, bank)
+        find_flaws(missing, run.recipe, run.bank)
 
 
 def reside(stream: Stream, rows: np.ndarray) -> None:

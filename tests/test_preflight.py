@@ -1,13 +1,15 @@
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from conftest import write_audio, write_list
 
-from melgpu import preflight, recipe
+from melgpu import preflight, quarantine, recipe
 from melgpu.bank import open_bank
 from melgpu.errors import InputError
+from melgpu.quarantine import Flaw
 
 SCRATCH = ["backbone.pretrained=false", "folds.num_folds=3"]
 
@@ -107,9 +109,14 @@ def test_a_bank_is_full_afterwards(tmp_path):
     wanted = settings("stream.bank=disk")
     bank = open_bank(tmp_path / "bank", wanted.audio, wanted.stream)
     assert all(bank.find(str(tmp_path / name)) for name, _ in rows)
-    paths = [str(write_audio(tmp_path / "more.wav", 1)), str(tmp_path / "0.wav")]
-    preflight.fill(bank, paths, wanted)
-    assert bank.find(paths[0])
+    paths = [str(write_audio(tmp_path / f"{name}.wav", 1)) for name in ("more", "lost", "cut")] + [
+        str(tmp_path / "0.wav")
+    ]
+    record = tmp_path / "quarantine.csv"
+    quarantine.note(record, [Flaw(paths[1], "broken", 0.0), Flaw(paths[2], "cut off", 0.5)])
+    run = SimpleNamespace(bank=bank, manifest=SimpleNamespace(paths=paths), recipe=wanted, quarantine_path=record)
+    preflight.fill(run)
+    assert [bank.find(path) is not None for path in paths] == [True, False, True, True]
 
 
 def test_a_check_tells_what_is_there_and_makes_nothing(tmp_path, capsys):
