@@ -67,6 +67,7 @@ class Score(Claim):
     tracks: Number
     gain: FiniteFloat
     gain_interval: tuple[FiniteFloat, FiniteFloat]
+    gain_p: FiniteFloat
 
 
 class Scores(RootModel[dict[str, dict[str, Score]]]):

@@ -8,7 +8,7 @@ import numpy as np
 from melgpu import judged, predictions, pseudo
 from melgpu.errors import InputError
 from melgpu.judged import SPLITS, Judged
-from melgpu.metrics import bootstrap_interval, confusion, wilson_interval
+from melgpu.metrics import bootstrap_interval, confusion, sign_test, wilson_interval
 from melgpu.run import Job, Run, class_numbers
 
 NAMES = {
@@ -108,12 +108,15 @@ def window_accuracy(run: Run, job: Job) -> float | None:
 
 @dataclass(frozen=True)
 class Gain:
-    """Accuracy of one judge with and without something, on the same tracks, and the difference's 95 % interval."""
+    """Accuracy of one judge with and without something, on the same tracks: the difference, its 95 % interval, and how
+    probable one as large is by chance.
+    """
 
     before: float
     after: float
     gain: float
     interval: tuple[float, float]
+    p: float
     tracks: int
 
 
@@ -136,7 +139,8 @@ def _gain(before: Judged, after: Judged, judge: str, rows: np.ndarray) -> Gain:
         (told.probs[told.judges.index(judge), own].argmax(1) == labels).astype(float)
         for told, own in ((after, rows[0]), (before, rows[1]))
     )
-    return Gain(old.mean(), new.mean(), (new - old).mean(), bootstrap_interval(new - old), len(labels))
+    gain = new - old
+    return Gain(old.mean(), new.mean(), gain.mean(), bootstrap_interval(gain), sign_test(gain), len(labels))
 
 
 @dataclass(frozen=True)

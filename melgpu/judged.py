@@ -12,7 +12,7 @@ import numpy as np
 
 from melgpu import arrays
 from melgpu.errors import InputError, brief
-from melgpu.metrics import accuracy, bootstrap_interval, share_interval
+from melgpu.metrics import accuracy, bootstrap_interval, share_interval, sign_test
 
 SPLITS = ("validation", "public", "private")
 FORM = {
@@ -73,7 +73,7 @@ class Judged:
         }
 
     def _score(self, judge: int, rows: np.ndarray) -> dict:
-        """Accuracy with its 95 % interval, and what is gained over the mean of the networks, with its own."""
+        """Accuracy and what is gained over the mean of the networks, with 95 % intervals; the gain's sign test."""
         labels = self.labels[rows]
         right, plain = ((self.probs[number, rows].argmax(1) == labels) for number in (judge, self.judges.index("mean")))
         gain = right.astype(float) - plain
@@ -83,6 +83,7 @@ class Judged:
             "tracks": len(rows),
             "gain": float(gain.mean()),
             "gain_interval": bootstrap_interval(gain),
+            "gain_p": sign_test(gain),
         }
 
 

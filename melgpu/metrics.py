@@ -36,6 +36,17 @@ def share_interval(right: np.ndarray) -> tuple[float, float]:
     return wilson_interval(share, len(right)) if share in (0, 1) else bootstrap_interval(right.astype(float))
 
 
+def sign_test(gains: np.ndarray) -> float:
+    """How probable chance alone makes `gains` (N,) as one-sided as they are, or more; those of 0 do not count.
+
+    Of a share's gain on the same tracks this is McNemar's exact test. Source: McNemar, "Note on the sampling error of
+    the difference between correlated proportions or percentages", Psychometrika 12 (1947).
+    """
+    up, down = int((gains > 0).sum()), int((gains < 0).sum())
+    count = up + down
+    return min(1.0, 2 * sum(math.comb(count, k) for k in range(max(up, down), count + 1)) / 2**count)
+
+
 def wilson_interval(share: float, count: int, z: float = 1.96) -> tuple[float, float]:
     """The 95 % confidence interval of a share of `count` trials.
 

@@ -140,10 +140,14 @@ def _gains(chapters: list[Chapter]) -> list[tuple[Chapter, dict]]:
     return [(chapter, found) for chapter, found in changes if found]
 
 
-def _mistakes(chapter: Chapter) -> list[tuple[mistakes.Mistake, mistakes.Window, mistakes.Heard]]:
+def _mistakes(chapter: Chapter) -> list[tuple[mistakes.Mistake, mistakes.Window, mistakes.Heard]] | None:
+    """None where predictions were deleted, which know the windows."""
+    run = chapter.run
+    if not all(run.predictions_path(job).exists() for job in run.jobs(chapter.number)):
+        return None
     found = mistakes.worst(chapter.judged)
-    chosen = mistakes.windows(chapter.run, chapter.number, found)
-    return list(zip(found, chosen, mistakes.hear(chapter.run, chosen), strict=True))
+    chosen = mistakes.windows(run, chapter.number, found)
+    return list(zip(found, chosen, mistakes.hear(run, chosen), strict=True))
 
 
 def scale(scores: dict) -> float:

@@ -15,6 +15,7 @@ from melgpu.times import Piece
 
 SPLIT_NAMES = {"validation": "validation", "public": "public test", "private": "private test"}
 SPACE = "\N{NO-BREAK SPACE}"
+MOST_CHANCE = 0.05
 Interval = tuple[float, float]
 
 
@@ -46,10 +47,9 @@ def points_span(interval: Interval) -> str:
     return f"{points(interval[0])} to {points(interval[1])}"
 
 
-def chance(interval: Interval) -> str:
-    """Whether a difference is more than chance may do."""
-    low, high = interval
-    return "better" if low > 0 else "worse" if high < 0 else "not told from chance"
+def chance(gain: float, p: float) -> str:
+    """Whether a difference is more than chance may do; see `metrics.sign_test`."""
+    return "not told from chance" if p > MOST_CHANCE else "better" if gain > 0 else "worse"
 
 
 def best_split(scores: dict) -> str | None:
@@ -71,15 +71,15 @@ def lead(chapter: Chapter, scores: dict) -> str:
 
 def stacking(chapter: Chapter, scores: dict) -> str:
     """Whether the answer is better than the plain mean of the networks."""
-    gains = {split: (own["gain"], own["gain_interval"]) for split, own in scores[chapter.answer].items()}
+    gains = {split: (own["gain"], own["gain_interval"], own["gain_p"]) for split, own in scores[chapter.answer].items()}
     return f"Against the plain mean of the networks, {_told(gains)}." if gains else ""
 
 
-def _told(gains: dict[str, tuple[float, Interval]]) -> str:
+def _told(gains: dict[str, tuple[float, Interval, float]]) -> str:
     """Gains by split, in words: what is told from chance comes first."""
     groups = {word: [] for word in ("better", "worse", "not told from chance")}
-    for split, (gain, interval) in gains.items():
-        groups[chance(interval)].append(f"{SPLIT_NAMES[split]} ({points(gain)} points, {points_span(interval)})")
+    for split, (gain, interval, p) in gains.items():
+        groups[chance(gain, p)].append(f"{SPLIT_NAMES[split]} ({points(gain)} points, {points_span(interval)})")
     return "; ".join(f"{word} on {_listed(splits)}" for word, splits in groups.items() if splits)
 
 
@@ -113,7 +113,7 @@ def pseudo(run: Run, chosen: Sequence[PseudoClass] | None, gains: dict[str, Gain
     if len(run.recipe.rounds) == 1:
         return "None: this recipe has one round."
     if gains:
-        told = _told({split: (gain.gain, gain.interval) for split, gain in gains.items()})
+        told = _told({split: (own.gain, own.interval, own.p) for split, own in gains.items()})
         return f"Against the same round without them, {told}."
     if chosen is None:
         return "None were chosen yet."

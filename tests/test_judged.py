@@ -53,6 +53,7 @@ def test_scores_count_what_is_right_and_what_is_gained():
     assert best["validation"]["gain"] == 0.25
     assert best["validation"]["gain_interval"][0] == 0
     assert best["validation"]["gain_interval"][1] > 0.25
+    assert best["validation"]["gain_p"] == 1  # of one track
     assert best["public"]["tracks"] == 1
     assert best["public"]["gain"] == 0
     assert "private" not in best

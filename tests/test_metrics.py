@@ -20,6 +20,18 @@ def test_wilsons_interval_equals_scipys(pair):
     assert wilson_interval(right / count, count) == pytest.approx((theirs.low, theirs.high), abs=1e-4)
 
 
+@given(st.integers(0, 200), st.integers(0, 200), st.integers(0, 50))
+def test_the_sign_test_equals_scipys(up, down, same):
+    gains = np.repeat([1.0, -1.0, 0.0], [up, down, same])
+    theirs = binomtest(up, up + down).pvalue if up + down else 1.0
+    assert metrics.sign_test(gains) == pytest.approx(theirs, rel=1e-9)
+
+
+def test_four_tracks_mended_and_none_spoiled_may_be_chance():
+    assert metrics.sign_test(np.repeat([1.0, 0.0], [4, 23])) == 0.125
+    assert metrics.sign_test(np.repeat([1.0, 0.0], [6, 21])) == 0.03125
+
+
 def test_no_trials_no_interval():
     with pytest.raises(ValueError, match="count is 0"):
         wilson_interval(0.5, 0)

@@ -152,7 +152,7 @@ def test_pseudo_labels_and_what_they_changed(read, shown):
     row = read.row("pseudo", findings.NAMES["blend"])
     for gain, change, difference in zip(gains.values(), row[1::2], row[2::2], strict=True):
         assert change == f"{100 * gain.before:.1f} → {100 * gain.after:.1f}"
-        assert difference.endswith(verdicts.chance(gain.interval))
+        assert difference.endswith(verdicts.chance(gain.gain, gain.p))
 
 
 def test_the_rules_of_pseudo_labels_are_told(shown, read):
@@ -237,6 +237,15 @@ def test_labels_that_nobody_knows_are_no_scores(tmp_path):
     assert "nothing can be said about right and wrong" in read.said("header")
     assert "No labels are known" in read.said("mistakes")
     assert "rightly" not in read.said("pseudo")
+
+
+def test_without_the_predictions_all_but_the_mistakes_is_shown(tmp_path):
+    made = pictured_run.make(tmp_path, audio=False)
+    shutil.rmtree(made.predictions_folder(2))
+    read = Page(page.render(made, NOW))
+    assert read.unbalanced == read.open == []
+    assert "predictions were deleted" in read.said("mistakes")
+    assert "validation, 8 tracks" in read.said("scores")
 
 
 def test_test_sets_without_labels_are_left_out(tmp_path):

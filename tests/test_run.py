@@ -124,7 +124,14 @@ def test_pseudo_labels_are_classes(made):
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "[" * 100_000, '{"python": 3}', '{"python": "3", "packages": []}'])
 def test_damaged_json_is_refused(made, text):
-    score = {"accuracy": 0.5, "interval": [0.2, 0.8], "tracks": 7, "gain": 0.1, "gain_interval": [0.0, 0.2]}
+    score = {
+        "accuracy": 0.5,
+        "interval": [0.2, 0.8],
+        "tracks": 7,
+        "gain": 0.1,
+        "gain_interval": [0.0, 0.2],
+        "gain_p": 0.2,
+    }
     made.finish_round(1, {"mean": {"validation": score}})
     assert made.scores(1) == {"mean": {"validation": score}}
     scores = made.stack_folder(1) / "scores.json"

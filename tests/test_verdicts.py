@@ -36,9 +36,9 @@ def test_differences_have_signs(gain, text):
     assert verdicts.points(gain) == text
 
 
-def test_chance_is_an_interval_that_includes_0():
-    intervals = [(0.01, 0.2), (-0.2, -0.01), (-0.1, 0.1), (0.0, 0.3), (-0.3, 0.0)]
-    assert [verdicts.chance(own) for own in intervals] == ["better", "worse", *["not told from chance"] * 3]
+def test_chance_is_what_one_time_in_twenty_may_do():
+    gains = [(0.2, 0.01), (-0.2, 0.05), (0.2, 0.051), (-0.2, 1.0), (0.0, 1.0)]
+    assert [verdicts.chance(*own) for own in gains] == ["better", "worse", *["not told from chance"] * 3]
 
 
 def test_the_first_sentence_is_of_the_private_test(last):
@@ -56,9 +56,9 @@ def test_the_first_sentence_is_of_the_private_test(last):
 
 def test_gains_are_told_by_what_chance_may_do(last):
     gains = {
-        "validation": Gain(0.5, 0.6, 0.1, (-0.1, 0.3), 10),
-        "public": Gain(0.5, 0.7, 0.2, (0.1, 0.3), 10),
-        "private": Gain(0.5, 0.3, -0.2, (-0.3, -0.1), 10),
+        "validation": Gain(0.5, 0.6, 0.1, (-0.1, 0.3), 0.6, 10),
+        "public": Gain(0.5, 0.7, 0.2, (0.1, 0.3), 0.01, 10),
+        "private": Gain(0.5, 0.3, -0.2, (-0.3, -0.1), 0.03, 10),
     }
     assert verdicts.pseudo(last.run, None, gains) == (
         "Against the same round without them, better on public test (+20.0 points, +10.0 to +30.0); "
