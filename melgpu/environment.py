@@ -35,8 +35,13 @@ def device_name(device) -> str:
 def driver(device) -> str:
     """The version of a GPU's driver; empty for a CPU and where the driver does not say."""
     path = Path("/proc/driver/nvidia/version")
-    found = re.search(r"Kernel Module\D*([\d.]+)", path.read_text()) if path.exists() else None
-    return found.group(1) if found and device.type == "cuda" else ""
+    return driver_in(path.read_text()) if device.type == "cuda" and path.exists() else ""
+
+
+def driver_in(text: str) -> str:
+    """The version in what a kernel module says of itself; empty where there is none."""
+    found = re.search(r"Kernel Module.*?\s(\d+\.\d[\d.]*)", text)  # "for x86_64" may stand before it
+    return found.group(1) if found else ""
 
 
 def stamp(device) -> str:

@@ -4,6 +4,13 @@ import torch
 
 from melgpu import environment
 
+OPEN = """NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  570.124.06  Release Build  (builder@host)
+GCC version:  gcc version 12.3.0
+"""
+CLOSED = """NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.104.05  Sat Aug 19 01:15:15 UTC 2023
+GCC version:  gcc version 11.4.0
+"""
+
 
 def test_it_names_the_packages_the_device_and_the_commit():
     found = environment.describe("cuda:1")
@@ -25,3 +32,9 @@ def test_settings_tuned_elsewhere_are_told():
     assert environment.moved("", device) is None
     assert environment.moved(environment.stamp(device), device) is None
     assert "were tuned on a GPU of last year; this is" in environment.moved("a GPU of last year", device)
+
+
+def test_both_kinds_of_driver_tell_their_version():
+    assert environment.driver_in(OPEN) == "570.124.06"
+    assert environment.driver_in(CLOSED) == "535.104.05"
+    assert environment.driver_in("GCC version:  gcc version 12.3.0\n") == ""
