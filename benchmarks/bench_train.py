@@ -3,8 +3,8 @@
     python -m benchmarks.bench_train [--backbones resnet50 ...] [--batch-size 32] [--music FOLDER] [--plot FILE.png]
 
 The same training loop, three ways: pictures that lie on the device; waves that lie there (with the front end);
-two-minute files decoded on the fly, once all that was decoded ahead is used up. Beside it each stage alone, and which
-of them limits the whole.
+two-minute files decoded on the fly, once all that was decoded ahead is used up. Of the last, each stage's share of the
+time is kept; what limits, and what to change, is told by `python -m benchmarks`.
 """
 
 import itertools
@@ -105,14 +105,11 @@ def time_backbone(name: str, stream: Stream, settings: Recipe, batch_size: int, 
 def run(settings: Recipe, names: list[str], paths: list[str], args, device: torch.device) -> dict:
     result = {"benchmark": "train", **timing.machine(device), "batch_size": args.batch_size, "tracks": len(paths)}
     result |= {"image_size": settings.mel.image_size, "workers": min(settings.stream.workers, os.cpu_count() or 1)}
-    result["alone_windows_per_s"] = stages.alone(paths, settings, args.batch_size, device, args.seconds)
     result["rows"] = []
     with Stream(paths, settings.audio, settings.stream, device) as stream:
         for number, name in enumerate(names, start=1):
             Console(stderr=True, highlight=False).print(f"{number}/{len(names)} {name}")
-            row = time_backbone(name, stream, settings, args.batch_size, args.steps, args.repeats)
-            rates = {"network": args.batch_size / row["seconds_a_step"][WAYS[0]], **result["alone_windows_per_s"]}
-            result["rows"].append({**row, "limited_by": stages.bottleneck(rates)})
+            result["rows"].append(time_backbone(name, stream, settings, args.batch_size, args.steps, args.repeats))
     return result
 
 
@@ -143,17 +140,13 @@ def main(given: list[str] | None = None) -> int:
     arguments.add_argument("--batch-size", type=int, default=32, help="windows (default: 32)")
     arguments.add_argument("--steps", type=int, default=10, help="steps a sample (default: 10)")
     arguments.add_argument("--repeats", type=int, default=5, help="samples of each way (default: 5)")
-    arguments.add_argument("--seconds", type=float, default=5.0, help="for each stage alone (default: 5)")
     arguments.add_argument("--plot", type=Path, help="keep a plot as PNG")
     args = arguments.parse_args(given)
     settings = flags.settings_of(args)
     with tempfile.TemporaryDirectory() as folder:
         paths = flags.paths_of(args, Path(folder))
         result = run(settings, args.backbones, paths, args, cli.pick_device(args.device))
-    console = timing.console()
-    console.print(table(result))
-    for row in result["rows"]:
-        console.print(f"{row['backbone']}: limited by {row['limited_by']}")
+    timing.console().print(table(result))
     if args.plot:
         plot(result, args.plot)
     return timing.finish(result, args.out, ())

@@ -1,7 +1,6 @@
-"""What each stage of the pipeline can do alone, in windows a second, and which one is the slowest."""
+"""What measurements of single stages share: waves, batches that lie there, whole epochs, rates in windows a second."""
 
 import itertools
-import time
 from collections.abc import Iterator
 
 import numpy as np
@@ -60,37 +59,7 @@ def epochs(stream: Stream, settings: Recipe, batch_size: int) -> Iterator[Batch]
         yield from stream.batches(order, window_samples(settings), batch_size)
 
 
-def alone(
-    paths: list[str], settings: Recipe, batch_size: int, device: torch.device, seconds: float
-) -> dict[str, float]:
-    """The rate of each stage that works without the others."""
-    rates = {"audio": audio(paths, settings, batch_size, device, seconds)}
-    if device.type == "cuda":
-        rates["copy"] = np.median(copies(settings, batch_size, device, seconds))
-    waves, features = noise(settings, batch_size, device), front_end(settings, device)
-    rates["pictures"] = batch_size / np.median(timing.measure(lambda: features(waves), device, seconds))
-    return {stage: float(rate) for stage, rate in rates.items()}
-
-
 def copies(settings: Recipe, batch_size: int, device: torch.device, seconds: float) -> list[float]:
     """Windows a second from pinned memory to a GPU."""
     host = noise(settings, batch_size, torch.device("cpu")).pin_memory()
     return [batch_size / own for own in timing.measure(lambda: host.to(device, non_blocking=True), device, seconds)]
-
-
-def audio(paths: list[str], settings: Recipe, batch_size: int, device: torch.device, seconds: float) -> float:
-    """Files to batches on the device, decoded on the fly, with nobody to use them."""
-    with Stream(paths, settings.audio, settings.stream, device) as stream:
-        batches = epochs(stream, settings, batch_size)
-        next(batches)
-        count, started = 0, time.perf_counter()
-        while time.perf_counter() - started < seconds or not count:
-            count += len(next(batches).tracks)
-        batches.close()
-        return count / (time.perf_counter() - started)
-
-
-def bottleneck(rates: dict[str, float]) -> str:
-    """The slowest stage, and how many times as fast the next one is."""
-    (slowest, rate), (second, other), *_ = sorted(rates.items(), key=lambda item: item[1])
-    return f"{slowest} ({rate:,.1f} windows/s; the next, {second}, could do {other / rate:.1f} times as many)"

@@ -8,7 +8,7 @@ import soundfile
 import torch
 from conftest import call, write_audio
 
-from benchmarks import bench_decode, bench_predict, bench_stream, bench_train, music, parity, stages, timing
+from benchmarks import bench_decode, bench_predict, bench_stream, bench_train, music, parity, timing
 from melgpu.parity import MAX_DB, MEAN_DB
 
 
@@ -105,7 +105,7 @@ def test_bench_train(tmp_path, capsys):
     for number in range(3):
         write_audio(tmp_path / f"{number}.ogg", 8, 44_100, 2, seed=number)
     arguments = ["--music", tmp_path, "--recipe", "demo", "--backbones", "resnet10t", "--batch-size", "2"]
-    arguments += ["--steps", "2", "--repeats", "2", "--seconds", "0.1", "--device", "cpu", "--plot", tmp_path / "x.png"]
+    arguments += ["--steps", "2", "--repeats", "2", "--device", "cpu", "--plot", tmp_path / "x.png"]
     result = run(capsys, bench_train, *arguments)
     assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
     (row,) = result["rows"]
@@ -113,8 +113,6 @@ def test_bench_train(tmp_path, capsys):
     assert all(seconds > 0 for seconds in row["seconds_a_step"].values())
     assert {"audio", "pictures", "network"} <= row["stage_shares"].keys()
     assert row["stage_shares"]["network"] > row["stage_shares"]["rest"]
-    assert set(result["alone_windows_per_s"]) == {"audio", "pictures"}
-    assert row["limited_by"].split()[0] in ("network", "audio", "pictures")
 
 
 def test_bench_predict(tmp_path, capsys):
@@ -126,8 +124,3 @@ def test_bench_predict(tmp_path, capsys):
     assert (result["models"], result["tracks"], result["windows"]) == (4, 2, 6)
     assert result["tracks_per_s"] > 0
     assert all(len(samples) == 2 for samples in result["samples_s"].values())
-
-
-def test_the_slowest_stage_is_named():
-    assert stages.bottleneck({"audio": 50.0, "network": 10.0, "pictures": 20.0}).startswith("network (10.0 windows/s")
-    assert "pictures, could do 2.0 times" in stages.bottleneck({"audio": 50.0, "network": 10.0, "pictures": 20.0})
