@@ -1,5 +1,6 @@
 """One machine at work: what is measured, on which files, for how long, and the limits that stages are held against."""
 
+import itertools
 import math
 import os
 from collections.abc import Callable
@@ -89,7 +90,7 @@ class Bench:
     def in_processes(self, call, more: tuple, workers: int | None = None) -> list[float]:
         """Windows a second of a function called for files in decoding processes."""
         count = self.workers if workers is None else workers
-        some = self.paths[: max(8, 4 * count)]
+        some = list(itertools.islice(itertools.cycle(self.paths), max(8, 4 * count)))  # several turns for each process
         times = bench_decode.measure(call, more, some, count, self.effort.repeats)
         return [len(some) * self.track_windows / own for own in times]
 

@@ -5,6 +5,7 @@ import json
 from conftest import call
 
 from benchmarks import __main__, bench, timing
+from melgpu import recipe
 
 TINY = "rounds=[{backbones=['resnet10t', 'test_efficientnet'], folds=[0], blend={cnn=1.0}}]"
 PNG = b"\x89PNG"
@@ -53,6 +54,14 @@ def test_a_limit_taken_in_a_bad_moment_is_taken_again():
     hopeless = bench.Limit("y", lambda: 1.0)
     assert hopeless.over(10.0) == 1.0
     assert timing.is_beyond({"windows_per_s": 10.0, "limit_windows_per_s": hopeless.best})
+
+
+def test_every_process_has_files_enough(monkeypatch, tmp_path):
+    given = []
+    monkeypatch.setattr(bench.bench_decode, "measure", lambda call, more, paths, *rest: given.extend(paths) or [2.0])
+    some = bench.Bench(recipe.load([]), ["a", "b", "c"], None, tmp_path, bench.Effort(4, (), 1, 1, 0.1, 1))
+    assert some.in_processes(None, (), workers=12) == [48 * 11 / 2.0]
+    assert given == 16 * ["a", "b", "c"]
 
 
 def test_powers():
