@@ -99,9 +99,8 @@ def train(bench: Bench) -> Iterator[dict]:
         times = bench_train.time_ready(names[0], bench.settings, batch_size, effort.steps, effort.repeats, bench.device)
         more = {"backbone": names[0], "batch_size": batch_size, "curve": True}
         yield row("train", f"{names[0]}, batch of {batch_size}", [batch_size / own for own in times], bound, **more)
-    ahead = bench.settings.stream.model_copy(update={"decode_ahead": max(2, bench.workers)})  # soon used up
-    settings = bench.settings.model_copy(update={"stream": ahead})
-    with Stream(bench.paths, settings.audio, ahead, bench.device) as files:
+    settings = bench.from_files(bench.settings)
+    with Stream(bench.paths, settings.audio, settings.stream, bench.device) as files:
         for name in names:
             yield from _train_one(bench, files, settings, name)
 

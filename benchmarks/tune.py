@@ -97,10 +97,7 @@ def versus(bench: Bench, tuned: Recipe, name: str) -> dict[str, dict[str, list[f
 
 def training(bench: Bench, settings: Recipe, name: str) -> Generator[float]:
     """Windows a second of steps from files, sample after sample, each after what was decoded ahead is used up."""
-    effort, device = bench.effort, bench.device
-    if device.type == "cpu":  # steps are slow: less ahead is sooner used up
-        ahead = settings.stream.model_copy(update={"decode_ahead": max(2, bench.workers)})
-        settings = settings.model_copy(update={"stream": ahead})
+    effort, device, settings = bench.effort, bench.device, bench.from_files(settings)
     bank = None if settings.stream.bank == "off" else bench.bank
     with Stream(bench.paths, settings.audio, settings.stream, device, bank) as stream:
         if settings.stream.bank == "gpu":

@@ -2,6 +2,7 @@
 
 import json
 
+import torch
 from conftest import call
 
 from benchmarks import __main__, bench, timing
@@ -62,6 +63,13 @@ def test_every_process_has_files_enough(monkeypatch, tmp_path):
     some = bench.Bench(recipe.load([]), ["a", "b", "c"], None, tmp_path, bench.Effort(4, (), 1, 1, 0.1, 1))
     assert some.in_processes(None, (), workers=12) == [48 * 11 / 2.0]
     assert given == 16 * ["a", "b", "c"]
+
+
+def test_a_gpu_trains_from_files_by_the_recipes_own_settings(tmp_path):
+    settings = recipe.load([], ["stream.decode_ahead=99", "stream.workers=1"])
+    for device, ahead in (("cuda", 99), ("cpu", 2)):
+        some = bench.Bench(settings, [], torch.device(device), tmp_path, bench.effort(torch.device(device), True))
+        assert some.from_files(settings).stream.decode_ahead == ahead
 
 
 def test_powers():
