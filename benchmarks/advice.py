@@ -1,7 +1,7 @@
 """Which stage holds a pipeline back, what to change, and how much that gains; arithmetic on measured rates alone.
 
-On a GPU stages overlap, and the slowest sets the pace. On a CPU decoding, pictures and networks share the same cores,
-so the times of a window in each add up.
+On a GPU audio (decoding and copying) is made while the device works, and pictures and networks take turns on it: the
+slower of the two sets the pace. On a CPU all three share the same cores, so the times of a window in each add up.
 """
 
 from collections.abc import Iterable
@@ -22,7 +22,15 @@ class Change:
 
 def together(rates: dict[str, float], shared: bool) -> float:
     """Windows a second of stages at work at once, from their rates alone; `shared` where they share the cores."""
-    return 1 / sum(1 / rate for rate in rates.values()) if shared else min(rates.values())
+    return 1 / sum(1 / rate for rate in pace(rates, shared).values())
+
+
+def pace(rates: dict[str, float], shared: bool) -> dict[str, float]:
+    """The stages that set the pace, one after another: all that share the cores; else audio, or all but it."""
+    if shared:
+        return rates
+    device = {stage: rate for stage, rate in rates.items() if stage != "audio"}
+    return device if together(device, True) < rates["audio"] else {"audio": rates["audio"]}
 
 
 def time_shares(rates: dict[str, float]) -> dict[str, float]:
@@ -49,9 +57,10 @@ def best(rates: dict[str, float], changes: Iterable[Change], shared: bool) -> tu
 
 def sentence(pipeline: str, rates: dict[str, float], measured: float, changes: Iterable[Change], shared: bool) -> str:
     """What limits a pipeline, what to change, and the gain; `measured` is its own rate in windows/s."""
-    stage = slowest(rates)
+    turns, work = pace(rates, shared), "work" if shared else "GPU's work"
+    stage = slowest(turns)
     told = f"{pipeline}: {stage} limits ({rates[stage]:,.1f} windows/s alone"
-    told += f", {time_shares(rates)[stage]:.0%} of the work on a window" if shared else ""
+    told += f", {time_shares(turns)[stage]:.0%} of the {work} on a window" if len(turns) > 1 else ""
     told += f"); {measured:,.1f} windows/s together, {together(rates, shared):,.1f} foreseen from the stages alone. "
     changes = list(changes)
     found = best(rates, [change for change in changes if not change.at_most], shared)
@@ -109,20 +118,24 @@ def _precision(result: dict) -> list[Change]:
 
 def findings(result: dict) -> list[str]:
     """A sentence for the training of each network from files, and for prediction."""
-    rows = {(one["stage"], one["way"]): one for one in result["rows"]}
-    own = next(
-        one
-        for key, one in rows.items()
-        if one.get("engine") == result["engine"] and one["batch_size"] == result["batch_size"]
-    )
-    shared = {"audio": rows["stream", "files to batches"]["windows_per_s"], "pictures": own["windows_per_s"]}
-    told = []
+    rows, told = {(one["stage"], one["way"]): one for one in result["rows"]}, []
     for ready, whole, name in _pairs(rows):
-        rates = {**shared, "network": ready["windows_per_s"]}
+        rates = {**before_networks(result), "network": ready["windows_per_s"]}
         tune = "machine.compile and machine.channels_last (python -m benchmarks tune measures them)"
         bound = Change("network", tune, ready["limit_windows_per_s"] / ready["windows_per_s"], at_most=True)
         told.append(sentence(name, rates, whole["windows_per_s"], [*changes(result), bound], not result["on_gpu"]))
     return told
+
+
+def before_networks(result: dict) -> dict[str, float]:
+    """Rates of the stages that all networks share, as far as a suite has measured them."""
+    rates = {}
+    for one in result.get("rows", []):
+        if (one["stage"], one["way"]) == ("stream", "files to batches"):
+            rates["audio"] = one["windows_per_s"]
+        if one.get("engine") == result["engine"] and one["batch_size"] == result["batch_size"]:
+            rates["pictures"] = one["windows_per_s"]
+    return rates
 
 
 def _pairs(rows: dict) -> list[tuple[dict, dict, str]]:

@@ -24,7 +24,7 @@ TEST_TRACKS = 1733
 PSEUDO_SHARE = 0.5  # of the test tracks: assumed, as the competition's audio is not to be had
 EPOCHS = 20  # until early stopping, typically: assumed
 LIBRARIES = (1_000, 100_000, 10_000_000)  # tracks to judge
-NEEDED = ["stream", "train", "predict"]
+NEEDED = ["features", "stream", "train", "predict"]
 
 
 @dataclass(frozen=True)
@@ -32,19 +32,22 @@ class Rates:
     """What was measured, in windows a second.
 
     `train` : of each network, from files
-    `pictures` : from files to pictures
+    `audio` : from files to batches
+    `pictures` : from samples that lie on the device to pictures
     `views` : pictures that one network judges, the mean of all
-    `shared` : whether stages share the same cores (on a CPU), instead of overlapping
+    `shared` : whether all stages share the same cores (on a CPU); on a GPU audio is made while the device works
     """
 
     train: dict[str, float]
+    audio: float
     pictures: float
     views: float
     shared: bool
 
     def judge(self, networks: float, views: int) -> float:
         """Windows a second from files through so many networks, each so many views."""
-        return advice.together({"files": self.pictures, "networks": self.views / (networks * views)}, self.shared)
+        alone = {"audio": self.audio, "pictures": self.pictures, "networks": self.views / (networks * views)}
+        return advice.together(alone, self.shared)
 
 
 def rates_of(result: dict, settings: Recipe, source: str) -> Rates:
@@ -54,15 +57,15 @@ def rates_of(result: dict, settings: Recipe, source: str) -> Rates:
     train = {name: rows[key]["windows_per_s"] for name in names if (key := ("train", f"{name}, from files")) in rows}
     judged = [one for (stage, way), one in rows.items() if stage == "predict" and way.endswith("networks alone")]
     missing = [*sorted(names - train.keys()), *([] if judged else ["predict"])]
-    missing += [] if ("stream", "files to pictures") in rows else ["stream"]
+    alone = advice.before_networks(result)
+    missing += [stage for stage, own in (("stream", "audio"), ("features", "pictures")) if own not in alone]
     if missing:
         raise InputError(f"{source}: no rates of {', '.join(missing)}; python -m benchmarks --out {source} takes them")
     for table in ("audio", "windows", "mel"):
         if result["recipe"][table] != settings.model_dump(mode="json")[table]:
             raise InputError(f"{source}: taken with another recipe ({table} differs)")
     views = judged[0]["windows_per_s"] * judged[0]["models"] * (2 if settings.predict.flip else 1)
-    pictures = rows["stream", "files to pictures"]["windows_per_s"]
-    return Rates(train, pictures, views, not result["on_gpu"])
+    return Rates(train, **alone, views=views, shared=not result["on_gpu"])
 
 
 def class_windows(settings: Recipe) -> dict[str, int]:
@@ -138,7 +141,9 @@ def assumptions(settings: Recipe, rates: Rates, batch_size: int) -> list[str]:
         else "one round has no pseudo labels",
         f"trainings' rates were measured on batches of {batch_size} windows",
         "every epoch decodes all files anew and validates a fold; the head's first epoch is as slow as the others",
-        "stages share the cores, so that their times add up" if rates.shared else "stages overlap, the slowest counts",
+        "stages share the cores, so that their times add up"
+        if rates.shared
+        else "audio overlaps with pictures and networks, which take turns on the GPU",
         "stacking (minutes), loading and checkpoints are left out; so is the first look at all files",
     ]
 

@@ -8,8 +8,12 @@ from benchmarks.advice import Change
 RATES = {"audio": 100.0, "pictures": 400.0, "network": 200.0}  # 10, 2.5 and 5 ms a window
 
 
-def test_stages_overlap_on_a_gpu_and_share_a_cpu():
+def test_audio_overlaps_on_a_gpu_and_all_share_a_cpu():
     assert advice.together(RATES, shared=False) == 100
+    busy = {"audio": 5000.0, "pictures": 3000.0, "network": 1000.0}  # on the device 1/3 and 1 ms, one after the other
+    assert advice.together(busy, shared=False) == pytest.approx(750)
+    assert advice.gain(busy, Change("pictures", "", 3.0), shared=False) == pytest.approx(1.2)
+    assert advice.gain(busy, Change("audio", "", 9.0), shared=False) == 1.0
     assert advice.together(RATES, shared=True) == pytest.approx(1 / 0.0175)
     assert advice.time_shares(RATES) == pytest.approx({"audio": 10 / 17.5, "pictures": 2.5 / 17.5, "network": 5 / 17.5})
     assert advice.slowest(RATES) == "audio"
@@ -17,7 +21,7 @@ def test_stages_overlap_on_a_gpu_and_share_a_cpu():
 
 def test_a_gain_ends_where_the_next_stage_limits():
     faster = Change("audio", "stream.workers 2 -> 8", 4.0)
-    assert advice.gain(RATES, faster, shared=False) == 2.0  # the network's 200, not 400
+    assert advice.gain(RATES, faster, shared=False) == pytest.approx(400 / 3 / 100)  # the device's 7.5 ms
     assert advice.gain(RATES, faster, shared=True) == pytest.approx(17.5 / 10)
     assert advice.gain(RATES, Change("pictures", "", 9.0), shared=False) == 1.0
 
@@ -28,6 +32,13 @@ def test_the_best_change_gains_most_and_is_worth_it():
     assert advice.best(RATES, some[2:], shared=True) is None  # 17.5 ms become 17.3
     assert advice.best(RATES, [Change("network", "d", 50.0)], shared=False) is None
     assert advice.best(RATES, [Change("copy", "no such stage", 9.0)], shared=True) is None
+
+
+def test_what_limits_a_gpu_is_told_of_what_takes_turns_on_it():
+    """Audio is the slowest of all, and yet does not limit."""
+    rates = {"audio": 900.0, "pictures": 1000.0, "network": 950.0}
+    told = advice.sentence("x", rates, 480.0, [], shared=False)
+    assert told.startswith("x: network limits (950.0 windows/s alone, 51% of the GPU's work on a window); 480.0")
 
 
 def test_a_measured_gain_and_a_bound_are_told_apart():
@@ -62,9 +73,9 @@ def result(**more):
 def test_findings_name_the_bottleneck_the_setting_and_the_gain():
     train, predict = advice.findings(result())
     assert train.startswith("train resnet50: audio limits (100.0 windows/s alone); 99.0 windows/s together")
-    assert "Change stream.bank off -> disk: predicted 2.10 times" in train  # from 100 to the network's 210
-    assert predict.startswith("predict 6 networks: network limits (20.0 windows/s alone)")
-    assert "at most 4.00 times as fast" in predict  # 20 of 80, and audio could do 100
+    assert "Change stream.workers 2 -> 4: predicted 1.38 times" in train  # from 100 to 1 / (1 / 400 + 1 / 210)
+    assert predict.startswith("predict 6 networks: network limits (20.0 windows/s alone, 95% of the GPU's work on a")
+    assert "at most 3.50 times as fast" in predict  # from 52.5 ms to 12.5 + 2.5
 
 
 def test_changes_come_from_what_was_measured():

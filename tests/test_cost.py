@@ -13,7 +13,7 @@ from melgpu.errors import InputError
 
 ZALO = recipe.load([])
 NAMES = sorted({name for spec in ZALO.rounds for name in spec.backbones})
-FAST = Rates(dict.fromkeys(NAMES, 100.0), pictures=1e9, views=1000.0, shared=False)
+FAST = Rates(dict.fromkeys(NAMES, 100.0), audio=1e9, pictures=1e9, views=1000.0, shared=False)
 
 
 def test_the_competitions_tracks_and_their_windows():
@@ -38,26 +38,31 @@ def test_prediction_is_a_pass_of_all_networks_and_both_views():
     count = 5158 * 11 + 1733 * 21
     assert cost.prediction_s(ZALO, FAST, 2) == pytest.approx(count * 18 * 2 / 1000)
     assert cost.libraries(ZALO, FAST)[1000] == pytest.approx(1000 * 11 * 36 / 1000)
-    slow_files = Rates(FAST.train, pictures=10.0, views=1000.0, shared=False)
+    slow_files = Rates(FAST.train, audio=10.0, pictures=1e9, views=1000.0, shared=False)
     assert cost.libraries(ZALO, slow_files)[1000] == pytest.approx(1000 * 11 / 10)
-    on_cpu = Rates(FAST.train, pictures=10.0, views=1000.0, shared=True)
-    assert cost.libraries(ZALO, on_cpu)[1000] == pytest.approx(1000 * 11 * (1 / 10 + 36 / 1000))
+    in_turn = Rates(FAST.train, audio=10.0, pictures=5.0, views=1000.0, shared=False)
+    assert cost.libraries(ZALO, in_turn)[1000] == pytest.approx(1000 * 11 * (1 / 5 + 36 / 1000))
+    on_cpu = Rates(FAST.train, audio=10.0, pictures=5.0, views=1000.0, shared=True)
+    assert cost.libraries(ZALO, on_cpu)[1000] == pytest.approx(1000 * 11 * (1 / 10 + 1 / 5 + 36 / 1000))
 
 
 def result(**more) -> dict:
     rows = [{"stage": "train", "way": f"{name}, from files", "windows_per_s": 100.0} for name in NAMES]
-    rows += [{"stage": "stream", "way": "files to pictures", "windows_per_s": 1e9}]
+    rows += [{"stage": "stream", "way": "files to batches", "windows_per_s": 1e9}]
+    features = {"stage": "features", "way": "fft, batch of 32", "engine": "fft", "batch_size": 32}
+    rows += [{**features, "windows_per_s": 1e9}, {**features, "batch_size": 8, "windows_per_s": 1.0}]
     rows += [{"stage": "predict", "way": "6 networks, networks alone", "windows_per_s": 1000 / 12, "models": 6}]
     tables = {name: ZALO.model_dump(mode="json")[name] for name in ("audio", "windows", "mel")}
     about = {"benchmark": "suite", "schema": timing.SCHEMA, "recipe": tables, "on_gpu": True, "batch_size": 32}
+    about["engine"] = "fft"
     machine = dict.fromkeys(("device", "driver", "packages", "git_commit", "date", "platform", "python"), "x")
     return {"rows": rows, **about, **machine, "cores": 16, "threads": 1, **more}
 
 
 def test_rates_come_from_a_suite():
     assert cost.rates_of(result(), ZALO, "x") == FAST
-    rows = [row for row in result()["rows"] if row["way"] not in ("resnet50, from files", "files to pictures")]
-    with pytest.raises(InputError, match="no rates of resnet50, stream"):
+    rows = [row for row in result()["rows"] if row["way"] not in ("resnet50, from files", "files to batches")]
+    with pytest.raises(InputError, match="no rates of resnet50, stream;"):
         cost.rates_of(result(rows=rows), ZALO, "x")
     with pytest.raises(InputError, match=r"another recipe \(mel differs"):
         cost.rates_of(result(), recipe.load([], ["mel.image_size=80"]), "x")
