@@ -91,7 +91,9 @@ def _more_processes(result: dict) -> list[Change]:
 def _banks(result: dict, rates: dict) -> list[Change]:
     cold = rates["stream", "files to batches"]
     found = [(where, rates.get(("copy", f"bank={where}"))) for where in ("disk", "gpu")]
-    return [Change("audio", f"stream.bank off -> {where}", rate / cold) for where, rate in found if rate]
+    megabytes = 4 * result["track_s"] * result["recipe"]["audio"]["sample_rate"] / 1e6  # of float32
+    price = f"(another order of windows; {megabytes:.1f} MB a track)"
+    return [Change("audio", f"stream.bank off -> {where} {price}", rate / cold) for where, rate in found if rate]
 
 
 def _engines(result: dict) -> list[Change]:
