@@ -15,6 +15,7 @@ from melgpu import backbone, cli, windows, worker
 from melgpu.bank import Bank
 from melgpu.recipe import Recipe
 
+TABLES = ("audio", "windows", "mel", "stream", "machine", "rounds")
 TRIES = 4  # of a limit that a figure passes: it may have been taken in a bad moment
 
 
@@ -88,6 +89,13 @@ class Bench:
     def track_windows(self) -> int:
         spec = self.settings.windows
         return windows.num_windows(self.settings.audio.track_s, spec.window_s, spec.hop_s)
+
+    def about(self) -> dict:
+        """What a result says of what it was taken on: the machine, the files, the recipe's tables that matter."""
+        found = {**timing.machine(self.device), "tracks": len(self.paths)}
+        found |= {"recipe": {table: self.settings.model_dump(mode="json")[table] for table in TABLES}}
+        found |= {"workers": self.workers, "batch_size": self.effort.batch_size, "precision": self.precision}
+        return found | {"quick": self.effort.seconds < 0.5, "on_gpu": self.device.type == "cuda"}
 
     @property
     def job(self) -> tuple[int, float]:

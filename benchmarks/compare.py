@@ -81,8 +81,7 @@ def ways(bench: Bench, stack: contextlib.ExitStack) -> dict[str, Generator[dict]
 
 def run(bench: Bench) -> dict:
     """Samples of every way in turn, then what each needs before the first step."""
-    result = {"benchmark": "compare", **timing.machine(bench.device), "tracks": len(bench.paths)}
-    result |= {"workers": bench.workers, "corpus_tracks": TRACKS, "rows": []}
+    result = {"benchmark": "compare", **bench.about(), "corpus_tracks": TRACKS, "rows": []}
     look_s, bank_s, bank_bytes = looks(bench)
     with contextlib.ExitStack() as stack:
         loops = ways(bench, stack)

@@ -132,11 +132,13 @@ def _spread(ratio: tuple[float, float, float]) -> str:
 
 
 def load(folder: Path = RESULTS) -> dict[Path, dict]:
-    """The results in a folder, in the order of KINDS. Raises InputError for a file that is no result."""
+    """The results in a folder, in the order of KINDS. Raises InputError for no result, or a first look."""
     results = {path: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
     for path, result in results.items():
         if result.get("benchmark") not in KINDS:
             raise InputError(f"{path}: no result of a benchmark")
+        if result.get("quick"):
+            raise InputError(f"{path}: a first look (--quick), which is not to be shown")
     order = list(KINDS)
     return dict(sorted(results.items(), key=lambda found: order.index(found[1]["benchmark"])))
 

@@ -24,8 +24,6 @@ from benchmarks.bench import Bench, Limit, powers, prepare
 from melgpu.recipe import Recipe
 from melgpu.stream import Stream
 
-TABLES = ("audio", "windows", "mel", "stream", "machine")
-
 
 def row(stage: str, way: str, samples: list[float], *bounds: tuple[Limit, float], **more) -> dict:
     """A line of the table; `samples` are rates in windows/s, `bounds` limits with what a window needs of each."""
@@ -133,12 +131,10 @@ STAGES = {own.__name__: own for own in (decode, resample, copy, features, stream
 def run(bench: Bench, names: list[str]) -> dict:
     """Measure stages; with all of them, also say what limits."""
     settings = bench.settings
-    result = {"benchmark": "suite", **timing.machine(bench.device), "tracks": len(bench.paths)}
-    result |= {"recipe": {table: settings.model_dump(mode="json")[table] for table in TABLES}}
-    result |= {"workers": bench.workers, "batch_size": bench.effort.batch_size, "precision": bench.precision}
+    result = {"benchmark": "suite", **bench.about()}
     result |= {"track_windows": bench.track_windows, "track_s": settings.audio.track_s}
     result |= {"engine": stages.front_end(settings, bench.device).engine_on(bench.device)}
-    result |= {"quick": bench.effort.seconds < 0.5, "on_gpu": bench.device.type == "cuda", "rows": []}
+    result |= {"rows": []}
     for number, name in enumerate(names, start=1):
         for one in STAGES[name](bench):
             result["rows"].append(one)

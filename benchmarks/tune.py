@@ -135,7 +135,7 @@ def plot(tried: list[Trial], title: str, path: Path) -> None:
 
 def run(bench: Bench, quick: bool) -> tuple[dict, list[Trial], str]:
     """Try all settings, and the best against the default: the result, the trials, and the text of a TOML file."""
-    result, tried, tuned = {"benchmark": "tune", **timing.machine(bench.device)}, [], bench.settings
+    result, tried, tuned = {"benchmark": "tune", **bench.about()}, [], bench.settings
     for trial, so_far in trials(bench, bench.settings, quick):
         tried, tuned = [*tried, trial], so_far
         told = f"{trial.setting}: {trial.kept} of {', '.join(map(str, trial.rates))}"

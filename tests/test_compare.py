@@ -11,6 +11,9 @@ from melgpu import recipe
 def test_compare(short_music, tmp_path, capsys):
     result = run(capsys, "compare", *flags(short_music), "--plot", tmp_path / "x.png")
     rows = {row["way"]: row for row in result["rows"]}
+    assert (result["quick"], result["batch_size"]) == (True, 4)
+    assert result["precision"] in ("float32", "bfloat16")
+    assert [one["backbones"] for one in result["recipe"]["rounds"]] == [["resnet10t", "test_efficientnet"]]
     assert {compare.BASE, compare.BANK, compare.ORIGINAL, compare.LATER} <= set(rows)
     assert {"melgpu's stream, torchaudio", "melgpu's stream, stock nnAudio"} <= set(rows)
     assert rows[compare.BASE]["base_is_times_as_fast"] == [1.0, 1.0, 1.0]

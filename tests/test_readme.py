@@ -68,6 +68,9 @@ def test_what_is_no_result_is_refused(tmp_path):
     (tmp_path / "x.json").write_text('{"benchmark": "no such"}')
     with pytest.raises(InputError, match=r"x\.json"):
         readme.load(tmp_path)
+    (tmp_path / "x.json").write_text('{"benchmark": "tune", "quick": true}')
+    with pytest.raises(InputError, match=r"x\.json: a first look"):
+        readme.load(tmp_path)
     with pytest.raises(InputError, match="are missing"):
         readme.written_anew("no comments", "")
 

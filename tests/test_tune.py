@@ -58,6 +58,9 @@ def test_tune(short_music, quick_limits, tmp_path, capsys):
     path = tmp_path / "tuned.toml"
     result = run(capsys, "tune", *flags(short_music), "--write", path, "--plot", tmp_path / "x.png")
     assert [one["setting"] for one in result["trials"]][-1] == "stream.bank"
+    assert (result["quick"], result["batch_size"]) == (True, 4)
+    assert result["precision"] in ("float32", "bfloat16")
+    assert [one["backbones"] for one in result["recipe"]["rounds"]] == [["resnet10t", "test_efficientnet"]]
     assert all(one["samples_windows_per_s"] for one in result["trials"])
     assert len(result["versus"]["training"]["tuned"]) == len(result["versus"]["training"]["default"]) > 0
     made = recipe.load(["zalo2019", str(path)])
