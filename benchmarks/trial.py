@@ -1,5 +1,6 @@
 """What was tried of a setting: rates by value, what is kept, and the TOML file of all that was kept."""
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -12,21 +13,24 @@ from melgpu.errors import InputError
 from melgpu.recipe import Recipe, lay_overrides
 
 WORTH = 1.03  # a setting that gains less stays as it is
-ROUNDS = 2  # of all values in turn: a machine's speed drifts
+ROUNDS = 2  # of all values, there and back: a machine's speed drifts
 ALWAYS = ("stream.workers", "stream.predict_batch_size", "machine.feature_batch", "machine.channels_last")
 
 
 @dataclass
 class Trial:
-    """What was tried of one setting: rates in windows/s by value, what could not be tried, and what is kept."""
+    """What was tried of one setting: rates in windows/s by value and round, what could not be tried, what is kept."""
 
     setting: str
     before: object
-    rates: dict[object, list[float]] = field(default_factory=dict)
+    rates: dict[object, list[list[float]]] = field(default_factory=dict)
     refused: dict[object, str] = field(default_factory=dict)
 
     def median(self, value: object) -> float:
-        return float(np.median(self.rates[value]))
+        return float(np.median(self.pooled(value)))
+
+    def pooled(self, value: object) -> list[float]:
+        return [rate for own in self.rates[value] for rate in own]
 
     def gain(self, value: object) -> float:
         """How many times as fast as the value before."""
@@ -38,8 +42,10 @@ class Trial:
         if self.before not in self.rates:
             return self.before
         fastest = max(self.rates, key=self.median)
-        apart = np.quantile(self.rates[fastest], 0.25) > np.quantile(self.rates[self.before], 0.75)
-        return fastest if apart and self.gain(fastest) > WORTH else self.before
+        apart = np.quantile(self.pooled(fastest), 0.25) > np.quantile(self.pooled(self.before), 0.75)
+        rounds = zip(self.rates[fastest], self.rates[self.before], strict=True)
+        always = all(np.median(new) > np.median(old) for new, old in rounds)
+        return fastest if apart and always and self.gain(fastest) > WORTH else self.before
 
     @property
     def kept(self) -> object:
@@ -58,16 +64,25 @@ def value_of(settings: Recipe, key: str) -> object:
 
 
 def attempt(settings: Recipe, key: str, values: list, measure: Callable[[Recipe], list[float]]) -> Trial:
-    """Rates under each value of a setting, in turn; one that does not work here is left out."""
+    """Rates under each value of a setting, there and back; one that does not work here is left out."""
     trial = Trial(key, value_of(settings, key))
-    for value in ROUNDS * list(dict.fromkeys([trial.before, *values])):
+    there = list(dict.fromkeys([trial.before, *values]))
+    for value in itertools.chain.from_iterable(there[:: (-1) ** number] for number in range(ROUNDS)):
         try:
             if value not in trial.refused:
-                trial.rates[value] = trial.rates.get(value, []) + measure(changed(settings, key, value))
+                trial.rates.setdefault(value, []).append(measure(changed(settings, key, value)))
         except (InputError, RuntimeError) as error:  # an inexact engine; too little memory; no compiler
             trial.rates.pop(value, None)
             trial.refused[value] = (str(error).strip() or type(error).__name__).splitlines()[0]
     return trial
+
+
+def distinct(before: object, values: list, effect: Callable[[object], object]) -> list:
+    """The values that differ in effect from the one before, and from one another."""
+    found = {effect(before): before}
+    for value in values:
+        found.setdefault(effect(value), value)
+    return list(found.values())[1:]
 
 
 def toml(tried: list[Trial], tuned: Recipe, stamp: str, date: str) -> str:

@@ -15,8 +15,9 @@ from rich.console import Console
 
 from benchmarks import bench_features, bench_predict, bench_stream, bench_train, plots, stages, timing
 from benchmarks.bench import Bench, powers, prepare
-from benchmarks.trial import Trial, attempt, changed, hints, table, toml
+from benchmarks.trial import Trial, attempt, changed, distinct, hints, table, toml
 from melgpu import environment, files, parity
+from melgpu.features import CPU_BATCH
 from melgpu.recipe import Recipe
 from melgpu.stream import Stream
 
@@ -61,12 +62,15 @@ def trials(bench: Bench, settings: Recipe, quick: bool) -> Iterator[tuple[Trial,
     on_gpu = bench.device.type == "cuda"
     names = list(settings.rounds[-1].backbones)[: 1 if quick else None]
     batches = [8, 32] if quick else [8, 16, 32, 64, 128, 256] if on_gpu else [1, 4, 8, 16, 32]
-    at_once = [size for size in batches if size <= largest_batch(settings)]
+    most = largest_batch(settings)
+    unset = most if on_gpu else CPU_BATCH  # what machine.feature_batch = 0 takes
+    at_once = distinct(settings.machine.feature_batch, batches, lambda size: min(size or unset, most))
+    workers = distinct(settings.stream.workers, powers(bench.cores), lambda count: min(count, bench.cores))
     engines = [name for name, _ in bench_features.engines(settings.mel, settings.audio.sample_rate, bench.device)]
     if settings.mel.engine == "auto":  # which is one of them
         engines.remove(stages.front_end(settings, bench.device).engine_on(bench.device))
     plan: list[tuple[str, list, Callable[[Recipe], list[float]]]] = [
-        ("stream.workers", powers(bench.cores), lambda now: bench.decode_rates(min(now.stream.workers, bench.cores))),
+        ("stream.workers", workers, lambda now: bench.decode_rates(min(now.stream.workers, bench.cores))),
         ("mel.engine", engines, lambda now: drawing(bench, now)),
         ("machine.feature_batch", at_once, lambda now: drawing(bench, now)),
         ("machine.channels_last", [True, False], lambda now: stepping(bench, now, names, answers=True)),

@@ -13,19 +13,38 @@ CPU = torch.device("cpu")
 
 
 def test_a_value_is_kept_where_it_gains():
-    one = Trial("machine.feature_batch", 8, {8: [100.0, 101.0, 99.0], 16: [120.0, 121.0, 119.0], 4: [50.0] * 3})
+    rates = {8: [[100.0], [101.0, 99.0]], 16: [[120.0], [121.0, 119.0]], 4: [[50.0], [50.0]]}
+    one = Trial("machine.feature_batch", 8, rates)
     assert (one.best, one.kept) == (16, 16)
     assert one.gain(16) == pytest.approx(1.2)
-    assert Trial("machine.feature_batch", 8, {8: [100.0] * 3, 16: [102.0] * 3}).kept == 8  # too little
-    assert Trial("machine.feature_batch", 8, {8: [90.0, 100.0, 130.0], 16: [80.0, 110.0, 140.0]}).kept == 8  # noise
+    assert Trial("machine.feature_batch", 8, {8: [[100.0]] * 2, 16: [[102.0]] * 2}).kept == 8  # too little
+    assert Trial("machine.feature_batch", 8, {8: [[90.0, 100.0, 130.0]], 16: [[80.0, 110.0, 140.0]]}).kept == 8  # noise
     assert Trial("machine.compile", False, {}, {False: "broken"}).kept is False
 
 
+def test_a_gain_has_to_come_in_every_round():
+    """Apart as a whole, but in the second round the machine was faster with the value before."""
+    drifted = Trial("machine.feature_batch", 8, {8: [[100.0] * 9, [130.0]], 16: [[120.0] * 9, [120.0]]})
+    assert drifted.gain(16) == 1.2
+    assert drifted.kept == 8
+
+
+def test_rounds_go_there_and_back():
+    asked = []
+    trial.attempt(recipe.load([]), "machine.feature_batch", [3, 5], lambda now: asked.append(now.machine.feature_batch))
+    assert asked == [0, 3, 5, 5, 3, 0]
+
+
+def test_values_that_are_equal_in_effect_are_left_out():
+    assert trial.distinct(4, [1, 2], lambda count: min(count, 2)) == [1]  # four processes of two cores are two
+    assert trial.distinct(0, [4, 8, 16, 32, 64], lambda size: min(size or 8, 32)) == [4, 16, 32]
+
+
 def test_a_bank_is_told_and_not_taken():
-    off = Trial("stream.bank", "off", {"off": [1.0, 1.0], "disk": [9.0, 9.0]})
+    off = Trial("stream.bank", "off", {"off": [[1.0], [1.0]], "disk": [[9.0], [9.0]]})
     assert (off.best, off.kept) == ("disk", "off")
     assert "9.0 times as fast" in trial.hints([off])[0]
-    disk = Trial("stream.bank", "disk", {"disk": [1.0, 1.0], "gpu": [9.0, 9.0]})
+    disk = Trial("stream.bank", "disk", {"disk": [[1.0], [1.0]], "gpu": [[9.0], [9.0]]})
     assert (disk.kept, trial.hints([disk])) == ("gpu", [])
 
 
@@ -36,7 +55,7 @@ def test_what_does_not_work_here_is_left_out():
         return [float(settings.machine.feature_batch + 1)] * 2
 
     tried = trial.attempt(recipe.load([]), "machine.feature_batch", [3, 5], measure)
-    assert tried.rates == {0: [1.0] * 4, 5: [6.0] * 4}
+    assert tried.rates == {0: [[1.0] * 2] * 2, 5: [[6.0] * 2] * 2}
     assert tried.refused == {3: "no memory"}
     assert tried.kept == 5
 
