@@ -189,8 +189,10 @@ def powers(most: int) -> list[int]:
     return sorted({2**number for number in range(int(math.log2(most)) + 1)} | {most})
 
 
-def prepare(args, folder: Path) -> Bench:
+def prepare(args, folder: Path, *own: str) -> Bench:
     """The bench that a command's flags name; `--quick` takes the demo's small pictures and two networks.
+
+    `own` are settings that stay as the recipe has them, besides its number of decoding processes.
 
     A CPU measures the ensemble with the networks of one fold: those of the others take as long.
     """
@@ -198,7 +200,7 @@ def prepare(args, folder: Path) -> Bench:
     args.tracks = args.tracks or (16 if device.type == "cpu" or args.quick else 128)
     if args.quick:
         args.recipe, args.overrides = args.recipe or ["demo"], [*QUICK, *args.overrides]
-    settings = flags.settings_of(args, own_workers=True)
+    settings = flags.settings_of(args, "stream.workers", *own)
     paths = flags.paths_of(args, folder, 1 if args.quick else 4, settings.audio.track_s)
     if device.type == "cpu":
         *others, last = settings.rounds

@@ -24,16 +24,15 @@ def arguments(description: str, tracks: int | str = "", epilog: str = "") -> arg
     return shared
 
 
-def settings_of(args: argparse.Namespace, own_workers: bool = False) -> Recipe:
+def settings_of(args: argparse.Namespace, *own: str) -> Recipe:
     """The recipe that the flags name, with random weights, no bank, and decoding on all cores.
 
-    `own_workers` leaves the recipe's number of decoding processes.
+    `own` are those of these settings ("stream.workers") that stay as the recipe has them.
     """
     from melgpu import recipe
 
-    fixed = ["stream.bank=off", "backbone.pretrained=false"]
-    fixed += [] if own_workers else [f"stream.workers={os.cpu_count()}"]
-    return recipe.load(args.recipe, [*fixed, *args.overrides])
+    fixed = {"stream.bank": "off", "backbone.pretrained": "false", "stream.workers": os.cpu_count()}
+    return recipe.load(args.recipe, [*(f"{key}={fixed[key]}" for key in fixed if key not in own), *args.overrides])
 
 
 def paths_of(args: argparse.Namespace, folder: Path, pieces: int = 4, seconds: float = 120) -> list[str]:

@@ -17,6 +17,7 @@ from benchmarks import bench_features, bench_predict, bench_stream, bench_train,
 from benchmarks.bench import Bench, powers, prepare
 from benchmarks.trial import Trial, attempt, changed, distinct, hints, table, toml
 from melgpu import environment, files, parity
+from melgpu.bank import Bank
 from melgpu.features import CPU_BATCH
 from melgpu.recipe import Recipe
 from melgpu.stream import Stream
@@ -52,9 +53,12 @@ def judging(bench: Bench, settings: Recipe, name: str) -> list[float]:
 
 def streaming(bench: Bench, settings: Recipe) -> list[float]:
     """Files, or the bank, to batches on the device."""
-    bank = None if settings.stream.bank == "off" else bench.bank
-    job = bench_stream.nothing, bench.effort.repeats + 1
-    return bench_stream.time_way(bench.paths, settings, bench.device, bank, *job)["samples_windows_per_s"][1:]
+    job = bank_of(bench, settings), bench_stream.nothing, bench.effort.repeats + 1
+    return bench_stream.time_way(bench.paths, settings, bench.device, *job)["samples_windows_per_s"][1:]
+
+
+def bank_of(bench: Bench, settings: Recipe) -> Bank | None:
+    return None if settings.stream.bank == "off" else bench.bank
 
 
 def trials(bench: Bench, settings: Recipe, quick: bool) -> Iterator[tuple[Trial, Recipe]]:
@@ -102,8 +106,7 @@ def versus(bench: Bench, tuned: Recipe, name: str) -> dict[str, dict[str, list[f
 def training(bench: Bench, settings: Recipe, name: str) -> Generator[float]:
     """Windows a second of steps from files, sample after sample, each after what was decoded ahead is used up."""
     effort, device, settings = bench.effort, bench.device, bench.from_files(settings)
-    bank = None if settings.stream.bank == "off" else bench.bank
-    with Stream(bench.paths, settings.audio, settings.stream, device, bank) as stream:
+    with Stream(bench.paths, settings.audio, settings.stream, device, bank_of(bench, settings)) as stream:
         if settings.stream.bank == "gpu":
             list(stream.reside(np.arange(len(bench.paths))))
         state, draw = bench_train.begin(name, settings, device), stages.front_end(settings, device)
@@ -118,7 +121,7 @@ def prediction(bench: Bench, settings: Recipe, name: str) -> Generator[float]:
     """Windows a second from files to probabilities, sample after sample."""
     paths, device, draw = bench.paths[: bench.effort.judged], bench.device, stages.front_end(settings, bench.device)
     models, order = [bench_predict.build(name, settings, device)], bench_predict.order_of(settings, len(paths))
-    with Stream(paths, settings.audio, settings.stream, device) as stream:
+    with Stream(paths, settings.audio, settings.stream, device, bank_of(bench, settings)) as stream:
         while True:
             batches = stream.batches(order, stages.window_samples(settings), settings.stream.predict_batch_size)
             yield len(order) / bench_predict.time_pass(models, draw, batches, settings, device)
@@ -157,7 +160,7 @@ def run(bench: Bench, quick: bool) -> tuple[dict, list[Trial], str]:
 def main(args) -> int:
     """Try the settings, write the fastest to a TOML file, and hold them against the default."""
     with tempfile.TemporaryDirectory() as folder:
-        result, tried, text = run(prepare(args, Path(folder)), args.quick)
+        result, tried, text = run(prepare(args, Path(folder), "stream.bank"), args.quick)
     files.write_text(args.write, text)
     console = timing.console()
     console.print(table(tried))

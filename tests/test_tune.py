@@ -1,13 +1,16 @@
 """Tuned settings: chosen by what was measured, laid over a recipe, and without a trace in the results."""
 
+import contextlib
+
 import numpy as np
 import pytest
 import torch
 from test_suite import flags, run
 
-from benchmarks import bench_train, stages, trial, tune
+from benchmarks import __main__, bench_train, stages, trial, tune
 from benchmarks.trial import Trial
 from melgpu import environment, inference, recipe, tables
+from melgpu.errors import InputError
 
 CPU = torch.device("cpu")
 
@@ -86,6 +89,28 @@ def test_tune(short_music, quick_limits, tmp_path, capsys):
     assert made.machine.tuned_on == environment.stamp(CPU)
     assert made.model_copy(update={"mel": recipe.load([]).mel}).digest() == recipe.load([]).digest()
     assert set(tables.read(path)) <= {"machine", "stream", "mel"}
+
+
+def test_a_recipes_own_bank_stays_and_serves_prediction(short_music, tmp_path, monkeypatch):
+    (tmp_path / "own.toml").write_text("[stream]\nbank = 'disk'\n")
+    given, seen = [], []
+
+    class Watched(tune.Stream):
+        def __init__(self, *arguments):
+            given.append(arguments[-1])
+            super().__init__(*arguments)
+
+    def look(bench, quick):
+        with contextlib.closing(tune.prediction(bench, bench.settings, "resnet10t")) as loop:
+            next(loop)
+        seen.append((bench.settings.stream.bank, given == [bench.bank]))
+        raise InputError("seen enough")
+
+    monkeypatch.setattr(tune, "Stream", Watched)
+    monkeypatch.setattr(tune, "run", look)
+    with pytest.raises(InputError, match="seen enough"):
+        __main__.main(["tune", *map(str, [*flags(short_music), "--recipe", "demo", "--recipe", tmp_path / "own.toml"])])
+    assert seen == [("disk", True)]
 
 
 def test_tuned_settings_leave_results_as_they_are(tmp_path):
