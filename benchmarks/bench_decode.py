@@ -19,7 +19,9 @@ from rich.table import Table
 
 from benchmarks import flags, music, plots, rivals, timing
 from melgpu import cli, windows, worker
+from melgpu.errors import InputError
 from melgpu.pool import Pool
+from melgpu.quarantine import Flaw
 from melgpu.recipe import Recipe
 
 
@@ -43,13 +45,14 @@ def track_seconds(paths: list[str], most: float) -> float:
 
 
 def measure(call: Callable, more: tuple, paths: list[str], workers: int, repeats: int) -> list[float]:
-    """Seconds to call a function for all paths, in `workers` processes that are warm."""
+    """Seconds to call a function for all paths, in `workers` processes that are warm. Raises InputError for a flaw."""
     samples = []
     with Pool(workers, 600.0) as pool:
         for repeat in range(repeats + 1):
             started = time.perf_counter()
             for answer in [pool.submit(call, path, *more) for path in paths]:
-                answer.result()
+                if isinstance(flaw := answer.result(), Flaw):
+                    raise InputError(str(flaw))
             if repeat:  # the first one warms up
                 samples.append(time.perf_counter() - started)
     return samples

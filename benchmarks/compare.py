@@ -20,6 +20,7 @@ from rich.table import Table
 
 from benchmarks import bench_decode, bench_features, bench_stream, plots, rivals, stages, timing
 from benchmarks.bench import Bench, prepare
+from melgpu.errors import InputError
 from melgpu.recipe import Recipe
 from melgpu.stream import Stream, examine
 
@@ -107,12 +108,13 @@ def run(bench: Bench) -> dict:
 
 
 def looks(bench: Bench) -> tuple[float, float, float]:
-    """Seconds a track to look at all files, to fill a bank instead, and a bank's bytes a track."""
+    """Seconds a track to look at all files, to fill a bank instead, a bank's bytes a track. Raises InputError."""
     settings, count = bench.settings, len(bench.paths)
     started = time.perf_counter()
-    flaws = list(examine(bench.paths, settings.audio, settings.stream, None))
+    flaws = [str(flaw) for flaw in examine(bench.paths, settings.audio, settings.stream, None) if flaw]
     look_s = (time.perf_counter() - started) / count
-    assert not any(flaws), flaws
+    if flaws:
+        raise InputError(flaws)
     bank, bank_s = bench_stream.fill_bank(bench.paths, bench_stream.with_bank(settings, "disk"), bench.folder / "timed")
     return look_s, bank_s / count, bank.pcm.stat().st_size / count
 

@@ -14,7 +14,8 @@ def arguments(description: str, tracks: int | str = "", epilog: str = "") -> arg
         description=description, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     if tracks:
-        shared.add_argument("--music", type=Path, metavar="DIR", help="your own music (default: composed mp3)")
+        own = "your own music, of formats that libsndfile reads (default: composed mp3)"
+        shared.add_argument("--music", type=Path, metavar="DIR", help=own)
         most = tracks if isinstance(tracks, int) else None
         shared.add_argument("--tracks", type=int, default=most, help=f"files to take (default: {tracks})")
     shared.add_argument("--recipe", action="append", default=[], help="name or TOML file (default: zalo2019)")
@@ -36,8 +37,9 @@ def settings_of(args: argparse.Namespace, *own: str) -> Recipe:
 
 
 def paths_of(args: argparse.Namespace, folder: Path, pieces: int = 4, seconds: float = 120) -> list[str]:
-    """The audio files that the flags name, or else so many pieces of composed music in a folder."""
+    """The audio files that the flags name, or else so many pieces of composed music in a folder. Raises InputError."""
     from benchmarks import music
 
-    seconds = min(math.ceil(seconds), music.SECONDS)
-    return music.own(args.music, args.tracks) or music.compose(folder, "mp3", args.tracks, pieces, seconds)
+    if args.music:
+        return music.own(args.music, args.tracks)
+    return music.compose(folder, "mp3", args.tracks, pieces, min(math.ceil(seconds), music.SECONDS))

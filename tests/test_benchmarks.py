@@ -8,7 +8,9 @@ import soundfile
 import torch
 from conftest import call, write_audio
 
-from benchmarks import bench_decode, bench_predict, bench_stream, bench_train, music, parity, timing
+from benchmarks import bench_decode, bench_predict, bench_stream, bench_train, flags, music, parity, timing
+from melgpu import worker
+from melgpu.errors import InputError
 from melgpu.parity import MAX_DB, MEAN_DB
 
 
@@ -83,6 +85,26 @@ def test_composed_music_is_two_minutes_of_stereo(tmp_path):
     assert os.path.samefile(first, link)
     assert not os.path.samefile(first, second)
     assert music.own(tmp_path, 2) == [first, link]
+
+
+def test_music_is_what_libsndfile_reads(tmp_path):
+    (tmp_path / "a.m4a").touch()
+    for folder in (tmp_path, tmp_path / "missing"):
+        with pytest.raises(InputError, match=folder.name):
+            bench_decode.main(["--music", str(folder)])
+        args = flags.arguments("", tracks=2).parse_args(["--music", str(folder)])
+        with pytest.raises(InputError, match=folder.name):
+            flags.paths_of(args, tmp_path)
+    path = write_audio(tmp_path / "b.ogg")
+    assert music.own(tmp_path, 2) == [str(path)]
+
+
+def test_a_broken_file_is_no_decoded_one(tmp_path):
+    path, target = tmp_path / "a.flac", tmp_path / "pcm"
+    path.write_bytes(b"no music")
+    target.touch()
+    with pytest.raises(InputError, match=r"a\.flac: not readable"):
+        bench_decode.measure(worker.store, (8000, 8000, str(target), 0), [str(path)], 0, 1)
 
 
 def test_measuring_waits_for_enough():
