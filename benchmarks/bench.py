@@ -184,6 +184,11 @@ class Bench:
         return bench_stream.fill_bank(self.paths, bench_stream.with_bank(self.settings, "disk"), self.folder)[0]
 
 
+def networks(settings: Recipe) -> list[str]:
+    """Those of all rounds, each once, in the order of first mention."""
+    return list(dict.fromkeys(name for spec in settings.rounds for name in spec.backbones))
+
+
 def powers(most: int) -> list[int]:
     """1, 2, 4, ... up to and with `most`."""
     return sorted({2**number for number in range(int(math.log2(most)) + 1)} | {most})
@@ -193,14 +198,16 @@ def prepare(args, folder: Path, *own: str) -> Bench:
     """The bench that a command's flags name; `--quick` takes the demo's small pictures and two networks.
 
     `own` are settings that stay as the recipe has them, besides its number of decoding processes.
-
-    A CPU measures the ensemble with the networks of one fold: those of the others take as long.
+    A CPU measures the ensemble with the networks of one fold: those of the others take as long. Raises InputError, of
+    networks that cannot be used, too, before anything is measured.
     """
     device = cli.pick_device(args.device)
     args.tracks = args.tracks or (16 if device.type == "cpu" or args.quick else 128)
     if args.quick:
         args.recipe, args.overrides = args.recipe or ["demo"], [*QUICK, *args.overrides]
     settings = flags.settings_of(args, "stream.workers", *own)
+    for name in networks(settings):
+        backbone.try_out(name, settings)
     paths = flags.paths_of(args, folder, 1 if args.quick else 4, settings.audio.track_s)
     if device.type == "cpu":
         *others, last = settings.rounds

@@ -13,7 +13,7 @@ from rich.box import SIMPLE
 from rich.table import Table
 
 from benchmarks import advice, suite, timing
-from benchmarks.bench import prepare
+from benchmarks.bench import networks, prepare
 from benchmarks.compare import duration
 from melgpu import recipe, windows
 from melgpu.errors import InputError
@@ -53,14 +53,16 @@ class Rates:
 def rates_of(result: dict, settings: Recipe, source: str) -> Rates:
     """The rates in a suite's result. Raises InputError where some are missing or of another recipe's pictures."""
     rows = {(one["stage"], one["way"]): one for one in result.get("rows", [])}
-    names = {name for spec in settings.rounds for name in spec.backbones}
+    names = networks(settings)
     train = {name: rows[key]["windows_per_s"] for name in names if (key := ("train", f"{name}, from files")) in rows}
     judged = [one for (stage, way), one in rows.items() if stage == "predict" and way.endswith("networks alone")]
-    missing = [*sorted(names - train.keys()), *([] if judged else ["predict"])]
+    missing = [*(name for name in names if name not in train), *([] if judged else ["predict"])]
     alone = advice.before_networks(result)
     missing += [stage for stage, own in (("stream", "audio"), ("features", "pictures")) if own not in alone]
     if missing:
-        raise InputError(f"{source}: no rates of {', '.join(missing)}; python -m benchmarks --out {source} takes them")
+        why = " (it is a first look, --quick)" if result.get("quick") else ""
+        told = f"no rates of {', '.join(missing)}{why}; python -m benchmarks --out {source} takes them"
+        raise InputError(f"{source}: {told}")
     for table in ("audio", "windows", "mel"):
         if result["recipe"][table] != settings.model_dump(mode="json")[table]:
             raise InputError(f"{source}: taken with another recipe ({table} differs)")
@@ -175,7 +177,9 @@ def of(result: dict, settings: Recipe, source: str) -> dict:
 
 
 def measured(args) -> tuple[dict, str]:
-    """A suite's result: that of a file, or taken now; and what to call it."""
+    """A suite's result: that of a file, or taken now; and what to call it. Raises InputError."""
+    if args.measured and args.quick:
+        raise InputError("--quick measures anew: leave it out beside --from")
     if args.measured:
         return read(args.measured), str(args.measured)
     with tempfile.TemporaryDirectory() as folder:

@@ -20,7 +20,7 @@ from benchmarks import (
     stages,
     timing,
 )
-from benchmarks.bench import Bench, Limit, powers, prepare
+from benchmarks.bench import Bench, Limit, networks, powers, prepare
 from melgpu.recipe import Recipe
 from melgpu.stream import Stream
 
@@ -90,8 +90,8 @@ def _stream(bench: Bench, settings: Recipe, then, bank) -> list[float]:
 
 
 def train(bench: Bench) -> Iterator[dict]:
-    """Optimizer steps of each network of the last round: on pictures that lie there, and from files."""
-    names, effort = bench.settings.rounds[-1].backbones, bench.effort
+    """Optimizer steps of each network of all rounds: on pictures that lie there, and from files."""
+    names, effort = networks(bench.settings), bench.effort
     bound = bench.network_limit, bench.flops(names[0], True)
     for batch_size in effort.sizes:
         times = bench_train.time_ready(names[0], bench.settings, batch_size, effort.steps, effort.repeats, bench.device)

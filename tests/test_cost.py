@@ -64,6 +64,8 @@ def test_rates_come_from_a_suite():
     rows = [row for row in result()["rows"] if row["way"] not in ("resnet50, from files", "files to batches")]
     with pytest.raises(InputError, match="no rates of resnet50, stream;"):
         cost.rates_of(result(rows=rows), ZALO, "x")
+    with pytest.raises(InputError, match=r"no rates of resnet50, stream \(it is a first look, --quick\);"):
+        cost.rates_of(result(rows=rows, quick=True), ZALO, "x")
     with pytest.raises(InputError, match=r"another recipe \(mel differs"):
         cost.rates_of(result(), recipe.load([], ["mel.image_size=80"]), "x")
 
@@ -86,6 +88,12 @@ def test_another_file_is_refused(tmp_path, content):
     (tmp_path / "x.json").write_text(content)
     with pytest.raises(InputError, match="no result of"):
         cost.read(tmp_path / "x.json")
+
+
+def test_a_kept_result_is_not_measured_anew(tmp_path):
+    (tmp_path / "x.json").write_text(json.dumps(result()))
+    with pytest.raises(InputError, match="beside --from"):
+        __main__.main(["cost", "--quick", "--from", str(tmp_path / "x.json")])
 
 
 def test_it_measures_what_it_needs(monkeypatch, short_music, capsys):

@@ -2,11 +2,13 @@
 
 import json
 
+import pytest
 import torch
 from conftest import call
 
-from benchmarks import __main__, bench, timing
-from melgpu import recipe
+from benchmarks import __main__, bench, bench_train, suite, timing
+from melgpu import backbone, recipe
+from melgpu.errors import InputError
 
 TINY = "rounds=[{backbones=['resnet10t', 'test_efficientnet'], folds=[0], blend={cnn=1.0}}]"
 PNG = b"\x89PNG"
@@ -44,6 +46,24 @@ def test_one_stage_alone(short_music, quick_limits, capsys):
     result = run(capsys, *flags(short_music), "--only", "copy")
     assert [row["way"] for row in result["rows"]] == ["bank=disk"]
     assert result["findings"] == []
+
+
+def test_networks_of_all_rounds_are_trained_and_known(short_music, tmp_path):
+    assert bench.networks(recipe.load([]))[:3] == ["densenet201", "inception_v3", "densenet169"]
+    assert sorted(bench.networks(recipe.load([]))) == sorted(backbone.BACKBONES)
+    args = __main__.suite().parse_args([*map(str, flags(short_music)), "--set", TINY.replace("resnet10t", "resnet5")])
+    with pytest.raises(InputError, match="no network resnet5"):
+        bench.prepare(args, tmp_path)
+
+
+def test_the_suite_trains_the_first_rounds_networks(short_music, tmp_path, monkeypatch):
+    first = "{backbones=['test_resnet', 'resnet10t'], folds=[0], blend={cnn=1.0}}"
+    args = __main__.suite().parse_args([*map(str, flags(short_music)), "--set", TINY.replace("[{", f"[{first}, {{", 1)])
+    asked = []
+    monkeypatch.setattr(suite, "_train_one", lambda bench, files, settings, name: asked.append(name) or [])
+    monkeypatch.setattr(bench_train, "time_ready", lambda *given: [1.0])
+    list(suite.train(bench.prepare(args, tmp_path)))
+    assert asked == ["test_resnet", "resnet10t", "test_efficientnet"]
 
 
 def test_a_limit_taken_in_a_bad_moment_is_taken_again():
