@@ -8,8 +8,18 @@ import soundfile
 import torch
 from conftest import call, write_audio
 
-from benchmarks import bench_decode, bench_predict, bench_stream, bench_train, flags, music, parity, timing
-from melgpu import worker
+from benchmarks import (
+    bench_decode,
+    bench_features,
+    bench_predict,
+    bench_stream,
+    bench_train,
+    flags,
+    music,
+    parity,
+    timing,
+)
+from melgpu import recipe, worker
 from melgpu.errors import InputError
 from melgpu.parity import MAX_DB, MEAN_DB
 
@@ -40,6 +50,18 @@ def test_bench_features(tmp_path):
     assert result["device"]
     assert result["packages"]["torch"]
     assert "torchaudio" in shown.stdout
+
+
+def test_the_limit_is_that_of_the_best_number_of_windows(monkeypatch):
+    seconds, asked = {1: 0.5, 2: 0.5, 4: 0.5, 8: 4.0}, []
+
+    def measure(call, device, most):
+        call()
+        return [seconds[asked[-1]], 9.0]
+
+    monkeypatch.setattr(torch, "stft", lambda waves, *rest, **more: asked.append(len(waves)))
+    monkeypatch.setattr(timing, "measure", measure)
+    assert bench_features.limit(recipe.load([]).mel, torch.zeros(8, 10)) == ("bare FFT", 8.0)  # 4 in half a second
 
 
 def test_parity(tmp_path, capsys):
