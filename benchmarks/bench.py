@@ -82,7 +82,7 @@ class Bench:
         """How steps from files are timed: on a CPU, where they are slow, with less ahead, which is sooner used up."""
         if self.device.type == "cuda":
             return settings
-        ahead = settings.stream.model_copy(update={"decode_ahead": max(2, self.workers)})
+        ahead = settings.stream.model_copy(update={"decode_ahead": 1})
         return settings.model_copy(update={"stream": ahead})
 
     @property

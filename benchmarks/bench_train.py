@@ -26,7 +26,7 @@ from melgpu import backbone, cli, training, windows
 from melgpu.batch import Batch
 from melgpu.clock import shares
 from melgpu.recipe import Recipe
-from melgpu.stream import BATCHES_AHEAD, Stream
+from melgpu.stream import BATCHES_AHEAD, Stream, tracks_ahead
 from melgpu.targets import Targets
 from melgpu.training import Training
 
@@ -47,7 +47,7 @@ def time_steps(steps: Iterator[int], count: int, device: torch.device) -> float:
 def head_start(settings: Recipe, batch_size: int) -> int:
     """Steps until a stream has used up what it had decoded before the first."""
     track_windows = windows.num_windows(settings.audio.track_s, settings.windows.window_s, settings.windows.hop_s)
-    return BATCHES_AHEAD + 2 + settings.stream.decode_ahead * track_windows // batch_size
+    return BATCHES_AHEAD + 2 + tracks_ahead(settings.stream) * track_windows // batch_size
 
 
 def begin(name: str, settings: Recipe, device: torch.device) -> Training:

@@ -17,11 +17,16 @@ class WorkerLost(Exception):
     """A process that crashed or hung over its work; says which."""
 
 
+def processes(workers: int) -> int:
+    """How many of `workers` processes this machine has cores for."""
+    return min(workers, os.cpu_count() or 1)
+
+
 class Pool(contextlib.AbstractContextManager):
     """Calls functions in `workers` processes, which start when first needed; 0 calls them here and now, unguarded."""
 
     def __init__(self, workers: int, timeout_s: float):
-        self.workers, self.timeout_s = min(workers, os.cpu_count() or 1), timeout_s
+        self.workers, self.timeout_s = processes(workers), timeout_s
         self._threads = ThreadPoolExecutor(max(1, self.workers), "decoding")  # each minds one process
         self._own = threading.local()
         self._desks: list[_Desk] = []

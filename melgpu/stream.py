@@ -25,7 +25,7 @@ from melgpu import quarantine, worker
 from melgpu.bank import Bank, Entry, Resident
 from melgpu.batch import Batch, by_thread, to_gpu
 from melgpu.decode import DecodeError
-from melgpu.pool import Pool, WorkerLost
+from melgpu.pool import Pool, WorkerLost, processes
 from melgpu.quarantine import Flaw
 from melgpu.recipe import AudioSpec, StreamSpec
 from melgpu.windows import Order, first_uses, numbered, samples
@@ -49,6 +49,11 @@ def _flaw(path: str, answer: Future) -> Flaw | None:
         return answer.result()
     except WorkerLost as error:
         return Flaw(path, str(error), 0.0)
+
+
+def tracks_ahead(spec: StreamSpec) -> int:
+    """How many tracks are decoded before their turn: as many as told, and enough for all processes."""
+    return max(spec.decode_ahead, 2 * processes(spec.workers))
 
 
 class Stream(contextlib.AbstractContextManager):
@@ -104,11 +109,6 @@ class Stream(contextlib.AbstractContextManager):
             raise DecodeError(str(flaw))
         self.flaws[flaw.path] = flaw
         quarantine.refuse_many(self.flaws, len(self.paths), self.spec.max_broken_share)
-
-    @property
-    def ahead(self) -> int:
-        """How many tracks are decoded before their turn: enough for all processes."""
-        return max(self.spec.decode_ahead, 2 * self._pool.workers)
 
     def banked(self, row: int) -> Entry | None:
         return self.bank.find(self.paths[row]) if self.bank else None
@@ -218,12 +218,13 @@ class _Tracks(contextlib.AbstractContextManager):
         entries = ((row, stream.banked(row)) for row in rows.tolist())
         self._entries = {row: entry for row, entry in entries if entry}  # asked once: files may change meanwhile
         self._missing = iter([row for row in rows.tolist() if row not in self._entries])
-        slots = 0 if len(self._entries) == len(rows) else most_open + stream.ahead
+        ahead = tracks_ahead(stream.spec)
+        slots = 0 if len(self._entries) == len(rows) else most_open + ahead
         self._memory = stream.lend(slots)
         self._free = list(range(slots))
         self._pending: collections.deque[tuple[int, int, Future]] = collections.deque()
         self._waves: dict[int, tuple[int, np.ndarray | None]] = {}
-        for _ in range(stream.ahead):
+        for _ in range(ahead):
             self._begin_next()
 
     def __getitem__(self, row: int) -> np.ndarray | None:

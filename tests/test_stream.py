@@ -227,11 +227,9 @@ def test_a_file_touched_during_an_epoch_comes_from_the_bank_to_its_end(paths, or
         assert same(found, list(stream.batches(order, WINDOW, 2)))  # decoded
 
 
-def test_all_processes_have_tracks_to_decode(paths):
-    with Stream(paths, AUDIO, spec(workers=2, ahead=1), CPU) as stream:
-        assert stream.ahead == 2 * min(2, os.cpu_count())
-    with Stream(paths, AUDIO, spec(workers=0, ahead=3), CPU) as stream:
-        assert stream.ahead == 3
+def test_all_processes_have_tracks_to_decode():
+    assert stream_module.tracks_ahead(spec(workers=2, ahead=1)) == 2 * min(2, os.cpu_count())
+    assert stream_module.tracks_ahead(spec(workers=0, ahead=3)) == 3
 
 
 def test_too_many_broken_files_stop_the_stream(mixed, order):
