@@ -102,10 +102,14 @@ class Bench:
         """What rivals want to know: rate and seconds of a track."""
         return self.settings.audio.sample_rate, self.settings.audio.track_s
 
+    def some_paths(self, count: int) -> list[str]:
+        """So many files, some of them again where there are fewer."""
+        return list(itertools.islice(itertools.cycle(self.paths), count))
+
     def in_processes(self, call, more: tuple, workers: int | None = None) -> list[float]:
         """Windows a second of a function called for files in decoding processes."""
         count = self.workers if workers is None else workers
-        some = list(itertools.islice(itertools.cycle(self.paths), max(8, 4 * count)))  # several turns for each process
+        some = self.some_paths(max(8, 4 * count))  # several turns for each process
         times = bench_decode.measure(call, more, some, count, self.effort.repeats)
         return [len(some) * self.track_windows / own for own in times]
 
@@ -197,7 +201,7 @@ def powers(most: int) -> list[int]:
 def prepare(args, folder: Path, *own: str) -> Bench:
     """The bench that a command's flags name; `--quick` takes the demo's small pictures and two networks.
 
-    `own` are settings that stay as the recipe has them, besides its number of decoding processes.
+    `own` are settings that stay as the recipe has them: see `flags.settings_of`.
     A CPU measures the ensemble with the networks of one fold: those of the others take as long. Raises InputError, of
     networks that cannot be used, too, before anything is measured.
     """
@@ -205,7 +209,7 @@ def prepare(args, folder: Path, *own: str) -> Bench:
     args.tracks = args.tracks or (16 if device.type == "cpu" or args.quick else 128)
     if args.quick:
         args.recipe, args.overrides = args.recipe or ["demo"], [*QUICK, *args.overrides]
-    settings = flags.settings_of(args, "stream.workers", *own)
+    settings = flags.settings_of(args, *own)
     for name in networks(settings):
         backbone.try_out(name, settings)
     paths = flags.paths_of(args, folder, 1 if args.quick else 4, settings.audio.track_s)

@@ -1,8 +1,9 @@
 """melgpu beside what people do instead, from the same files on the same cores, to pictures on the device.
 
-Every way is measured once in turn, again and again, so that a drift of the machine's speed meets all alike. Front ends
-of others get melgpu's decoded windows. Disk space and waiting time are those of the recipe's whole training set: the
-original way draws all pictures before its first step; melgpu decodes every file once, to look at it or into a bank.
+Every way is measured once in turn, again and again, so that a drift of the machine's speed meets all alike. Whatever
+works in processes has one for each core. Front ends of others get melgpu's decoded windows. Disk space and waiting time
+are those of the recipe's whole training set: the original way draws all pictures before its first step; melgpu's
+stream, whichever front end it feeds, decodes every file once, to look at it or into a bank.
 """
 
 import contextlib
@@ -35,6 +36,8 @@ def front_ends(settings: Recipe, device: torch.device) -> dict[str, bench_featur
     """Those of others, by name; NVIDIA DALI where it is installed."""
     spec, rate = settings.mel, settings.audio.sample_rate
     found = dict(bench_features.peers(spec, rate, device))
+    if "librosa" in found:
+        found["librosa in one process"] = found.pop("librosa")
     with contextlib.suppress(ModuleNotFoundError):
         if importlib.util.find_spec("nvidia.dali"):
             from benchmarks import dali
@@ -52,7 +55,7 @@ def epochs(bench: Bench, settings: Recipe, stream: Stream, draw: Callable) -> Ge
 def originals(bench: Bench) -> Generator[dict]:
     """The original way's pictures of some tracks, drawn and read back."""
     while True:
-        some = bench.paths[: max(1, bench.workers)]
+        some = bench.some_paths(max(1, bench.workers))
         yield bench_stream.time_original(some, bench.settings, str(bench.folder), bench.workers)
 
 
@@ -95,13 +98,13 @@ def run(bench: Bench) -> dict:
         rates = [one["windows_per_s"] for one in samples[1:]]  # the first warms up
         others = [one["windows_per_s"] for one in taken[BASE][1:]]
         row = {"way": name, **stages.rates_of(rates), "base_is_times_as_fast": ratio(others, rates)}
-        wait = {BASE: look_s * TRACKS, BANK: bank_s * TRACKS, ORIGINAL: bench.track_windows * TRACKS / np.median(rates)}
+        wait = {BANK: bank_s * TRACKS, ORIGINAL: bench.track_windows * TRACKS / np.median(rates)}
         space = {BANK: bank_bytes, ORIGINAL: samples[0].get("bytes_a_track", 0)}
         row |= {"disk_bytes": space.get(name, 0) * TRACKS}
         row |= {
             "wait_s": None
             if name == LATER
-            else wait.get(name, 0.0) + first_s.get(name, taken[BASE][0]["first_batch_s"])
+            else wait.get(name, look_s * TRACKS) + first_s.get(name, taken[BASE][0]["first_batch_s"])
         }
         result["rows"].append(row)
     return result

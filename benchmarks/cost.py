@@ -183,7 +183,7 @@ def measured(args) -> tuple[dict, str]:
     if args.measured:
         return read(args.measured), str(args.measured)
     with tempfile.TemporaryDirectory() as folder:
-        return suite.run(prepare(args, Path(folder)), NEEDED), "suite.json"
+        return suite.run(prepare(args, Path(folder), "stream.workers"), NEEDED), "suite.json"
 
 
 def read(path: Path) -> dict:

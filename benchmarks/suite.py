@@ -206,7 +206,7 @@ def plot(result: dict, folder: Path) -> None:
 def main(args) -> int:
     """Measure what the flags name, show it, and keep it; 1 where a figure passes its limit."""
     with tempfile.TemporaryDirectory() as folder:
-        result = run(prepare(args, Path(folder)), args.only or list(STAGES))
+        result = run(prepare(args, Path(folder), "stream.workers"), args.only or list(STAGES))
     console = timing.console()
     console.print(table(result))
     for finding in result["findings"]:

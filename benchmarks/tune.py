@@ -160,7 +160,7 @@ def run(bench: Bench, quick: bool) -> tuple[dict, list[Trial], str]:
 def main(args) -> int:
     """Try the settings, write the fastest to a TOML file, and hold them against the default."""
     with tempfile.TemporaryDirectory() as folder:
-        result, tried, text = run(prepare(args, Path(folder), "stream.bank"), args.quick)
+        result, tried, text = run(prepare(args, Path(folder), "stream.workers", "stream.bank"), args.quick)
     files.write_text(args.write, text)
     console = timing.console()
     console.print(table(tried))

@@ -1,11 +1,14 @@
 """melgpu beside its rivals: every way is measured, ratios are right, pictures are the same."""
 
+import os
+
 import pytest
 import torch
 from test_suite import flags, run
 
-from benchmarks import compare, stages
+from benchmarks import __main__, compare, stages
 from melgpu import recipe
+from melgpu.errors import InputError
 
 
 def test_compare(short_music, tmp_path, capsys):
@@ -20,7 +23,31 @@ def test_compare(short_music, tmp_path, capsys):
     assert rows[compare.BANK]["disk_bytes"] == pytest.approx(4 * 18 * 11_025 * compare.TRACKS)
     assert rows[compare.ORIGINAL]["disk_bytes"] > 0 == rows[compare.BASE]["disk_bytes"]
     assert rows[compare.ORIGINAL]["wait_s"] > rows["melgpu's stream, torchaudio"]["wait_s"] > 0
+    assert rows["melgpu's stream, torchaudio"]["wait_s"] == rows[compare.BASE]["wait_s"]  # both look at all files
     assert rows[compare.LATER]["wait_s"] is None
+
+
+def test_every_core_gets_a_process(short_music, monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 12)
+    jobs = []
+
+    def look(bench):
+        monkeypatch.setattr(compare.bench_stream, "time_original", lambda *given: jobs.append(given) or {})
+        next(compare.originals(bench))
+        jobs.append((bench.workers, bench.settings.stream.workers))
+        raise InputError("seen enough")
+
+    monkeypatch.setattr(compare, "run", look)
+    with pytest.raises(InputError, match="seen enough"):
+        __main__.main(["compare", "--quick", "--music", str(short_music), "--device", "cpu"])
+    (paths, _, _, workers), own = jobs
+    assert (len(paths), workers, own) == (12, 12, (12, 12))
+
+
+def test_librosa_is_told_to_work_in_one_process():
+    found = compare.front_ends(recipe.load([]), torch.device("cpu"))
+    assert "librosa in one process" in found
+    assert "librosa" not in found
 
 
 def test_ratios_are_taken_sample_by_sample():
