@@ -29,11 +29,12 @@ def gather(
     """
     listings = read(sources, data)
     problems = _problems_of(manifest.build, listings, settings.folds.num_folds, settings.folds.seed)
+    problems += [*_missing_networks(settings), *_problems_of(LogMel, settings.mel, settings.audio.sample_rate)]
     paths = list(dict.fromkeys(path for one in listings.values() for path in one.paths))
     flaws = find_flaws(paths, settings, None if problems else bank)
-    if settings.stream.on_error == "raise":
+    if flaws and settings.stream.on_error == "raise":
+        report.say("Broken files stop a new run; it goes on without them with --set stream.on_error=quarantine")
         problems += _located(flaws, listings)
-    problems += [*_missing_networks(settings), *_problems_of(LogMel, settings.mel, settings.audio.sample_rate)]
     if problems:
         raise InputError(problems)
     quarantine.refuse_many(flaws, len(paths), settings.stream.max_broken_share)
@@ -104,6 +105,7 @@ def check(what: Manifest | dict[str, Listing], settings: Recipe) -> int:
             found.append(one)
             tracker.advance(1)
     problems += [f"{path}: {one.flaw}" for path, one in zip(paths, found, strict=True) if one.flaw]
+    problems += _unknown_networks(settings)
     report.say_survey(paths, found, tracks, settings.audio.track_s, problems)
     return len(problems)
 
@@ -117,11 +119,10 @@ def _located(flaws: dict[str, Flaw], listings: dict[str, Listing]) -> Iterator[s
 
 def _missing_networks(settings: Recipe) -> list[str]:
     """Networks that are unknown or unfit, or what keeps them from their weights; downloads what is not there yet."""
-    spec, problems = settings.backbone, []
-    names = sorted({name for number in settings.rounds for name in number.backbones})
-    mentioned = sorted({*names, *settings.optim_overrides})
-    unknown = [problem for name in mentioned for problem in _problems_of(backbone.find, name)]
-    unknown = unknown or [problem for name in names for problem in _problems_of(backbone.try_out, name, settings)]
+    spec, problems, names = settings.backbone, [], _networks(settings)
+    unknown = _unknown_networks(settings) or [
+        problem for name in names for problem in _problems_of(backbone.try_out, name, settings)
+    ]
     if unknown or not spec.pretrained:
         return unknown
     if spec.weights_dir:
@@ -135,6 +136,15 @@ def _missing_networks(settings: Recipe) -> list[str]:
             if problems:
                 break  # what ails one download ails all
     return problems
+
+
+def _networks(settings: Recipe) -> list[str]:
+    return sorted({name for number in settings.rounds for name in number.backbones})
+
+
+def _unknown_networks(settings: Recipe) -> list[str]:
+    mentioned = sorted({*_networks(settings), *settings.optim_overrides})
+    return [problem for name in mentioned for problem in _problems_of(backbone.find, name)]
 
 
 def _problems_of(call: Callable, *arguments) -> list[str]:

@@ -141,10 +141,15 @@ def test_a_check_tells_what_is_there_and_makes_nothing(tmp_path, capsys):
 def test_networks_that_timm_does_not_know_are_named(tmp_path):
     rows = [(write_audio(tmp_path / f"{i}.wav", 1, seed=i).name, "ab"[i % 2]) for i in range(6)]
     wanted = settings(
-        "rounds=[{backbones=['resnet_50', 'resnet50'], folds=[0], blend={cnn=1.0}}]", "optim_overrides.vgg61.lr=1e-3"
+        "rounds=[{backbones=['resnet_50', 'resnet50'], folds=[0], blend={cnn=1.0}}]",
+        "optim_overrides.vgg61.lr=1e-3",
+        "stream.bank=disk",
     )
+    train = write_list(tmp_path / "train.csv", rows)
     with pytest.raises(InputError) as caught:
-        gather(tmp_path, wanted, train=write_list(tmp_path / "train.csv", rows))
+        gather(tmp_path, wanted, train=train)
+    assert not (tmp_path / "bank").exists()  # nothing is decoded for a run that cannot be
+    assert preflight.check(preflight.read({"train": train}, None), wanted) == 2
     told = str(caught.value)
     assert "there is no network resnet_50; did you mean resnet50" in told
     assert "there is no network vgg61" in told
