@@ -5,6 +5,7 @@ classes below hold types and bounds only. Unknown keys and wrong types are error
 Hz, times in s, `*_length` and `n_*` in samples and bins as in librosa.
 """
 
+import difflib
 import hashlib
 import json
 import reprlib
@@ -269,7 +270,8 @@ def validate(data: dict, source: str) -> Recipe:
 def _describe(error) -> str:
     where = ".".join(str(part) for part in error["loc"] if part != "[key]")
     if error["type"] == "extra_forbidden":
-        return f"{where}: there is no such setting"
+        near = difflib.get_close_matches(where, [key for key, _ in tables.flat(_read("zalo2019"))], 1)
+        return f"{where}: there is no such setting" + (f"; did you mean {near[0]}?" if near else "")
     if error["type"] == "value_error":
         return str(error["ctx"]["error"])
     got = "" if isinstance(error["input"], dict) else f" (got {reprlib.repr(error['input'])})"

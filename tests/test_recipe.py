@@ -34,7 +34,7 @@ def test_every_shipped_recipe_survives_toml(name):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("optim.lrr=1", "optim.lrr: there is no such setting"),
+        ("optim.lrr=1", "optim.lrr: there is no such setting; did you mean optim.lr?"),
         ("optim.lr='fast'", "optim.lr: Input should be a valid number"),
         ("optim.lr=nan", "optim.lr"),
         ("optim.batch_size=1.5", "optim.batch_size: Input should be a valid integer"),
