@@ -156,6 +156,8 @@ def answer(run, music: list[str], out: Path | None, device) -> int:
     from melgpu.errors import InputError
     from melgpu.stream import Stream
 
+    if out:
+        report.refuse_foreign(out)
     judges = ensemble.load(run)
     paths, problems = find_music(music)
     guarded = {"bank": "off", "on_error": "quarantine", "max_broken_share": 1.0}

@@ -25,12 +25,16 @@ def main() -> None:
     report.console.print(report.score_table(f"Round {number}{opened.remark}", scores))
     answer = stacking.answer(opened.recipe.stacking.weights, len(opened.spec(number).blend))
     report.say(report.gain_line(answer, scores))
+    if doubt := report.doubt_line(answer, scores):
+        report.say(doubt)
     write_page(opened)
     if opened.current_round:
         report.say(f"Round {number} is done. Next: python train.py {opened.flags}")
         return
     for path in () if args.without_pseudo else opened.submissions.values():
         report.say(f"Submission: {path}")
+    if not opened.submissions:
+        report.say("No submission: the run was begun without --test and --private")
     report.say(f"For music of your own: python predict.py {opened.flags} song.mp3 folder/")
 
 

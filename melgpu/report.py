@@ -22,6 +22,7 @@ from rich.text import Text
 
 from melgpu import records, survey
 from melgpu.clock import shares
+from melgpu.errors import InputError
 from melgpu.manifest import Manifest
 from melgpu.quarantine import Flaw
 from melgpu.remote import is_url
@@ -146,6 +147,17 @@ def _score(score: Mapping) -> str:
     return f"{score['accuracy']:.3f} [dim]{low:.2f}-{high:.2f}[/dim]"
 
 
+def doubt_line(judge: str, scores: Mapping[str, Mapping[str, Mapping]]) -> str | None:
+    """What to think of a judge that is right less often than the mean of the networks on validation tracks."""
+    own = scores[judge].get("validation")
+    if own is None or own["gain"] >= 0:
+        return None
+    return (
+        f"On validation tracks the plain mean of the networks is right more often than the {judge}: "
+        f"{own['tracks']} may be too few to stack"
+    )
+
+
 def gain_line(judge: str, scores: Mapping[str, Mapping[str, Mapping]]) -> str:
     """What a judge gains over the mean of the networks, with its 95 % interval; see `Judged.scores`."""
     gains = ((split, score["gain"], *score["gain_interval"]) for split, score in scores[judge].items())
@@ -165,13 +177,27 @@ def answer_table(paths: Sequence[str], probs: np.ndarray, class_names: Sequence[
     return table
 
 
+def refuse_foreign(out: Path) -> None:
+    """Raise InputError where `write_answers` would replace anything but what it has written itself."""
+    if out.is_dir():
+        raise InputError(f"--out {out}: a folder; name a file in it")
+    if out.exists():
+        with records.reading(out, "an earlier result of this script, which alone --out may replace") as (header, _):
+            if (header[:1], header[-1:]) != (["file"], ["flaw"]):
+                raise ValueError(f"its columns are {', '.join(header)}")
+
+
 def write_answers(
     out: Path, paths: Sequence[str], probs: np.ndarray, class_names: Sequence[str], flaws: Mapping[str, Flaw]
 ) -> None:
-    """Probabilities of all classes, (N, C), one row a file; of one that gave nothing the training tracks' shares."""
-    reasons = (flaws[path].reason if path in flaws else "" for path in paths)
-    rows = ([path, *(f"{p:.6f}" for p in own), why] for path, own, why in zip(paths, probs, reasons, strict=True))
+    """Probabilities of all classes, (N, C), one row a file; empty cells for one that gave nothing."""
+    rows = (_answer(path, own, flaws.get(path)) for path, own in zip(paths, probs, strict=True))
     records.write(out, ["file", *class_names, "flaw"], rows)
+
+
+def _answer(path: str, probs: np.ndarray, flaw: Flaw | None) -> list[str]:
+    cells = [""] * len(probs) if flaw and flaw.is_lost else [f"{p:.6f}" for p in probs]
+    return [path, *cells, flaw.reason if flaw else ""]
 
 
 def say_survey(

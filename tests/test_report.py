@@ -6,6 +6,7 @@ import pytest
 from rich.console import Console
 
 from melgpu import report
+from melgpu.errors import InputError
 from melgpu.quarantine import Flaw
 
 
@@ -134,7 +135,27 @@ def test_answers(tmp_path):
     flaws = {"b.mp3": Flaw("b.mp3", "empty", 0.0)}
     report.write_answers(tmp_path / "a.csv", ["a.mp3", "b.mp3"], np.array([[0.1, 0.9], [0.5, 0.5]]), ["p", "q"], flaws)
     rows = (tmp_path / "a.csv").read_text().split()
-    assert rows == ["file,p,q,flaw", "a.mp3,0.100000,0.900000,", "b.mp3,0.500000,0.500000,empty"]
+    assert rows == ["file,p,q,flaw", "a.mp3,0.100000,0.900000,", "b.mp3,,,empty"]
+    report.refuse_foreign(tmp_path / "a.csv")  # its own may be replaced
+    report.refuse_foreign(tmp_path / "absent.csv")
+
+
+def test_nothing_foreign_is_replaced(tmp_path):
+    (tmp_path / "labels.csv").write_text("file,label\na.mp3,rock\n")
+    (tmp_path / "song.mp3").write_bytes(b"\xff\xfb\x90" * 500)
+    (tmp_path / "empty").touch()
+    for name in ("labels.csv", "song.mp3", "empty"):
+        with pytest.raises(InputError, match=f"{name}: not an earlier result of this script, which alone --out may"):
+            report.refuse_foreign(tmp_path / name)
+    with pytest.raises(InputError, match="a folder; name a file in it"):
+        report.refuse_foreign(tmp_path)
+
+
+def test_doubts_are_said_where_the_mean_is_better():
+    assert report.doubt_line("blend", {"blend": {"validation": {"gain": 0.0, "tracks": 6}}}) is None
+    assert report.doubt_line("blend", {"blend": {}}) is None
+    told = report.doubt_line("blend", {"blend": {"validation": {"gain": -0.1, "tracks": 6}}})
+    assert told.endswith("more often than the blend: 6 may be too few to stack")
 
 
 def test_submission(tmp_path):
