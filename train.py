@@ -31,7 +31,7 @@ def parse_args():
         action="append",
         default=[],
         metavar="NAME_OR_FILE",
-        help="demo, modern, scratch or a TOML file, laid over zalo2019; several are laid over each other",
+        help="zalo2019 (the default), demo, modern, scratch or a TOML file; several are laid over each other",
     )
     new.add_argument("--check", action="store_true", help="only look: list what is odd or wrong with the tracks")
     some = parser.add_argument_group("part of a round")
@@ -69,6 +69,7 @@ def open_or_create(args, device):
         raise InputError(f"{args.run}: a new run needs --labels: a CSV of file,label or a folder of class folders")
     if args.without_pseudo:
         raise InputError("--without-pseudo is for a run whose first round is done: leave it out")
+    run.refuse_unwritable(args.run)
     settings = recipe.load(args.recipe, args.overrides)
     sources = {"train": args.labels, "public": args.test, "private": args.private}
     bank, started = open_bank(args.run / "bank", settings.audio, settings.stream), time.monotonic()
@@ -169,7 +170,8 @@ def train_job(run, job, stream, features, front_end: dict, title: str, tracker, 
         raise InputError(f"mel.trainable {recipe.mel.trainable} learns in one process only: leave torchrun out")
     model = backbone.build(job.backbone, len(run.class_names), recipe).to(stream.device)
     state = training.start(model, optim, recipe.machine)
-    keeping.resume(run, job, state)
+    if keeping.resume(run, job, state):
+        report.say(f"{title}: going on in epoch {state.progress.epoch + 1} after step {state.progress.step}")
     tracker.skip(state.progress.epoch * epoch_windows + state.progress.step * optim.batch_size * ranks.count())
     micro_batch = state.micro_batch
     pictures, targets = model.front_end or features, plan.training_targets(run, job)

@@ -94,20 +94,22 @@ def keep_state(run: Run, job: Job, training: Training) -> None:
     checkpoint.save(run.job_folder(job) / "last.safetensors", tensors, about)
 
 
-def resume(run: Run, job: Job, training: Training) -> None:
-    """Bring a fresh training to where an interrupted one stood; nothing where none was. Raises CheckpointError."""
+def resume(run: Run, job: Job, training: Training) -> bool:
+    """Bring a fresh training to where an interrupted one stood; False where none was. Raises CheckpointError."""
     path = run.job_folder(job) / "last.safetensors"
-    if path.exists():
-        tensors, about = checkpoint.load(path)
-        if about.get("digest") != run.recipe.digest():
-            raise checkpoint.CheckpointError(f"{path}: made with another recipe")
-        if about.get("pseudo") != run.pseudo_digest(job.round):
-            raise checkpoint.CheckpointError(f"{path}: made with other pseudo labels")
-        claims.check(claims.State, about, path)
-        try:
-            training.restore(tensors, about["training"], run.recipe.optim_for(job.backbone))
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise checkpoint.CheckpointError(f"{path}: does not fit {job.name} ({brief(error)})") from None
+    if not path.exists():
+        return False
+    tensors, about = checkpoint.load(path)
+    if about.get("digest") != run.recipe.digest():
+        raise checkpoint.CheckpointError(f"{path}: made with another recipe")
+    if about.get("pseudo") != run.pseudo_digest(job.round):
+        raise checkpoint.CheckpointError(f"{path}: made with other pseudo labels")
+    claims.check(claims.State, about, path)
+    try:
+        training.restore(tensors, about["training"], run.recipe.optim_for(job.backbone))
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise checkpoint.CheckpointError(f"{path}: does not fit {job.name} ({brief(error)})") from None
+    return True
 
 
 def finish(run: Run, job: Job, training: Training) -> None:
