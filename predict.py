@@ -169,7 +169,6 @@ def answer(run, music: list[str], out: Path | None, device) -> int:
     flaws = [str(flaw) for flaw in stream.flaws.values()]
     if not paths or lost.all():
         raise InputError([*problems, *flaws])
-    probs[lost] = run.prior
     report.console.print(report.answer_table(paths, probs, judges.class_names, lost))
     if out:
         report.write_answers(out, paths, probs, judges.class_names, stream.flaws)
