@@ -69,7 +69,7 @@ def open_or_create(args, device):
         raise InputError(f"{args.run}: a new run needs --labels: a CSV of file,label or a folder of class folders")
     if args.without_pseudo:
         raise InputError("--without-pseudo is for a run whose first round is done: leave it out")
-    run.refuse_unwritable(args.run)
+    preflight.refuse_unwritable(args.run)
     settings = recipe.load(args.recipe, args.overrides)
     sources = {"train": args.labels, "public": args.test, "private": args.private}
     bank, started = open_bank(args.run / "bank", settings.audio, settings.stream), time.monotonic()

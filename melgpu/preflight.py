@@ -1,5 +1,6 @@
 """Everything that can be wrong with a run's input, found and listed before anything is done."""
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,15 @@ from melgpu.recipe import Recipe
 from melgpu.remote import absolute, is_url
 from melgpu.run import Run
 from melgpu.stream import Stream, examine
+
+
+def refuse_unwritable(folder: Path) -> None:
+    """Raise InputError where no run can be made."""
+    place = next(one for one in (folder, *folder.absolute().parents) if one.exists())
+    if not place.is_dir():
+        raise InputError(f"--run {folder}: {place} is no folder; choose another")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise InputError(f"--run {folder}: {place} is not yours to write to; choose another")
 
 
 def gather(

@@ -15,7 +15,6 @@ bank/                                decoded tracks, if the recipe wants them ke
 
 import hashlib
 import json
-import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -252,15 +251,6 @@ def create(folder: Path, settings: Recipe, tracks: Manifest, device_name: str) -
 
 def exists(folder: Path) -> bool:
     return (folder / "recipe.toml").exists()
-
-
-def refuse_unwritable(folder: Path) -> None:
-    """Raise InputError where no run can be made."""
-    place = next(one for one in (folder, *folder.absolute().parents) if one.exists())
-    if not place.is_dir():
-        raise InputError(f"--run {folder}: {place} is no folder; choose another")
-    if not os.access(place, os.W_OK | os.X_OK):
-        raise InputError(f"--run {folder}: {place} is not yours to write to; choose another")
 
 
 def open_run(folder: Path, overrides: list[str] | None = None, without_pseudo: bool = False) -> Run:

@@ -153,3 +153,14 @@ def test_networks_that_timm_does_not_know_are_named(tmp_path):
     told = str(caught.value)
     assert "there is no network resnet_50; did you mean resnet50" in told
     assert "there is no network vgg61" in told
+
+
+def test_folders_in_which_no_run_can_be_made_are_refused(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    for folder in ("file", "file/run"):
+        with pytest.raises(InputError, match=r"file is no folder; choose another"):
+            preflight.refuse_unwritable(tmp_path / folder)
+    preflight.refuse_unwritable(tmp_path / "new" / "run")
+    monkeypatch.setattr(preflight.os, "access", lambda *args: False)
+    with pytest.raises(InputError, match="is not yours to write to"):
+        preflight.refuse_unwritable(tmp_path / "new" / "run")

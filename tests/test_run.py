@@ -163,14 +163,3 @@ def test_tracks_that_cannot_be_read_are_in_no_fold(made):
         train, valid = made.fold_rows(fold)
         assert not {0, 5} & {*train.tolist(), *valid.tolist()}
     assert made.prior.sum() == pytest.approx(1)
-
-
-def test_folders_in_which_no_run_can_be_made_are_refused(tmp_path, monkeypatch):
-    (tmp_path / "file").touch()
-    for folder in ("file", "file/run"):
-        with pytest.raises(InputError, match=r"file is no folder; choose another"):
-            run.refuse_unwritable(tmp_path / folder)
-    run.refuse_unwritable(tmp_path / "new" / "run")
-    monkeypatch.setattr(run.os, "access", lambda *args: False)
-    with pytest.raises(InputError, match="is not yours to write to"):
-        run.refuse_unwritable(tmp_path / "new" / "run")
