@@ -118,14 +118,20 @@ def _precision(result: dict) -> list[Change]:
     return [Change("network", "optim.precision -> bfloat16 (which changes results a little)", factor, at_most=True)]
 
 
+def _faster_networks(result: dict, factor: float) -> list[Change]:
+    machine = result["recipe"]["machine"]
+    off = [f"machine.{key}" for key in ("compile", "channels_last") if not machine[key]]
+    told = f"{' and '.join(off)} (python -m benchmarks tune measures what they give)"
+    return [Change("network", told, factor, at_most=True)] if off else []
+
+
 def findings(result: dict) -> list[str]:
     """A sentence for the training of each network from files, and for prediction."""
     rows, told = {(one["stage"], one["way"]): one for one in result["rows"]}, []
     for ready, whole, name in _pairs(rows):
         rates = {**before_networks(result), "network": ready["windows_per_s"]}
-        tune = "machine.compile and machine.channels_last (python -m benchmarks tune measures them)"
-        bound = Change("network", tune, ready["limit_windows_per_s"] / ready["windows_per_s"], at_most=True)
-        told.append(sentence(name, rates, whole["windows_per_s"], [*changes(result), bound], not result["on_gpu"]))
+        bounds = _faster_networks(result, ready["limit_windows_per_s"] / ready["windows_per_s"])
+        told.append(sentence(name, rates, whole["windows_per_s"], [*changes(result), *bounds], not result["on_gpu"]))
     return told
 
 

@@ -21,7 +21,9 @@ def arguments(description: str, tracks: int | str = "", epilog: str = "") -> arg
     shared.add_argument("--recipe", action="append", default=[], help="name or TOML file (default: zalo2019)")
     shared.add_argument("--set", action="append", default=[], dest="overrides", metavar="TABLE.KEY=VALUE")
     shared.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ...; default: a GPU where there is one")
-    shared.add_argument("--out", type=Path, metavar="FILE.json", help="keep the result")
+    shared.add_argument(
+        "--out", type=Path, metavar="FILE.json", help="keep the result (a pipe gets it as the last line, too)"
+    )
     return shared
 
 

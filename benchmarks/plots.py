@@ -11,15 +11,20 @@ from matplotlib.ticker import FuncFormatter, NullLocator
 INK, FAINT = "#1f4e79", "#c9d6e3"
 
 
-def bars(rates: dict[tuple[str, str], float], unit: str, title: str, path: Path) -> None:
-    """Horizontal bars of {(name, group): rate}, the groups of a name side by side."""
+def bars(rates: dict[tuple[str, str], float], unit: str, title: str, path: Path, baseline: float | None = None) -> None:
+    """Horizontal bars of {(name, group): rate}, each with its figure, the groups of a name side by side."""
     names, groups = (list(dict.fromkeys(column)) for column in zip(*rates, strict=True))
     names = names[::-1]
     figure, axes = plt.subplots(figsize=(8, 1 + 0.25 * len(names) * (1 + len(groups))), layout="constrained")
     for number, group in enumerate(groups):
         places = [i + ((len(groups) - 1) / 2 - number) * 0.8 / len(groups) for i in range(len(names))]
-        axes.barh(places, [rates.get((name, group), 0) for name in names], 0.8 / len(groups), label=group)
+        long = [rates.get((name, group), 0) for name in names]
+        drawn = axes.barh(places, long, 0.8 / len(groups), label=group, color=INK if len(groups) == 1 else None)
+        axes.bar_label(drawn, [_short(rate).strip() if rate else "" for rate in long], padding=3, fontsize=8)
     axes.set_yticks(range(len(names)), names)
+    axes.margins(x=0.1, y=0.3 / len(names))
+    if baseline:
+        axes.axvline(baseline, color="black", linewidth=0.8, linestyle="--")
     axes.set_xlabel(unit)
     axes.set_title(title, fontsize=10)
     if len(groups) > 1:
@@ -34,7 +39,9 @@ def shares(rows: list[tuple[str, float, float]], unit: str, title: str, path: Pa
     axes.barh(places, [limit for _, _, limit in rows], 0.75, color=FAINT, label="its physical limit")
     axes.barh(places, [rate for _, rate, _ in rows], 0.75, color=INK, label="reached")
     for place, (_, rate, limit) in zip(places, rows, strict=True):
-        axes.text(max(rate, limit) * 1.1, place, f"{_short(rate)} ({rate / limit:.0%})", va="center", fontsize=8)
+        axes.text(
+            max(rate, limit) * 1.1, place, f"{_short(rate).strip()} ({rate / limit:.0%})", va="center", fontsize=8
+        )
     axes.set_xscale("log")
     axes.set_xlim(min(rate for _, rate, _ in rows) / 3, max(max(row[1:]) for row in rows) * 8)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _short(value)))

@@ -92,11 +92,12 @@ def is_beyond(row: dict) -> bool:
 
 
 def finish(result: dict, out: Path | None, implausible: Iterable[str]) -> int:
-    """Keep a result, end the output with it as one line of JSON, and give the exit code: 1 where a limit was passed."""
+    """Keep a result, end a program's input with it as one line of JSON, and give the exit code: 1 beyond a limit."""
     if out:
         files.write_text(out, json.dumps(result, indent=1) + "\n")
     names = list(implausible)
     for name in names:
         print(f"implausible: {name} is faster than its limit", file=sys.stderr)
-    print(json.dumps(result))
+    if not sys.stdout.isatty():  # people have read the table
+        print(json.dumps(result))
     return 1 if names else 0

@@ -137,7 +137,7 @@ def plot(tried: list[Trial], title: str, path: Path) -> None:
     """How many times as fast each value is as the one that was set before."""
     gains = [(one, value) for one in tried if one.before in one.rates for value in one.rates]
     bars = {(f"{one.setting} = {value}", ""): one.gain(value) for one, value in gains if one.setting != "stream.bank"}
-    plots.bars(bars, "times as fast as before", title, path)
+    plots.bars(bars, "times as fast as before", title, path, baseline=1.0)
 
 
 def run(bench: Bench, quick: bool) -> tuple[dict, list[Trial], str]:

@@ -67,7 +67,8 @@ def result(**more):
         row("predict", "6 networks, files to probabilities", 19.0),
     ]
     machine = {"workers": 2, "batch_size": 8, "engine": "nnaudio", "on_gpu": True, "precision": "bfloat16"}
-    machine |= {"track_s": 120.0, "recipe": {"audio": {"sample_rate": 22_050}}}
+    own = {"audio": {"sample_rate": 22_050}, "machine": {"compile": False, "channels_last": True}}
+    machine |= {"track_s": 120.0, "recipe": own}
     return {"rows": rows, "roofline": {"peaks_flops": {"float32": 1.0, "bfloat16": 8.0}}, **machine, **more}
 
 
@@ -77,6 +78,13 @@ def test_findings_name_the_bottleneck_the_setting_and_the_gain():
     assert "Change stream.workers 2 -> 4: predicted 1.38 times" in train  # from 100 to 1 / (1 / 400 + 1 / 210)
     assert predict.startswith("predict 6 networks: network limits (20.0 windows/s alone, 95% of the GPU's work on a")
     assert "at most 3.50 times as fast" in predict  # from 52.5 ms to 12.5 + 2.5
+    assert "To try: machine.compile (python" in predict  # the other one is set
+
+
+def test_nothing_that_is_set_is_named_as_something_to_try():
+    tuned = result()
+    tuned["recipe"]["machine"]["compile"] = True
+    assert not any("machine." in told for told in advice.findings(tuned))
 
 
 def test_changes_come_from_what_was_measured():
