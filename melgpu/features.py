@@ -23,7 +23,7 @@ from melgpu.recipe import MelSpec
 AMIN = 1e-10  # power that counts as silence, librosa's
 NNAUDIO_FLOOR = 1e-8  # what nnAudio adds to the power of each bin where its Fourier kernels learn
 NUM_MFCC = 40  # without the first, which is the mean level
-CPU_BATCH = 8  # windows at a time: more fall out of the cache
+CPU_BATCH = 1  # windows at a time: more fall out of the cache
 DELTA_DB = 10.0  # a rise of so many dB a frame is white, the same fall black
 
 
@@ -95,9 +95,9 @@ class LogMel(nn.Module):
     def level(self, power: Tensor) -> Tensor:
         """Power (B, M, N) in dB re each window's maximum."""
         peak = power.amax((-2, -1), keepdim=True)
-        decibels = 10 * (power.clamp(min=AMIN).log10() - peak.clamp(min=AMIN).log10())
-        decibels = decibels.clamp(min=-self.spec.top_db).masked_fill(peak <= AMIN, -self.spec.top_db)
-        return decibels.masked_fill(~peak.isfinite(), torch.nan)
+        reference = peak.clamp(min=AMIN).log10().masked_fill(~peak.isfinite(), torch.nan)
+        decibels = power.clamp(min=AMIN).log10_().sub_(reference).mul_(10)  # in place: fresh memory costs more
+        return decibels.clamp_(min=-self.spec.top_db).masked_fill_(peak <= AMIN, -self.spec.top_db)
 
     def power(self, waves: Tensor, which: int = 0) -> Tensor:
         """Mel power, shape (B, M, N), by this device's engine."""
