@@ -262,9 +262,15 @@ def validate(data: dict, source: str) -> Recipe:
     try:
         return Recipe.model_validate_json(json.dumps(data, default=str))
     except ValidationError as error:
-        raise InputError(f"recipe {source}: {_describe(e)}" for e in error.errors()[:50]) from None
+        raise InputError(f"recipe {source}: {_describe(e)}" for e in _innermost(error.errors()[:50])) from None
     except RecursionError:
         raise InputError(f"recipe {source}: nested too deeply") from None
+
+
+def _innermost(errors: list) -> list:
+    """Without those of a list that is only wrong because of what is in it."""
+    places = [error["loc"] for error in errors]
+    return [e for e in errors if not any(e["loc"] == place[: len(e["loc"])] != place for place in places)]
 
 
 def _describe(error) -> str:
@@ -275,7 +281,8 @@ def _describe(error) -> str:
     if error["type"] == "value_error":
         return str(error["ctx"]["error"])
     got = "" if isinstance(error["input"], dict) else f" (got {reprlib.repr(error['input'])})"
-    return f"{where}: {error['msg']}{got}"
+    message = error["msg"].replace("Tuple", "List").replace(" after validation", "")
+    return f"{where}: {message}{got}"
 
 
 def _read(name: str) -> dict:

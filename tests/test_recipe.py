@@ -67,6 +67,14 @@ def test_all_wrong_settings_are_listed_together():
     assert all(name in text for name in ("optim.lr", "mel.n_fft", "nonsense"))
 
 
+def test_a_wrong_round_is_told_once():
+    told = problems(overrides=["rounds=[{backbones=['resnet50'],folds=['a'],blend={cnn=1.0}}]"])
+    assert [line.partition("]: ")[2] for line in told.splitlines()] == [
+        "rounds.0.backbones: List should have at least 2 items, not 1 (got ['resnet50'])",
+        "rounds.0.folds.0: Input should be a valid integer (got 'a')",
+    ]
+
+
 def test_unknown_and_broken_recipe_files_are_named(tmp_path):
     assert "shipped recipes: demo, modern, scratch, zalo2019" in problems(["nothing"])
     broken = tmp_path / "broken.toml"
