@@ -11,11 +11,21 @@ from collections.abc import Callable
 from pathlib import Path
 
 
+class _Once(argparse.Action):
+    """Keeps a flag's value; a second one would silently take its place."""
+
+    def __call__(self, parser, namespace, values, option_string=None) -> None:
+        if getattr(namespace, self.dest) is not self.default:
+            raise argparse.ArgumentError(self, "given twice; the second would take the place of the first")
+        setattr(namespace, self.dest, values)
+
+
 def parser(description: str, epilog: str) -> argparse.ArgumentParser:
     """A parser with the flags of every script."""
     shared = argparse.ArgumentParser(
         description=description, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    shared.register("action", None, _Once)
     shared.add_argument(
         "--run", type=Path, required=True, metavar="DIR", help="the run's folder; all it makes is there"
     )

@@ -40,6 +40,19 @@ def test_every_end_has_its_exit_code(error, code, said, capsys):
     assert said in capsys.readouterr().err
 
 
+def test_a_flag_is_not_given_twice(capsys):
+    parser = cli.parser("", "")
+    parser.add_argument("files", nargs="*")
+    group = parser.add_argument_group("more")
+    group.add_argument("--labels")
+    args = parser.parse_args("--run a --labels x one two --set a=1 --set b=2 --device cpu".split())
+    assert (args.labels, args.files, args.overrides, args.device) == ("x", ["one", "two"], ["a=1", "b=2"], "cpu")
+    assert parser.parse_args(["--run", "a"]).device == "auto"
+    with pytest.raises(SystemExit):
+        parser.parse_args("--run a --labels x --labels y".split())
+    assert "argument --labels: given twice" in capsys.readouterr().err
+
+
 def test_a_bug_shows_its_traceback():
     with pytest.raises(ZeroDivisionError):
         cli.run(lambda: 1 // 0)
