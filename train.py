@@ -142,8 +142,8 @@ def train_round(run, args, device) -> None:
                     train_job(run, job, stream, features, front_end, name, tracker, stop)
     ranks.wait()
     left = [job for job in run.jobs(run.current_round) if not run.is_trained(job)]
-    script = "train.py" if left else "predict.py"
-    report.say(f"Round {run.current_round}: {len(left)} networks left to train. Next: python {script} {run.flags}")
+    state, script = (f"lacks {len(left)} of its networks", "train.py") if left else ("is trained", "predict.py")
+    report.say(f"Round {run.current_round} {state}. Next: python {script} {run.flags}")
 
 
 def train_job(run, job, stream, features, front_end: dict, title: str, tracker, stop) -> None:

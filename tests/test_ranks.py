@@ -75,7 +75,7 @@ def test_scripts_under_torchrun(corpus, tmp_path):
     folder = tmp_path / "run"
     trained = call(*command(corpus, folder), env=PATHS)
     assert trained.returncode == 0, trained.stderr
-    assert trained.stdout.count("networks left to train") == 1  # one of them speaks
+    assert trained.stdout.count("Round 1 is trained. Next: python predict.py") == 1  # one of them speaks
     predicted = call(*TORCHRUN, "predict.py", "--run", folder, env=PATHS)
     assert predicted.returncode == 0, predicted.stderr
     made = sorted((folder / "round1" / "predictions").iterdir())
