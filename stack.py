@@ -23,8 +23,8 @@ def main() -> None:
         stack_or_explain(opened, number)
     scores = opened.scores(number)
     report.console.print(report.score_table(f"Round {number}{opened.remark}", scores))
-    answer = stacking.answer(opened.recipe.stacking.weights, len(opened.spec(number).blend))
-    report.say(report.gain_line(answer, scores))
+    answer = stacking.answer(opened.recipe.stacking.answer, len(opened.spec(number).blend))
+    report.say(report.gain_line(stacking.challenger(answer), scores))
     if doubt := report.doubt_line(answer, scores):
         report.say(doubt)
     write_page(opened)

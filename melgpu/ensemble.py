@@ -20,7 +20,7 @@ from melgpu.stacking import Stack
 class Ensemble:
     """K networks with what their checkpoints say of them, and the stacks by folds (none before a round is stacked).
 
-    `digests` are the checkpoints', shape (K,); `answer` is the blend that counts.
+    `digests` are the checkpoints', shape (K,); `answer` is the judge that counts.
     """
 
     networks: list[tuple[Classifier, dict]]
@@ -32,7 +32,7 @@ class Ensemble:
 
     def combine(self, probs: np.ndarray) -> np.ndarray:
         """One answer for each track, shape (N, C), from its probabilities by each network, shape (K, N, C)."""
-        if not self.stacks:
+        if not self.stacks or self.answer == stacking.MEAN:
             return probs.mean(axis=0)
         answers = []
         for fold, stack in ((fold, stack) for folds, stack in self.stacks.items() for fold in folds):
@@ -52,7 +52,7 @@ def load(run: Run) -> Ensemble:
     spec, stacking_spec = run.spec(number), run.recipe.stacking
     groups = stacking.groups(stacking_spec.protocol, spec.folds) if stacked else []
     stacks = {folds: _load_stack(run, number, folds) for folds in groups}
-    answer = stacking.answer(stacking_spec.weights, len(spec.blend))
+    answer = stacking.answer(stacking_spec.answer, len(spec.blend))
     settings = recipe.validate(networks[0][1]["recipe"], f"of {run.checkpoint(jobs[0])}")
     digests = [checkpoint.digest(run.checkpoint(job)) for job in jobs]
     return Ensemble(networks, digests, stacks, answer, run.class_names, settings)

@@ -116,7 +116,7 @@ def judge(run: Run, number: int, votes: Votes, stacks: list[tuple[Case, Stack]])
 
 
 def _networks(names: tuple[str, ...], matrix: np.ndarray) -> dict[str, np.ndarray]:
-    return {name: matrix[:, k] for k, name in enumerate(names)} | {"mean": matrix.mean(axis=1)}
+    return {name: matrix[:, k] for k, name in enumerate(names)} | {stacking.MEAN: matrix.mean(axis=1)}
 
 
 def _source(run: Run, number: int, stacks: list[Stack]) -> dict:
@@ -127,7 +127,7 @@ def _source(run: Run, number: int, stacks: list[Stack]) -> dict:
         "recipe": run.recipe.digest(),
         "pseudo": run.pseudo_digest(number),
         "protocol": settings.protocol,
-        "answer": stacking.answer(settings.weights, len(fixed)),
+        "answer": stacking.answer(settings.answer, len(fixed)),
         "weights": fixed,
         "fitted_weights": {name: float(np.mean([own[name] for own in fitted])) for name in fitted[0]},
     }

@@ -146,7 +146,7 @@ class PseudoSpec(Spec):
 
 class StackingSpec(Spec):
     protocol: Literal["original", "oof"]
-    weights: Literal["fixed", "fitted"]
+    answer: Literal["blend", "fitted blend", "mean"]
     num_subfolds: Annotated[int, Field(ge=3, le=1000)]
     seed: Seed
     lr: Positive

@@ -154,7 +154,7 @@ def doubt_line(judge: str, scores: Mapping[str, Mapping[str, Mapping]]) -> str |
         return None
     return (
         f"On validation tracks the plain mean of the networks is right more often than the {judge}: "
-        f"{own['tracks']} may be too few to stack"
+        f"{own['tracks']} may be too few to stack. A new run with --set stacking.answer=mean believes the mean"
     )
 
 

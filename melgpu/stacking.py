@@ -27,7 +27,7 @@ from melgpu.recipe import StackingSpec
 from melgpu.trees import Booster
 
 LEAST_SUBFOLDS = 3  # to learn, to stop, to judge
-BLEND, FITTED_BLEND = "blend", "fitted blend"
+BLEND, FITTED_BLEND, MEAN = "blend", "fitted blend", "mean"  # MEAN: of the networks
 
 
 @dataclass(frozen=True)
@@ -83,9 +83,14 @@ class Stack:
         return probs | blends
 
 
-def answer(weights: str, num_stackers: int) -> str:
-    """The name of what counts: of `fixed` or `fitted` weights, which one stacker alone does not have."""
-    return FITTED_BLEND if weights == "fitted" and num_stackers > 1 else BLEND
+def answer(chosen: str, num_stackers: int) -> str:
+    """The judge that counts: the recipe's choice, but that one stacker alone has no weights to fit."""
+    return BLEND if chosen == FITTED_BLEND and num_stackers == 1 else chosen
+
+
+def challenger(answer: str) -> str:
+    """The judge that is held against the mean of the networks."""
+    return BLEND if answer == MEAN else answer
 
 
 def groups(protocol: str, folds: tuple[int, ...]) -> list[tuple[int, ...]]:

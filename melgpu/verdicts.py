@@ -11,6 +11,7 @@ from melgpu.quarantine import Flaw
 from melgpu.report import duration
 from melgpu.run import Run
 from melgpu.spent import Spent
+from melgpu.stacking import challenger
 from melgpu.times import Piece
 
 SPLIT_NAMES = {"validation": "validation", "public": "public test", "private": "private test"}
@@ -70,9 +71,11 @@ def lead(chapter: Chapter, scores: dict) -> str:
 
 
 def stacking(chapter: Chapter, scores: dict) -> str:
-    """Whether the answer is better than the plain mean of the networks."""
-    gains = {split: (own["gain"], own["gain_interval"], own["gain_p"]) for split, own in scores[chapter.answer].items()}
-    return f"Against the plain mean of the networks, {_told(gains)}." if gains else ""
+    """Whether the answer, or the blend where the mean is the answer, is better than the plain mean of the networks."""
+    judge = challenger(chapter.answer)
+    gains = {split: (own["gain"], own["gain_interval"], own["gain_p"]) for split, own in scores[judge].items()}
+    start = "Against" if judge == chapter.answer else f"The {NAMES[judge]}, against"
+    return f"{start} the plain mean of the networks, {_told(gains)}." if gains else ""
 
 
 def _told(gains: dict[str, tuple[float, Interval, float]]) -> str:

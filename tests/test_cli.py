@@ -45,11 +45,13 @@ def test_a_flag_is_not_given_twice(capsys):
     parser.add_argument("files", nargs="*")
     group = parser.add_argument_group("more")
     group.add_argument("--labels")
-    args = parser.parse_args("--run a --labels x one two --set a=1 --set b=2 --device cpu".split())
+    args = parser.parse_args(
+        ["--run", "a", "--labels", "x", "one", "two", "--set", "a=1", "--set", "b=2", "--device", "cpu"]
+    )
     assert (args.labels, args.files, args.overrides, args.device) == ("x", ["one", "two"], ["a=1", "b=2"], "cpu")
     assert parser.parse_args(["--run", "a"]).device == "auto"
     with pytest.raises(SystemExit):
-        parser.parse_args("--run a --labels x --labels y".split())
+        parser.parse_args(["--run", "a", "--labels", "x", "--labels", "y"])
     assert "argument --labels: given twice" in capsys.readouterr().err
 
 

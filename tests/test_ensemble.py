@@ -1,4 +1,4 @@
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -31,6 +31,8 @@ def test_each_fold_stacks_its_own_networks_and_folds_are_averaged(small):
 def test_without_stacks_networks_are_averaged(small):
     probs = np.random.default_rng(0).dirichlet(np.ones(2), size=(4, 5))
     np.testing.assert_allclose(judge({}, [0, 0, 1, 1], small).combine(probs), probs.mean(0))
+    stacked = judge({(0, 1): Chooser(2, 2, {})}, [0, 0, 1, 1], small)
+    np.testing.assert_allclose(replace(stacked, answer="mean").combine(probs), probs.mean(0))
 
 
 def test_an_untrained_run_says_so(made):  # noqa: F811

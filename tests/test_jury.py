@@ -79,6 +79,7 @@ def test_judgements_are_where_they_belong(second, monkeypatch, protocol):
     assert judged.ids[-2:] == ("x.wav", "y.wav")
     assert judged.labels[-2:].tolist() == [-1, -1]  # a pseudo label is no truth
     assert judged.source["answer"] == "blend"
+    np.testing.assert_array_equal(judged.answers, judged.probs[-1])
     assert judged.source["fitted_weights"] == {"lightgbm": pytest.approx(1)}
     for k, name in enumerate(("inception_v3", "resnet50")):
         own = judged.probs[judged.judges.index(name)]

@@ -154,8 +154,9 @@ def test_nothing_foreign_is_replaced(tmp_path):
 def test_doubts_are_said_where_the_mean_is_better():
     assert report.doubt_line("blend", {"blend": {"validation": {"gain": 0.0, "tracks": 6}}}) is None
     assert report.doubt_line("blend", {"blend": {}}) is None
+    assert report.doubt_line("mean", {"mean": {"validation": {"gain": 0.0, "tracks": 6}}}) is None
     told = report.doubt_line("blend", {"blend": {"validation": {"gain": -0.1, "tracks": 6}}})
-    assert told.endswith("more often than the blend: 6 may be too few to stack")
+    assert "more often than the blend: 6 may be too few to stack. A new run with --set stacking.answer=mean" in told
 
 
 def test_submission(tmp_path):

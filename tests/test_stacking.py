@@ -148,8 +148,10 @@ def test_trees_that_ask_nothing_are_noticed(fitted):
 
 
 def test_a_fitted_blend_needs_two():
-    assert stacking.answer("fitted", 2) == "fitted blend"
-    assert stacking.answer("fitted", 1) == stacking.answer("fixed", 3) == "blend"
+    assert stacking.answer("fitted blend", 2) == "fitted blend"
+    assert stacking.answer("fitted blend", 1) == stacking.answer("blend", 3) == "blend"
+    assert stacking.answer("mean", 1) == stacking.answer("mean", 3) == "mean"
+    assert [stacking.challenger(name) for name in ("mean", "fitted blend")] == ["blend", "fitted blend"]
     stack, _ = fit_stack(None, votes(20, 1), ["lightgbm"])
     assert list(stack.predict(votes(2, 2)[0])) == ["lightgbm", "blend"]
 

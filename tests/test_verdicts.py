@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pictured_run
 import pytest
@@ -52,6 +54,15 @@ def test_the_first_sentence_is_of_the_private_test(last):
     assert "validation tracks" in verdicts.lead(last, fewer)
     assert "nothing can be said" in verdicts.lead(last, {name: {} for name in scores})
     assert verdicts.stacking(last, {name: {} for name in scores}) == ""
+
+
+def test_the_blend_is_held_against_a_mean_that_is_the_answer(last):
+    scores = last.judged.scores()
+    told = verdicts.stacking(last, scores)
+    assert told.startswith("Against the plain mean of the networks, ")
+    mean = replace(last, judged=replace(last.judged, source=last.judged.source | {"answer": "mean"}))
+    assert verdicts.stacking(mean, scores) == f"The blend of the stackers, a{told[1:]}"
+    assert verdicts.lead(mean, scores).startswith("The mean of the networks names the right class")
 
 
 def test_gains_are_told_by_what_chance_may_do(last):
