@@ -63,7 +63,8 @@ def _load(run: Run, number: int, fold: int) -> list[predictions.Predictions]:
     if missing:
         names = (f"round {number}: no predictions of {name} as it is now" for name in missing)
         raise InputError([*names, f"run python train.py and python predict.py with {run.flags} first"])
-    return [predictions.load(run.predictions_path(job)) for job in jobs]
+    tracks = list(zip(run.manifest.ids, run.manifest.splits, strict=True))
+    return [predictions.load(run.predictions_path(job)).in_order(tracks) for job in jobs]
 
 
 def cases(run: Run, number: int, votes: Votes) -> list[Case]:

@@ -4,7 +4,8 @@ Probabilities are kept per window, in float32; a track's are the mean over its w
 """
 
 import json
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -49,8 +50,24 @@ class Predictions:
     @property
     def track_probs(self) -> np.ndarray:
         """Mean over each track's windows, shape (N, C), float64."""
-        first = np.cumsum(self.num_windows) - self.num_windows
-        return np.add.reduceat(self.probs.astype(np.float64), first, axis=0) / self.num_windows[:, None]
+        return np.add.reduceat(self.probs.astype(np.float64), self._first, axis=0) / self.num_windows[:, None]
+
+    @property
+    def _first(self) -> np.ndarray:
+        """Each track's first window, shape (N,)."""
+        return np.cumsum(self.num_windows) - self.num_windows
+
+    def in_order(self, tracks: Iterable[tuple[str, str]]) -> "Predictions":
+        """The same in the order of a manifest's (id, split), where its tracks are these; else as it is."""
+        kinds = ("train" if split == "valid" else split for split in self.splits)
+        rows, wanted = {key: row for row, key in enumerate(zip(self.ids, kinds, strict=True))}, list(tracks)
+        if rows.keys() != set(wanted) or not len(rows) == len(self.ids) == len(wanted):
+            return self
+        order = np.array([rows[key] for key in wanted])
+        windows = [np.arange(self._first[row], self._first[row] + self.num_windows[row]) for row in order]
+        ids, splits = (tuple(column[row] for row in order) for column in (self.ids, self.splits))
+        num_windows, probs = self.num_windows[order], self.probs[np.concatenate(windows)]
+        return replace(self, ids=ids, splits=splits, lost=self.lost[order], num_windows=num_windows, probs=probs)
 
 
 def save(predictions: Predictions, path: Path) -> None:

@@ -33,6 +33,19 @@ def second(made, monkeypatch):  # noqa: F811
     return made
 
 
+def test_tracks_in_another_order_are_put_in_theirs(second):
+    expected = jury.hear(second, 2)
+    path = second.predictions_path(second.jobs(2)[1])
+    said = predictions.load(path)
+    tracks = zip(said.ids, second.manifest.splits, strict=True)
+    predictions.save(said.in_order(list(tracks)[::-1]), path)
+    assert predictions.load(path).ids == said.ids[::-1]
+    votes = jury.hear(second, 2)
+    np.testing.assert_array_equal(votes.lost, expected.lost)
+    for fold, matrix in votes.matrices.items():
+        np.testing.assert_array_equal(matrix, expected.matrices[fold])
+
+
 def with_protocol(run: Run, protocol: str) -> Run:
     other = replace(run, recipe=recipe.lay_overrides(run.recipe, [f"stacking.protocol={protocol}"]))
     stack_round(other, 1, [label("y.wav", "b")])

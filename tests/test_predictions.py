@@ -35,6 +35,20 @@ def test_a_track_is_the_mean_of_its_windows():
     np.testing.assert_allclose(own.track_probs, expected, rtol=1e-6)
 
 
+def test_tracks_are_found_by_id_and_split():
+    own = made(ids=("a.mp3", "b.mp3", "a.mp3"))  # one name in two sets
+    tracks = [("a.mp3", "public"), ("a.mp3", "train"), ("b.mp3", "train")]
+    moved = own.in_order(tracks)
+    assert (moved.ids, moved.splits) == (("a.mp3", "a.mp3", "b.mp3"), ("public", "train", "valid"))
+    np.testing.assert_array_equal(moved.probs, own.probs[[3, 4, 5, 0, 1, 2]])
+    np.testing.assert_array_equal(moved.lost, [True, False, False])
+    np.testing.assert_allclose(moved.track_probs, own.track_probs[[2, 0, 1]])
+    assert own.in_order(tracks[:2]) is own
+    assert own.in_order([*tracks[:2], ("c.mp3", "train")]) is own
+    twice = replace(own, splits=("train", "valid", "train"))
+    assert twice.in_order([("a.mp3", "train"), ("b.mp3", "train")]) is twice
+
+
 def test_round_trip(tmp_path):
     predictions.save(made(), tmp_path / "x.npz")
     again = predictions.load(tmp_path / "x.npz")
