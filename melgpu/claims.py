@@ -65,6 +65,7 @@ class Score(Claim):
     accuracy: FiniteFloat
     interval: tuple[FiniteFloat, FiniteFloat]
     tracks: Number
+    trained_on: Number
     gain: FiniteFloat
     gain_interval: tuple[FiniteFloat, FiniteFloat]
     gain_p: FiniteFloat

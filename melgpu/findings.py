@@ -118,6 +118,7 @@ class Gain:
     interval: tuple[float, float]
     p: float
     tracks: int
+    trained_on: int
 
 
 def compare(before: Judged, after: Judged) -> dict[str, dict[str, Gain]]:
@@ -140,7 +141,8 @@ def _gain(before: Judged, after: Judged, judge: str, rows: np.ndarray) -> Gain:
         for told, own in ((after, rows[0]), (before, rows[1]))
     )
     gain = new - old
-    return Gain(old.mean(), new.mean(), gain.mean(), bootstrap_interval(gain), sign_test(gain), len(labels))
+    seen = int(after.trained[rows[0]].sum())
+    return Gain(old.mean(), new.mean(), gain.mean(), bootstrap_interval(gain), sign_test(gain), len(labels), seen)
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ FORM = {
     "splits": ("U", 1),
     "folds": ("i", 1),
     "labels": ("i", 1),
+    "trained": ("b", 1),
     "probs": ("f", 3),
     "class_names": ("U", 1),
     "source": ("U", 0),
@@ -33,7 +34,8 @@ class Judged:
 
     judges (J,): each network by its backbone, `mean` (of the networks), the stackers, `blend` (by the recipe's
     weights) and, of two stackers or more, `fitted blend`; ids (N,); splits (N,) of SPLITS; folds (N,): whose validation
-    track it is, -1 for test tracks; labels (N,): class numbers, -1 where unknown; probs (J, N, C); class_names (C,);
+    track it is, -1 for test tracks; labels (N,): class numbers, -1 where unknown; trained (N,) bool: the networks were
+    fitted to it by a pseudo label; probs (J, N, C); class_names (C,);
     source: round, recipe, protocol, pseudo (see `predictions`), which judge is the `answer`, and the blends' `weights`
     and `fitted_weights` (the mean of all sub-folds').
     """
@@ -43,12 +45,14 @@ class Judged:
     splits: tuple[str, ...]
     folds: np.ndarray
     labels: np.ndarray
+    trained: np.ndarray
     probs: np.ndarray
     class_names: tuple[str, ...]
     source: dict
 
     def __post_init__(self):
-        assert len(self.ids) == len(self.splits) == len(self.folds) == len(self.labels), "columns differ in length"
+        columns = self.ids, self.splits, self.folds, self.labels, self.trained
+        assert len(set(map(len, columns))) == 1, "columns differ in length"
         assert self.probs.shape == (len(self.judges), len(self.ids), len(self.class_names)), "columns differ in length"
         assert set(self.splits) <= set(SPLITS), "an unknown split"
         assert isinstance(self.source, dict), "it does not say what made it"
@@ -81,6 +85,7 @@ class Judged:
             "accuracy": accuracy(self.probs[judge, rows], labels),
             "interval": share_interval(right),
             "tracks": len(rows),
+            "trained_on": int(self.trained[rows].sum()),
             "gain": float(gain.mean()),
             "gain_interval": bootstrap_interval(gain),
             "gain_p": sign_test(gain),
@@ -90,7 +95,7 @@ class Judged:
 def save(judged: Judged, path: Path) -> None:
     """Probabilities in full, so that what is read gives the very same scores."""
     columns = {name: np.array(getattr(judged, name), np.str_) for name in ("judges", "ids", "splits", "class_names")}
-    numbers = {"folds": judged.folds, "labels": judged.labels, "probs": judged.probs}
+    numbers = {name: getattr(judged, name) for name in ("folds", "labels", "trained", "probs")}
     arrays.save(path, {**columns, **numbers, "source": np.array(json.dumps(judged.source))})
 
 

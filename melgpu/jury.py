@@ -110,6 +110,7 @@ def judge(run: Run, number: int, votes: Votes, stacks: list[tuple[Case, Stack]])
         splits=tuple(splits[row] for row in rows),
         folds=np.concatenate([*(case.of_fold for case, _ in stacks), np.full(len(run.test_rows), -1)]),
         labels=class_numbers(run.manifest, run.class_names)[rows],
+        trained=np.isin(rows, run.labelled(number)[1]),
         probs=probs,
         class_names=tuple(run.class_names),
         source=_source(run, number, [stack for _, stack in stacks]),

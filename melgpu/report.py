@@ -135,8 +135,9 @@ def score_table(title: str, scores: Mapping[str, Mapping[str, Mapping]]) -> Tabl
     table.add_column("")
     columns = list(dict.fromkeys(column for cells in scores.values() for column in cells))
     for column in columns:
-        count = next(cells[column]["tracks"] for cells in scores.values() if column in cells)
-        table.add_column(f"{column}\n{count} tracks", justify="right")
+        cell = next(cells[column] for cells in scores.values() if column in cells)
+        seen = f"\n{cell['trained_on']} trained on" if cell["trained_on"] else ""
+        table.add_column(f"{column}\n{cell['tracks']} tracks{seen}", justify="right")
     for name, cells in scores.items():
         table.add_row(escape(name), *(_score(cells[c]) if c in cells else "" for c in columns))
     return table

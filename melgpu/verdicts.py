@@ -54,8 +54,10 @@ def chance(gain: float, p: float) -> str:
 
 
 def best_split(scores: dict) -> str | None:
-    """The split with known labels that says most: a test set before validation."""
-    return next((split for split in ("private", "public", "validation") if split in next(iter(scores.values()))), None)
+    """The split with known labels that says most: a test set before validation, but not one that was trained on."""
+    cells = next(iter(scores.values()))
+    known = [split for split in ("private", "public", "validation") if split in cells]
+    return min(known, key=lambda split: cells[split]["trained_on"] > 0, default=None)
 
 
 def lead(chapter: Chapter, scores: dict) -> str:

@@ -111,6 +111,7 @@ def judge(made: Run, number: int, said: dict[Job, predictions.Predictions], rng:
         splits=tuple("validation" if splits[row] == "train" else str(splits[row]) for row in rows),
         folds=folds[rows],
         labels=labels,
+        trained=np.isin(rows, made.labelled(number)[1]),
         probs=np.stack([*networks, np.mean(networks, axis=0), *stackers, *blends.values()]).astype(np.float32),
         class_names=tuple(made.class_names),
         source={

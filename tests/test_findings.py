@@ -66,7 +66,8 @@ def test_differences_are_of_the_same_tracks(shown):
     after, before, _ = (chapter.judged for chapter in findings.chapters(shown))
     shuffled = np.random.default_rng(0).permutation(len(before.ids))[1:]  # one is missing
     columns = {name: tuple(getattr(before, name)[row] for row in shuffled) for name in ("ids", "splits")}
-    numbers = {"folds": before.folds[shuffled], "labels": before.labels[shuffled], "probs": before.probs[:, shuffled]}
+    numbers = {name: getattr(before, name)[shuffled] for name in ("folds", "labels", "trained")}
+    numbers["probs"] = before.probs[:, shuffled]
     found = findings.compare(replace(before, **columns, **numbers), after)
     assert list(found) == list(after.judges)
     answers = {(i, s): p for i, s, p in zip(columns["ids"], columns["splits"], numbers["probs"][-2], strict=True)}

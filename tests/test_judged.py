@@ -18,6 +18,7 @@ def made(**changes) -> Judged:
         ("validation",) * 4 + ("public",) * 2 + ("private",),
         np.array([0, 0, 1, 1, -1, -1, -1]),
         np.array([0, 1, 2, 0, 1, -1, -1]),
+        np.arange(7) == 4,
         probs,
         ("x", "y", "ü"),
         {"round": 2, "answer": "blend"},
@@ -35,6 +36,11 @@ def test_round_trip(tmp_path):
 def test_rows_are_those_with_labels():
     assert [made().rows(split).tolist() for split in judged.SPLITS] == [[0, 1, 2, 3], [4], []]
     assert made().rows("validation", fold=1).tolist() == [2, 3]
+
+
+def test_tracks_that_were_trained_on_are_counted():
+    counts = {split: score["trained_on"] for split, score in made().scores()["blend"].items()}
+    assert counts == {"validation": 0, "public": 1}
 
 
 def test_scores_count_what_is_right_and_what_is_gained():

@@ -91,8 +91,8 @@ def test_durations():
 
 def test_tables_show_what_they_are_given(screen):
     text = screen(False)
-    half = {"accuracy": 0.5, "interval": (0.24, 0.76), "tracks": 10}
-    quarter = {"accuracy": 0.25, "interval": (0.0, 0.75), "tracks": 4}
+    half = {"accuracy": 0.5, "interval": (0.24, 0.76), "tracks": 10, "trained_on": 6}
+    quarter = {"accuracy": 0.25, "interval": (0.0, 0.75), "tracks": 4, "trained_on": 0}
     scores = {"resnet50": {"validation": half}, "blend [x]": {"validation": half, "public": quarter}}
     report.console.print(report.score_table("Round 1", scores))
     report.console.print(
@@ -104,6 +104,7 @@ def test_tables_show_what_they_are_given(screen):
         "0.24-0.76",
         "10 tracks",
         "4 tracks",
+        "6 trained on",
         "0.250",
         "blend [x]",
         "[a].mp3",

@@ -128,6 +128,7 @@ def test_damaged_json_is_refused(made, text):
         "accuracy": 0.5,
         "interval": [0.2, 0.8],
         "tracks": 7,
+        "trained_on": 0,
         "gain": 0.1,
         "gain_interval": [0.0, 0.2],
         "gain_p": 0.2,

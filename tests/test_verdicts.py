@@ -56,6 +56,15 @@ def test_the_first_sentence_is_of_the_private_test(last):
     assert verdicts.stacking(last, {name: {} for name in scores}) == ""
 
 
+def test_tracks_that_were_trained_on_say_least():
+    cells = {split: {"trained_on": 0} for split in ("validation", "public", "private")}
+    assert verdicts.best_split({"blend": cells}) == "private"
+    assert verdicts.best_split({"blend": {split: cells[split] for split in ("validation", "public")}}) == "public"
+    seen = {"validation": {"trained_on": 0}, "public": {"trained_on": 3}}
+    assert verdicts.best_split({"blend": seen}) == "validation"
+    assert verdicts.best_split({"blend": {"public": {"trained_on": 3}}}) == "public"
+
+
 def test_the_blend_is_held_against_a_mean_that_is_the_answer(last):
     scores = last.judged.scores()
     told = verdicts.stacking(last, scores)
@@ -67,9 +76,9 @@ def test_the_blend_is_held_against_a_mean_that_is_the_answer(last):
 
 def test_gains_are_told_by_what_chance_may_do(last):
     gains = {
-        "validation": Gain(0.5, 0.6, 0.1, (-0.1, 0.3), 0.6, 10),
-        "public": Gain(0.5, 0.7, 0.2, (0.1, 0.3), 0.01, 10),
-        "private": Gain(0.5, 0.3, -0.2, (-0.3, -0.1), 0.03, 10),
+        "validation": Gain(0.5, 0.6, 0.1, (-0.1, 0.3), 0.6, 10, 0),
+        "public": Gain(0.5, 0.7, 0.2, (0.1, 0.3), 0.01, 10, 0),
+        "private": Gain(0.5, 0.3, -0.2, (-0.3, -0.1), 0.03, 10, 0),
     }
     assert verdicts.pseudo(last.run, None, gains) == (
         "Against the same round without them, better on public test (+20.0 points, +10.0 to +30.0); "
