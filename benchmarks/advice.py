@@ -65,6 +65,9 @@ def sentence(pipeline: str, rates: dict[str, float], measured: float, changes: I
     changes = list(changes)
     found = best(rates, [change for change in changes if not change.at_most], shared)
     bound = best(rates, [change for change in changes if change.at_most], shared)
+    if found and found[0].stage != "network":  # nothing is faster than its network alone
+        most = rates["network"] / measured
+        found = (found[0], min(found[1], most)) if most > WORTH else None
     if found:
         told += f"Change {found[0].what}: predicted {found[1]:.2f} times as fast. "
     if bound:

@@ -46,6 +46,10 @@ def test_a_measured_gain_and_a_bound_are_told_apart():
     told = advice.sentence("x", RATES, 50.0, some, shared=True)
     assert "Change a: predicted 1.40 times as fast. To try: b; at most 1.30 times as fast." in told
     assert "No setting is known" in advice.sentence("x", RATES, 50.0, [], shared=True)
+    assert "Change a: predicted 1.11 times" in advice.sentence(
+        "x", RATES, 180.0, some, shared=True
+    )  # its network's 200
+    assert "No setting is known" in advice.sentence("x", RATES, 199.0, some[:1], shared=True)
 
 
 def row(stage, way, rate, limit=1000.0, **more):
