@@ -12,7 +12,7 @@ EPILOG = """examples:
   python predict.py --run runs/mine folder/ --out genres.csv        all probabilities as CSV
   python predict.py --run runs/mine concert.flac --timeline when/   what is heard when? (files of any length)
 
-Music files are judged by the latest stacked round: all its networks, their stackers, the blend."""
+Music files are judged by the latest stacked round: all its networks, and what the recipe makes of them."""
 
 
 def parse_args():

@@ -78,7 +78,7 @@ def class_windows(settings: Recipe) -> dict[str, int]:
 
 
 def epoch_windows(settings: Recipe, round_number: int, batch_size: int) -> int:
-    """Windows of an epoch: four fifths of the training tracks (of five folds), from round 2 on with pseudo labels."""
+    """Windows of an epoch: all folds' training tracks but one's, from round 2 on with pseudo labels."""
     counts = class_windows(settings)
     labelled = sum(CLASS_TRACKS[label] * counts[label] for label in counts)
     total = labelled * (1 - 1 / settings.folds.num_folds)

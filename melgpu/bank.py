@@ -1,4 +1,4 @@
-"""Decoded PCM of all tracks: in one memory-mapped file that can be deleted at any time, or resident on the device.
+"""Decoded PCM of all tracks: in one memory-mapped file, to be deleted when nobody fills it, or on the device.
 
 The file is a row of slots, each one conformed track in float32; a journal beside it says which track lies where. A
 track's key holds path, size and time stamp, the files' names rate, length and decoder version. Samples are synced

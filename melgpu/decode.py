@@ -1,7 +1,7 @@
 """One audio file to mono float32 at the target rate, in part or as a stream; `DecodeError` says which file and why.
 
-The mean over channels is taken first, then the whole part that is needed is resampled (soxr HQ, librosa's default
-too), then windows are cut by integer samples. A header's frame count is never trusted, and no more is read than
+Channels are summed first, then the part that is needed is resampled (soxr HQ, librosa's default too) and scaled to
+their mean, then windows are cut by integer samples. A header's frame count is never trusted, and no more is read than
 `max_s` needs, so a file of hours costs no more memory than one of minutes. This module does not import torch: decoding
 processes start fast.
 """

@@ -1,4 +1,4 @@
-"""All networks of a run's best round, their stackers and the blend, as one judge of new music.
+"""All networks of a run's latest stacked round, with their stackers, as one judge of new music.
 
 Feature settings come from the checkpoints, never from flags.
 """

@@ -17,7 +17,7 @@ COLUMNS = ("id", "label", "probability", "votes", "round", "recipe")
 
 @dataclass(frozen=True)
 class PseudoLabel:
-    """A test track, the label it was given, how sure the blend was, and how many networks say so (`5/6`)."""
+    """A test track, the label it was given, how sure the answer was, and how many networks say so (`5/6`)."""
 
     id: str
     label: str
@@ -28,9 +28,9 @@ class PseudoLabel:
 def select(
     ids: list[str], probs: np.ndarray, votes: np.ndarray, class_names: list[str], spec: PseudoSpec
 ) -> list[PseudoLabel]:
-    """The tracks of which blend and networks are sure enough, in their order.
+    """The tracks of which answer and networks are sure enough, in their order.
 
-    probs (N, C) are the blend's, votes (V, N) the classes that V networks find likeliest.
+    probs (N, C) are the answer's, votes (V, N) the classes that V networks find likeliest.
     """
     top, sure = probs.argmax(axis=1), probs.max(axis=1)
     agreeing = (votes == top).sum(axis=0)

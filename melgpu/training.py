@@ -2,7 +2,8 @@
 
 A step is a pure function of the weights, the optimizer's state, (seed, epoch, step) and its batch: the global random
 state is seeded at its start, so a training resumed at any step goes on to the same bits. Losses stay on the device
-until the epoch ends. Of several processes (see `ranks`) each trains on batches of its own, with averaged gradients.
+until somebody asks for their mean. Of several processes (see `ranks`) each trains on batches of its own, with averaged
+gradients.
 """
 
 import itertools
