@@ -9,9 +9,9 @@ from safetensors.torch import save_file
 
 from melgpu import backbone, checkpoint, recipe
 from melgpu.errors import InputError
+from tests.helpers.training import FRONT_END
 
 SCRATCH = recipe.load(["scratch"])
-FRONT_END = {"engine": "fft", "device": "cpu", "max_db": 0.0, "mean_db": 0.0, "picture": [0.5] * 432}
 
 
 def with_weights(folder) -> recipe.Recipe:

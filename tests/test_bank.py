@@ -7,7 +7,6 @@ import time
 import numpy as np
 import pytest
 import torch
-from conftest import write_audio
 
 from melgpu import bank as bank_module
 from melgpu import worker
@@ -16,6 +15,7 @@ from melgpu.decode import conform, decode
 from melgpu.errors import InputError
 from melgpu.pool import Pool
 from melgpu.windows import Order
+from tests.helpers import write_audio
 
 RATE, SAMPLES = 8_000, 20_000
 

@@ -6,7 +6,6 @@ import os
 import pytest
 import soundfile
 import torch
-from conftest import call, write_audio
 
 from benchmarks import (
     bench_decode,
@@ -22,6 +21,7 @@ from benchmarks import (
 from melgpu import recipe, worker
 from melgpu.errors import InputError
 from melgpu.parity import MAX_DB, MEAN_DB
+from tests.helpers import call, write_audio
 
 
 def last_line(result) -> dict:

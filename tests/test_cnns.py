@@ -1,8 +1,8 @@
 import numpy as np
 import torch
-from test_stacking import SPEC, votes
 
 from melgpu import cnns
+from tests.helpers.stacking import SPEC, votes
 
 
 def test_kernels_see_models_and_never_mix_classes():

@@ -4,11 +4,11 @@ import os
 
 import pytest
 import torch
-from test_suite import flags, run
 
 from benchmarks import __main__, compare, stages
 from melgpu import recipe
 from melgpu.errors import InputError
+from tests.helpers.benchmarks import flags, run
 
 
 def test_compare(short_music, tmp_path, capsys):

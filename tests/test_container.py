@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
-from conftest import call
-from odd_files import write_container
 
 from melgpu import container
 from melgpu.decode import decode
 from melgpu.errors import InputError
+from tests.helpers import call
+from tests.helpers.odd_files import write_container
 
 
 @pytest.mark.parametrize("suffix", [".m4a", ".aac", ".wma"])

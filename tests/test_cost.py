@@ -4,12 +4,12 @@ import json
 
 import numpy as np
 import pytest
-from test_suite import TINY
 
 from benchmarks import __main__, cost, timing
 from benchmarks.cost import Rates
 from melgpu import recipe, windows
 from melgpu.errors import InputError
+from tests.helpers.benchmarks import TINY
 
 ZALO = recipe.load([])
 NAMES = sorted({name for spec in ZALO.rounds for name in spec.backbones})

@@ -3,15 +3,14 @@ import subprocess
 import sys
 
 import numpy as np
-import odd_files
 import pytest
 import soundfile
 import soxr
-from conftest import write_audio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from melgpu.decode import SALVAGE_S, STREAM_BLOCK_SAMPLES, DecodeError, conform, decode, read, stream
+from tests.helpers import odd_files, write_audio
 
 RATE = 22_050
 

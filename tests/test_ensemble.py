@@ -2,7 +2,6 @@ from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
-from test_run import made  # noqa: F401
 
 from melgpu import cnns, ensemble, stacking
 from melgpu.ensemble import Ensemble
@@ -35,12 +34,12 @@ def test_without_stacks_networks_are_averaged(small):
     np.testing.assert_allclose(replace(stacked, answer="mean").combine(probs), probs.mean(0))
 
 
-def test_an_untrained_run_says_so(made):  # noqa: F811
+def test_an_untrained_run_says_so(made):
     with pytest.raises(InputError, match="no trained network yet"):
         ensemble.load(made)
 
 
-def test_checkpoints_of_another_job_or_run_are_refused(made, monkeypatch):  # noqa: F811
+def test_checkpoints_of_another_job_or_run_are_refused(made, monkeypatch):
     jobs = made.jobs(1)
     said = {"class_names": made.class_names, "digest": made.recipe.digest(), "pseudo": "none"}
     own = [{**asdict(job), **said} for job in jobs]
@@ -66,7 +65,7 @@ def cnn_stack(num_models: int, weights: dict[str, float]) -> stacking.Stack:
     return stacking.Stack(num_models, 2, weights, [part])
 
 
-def test_stacks_of_another_fold_or_run_are_refused(made):  # noqa: F811
+def test_stacks_of_another_fold_or_run_are_refused(made):
     path, stack = made.stack_path(1, (0,)), cnn_stack(2, {"cnn": 1.0})
     about = {"round": 1, "folds": [0], "models": list(made.spec(1).backbones), "class_names": made.class_names}
     about |= {"digest": made.recipe.digest(), "pseudo": "none"}

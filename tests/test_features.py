@@ -3,13 +3,13 @@ import numpy as np
 import pytest
 import scipy.signal
 import torch
-from conftest import write_audio
 
 from benchmarks import reference
 from melgpu import recipe, song, windows
 from melgpu.decode import decode
 from melgpu.errors import InputError
 from melgpu.features import LogMel
+from tests.helpers import write_audio
 
 RATE = 22_050
 SPEC = recipe.load([]).mel

@@ -1,17 +1,17 @@
 from dataclasses import replace
 
 import numpy as np
-import pictured_run
 import pytest
 
 from melgpu import findings, judged, predictions, pseudo
 from melgpu.errors import InputError
 from melgpu.metrics import bootstrap_interval
+from tests.helpers import report_run
 
 
 @pytest.fixture(scope="module")
 def shown(tmp_path_factory):
-    return pictured_run.make(tmp_path_factory.mktemp("findings"), audio=False)
+    return report_run.make(tmp_path_factory.mktemp("findings"), audio=False)
 
 
 def test_chapters_begin_with_the_last_round(shown):

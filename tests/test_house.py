@@ -3,7 +3,8 @@
 import ast
 
 import pytest
-from conftest import ROOT, call
+
+from tests.helpers import ROOT, call
 
 FLOORS = [
     {"clock", "environment", "errors", "files", "kernels"},

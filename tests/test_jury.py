@@ -2,31 +2,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from test_run import label, made, stack_round  # noqa: F401
 
-from melgpu import jury, plan, predictions, recipe, stacking
+from melgpu import jury, predictions, recipe, stacking
 from melgpu.errors import InputError
-from melgpu.predictions import Predictions
 from melgpu.run import Run, class_numbers
-
-
-def predict(run: Run, number: int, monkeypatch, **changes) -> None:
-    """Predictions of every network of a round, of networks that there are not."""
-    monkeypatch.setattr(Run, "is_trained", lambda run, job: True)
-    monkeypatch.setattr(jury.Run, "is_predicted", lambda run, job: run.predictions_path(job).exists())
-    size = len(run.manifest)
-    counts = np.bincount(plan.prediction_order(run, np.arange(size)).tracks)
-    for seed, job in enumerate(run.jobs(number)):
-        probs = np.random.default_rng(seed).dirichlet(np.ones(2), counts.sum()).astype(np.float32)
-        source = {"model": job.backbone, "fold": job.fold, "round": number, "recipe": run.recipe.digest()}
-        source |= {"pseudo": run.pseudo_digest(number), "checkpoint": "x", **changes}
-        lost, splits = np.arange(size) == 5, tuple(run.round_splits(job.fold))
-        own = Predictions(run.manifest.ids, splits, lost, counts, probs, ("a", "b"), source)
-        predictions.save(own, run.predictions_path(job))
+from tests.helpers.runs import label, predict, stack_round
 
 
 @pytest.fixture
-def second(made, monkeypatch):  # noqa: F811
+def second(made, monkeypatch):
     """A run in its second round (folds 1 and 2, two networks), with the pseudo label y.wav: b."""
     stack_round(made, 1, [label("y.wav", "b")])
     predict(made, 2, monkeypatch)
@@ -66,7 +50,7 @@ def test_original_cases_are_folds_with_their_training_side(second):
 
 
 def test_out_of_fold_is_one_case_of_each_track_by_those_that_did_not_train_on_it(second, monkeypatch):
-    made = with_protocol(second, "oof")  # noqa: F811
+    made = with_protocol(second, "oof")
     predict(made, 2, monkeypatch)
     votes = jury.hear(made, 2)
     (case,) = jury.cases(made, 2, votes)
@@ -79,7 +63,7 @@ def test_out_of_fold_is_one_case_of_each_track_by_those_that_did_not_train_on_it
 
 @pytest.mark.parametrize("protocol", ["original", "oof"])
 def test_judgements_are_where_they_belong(second, monkeypatch, protocol):
-    made = with_protocol(second, protocol)  # noqa: F811
+    made = with_protocol(second, protocol)
     predict(made, 2, monkeypatch)
     votes = jury.hear(made, 2)
     stacks = []

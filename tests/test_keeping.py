@@ -2,16 +2,14 @@ from dataclasses import replace
 
 import pytest
 import torch
-from test_backbone import FRONT_END
-from test_run import made  # noqa: F401
-from test_training import OPTIM, fresh_tiny, run, same_weights
 
 from melgpu import checkpoint, claims, environment, keeping, recipe
 from melgpu.errors import InputError
+from tests.helpers.training import FRONT_END, OPTIM, fresh_tiny, run, same_weights
 
 
 @pytest.fixture
-def short(made):  # noqa: F811
+def short(made):
     """A run whose recipe trains as the tests of training do."""
     return replace(made, recipe=made.recipe.model_copy(update={"optim": OPTIM}))
 
@@ -43,7 +41,7 @@ def test_kept_resumed_and_finished(short):
     assert {key: about["environment"][key] for key in made_on} == made_on
 
 
-def test_two_processes_never_train_the_same_network(made):  # noqa: F811
+def test_two_processes_never_train_the_same_network(made):
     one, other = made.jobs(1)
     with keeping.held(made, one):
         with keeping.held(made, other):
@@ -54,7 +52,7 @@ def test_two_processes_never_train_the_same_network(made):  # noqa: F811
         pass
 
 
-def test_a_training_of_another_recipe_is_refused(short, made):  # noqa: F811
+def test_a_training_of_another_recipe_is_refused(short, made):
     job, state = short.jobs(1)[0], fresh_tiny()
     run(state, epochs=1)
     keeping.keep(short, job, state, {})
@@ -116,7 +114,7 @@ def test_a_damaged_or_foreign_training_is_refused(short):
         lambda text: text + "\0",
     ],
 )
-def test_damaged_logs_are_refused(made, damage):  # noqa: F811
+def test_damaged_logs_are_refused(made, damage):
     job = made.jobs(1)[0]
     assert keeping.log(made, job) == []
     columns = ("lr", *keeping.LOG_COLUMNS)

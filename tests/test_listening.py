@@ -4,12 +4,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import write_audio
-from test_inference import Corner
 
 from melgpu import listening, recipe, windows
 from melgpu.journal import Answers, Journal
 from melgpu.stream import Stream
+from tests.helpers import write_audio
+from tests.helpers.training import Corner
 
 CPU = torch.device("cpu")
 SETTINGS = recipe.load(["demo"], ["stream.workers=0", "stream.bank=off", "stream.predict_batch_size=4"])

@@ -1,20 +1,8 @@
-from pathlib import Path
-
 import pytest
 
 from melgpu.errors import InputError
-from melgpu.listing import Listing, natural_key, read_listing
-
-
-def touch(folder: Path, *names: str) -> None:
-    for name in names:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(b"x")
-
-
-def read(path: Path, text: str | bytes, labelled: bool = True) -> Listing:
-    path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    return read_listing(path, None, labelled)
+from melgpu.listing import natural_key, read_listing
+from tests.helpers.runs import read, touch
 
 
 @pytest.mark.parametrize(

@@ -5,13 +5,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_listing import read, touch
 
 from melgpu import manifest
 from melgpu.errors import InputError
 from melgpu.listing import Listing, read_listing
-
-ZALO_COUNTS = {"1": 36, "2": 446, "3": 523, "4": 369, "5": 392, "6": 372, "7": 279, "8": 2586, "9": 62, "10": 93}
+from tests.helpers.runs import ZALO_COUNTS, read, touch
 
 
 def listings(

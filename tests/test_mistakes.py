@@ -4,22 +4,21 @@ from pathlib import Path
 
 import matplotlib.image
 import numpy as np
-import pictured_run
 import pytest
 import soundfile
 import soxr
 import torch
-from conftest import write_audio
 
 from melgpu import decode, judged, mistakes, predictions
 from melgpu.errors import InputError
 from melgpu.features import LogMel
 from melgpu.run import Job, Run
+from tests.helpers import report_run, write_audio
 
 
 @pytest.fixture(scope="module")
 def shown(tmp_path_factory) -> Run:
-    return pictured_run.make(tmp_path_factory.mktemp("mistakes"))
+    return report_run.make(tmp_path_factory.mktemp("mistakes"))
 
 
 @pytest.fixture(scope="module")
@@ -84,14 +83,14 @@ def test_picture_and_sound_are_the_window(shown, found):
 
 
 def test_a_file_shorter_than_a_track_says_so(shown, found):
-    row = shown.manifest.ids.index(pictured_run.SHORT)
+    row = shown.manifest.ids.index(report_run.SHORT)
     (one,) = mistakes.hear(shown, [mistakes.Window(row, 12.0, 18.0, 0.1, 0.9)])
     assert one.file_s == pytest.approx(7)
     assert one.flaw is None
 
 
 def test_files_that_are_gone_or_broken_are_told_of(tmp_path):
-    shown = pictured_run.make(tmp_path)
+    shown = report_run.make(tmp_path)
     Path(shown.manifest.paths[0]).unlink()
     Path(shown.manifest.paths[1]).write_bytes(b"no music")
     gone, broken, well = mistakes.hear(shown, [mistakes.Window(row, 0.0, 6.0, 0.1, 0.9) for row in range(3)])

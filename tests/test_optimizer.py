@@ -1,9 +1,9 @@
 import pytest
 import torch
-from test_training import Tiny
 
 from melgpu import optimizer, recipe
 from melgpu.optimizer import Progress
+from tests.helpers.training import Tiny
 
 
 def test_the_plateau_is_keras():

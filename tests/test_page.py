@@ -6,7 +6,6 @@ from datetime import UTC, datetime
 from html.parser import HTMLParser
 
 import numpy as np
-import pictured_run
 import pytest
 
 from melgpu import findings, judged, mistakes, page, pseudo, spent, verdicts
@@ -15,6 +14,7 @@ from melgpu.judged import SPLITS
 from melgpu.metrics import calibration
 from melgpu.report import duration
 from melgpu.run import Run
+from tests.helpers import report_run
 
 NOW = datetime(2026, 11, 23, 14, 5, tzinfo=UTC)
 VOID = {"meta", "img", "br"}
@@ -68,7 +68,7 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def shown(tmp_path_factory) -> Run:
-    return pictured_run.make(tmp_path_factory.mktemp("page"))
+    return report_run.make(tmp_path_factory.mktemp("page"))
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +98,7 @@ def test_it_is_one_whole_file_that_asks_for_nothing(text, read):
 
 def test_names_are_shown_as_they_are_and_escaped(text, read, shown):
     assert "<script" not in text
-    for name in pictured_run.CLASSES:
+    for name in report_run.CLASSES:
         assert name in read.said("classes")
         assert name in read.said("about")
     assert "a 'device' & more" in read.said("header")
@@ -213,10 +213,10 @@ def test_recipe_and_place_are_there(read, shown):
 
 
 def test_after_round_1_it_shows_what_is_there(tmp_path):
-    made = pictured_run.start(tmp_path, ("a", "b"), 4, True, audio=False)
+    made = report_run.start(tmp_path, ("a", "b"), 4, True, audio=False)
     with pytest.raises(InputError, match="no round is stacked yet"):
         page.write(made)
-    pictured_run.stack(made, 1)
+    report_run.stack(made, 1)
     page.write(made)
     read = Page(made.report_path.read_text(encoding="utf-8"))
     assert read.unbalanced == read.open == []
@@ -227,7 +227,7 @@ def test_after_round_1_it_shows_what_is_there(tmp_path):
 
 
 def test_labels_that_nobody_knows_are_no_scores(tmp_path):
-    made = pictured_run.make(tmp_path, labelled=False, audio=False)
+    made = report_run.make(tmp_path, labelled=False, audio=False)
     for number in (1, 2):
         path = made.judged_path(number)
         told = judged.load(path)
@@ -240,7 +240,7 @@ def test_labels_that_nobody_knows_are_no_scores(tmp_path):
 
 
 def test_without_the_predictions_all_but_the_mistakes_is_shown(tmp_path):
-    made = pictured_run.make(tmp_path, audio=False)
+    made = report_run.make(tmp_path, audio=False)
     shutil.rmtree(made.predictions_folder(2))
     read = Page(page.render(made, NOW))
     assert read.unbalanced == read.open == []
@@ -249,13 +249,13 @@ def test_without_the_predictions_all_but_the_mistakes_is_shown(tmp_path):
 
 
 def test_test_sets_without_labels_are_left_out(tmp_path):
-    read = Page(page.render(pictured_run.make(tmp_path, labelled=False, audio=False), NOW))
+    read = Page(page.render(report_run.make(tmp_path, labelled=False, audio=False), NOW))
     assert "validation, 8 tracks" in read.said("scores")
     assert "public test," not in read.said("scores")
 
 
 def test_many_classes_are_told_by_their_confusions(tmp_path):
-    made = pictured_run.make(tmp_path, classes=tuple(f"class {n}" for n in range(30)), per_class=3, audio=False)
+    made = report_run.make(tmp_path, classes=tuple(f"class {n}" for n in range(30)), per_class=3, audio=False)
     read = Page(page.render(made, NOW))
     assert read.unbalanced == read.open == []
     assert "All answers" not in read.said("classes")

@@ -3,31 +3,31 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from test_run import label, made, stack_round  # noqa: F401
 
 from melgpu import plan, recipe, run
+from tests.helpers.runs import label, stack_round
 
 
-def with_settings(made, **tables):  # noqa: F811
+def with_settings(made, **tables):
     """The run with some settings of its recipe changed: table={key: value}."""
     changes = {name: getattr(made.recipe, name).model_copy(update=update) for name, update in tables.items()}
     return replace(made, recipe=made.recipe.model_copy(update=changes))
 
 
-def test_epochs_count_the_windows_that_train(made):  # noqa: F811
+def test_epochs_count_the_windows_that_train(made):
     job = made.jobs(1)[0]
     assert len(plan.training_order(made, job)) == 8 * 3
     assert plan.epoch_windows(made, job) == 24
     assert len(plan.prediction_order(made, np.array([0, 12]))) == 6
 
 
-def test_zalo_orders_follow_the_protocol(made):  # noqa: F811
+def test_zalo_orders_follow_the_protocol(made):
     zalo = run.Run(made.folder, recipe.load([]), made.manifest)
     order = plan.prediction_order(zalo, np.array([0, 12]))
     assert np.bincount(order.tracks)[[0, 12]].tolist() == [11, 21]
 
 
-def test_an_epoch_has_the_training_windows_in_whole_batches(made):  # noqa: F811
+def test_an_epoch_has_the_training_windows_in_whole_batches(made):
     job, whole = made.jobs(1)[0], plan.training_order(made, made.jobs(1)[0])
     order = plan.epoch_order(made, job, 3, 0, 1)
     assert sorted(zip(order.tracks, order.starts, strict=True)) == list(zip(whole.tracks, whole.starts, strict=True))
@@ -36,7 +36,7 @@ def test_an_epoch_has_the_training_windows_in_whole_batches(made):  # noqa: F811
     assert {len(half) for half in halves} == {12}
 
 
-def test_random_starts_are_new_in_every_epoch_and_stay_inside_the_track(made):  # noqa: F811
+def test_random_starts_are_new_in_every_epoch_and_stay_inside_the_track(made):
     wild, job = with_settings(made, windows={"random_starts": True}), made.jobs(1)[0]
     first, second = (plan.epoch_order(wild, job, epoch, 0, 1) for epoch in (0, 1))
     assert np.bincount(first.tracks).tolist() == np.bincount(second.tracks).tolist()
@@ -46,7 +46,7 @@ def test_random_starts_are_new_in_every_epoch_and_stay_inside_the_track(made):  
     assert plan.epoch_order(wild, job, 0, 0, 1).starts.tolist() == first.starts.tolist()
 
 
-def test_sampling_and_weights_balance_the_classes(made):  # noqa: F811
+def test_sampling_and_weights_balance_the_classes(made):
     labels = np.array(["a"] * 9 + ["b"] * 3 + [None] * 2, object)
     rare = replace(made, manifest=replace(made.manifest, labels=tuple(labels)))
     job = rare.jobs(1)[0]
@@ -60,7 +60,7 @@ def test_sampling_and_weights_balance_the_classes(made):  # noqa: F811
     assert plan.training_targets(rare, job).weights.tolist() == [1, 1]
 
 
-def test_targets_know_the_pseudo_labels_of_the_round_before(made):  # noqa: F811
+def test_targets_know_the_pseudo_labels_of_the_round_before(made):
     stack_round(made, 1, [label("y.wav", "b")])
     assert plan.training_targets(made, made.jobs(1)[0]).classes[13] == -1
     assert plan.training_targets(made, made.jobs(2)[0]).classes[13] == 1

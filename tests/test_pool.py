@@ -5,10 +5,10 @@ import time
 
 import numpy as np
 import pytest
-from conftest import write_audio
 
 from melgpu import worker
 from melgpu.pool import Pool, WorkerLost
+from tests.helpers import write_audio
 
 
 @pytest.fixture

@@ -4,12 +4,12 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import write_audio, write_list
 
 from melgpu import preflight, quarantine, recipe
 from melgpu.bank import open_bank
 from melgpu.errors import InputError
 from melgpu.quarantine import Flaw
+from tests.helpers import write_audio, write_list
 
 SCRATCH = ["backbone.pretrained=false", "folds.num_folds=3"]
 

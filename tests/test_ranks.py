@@ -6,12 +6,12 @@ import time
 from pathlib import Path
 
 import torch
-from conftest import ROOT, SMALL, call
-from test_training import MACHINE, TARGETS, Pictures, batches
-from two_ranks import NO_FLIPS, SPEC, Linear, train
 
 from melgpu import predictions, ranks, training
 from melgpu.batch import Batch
+from tests.helpers import ROOT, SMALL, call
+from tests.helpers.training import MACHINE, TARGETS, Pictures, batches
+from tests.helpers.two_ranks import NO_FLIPS, SPEC, Linear, train
 
 TORCHRUN = [
     "-m",
@@ -21,7 +21,7 @@ TORCHRUN = [
     "2",
     "--",
 ]  # else torchrun takes --run for its own
-PATHS = {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]), "OMP_NUM_THREADS": "1"}
+PATHS = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 
 def test_one_process_needs_none_of_it():
@@ -45,7 +45,7 @@ def pairs(epoch, count):
 
 
 def test_two_ranks_train_as_one_with_the_batches_of_both(tmp_path):
-    result = call(*TORCHRUN, "tests/two_ranks.py", tmp_path, env=PATHS)
+    result = call(*TORCHRUN, "-m", "tests.helpers.two_ranks", tmp_path, env=PATHS)
     assert result.returncode == 0, result.stderr
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
     assert (first["gathered"], second["gathered"]) == ([0, 1], None)

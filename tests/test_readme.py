@@ -4,10 +4,10 @@ import json
 import re
 
 import pytest
-from conftest import ROOT
 
 from benchmarks import __main__, readme
 from melgpu.errors import InputError
+from tests.helpers import ROOT
 
 KEPT = sorted(readme.RESULTS.glob("*.json"))
 ABOUT = {"device": "a GPU", "driver": "570.1", "packages": {"torch": "2.11.0"}, "date": "2026-01-02T03:04:05+00:00"}

@@ -4,11 +4,11 @@ import threading
 
 import numpy as np
 import pytest
-from conftest import call, write_audio
 
 from melgpu import remote
 from melgpu.decode import DecodeError, decode
 from melgpu.errors import InputError
+from tests.helpers import call, write_audio
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):

@@ -1,36 +1,12 @@
-from pathlib import Path
-
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from melgpu import manifest, plan, pseudo, run
+from melgpu import plan, run
 from melgpu.errors import InputError
-from melgpu.listing import Listing
 from melgpu.run import Job
-
-
-@pytest.fixture
-def made(tmp_path, small) -> run.Run:
-    labels = ["a", "b"] * 6
-    train = Listing(
-        [f"{i}.wav" for i in range(12)], [str(tmp_path / f"{i}.wav") for i in range(12)], labels, [""] * 12, [""] * 12
-    )
-    test_paths = [str(tmp_path / "x.wav"), str(tmp_path / "y.wav")]
-    tests = Listing(["x.wav", "y.wav"], test_paths, ["", ""], ["", ""], ["", ""])
-    for path in (*train.paths, *tests.paths):
-        Path(path).touch()
-    return run.create(tmp_path / "run", small, manifest.build({"train": train, "public": tests}, 3, 8), "cpu")
-
-
-def label(name: str, own: str) -> pseudo.PseudoLabel:
-    return pseudo.PseudoLabel(name, own, 0.9, "2/2")
-
-
-def stack_round(made: run.Run, number: int, labels: list[pseudo.PseudoLabel]) -> None:
-    pseudo.save(labels, made.pseudo_path(number), number, made.recipe.digest())
-    made.finish_round(number, {})
+from tests.helpers.runs import label, stack_round
 
 
 def test_a_run_survives_its_folder(made):

@@ -14,9 +14,9 @@ import time
 
 import numpy as np
 import pytest
-from conftest import ROOT, SMALL, call, write_audio, write_list
 
 from melgpu import backbone, checkpoint, judged, predictions
+from tests.helpers import ROOT, SMALL, call, write_audio, write_list
 
 
 def sets() -> list[str]:

@@ -1,11 +1,11 @@
-import pictured_run
 import pytest
 
 from melgpu import keeping, spent
+from tests.helpers import report_run
 
 
 def test_time_adds_up_over_epochs_and_folds(tmp_path):
-    made = pictured_run.make(tmp_path, audio=False)
+    made = report_run.make(tmp_path, audio=False)
     logs = spent.logs(made, 2)
     assert {name: list(folds) for name, folds in logs.items()} == {"inception_v3": [1, 2], "resnet50": [1, 2]}
     found = spent.spent(made, "resnet50", logs["resnet50"])
@@ -19,5 +19,5 @@ def test_time_adds_up_over_epochs_and_folds(tmp_path):
 
 
 def test_networks_without_a_log_are_left_out(tmp_path):
-    made = pictured_run.start(tmp_path, ("a", "b"), 4, True, audio=False)
+    made = report_run.start(tmp_path, ("a", "b"), 4, True, audio=False)
     assert spent.logs(made, 1) == {}

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_jury import predict
 
 import stack
 from melgpu import judged, manifest, run
 from melgpu.errors import InputError
 from melgpu.listing import Listing
+from tests.helpers.runs import predict
 
 
 def listing(folder: Path, names: list[str], labels: list[str]) -> Listing:

@@ -5,22 +5,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 
-from melgpu import checkpoint, recipe, stacking
+from melgpu import checkpoint, stacking
 from melgpu.errors import InputError
+from tests.helpers.stacking import SPEC, votes
 
-SPEC = recipe.load(["demo"], ["stacking.max_epochs=15", "stacking.num_trees=15"]).stacking
 NAMES = ["cnn", "skip_cnn", "lightgbm"]
-
-
-def votes(count: int, seed: int, num_models: int = 3, num_classes: int = 4) -> tuple[np.ndarray, np.ndarray]:
-    """Labels, and models of which the first is good and the last knows nothing."""
-    rng = np.random.default_rng(seed)
-    labels = rng.permutation(np.arange(count) % num_classes)
-    logits = rng.standard_normal((count, num_models, num_classes))
-    skill = np.linspace(3, 0, num_models)
-    logits[np.arange(count)[:, None], np.arange(num_models), labels[:, None]] += skill
-    odds = np.exp(2 * logits)
-    return odds / odds.sum(-1, keepdims=True), labels
 
 
 def fit_stack(train, valid, names=NAMES, spec=SPEC) -> tuple[stacking.Stack, np.ndarray]:

@@ -7,10 +7,8 @@ import time
 from pathlib import Path
 
 import numpy as np
-import odd_files
 import pytest
 import torch
-from conftest import write_audio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -21,6 +19,7 @@ from melgpu.decode import DecodeError, conform, decode
 from melgpu.errors import InputError
 from melgpu.recipe import AudioSpec, StreamSpec
 from melgpu.stream import Stream, examine
+from tests.helpers import odd_files, write_audio
 
 AUDIO = AudioSpec(sample_rate=8_000, track_s=6.0)
 WINDOW = 16_000

@@ -4,25 +4,14 @@ import json
 
 import pytest
 import torch
-from conftest import call
 
 from benchmarks import __main__, bench, bench_train, suite, timing
 from melgpu import backbone, recipe
 from melgpu.errors import InputError
+from tests.helpers import call
+from tests.helpers.benchmarks import TINY, flags, run
 
-TINY = "rounds=[{backbones=['resnet10t', 'test_efficientnet'], folds=[0], blend={cnn=1.0}}]"
 PNG = b"\x89PNG"
-
-
-def run(capsys, *given) -> dict:
-    """The result that a command ends with; 1 says that a figure of so short a time passed its limit."""
-    assert __main__.main([*map(str, given)]) in (0, 1)
-    return json.loads(capsys.readouterr().out.splitlines()[-1])
-
-
-def flags(folder) -> list:
-    """Of a command that takes seconds."""
-    return ["--quick", "--music", folder, "--set", TINY, "--set", "stream.workers=1", "--device", "cpu"]
 
 
 def test_the_suite(short_music, quick_limits, tmp_path, capsys):

@@ -3,9 +3,9 @@ import shutil
 import numpy as np
 import pytest
 import soundfile
-from conftest import write_audio
 
 from melgpu import song, survey
+from tests.helpers import write_audio
 
 
 def write_piece(path, label: str, seed: int, rate: int = song.RATE):

@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from conftest import write_audio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -13,6 +12,7 @@ from melgpu import recipe
 from melgpu.decode import conform, decode
 from melgpu.recipe import AudioSpec, WindowSpec
 from melgpu.timeline import Timeline, cut, expected_windows
+from tests.helpers import write_audio
 
 RATE = 8_000
 AUDIO = AudioSpec(sample_rate=RATE, track_s=6.0)

@@ -1,18 +1,20 @@
 """Tuned settings: chosen by what was measured, laid over a recipe, and without a trace in the results."""
 
 import contextlib
+import shutil
 
 import numpy as np
 import pytest
 import torch
-from test_suite import flags, run
 
 from benchmarks import __main__, bench_train, stages, trial, tune
 from benchmarks.trial import Trial
 from melgpu import environment, inference, recipe, tables
 from melgpu.errors import InputError
+from tests.helpers.benchmarks import flags, run
 
 CPU = torch.device("cpu")
+NEEDS_COMPILER = pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile makes C++ here")
 
 
 def test_a_value_is_kept_where_it_gains():
@@ -113,10 +115,17 @@ def test_a_recipes_own_bank_stays_and_serves_prediction(short_music, tmp_path, m
     assert seen == [("disk", True)]
 
 
-def test_tuned_settings_leave_results_as_they_are(tmp_path):
+@pytest.mark.parametrize(
+    "tuned",
+    [
+        "[machine]\nchannels_last = false\nfeature_batch = 3\n[mel]\nengine = 'nnaudio'\n",
+        pytest.param("[machine]\ncompile = true\n", marks=[pytest.mark.slow, NEEDS_COMPILER]),
+    ],
+)
+def test_tuned_settings_leave_results_as_they_are(tmp_path, tuned):
     """The same losses and probabilities, but for the last digits of float32."""
     path = tmp_path / "tuned.toml"
-    path.write_text("[machine]\nchannels_last = false\nfeature_batch = 3\n[mel]\nengine = 'nnaudio'\n")
+    path.write_text(tuned)
     overrides = ["optim.precision='float32'", "mel.image_size=75", "backbone.dropout=0.0"]
     found = []
     for names in (["demo"], ["demo", str(path)]):

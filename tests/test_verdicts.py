@@ -1,7 +1,6 @@
 from dataclasses import replace
 
 import numpy as np
-import pictured_run
 import pytest
 
 from melgpu import findings, verdicts
@@ -9,13 +8,14 @@ from melgpu.findings import Gain
 from melgpu.quarantine import Flaw
 from melgpu.spent import Spent
 from melgpu.times import Piece
+from tests.helpers import report_run
 
 MINUS = "\N{MINUS SIGN}"
 
 
 @pytest.fixture(scope="module")
 def last(tmp_path_factory) -> findings.Chapter:
-    made = pictured_run.make(tmp_path_factory.mktemp("verdicts"), classes=("a", "b", "c"), audio=False)
+    made = report_run.make(tmp_path_factory.mktemp("verdicts"), classes=("a", "b", "c"), audio=False)
     return findings.chapters(made)[0]
 
 

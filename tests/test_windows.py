@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_manifest import ZALO_COUNTS
 
 from melgpu import recipe, windows
 from melgpu.recipe import AudioSpec
+from tests.helpers.runs import ZALO_COUNTS
 
 ZALO = recipe.load([])
 

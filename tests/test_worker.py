@@ -5,11 +5,11 @@ import time
 
 import numpy as np
 import pytest
-from conftest import write_audio
 
 from melgpu import worker
 from melgpu.decode import conform, decode
 from melgpu.pool import Pool
+from tests.helpers import write_audio
 
 
 def test_stores_the_conformed_wave_where_it_is_told(tmp_path):

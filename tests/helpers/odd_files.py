@@ -5,7 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
-from conftest import write_audio
+
+from tests.helpers import write_audio
 
 RATE = 22_050
 

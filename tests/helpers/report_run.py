@@ -7,11 +7,11 @@ import dataclasses
 from pathlib import Path
 
 import numpy as np
-from conftest import SMALL, write_audio
 
 from melgpu import files, judged, keeping, manifest, plan, predictions, pseudo, quarantine, recipe, run, times
 from melgpu.listing import Listing
 from melgpu.run import Job, Run
+from tests.helpers import SMALL, write_audio
 
 CLASSES = ("<script>alert('x')</script>", 'a "b" & 🎵', "polka-" * 20)
 SHORT = "train1.wav"

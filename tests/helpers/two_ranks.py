@@ -4,10 +4,10 @@ import sys
 from pathlib import Path
 
 import torch
-from test_training import AUGMENT, MACHINE, OPTIM, TARGETS, Pictures, batches, results
 from torch import nn
 
 from melgpu import ranks, training
+from tests.helpers.training import AUGMENT, MACHINE, OPTIM, TARGETS, Pictures, batches, results
 
 
 class Linear(nn.Module):

@@ -1,0 +1,53 @@
+"""What tests of several packages share: small audio files and lists, a small recipe, calls of the scripts."""
+
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+ROOT = Path(__file__).parents[2]
+
+
+SMALL = [  # the demo recipe, smaller still: two networks a round, one epoch
+    "optim.max_epochs=1",
+    "optim.batch_size=4",
+    "optim.refresh_batches=1",
+    "mel.image_size=75",
+    "folds.num_folds=3",
+    "stacking.max_epochs=3",
+    "stacking.num_trees=5",
+    "pseudo.threshold=0.2",
+    "windows.dense_classes=['waltz']",
+    "rounds=[{backbones=['resnet50', 'inception_v3'], folds=[0], blend={cnn=1.0}},"
+    " {backbones=['inception_v3', 'resnet50'], folds=[1, 2], blend={cnn=0.45, skip_cnn=0.45, lightgbm=0.1}}]",
+]
+
+
+def write_audio(path: Path, seconds: float = 3.0, rate: int = 22_050, channels: int = 1, seed: int = 0) -> Path:
+    """A file of seeded tones and noise, in the format of its suffix (.ogg, .opus, .flac, .mp3, .wav)."""
+    rng = np.random.default_rng(seed)
+    t = np.arange(round(seconds * rate)) / rate
+    tones = sum(np.sin(2 * np.pi * f * t) for f in rng.uniform(100, 3000, 3))
+    wave = 0.1 * (tones + rng.standard_normal(len(t)))
+    wave = np.stack([wave * (1 - 0.3 * c) for c in range(channels)], axis=1)
+    form = ("OGG", "OPUS") if path.suffix == ".opus" else (path.suffix[1:].upper(), None)
+    with soundfile.SoundFile(path, "w", rate, channels, format=form[0], subtype=form[1]) as file:
+        for block in np.array_split(wave, len(wave) // 4096 + 1):
+            file.write(block)
+    return path
+
+
+def write_list(path: Path, rows: list[tuple]) -> Path:
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows(rows)
+    return path
+
+
+def call(*arguments, env: dict | None = None) -> subprocess.CompletedProcess:
+    """Run a script of the project as a user would."""
+    command = [sys.executable, *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, **(env or {})})

@@ -1,0 +1,47 @@
+"""Lists, pseudo labels and predictions of runs in which nothing was trained."""
+
+from pathlib import Path
+
+import numpy as np
+
+from melgpu import jury, plan, predictions, pseudo, run
+from melgpu.listing import Listing, read_listing
+from melgpu.predictions import Predictions
+from melgpu.run import Run
+
+ZALO_COUNTS = {"1": 36, "2": 446, "3": 523, "4": 369, "5": 392, "6": 372, "7": 279, "8": 2586, "9": 62, "10": 93}
+
+
+def touch(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"x")
+
+
+def read(path: Path, text: str | bytes, labelled: bool = True) -> Listing:
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return read_listing(path, None, labelled)
+
+
+def label(name: str, own: str) -> pseudo.PseudoLabel:
+    return pseudo.PseudoLabel(name, own, 0.9, "2/2")
+
+
+def stack_round(made: run.Run, number: int, labels: list[pseudo.PseudoLabel]) -> None:
+    pseudo.save(labels, made.pseudo_path(number), number, made.recipe.digest())
+    made.finish_round(number, {})
+
+
+def predict(run: Run, number: int, monkeypatch, **changes) -> None:
+    """Predictions of every network of a round, of networks that there are not."""
+    monkeypatch.setattr(Run, "is_trained", lambda run, job: True)
+    monkeypatch.setattr(jury.Run, "is_predicted", lambda run, job: run.predictions_path(job).exists())
+    size = len(run.manifest)
+    counts = np.bincount(plan.prediction_order(run, np.arange(size)).tracks)
+    for seed, job in enumerate(run.jobs(number)):
+        probs = np.random.default_rng(seed).dirichlet(np.ones(2), counts.sum()).astype(np.float32)
+        source = {"model": job.backbone, "fold": job.fold, "round": number, "recipe": run.recipe.digest()}
+        source |= {"pseudo": run.pseudo_digest(number), "checkpoint": "x", **changes}
+        lost, splits = np.arange(size) == 5, tuple(run.round_splits(job.fold))
+        own = Predictions(run.manifest.ids, splits, lost, counts, probs, ("a", "b"), source)
+        predictions.save(own, run.predictions_path(job))
