@@ -50,7 +50,8 @@ def predict_round(run, device) -> int:
     """Write the predictions of every trained network of the current round for every track of the run."""
     import numpy as np
 
-    from melgpu import plan, preflight, quarantine, ranks, report, times
+    from melgpu import plan, preflight, ranks, report, times
+    from melgpu.audio import quarantine
     from melgpu.errors import InputError
 
     number = run.current_round
@@ -103,7 +104,8 @@ def predict_together(run, jobs, device) -> None:
     """Predict with networks of a round over one pass of the music, and save what each says."""
     import numpy as np
 
-    from melgpu import checkpoint, ensemble, listening, plan, quarantine, ranks, windows
+    from melgpu import checkpoint, ensemble, listening, plan, ranks, windows
+    from melgpu.audio import quarantine
     from melgpu.errors import InputError
     from melgpu.journal import Journal
     from melgpu.stream import Stream

@@ -113,7 +113,8 @@ def leave_behind(run, number: int, made, votes) -> None:
 
     A test track of which nobody heard anything gets no pseudo label, and the training tracks' commonest class.
     """
-    from melgpu import quarantine, report
+    from melgpu import report
+    from melgpu.audio import quarantine
 
     if number < len(run.recipe.rounds):
         label_public(run, number, made, votes)

@@ -54,7 +54,8 @@ def check(args) -> int:
 
 def open_or_create(args, device):
     """The run in args.run; a new one is made of the recipe and the tracks that the flags name."""
-    from melgpu import preflight, quarantine, recipe, report, run, times
+    from melgpu import preflight, recipe, report, run, times
+    from melgpu.audio import quarantine
     from melgpu.bank import open_bank
     from melgpu.errors import InputError
 
@@ -207,7 +208,8 @@ def show(tracker, title: str, state, optim, epoch_windows: int, done: int) -> No
 
 def end_epoch(run, job, state, front_end: dict, stream, title: str) -> None:
     """Keep what an epoch gave, and say so."""
-    from melgpu import keeping, quarantine, ranks, report
+    from melgpu import keeping, ranks, report
+    from melgpu.audio import quarantine
 
     flaws = ranks.gathered(stream.flaws)
     if flaws:

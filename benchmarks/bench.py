@@ -11,7 +11,8 @@ from pathlib import Path
 import torch
 
 from benchmarks import bench_decode, bench_features, bench_stream, bench_train, flags, limits, rivals, stages, timing
-from melgpu import backbone, cli, windows, worker
+from melgpu import backbone, cli, windows
+from melgpu.audio import worker
 from melgpu.bank import Bank
 from melgpu.recipe import Recipe
 

@@ -21,10 +21,10 @@ from rich.table import Table
 
 from benchmarks import flags, limits, plots, rivals, stages, timing
 from melgpu import cli, windows
+from melgpu.audio.pool import Pool
 from melgpu.bank import Bank, open_bank
 from melgpu.batch import Batch
 from melgpu.errors import InputError
-from melgpu.pool import Pool
 from melgpu.recipe import Recipe
 from melgpu.stream import Stream, examine
 

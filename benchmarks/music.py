@@ -7,7 +7,8 @@ import numpy as np
 import soundfile
 import soxr
 
-from melgpu import container, song
+from melgpu import song
+from melgpu.audio import pyav
 from melgpu.errors import InputError
 from melgpu.listing import find_audio
 
@@ -17,7 +18,7 @@ LABELS = ("house", "waltz", "chorale", "breakbeat")
 
 def own(folder: Path, count: int) -> list[str]:
     """Some tracks of a folder, spread over it, that libsndfile reads. Raises InputError where there are none."""
-    found = [path for path in find_audio(folder) if path.suffix.lower() not in container.SUFFIXES]  # rivals need it
+    found = [path for path in find_audio(folder) if path.suffix.lower() not in pyav.SUFFIXES]  # rivals need it
     if not found:
         raise InputError(f"{folder}: no audio file that libsndfile reads")
     return [str(found[i]) for i in np.linspace(0, len(found) - 1, min(count, len(found))).astype(int)]

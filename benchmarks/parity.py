@@ -19,7 +19,7 @@ from rich.table import Table
 
 from benchmarks import reference, timing
 from melgpu import cli, recipe, windows
-from melgpu.decode import conform, decode
+from melgpu.audio.decode import conform, decode
 from melgpu.features import LogMel
 from melgpu.parity import MAX_DB, MEAN_DB
 from melgpu.recipe import Recipe

@@ -7,7 +7,8 @@ import numpy as np
 import soundfile
 import soxr
 
-from melgpu import decode, windows
+from melgpu import windows
+from melgpu.audio import decode
 
 
 def limit(path: str, sample_rate: int, track_s: float) -> None:

@@ -20,11 +20,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from melgpu import files, remote, worker
-from melgpu.decode import VERSION
+from melgpu import files
+from melgpu.audio import remote, worker
+from melgpu.audio.decode import VERSION
+from melgpu.audio.pool import Pool, WorkerLost
+from melgpu.audio.quarantine import Flaw
 from melgpu.errors import InputError
-from melgpu.pool import Pool, WorkerLost
-from melgpu.quarantine import Flaw
 from melgpu.recipe import AudioSpec, StreamSpec
 from melgpu.windows import Order, samples
 

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from melgpu import files, records
-from melgpu.remote import is_url
+from melgpu.audio.remote import is_url
 
 COLOURS = ("#332288", "#cc6677", "#117733", "#ddcc77", "#88ccee", "#882255", "#44aa99", "#999933", "#aa4499")  # Tol's
 DARK = ("#332288", "#117733", "#882255", "#aa4499")  # under white letters

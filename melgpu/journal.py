@@ -17,8 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
+from melgpu.audio.quarantine import Flaw
 from melgpu.errors import InputError
-from melgpu.quarantine import Flaw
 
 HEADER = struct.Struct("<QI")
 

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from melgpu import backbone, inference, parity, report, windows
+from melgpu.audio.remote import is_url
 from melgpu.backbone import Classifier
 from melgpu.batch import Batch
 from melgpu.ensemble import Ensemble
 from melgpu.features import LogMel
 from melgpu.journal import Answers, Journal
 from melgpu.recipe import Recipe
-from melgpu.remote import is_url
 from melgpu.stream import Stream
 from melgpu.windows import Order
 

@@ -5,11 +5,11 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from melgpu import container
+from melgpu.audio import pyav
+from melgpu.audio.remote import is_url, suffix
 from melgpu.errors import InputError
-from melgpu.remote import is_url, suffix
 
-AUDIO_SUFFIXES = (".mp3", ".ogg", ".oga", ".opus", ".flac", ".wav", ".aif", ".aiff", *container.SUFFIXES)
+AUDIO_SUFFIXES = (".mp3", ".ogg", ".oga", ".opus", ".flac", ".wav", ".aif", ".aiff", *pyav.SUFFIXES)
 FILE_COLUMNS = ("file", "filename", "path", "id", "track", "name")
 LABEL_COLUMNS = ("label", "class", "genre")
 GROUP_COLUMNS = ("artist",)

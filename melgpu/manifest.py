@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from melgpu import records
+from melgpu.audio.remote import absolute
 from melgpu.errors import InputError
 from melgpu.listing import Listing, is_utf8, natural_key
-from melgpu.remote import absolute
 
 SPLITS = ("train", "public", "private")
 COLUMNS = ("id", "path", "label", "split", "fold")

@@ -10,11 +10,12 @@ import soundfile
 import soxr
 import torch
 
-from melgpu import decode, figures, plan, predictions
+from melgpu import figures, plan, predictions
+from melgpu.audio import decode
+from melgpu.audio.remote import is_url
 from melgpu.errors import InputError
 from melgpu.features import LogMel
 from melgpu.judged import Judged
-from melgpu.remote import is_url
 from melgpu.run import Run
 from melgpu.stream import Stream
 from melgpu.windows import Order, samples

@@ -11,7 +11,8 @@ from datetime import UTC, datetime
 import jinja2
 import numpy as np
 
-from melgpu import figures, files, findings, mistakes, quarantine, spent, times, verdicts
+from melgpu import figures, files, findings, mistakes, spent, times, verdicts
+from melgpu.audio import quarantine
 from melgpu.clock import shares
 from melgpu.errors import InputError
 from melgpu.findings import Chapter

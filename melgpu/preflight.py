@@ -7,15 +7,16 @@ from pathlib import Path
 
 import numpy as np
 
-from melgpu import backbone, listing, manifest, quarantine, report, survey
+from melgpu import backbone, listing, manifest, report, survey
+from melgpu.audio import quarantine
+from melgpu.audio.quarantine import Flaw
+from melgpu.audio.remote import absolute, is_url
 from melgpu.bank import Bank
 from melgpu.errors import InputError
 from melgpu.features import LogMel
 from melgpu.listing import Listing
 from melgpu.manifest import Manifest
-from melgpu.quarantine import Flaw
 from melgpu.recipe import Recipe
-from melgpu.remote import absolute, is_url
 from melgpu.run import Run
 from melgpu.stream import Stream, examine
 

@@ -21,11 +21,11 @@ from rich.table import Table
 from rich.text import Text
 
 from melgpu import records, survey
+from melgpu.audio.quarantine import Flaw
+from melgpu.audio.remote import is_url
 from melgpu.clock import shares
 from melgpu.errors import InputError
 from melgpu.manifest import Manifest
-from melgpu.quarantine import Flaw
-from melgpu.remote import is_url
 from melgpu.survey import Look
 
 LINE_EVERY_S, DETAIL_EVERY_S = 10.0, 1.0

@@ -21,12 +21,12 @@ from concurrent.futures import Future
 import numpy as np
 import torch
 
-from melgpu import quarantine, worker
+from melgpu.audio import quarantine, worker
+from melgpu.audio.decode import DecodeError
+from melgpu.audio.pool import Pool, WorkerLost, processes
+from melgpu.audio.quarantine import Flaw
 from melgpu.bank import Bank, Entry, Resident
 from melgpu.batch import Batch, by_thread, to_gpu
-from melgpu.decode import DecodeError
-from melgpu.pool import Pool, WorkerLost, processes
-from melgpu.quarantine import Flaw
 from melgpu.recipe import AudioSpec, StreamSpec
 from melgpu.windows import Order, first_uses, numbered, samples
 

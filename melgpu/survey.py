@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from melgpu import fingerprint, remote
-from melgpu.decode import header_s, read
-from melgpu.pool import Pool, WorkerLost
+from melgpu.audio import fingerprint, remote
+from melgpu.audio.decode import header_s, read
+from melgpu.audio.pool import Pool, WorkerLost
 
 RATE = 8_000  # Hz; a print needs no more
 SILENT = 1e-4  # -80 dB of full scale

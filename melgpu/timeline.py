@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from melgpu import decode
+from melgpu.audio import decode
+from melgpu.audio.decode import DecodeError
 from melgpu.batch import Batch, by_thread, to_gpu
-from melgpu.decode import DecodeError
 from melgpu.recipe import AudioSpec, WindowSpec
 from melgpu.windows import samples
 

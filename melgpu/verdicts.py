@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from melgpu import findings
+from melgpu.audio.quarantine import Flaw
 from melgpu.findings import NAMES, Chapter, Gain, PseudoClass
 from melgpu.metrics import calibration, wilson_interval
-from melgpu.quarantine import Flaw
 from melgpu.report import duration
 from melgpu.run import Run
 from melgpu.spent import Spent

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from melgpu import bank as bank_module
-from melgpu import worker
+from melgpu.audio import worker
+from melgpu.audio.decode import conform, decode
+from melgpu.audio.pool import Pool
 from melgpu.bank import Bank, Resident
-from melgpu.decode import conform, decode
 from melgpu.errors import InputError
-from melgpu.pool import Pool
 from melgpu.windows import Order
 from tests.helpers import write_audio
 

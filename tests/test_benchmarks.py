@@ -18,7 +18,8 @@ from benchmarks import (
     parity,
     timing,
 )
-from melgpu import recipe, worker
+from melgpu import recipe
+from melgpu.audio import worker
 from melgpu.errors import InputError
 from melgpu.parity import MAX_DB, MEAN_DB
 from tests.helpers import call, write_audio

@@ -1,6 +1,6 @@
 import pickle
 
-from melgpu.decode import DecodeError
+from melgpu.audio.decode import DecodeError
 from melgpu.errors import InputError
 
 

@@ -6,7 +6,7 @@ import torch
 
 from benchmarks import reference
 from melgpu import recipe, song, windows
-from melgpu.decode import decode
+from melgpu.audio.decode import decode
 from melgpu.errors import InputError
 from melgpu.features import LogMel
 from tests.helpers import write_audio

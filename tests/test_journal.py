@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
+from melgpu.audio.quarantine import Flaw
 from melgpu.errors import InputError
 from melgpu.journal import Answers, Journal
-from melgpu.quarantine import Flaw
 
 ABOUT = {"checkpoints": ["a", "b"], "tracks": 3}
 

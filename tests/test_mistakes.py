@@ -9,7 +9,8 @@ import soundfile
 import soxr
 import torch
 
-from melgpu import decode, judged, mistakes, predictions
+from melgpu import judged, mistakes, predictions
+from melgpu.audio import decode
 from melgpu.errors import InputError
 from melgpu.features import LogMel
 from melgpu.run import Job, Run

@@ -5,10 +5,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from melgpu import preflight, quarantine, recipe
+from melgpu import preflight, recipe
+from melgpu.audio import quarantine
+from melgpu.audio.quarantine import Flaw
 from melgpu.bank import open_bank
 from melgpu.errors import InputError
-from melgpu.quarantine import Flaw
 from tests.helpers import write_audio, write_list
 
 SCRATCH = ["backbone.pretrained=false", "folds.num_folds=3"]

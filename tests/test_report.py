@@ -6,8 +6,8 @@ import pytest
 from rich.console import Console
 
 from melgpu import report
+from melgpu.audio.quarantine import Flaw
 from melgpu.errors import InputError
-from melgpu.quarantine import Flaw
 
 
 @pytest.fixture

@@ -13,9 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from melgpu import stream as stream_module
-from melgpu import windows, worker
+from melgpu import windows
+from melgpu.audio import worker
+from melgpu.audio.decode import DecodeError, conform, decode
 from melgpu.bank import Bank
-from melgpu.decode import DecodeError, conform, decode
 from melgpu.errors import InputError
 from melgpu.recipe import AudioSpec, StreamSpec
 from melgpu.stream import Stream, examine

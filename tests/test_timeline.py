@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from melgpu import recipe
-from melgpu.decode import conform, decode
+from melgpu.audio.decode import conform, decode
 from melgpu.recipe import AudioSpec, WindowSpec
 from melgpu.timeline import Timeline, cut, expected_windows
 from tests.helpers import write_audio
@@ -113,7 +113,7 @@ def test_memory_does_not_grow_with_the_length(monkeypatch):
         for _ in range(10 * 3600):
             yield np.zeros(1_000, np.float32)
 
-    monkeypatch.setattr("melgpu.decode.stream", hours)
+    monkeypatch.setattr("melgpu.audio.decode.stream", hours)
     timeline = Timeline("x.flac", AudioSpec(sample_rate=1_000, track_s=6.0), spec(5.0), CPU)
     tracemalloc.start()
     try:

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from melgpu import findings, verdicts
+from melgpu.audio.quarantine import Flaw
 from melgpu.findings import Gain
-from melgpu.quarantine import Flaw
 from melgpu.spent import Spent
 from melgpu.times import Piece
 from tests.helpers import report_run

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from melgpu import files, judged, keeping, manifest, plan, predictions, pseudo, quarantine, recipe, run, times
+from melgpu import files, judged, keeping, manifest, plan, predictions, pseudo, recipe, run, times
+from melgpu.audio import quarantine
 from melgpu.listing import Listing
 from melgpu.run import Job, Run
 from tests.helpers import SMALL, write_audio

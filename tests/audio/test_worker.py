@@ -6,9 +6,9 @@ import time
 import numpy as np
 import pytest
 
-from melgpu import worker
-from melgpu.decode import conform, decode
-from melgpu.pool import Pool
+from melgpu.audio import worker
+from melgpu.audio.decode import conform, decode
+from melgpu.audio.pool import Pool
 from tests.helpers import write_audio
 
 

@@ -2,9 +2,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from melgpu import quarantine
+from melgpu.audio import quarantine
+from melgpu.audio.quarantine import Flaw
 from melgpu.errors import InputError
-from melgpu.quarantine import Flaw
 
 texts = st.text(st.characters(codec="utf-8", exclude_characters="\r\0"), min_size=1)
 flaws = st.lists(st.builds(Flaw, texts, texts, st.integers(0, 1200).map(lambda tenths: tenths / 10)))

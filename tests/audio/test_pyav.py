@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from melgpu import container
-from melgpu.decode import decode
+from melgpu.audio import pyav
+from melgpu.audio.decode import decode
 from melgpu.errors import InputError
 from tests.helpers import call
 from tests.helpers.odd_files import write_container
@@ -19,26 +19,25 @@ def test_containers_give_their_music(tmp_path, suffix, channels):
 
 
 def test_no_more_is_decoded_than_is_taken(tmp_path):
-    blocks = container.blocks(write_container(tmp_path / "x.m4a", 8))
+    blocks = pyav.blocks(write_container(tmp_path / "x.m4a", 8))
     rate, block = next(blocks)
     assert (rate, block.shape[1], block.dtype) == (44_100, 1, np.float32)
     assert len(block) <= 4096
 
 
 def test_lengths_by_the_header(tmp_path):
-    assert container.header_s(write_container(tmp_path / "x.m4a", 8)) == pytest.approx(8, abs=0.2)
+    assert pyav.header_s(write_container(tmp_path / "x.m4a", 8)) == pytest.approx(8, abs=0.2)
 
 
 def test_a_container_without_music_is_refused(tmp_path):
     (tmp_path / "x.wma").write_bytes(b"no music" * 100)
     with pytest.raises(InputError, match="not readable as audio"):
-        list(container.blocks(tmp_path / "x.wma"))
+        list(pyav.blocks(tmp_path / "x.wma"))
 
 
 def test_without_the_extra_its_name_is_said(tmp_path):
     write_container(tmp_path / "x.m4a", 1)
-    code = (
-        f"import sys; sys.modules['av'] = None; from melgpu.decode import decode; decode('{tmp_path}/x.m4a', 8000, 5)"
-    )
+    imports = "import sys; sys.modules['av'] = None; from melgpu.audio.decode import decode"
+    code = f"{imports}; decode('{tmp_path}/x.m4a', 8000, 5)"
     result = call("-c", code)
     assert "x.m4a: .m4a files need PyAV: pip install 'melgpu[containers]'" in result.stderr

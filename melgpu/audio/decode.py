@@ -18,8 +18,8 @@ import numpy as np
 import soundfile
 import soxr
 
-from melgpu import container, remote
-from melgpu.container import UNREADABLE
+from melgpu.audio import pyav, remote
+from melgpu.audio.pyav import UNREADABLE
 from melgpu.errors import InputError
 
 BLOCK_SAMPLES, SMALL_BLOCK_SAMPLES = 1 << 17, 1 << 11  # of all channels together
@@ -125,8 +125,8 @@ def _resampled_mean(total: np.ndarray, channels: int, rate: int, sample_rate: in
 
 def header_s(path: Path) -> float | None:
     """The length in s that a file's header claims; None where it claims none, or an absurd one."""
-    if path.suffix.lower() in container.SUFFIXES:
-        return container.header_s(path)
+    if path.suffix.lower() in pyav.SUFFIXES:
+        return pyav.header_s(path)
     with _native_stderr_silenced(), contextlib.suppress(soundfile.SoundFileError, RuntimeError):
         info = soundfile.info(path)
         return info.frames / info.samplerate if 0 < info.frames < LONGEST_S * info.samplerate else None
@@ -196,8 +196,8 @@ def _add_channels(block: np.ndarray, out: np.ndarray) -> int:
 def _blocks(path: Path, block_samples: int) -> Iterator[tuple[int, np.ndarray]]:
     """Sample rate in Hz and samples, shape (frames, channels), float32, piece by piece. Raises InputError."""
     _refuse_irregular(path)
-    if path.suffix.lower() in container.SUFFIXES:
-        yield from container.blocks(path)
+    if path.suffix.lower() in pyav.SUFFIXES:
+        yield from pyav.blocks(path)
         return
     try:
         with soundfile.SoundFile(path) as file:

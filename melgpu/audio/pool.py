@@ -95,7 +95,7 @@ class _Desk:
             raise WorkerLost("the pool is closed")
         self._pipe, theirs = multiprocessing.Pipe()
         lifeline, self._lifeline = os.pipe()
-        serve = f"import sys; sys.path[:] = {sys.path!r}; from melgpu import worker; worker.serve"
+        serve = f"import sys; sys.path[:] = {sys.path!r}; from melgpu.audio import worker; worker.serve"
         command = [sys.executable, "-c", f"{serve}({theirs.fileno()}, {lifeline})"]
         self._scratch = tempfile.TemporaryDirectory(prefix="melgpu-")  # what it fetches goes with it
         self._process = subprocess.Popen(

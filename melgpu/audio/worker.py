@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from melgpu.decode import conform, read
-from melgpu.quarantine import Flaw
+from melgpu.audio.decode import conform, read
+from melgpu.audio.quarantine import Flaw
 
 MOST_BYTES = 4 << 30  # what a decoder may take beyond the process's own; then the file is broken, not the machine
 

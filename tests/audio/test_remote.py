@@ -5,8 +5,8 @@ import threading
 import numpy as np
 import pytest
 
-from melgpu import remote
-from melgpu.decode import DecodeError, decode
+from melgpu.audio import remote
+from melgpu.audio.decode import DecodeError, decode
 from melgpu.errors import InputError
 from tests.helpers import call, write_audio
 
@@ -69,5 +69,6 @@ def test_what_cannot_be_fetched_is_named(site):
 
 
 def test_without_the_extra_its_name_is_said():
-    code = "import sys; sys.modules['fsspec'] = None; from melgpu.decode import decode; decode('s3://b/x.mp3', 8000, 5)"
+    imports = "import sys; sys.modules['fsspec'] = None; from melgpu.audio.decode import decode"
+    code = f"{imports}; decode('s3://b/x.mp3', 8000, 5)"
     assert "s3://b/x.mp3: URLs need fsspec: pip install 'melgpu[remote]'" in call("-c", code).stderr

@@ -6,8 +6,9 @@ import soxr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from melgpu import demo, fingerprint, song
-from melgpu.decode import decode
+from melgpu import demo, song
+from melgpu.audio import fingerprint
+from melgpu.audio.decode import decode
 
 RATE = song.RATE
 LISTEN = round(fingerprint.LISTEN_S * RATE)

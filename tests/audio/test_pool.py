@@ -6,8 +6,8 @@ import time
 import numpy as np
 import pytest
 
-from melgpu import worker
-from melgpu.pool import Pool, WorkerLost
+from melgpu.audio import worker
+from melgpu.audio.pool import Pool, WorkerLost
 from tests.helpers import write_audio
 
 

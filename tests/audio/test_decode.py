@@ -9,7 +9,7 @@ import soxr
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from melgpu.decode import SALVAGE_S, STREAM_BLOCK_SAMPLES, DecodeError, conform, decode, read, stream
+from melgpu.audio.decode import SALVAGE_S, STREAM_BLOCK_SAMPLES, DecodeError, conform, decode, read, stream
 from tests.helpers import odd_files, write_audio
 
 RATE = 22_050
@@ -183,7 +183,7 @@ def test_memory_is_bounded_by_what_is_asked_for(tmp_path):
         for _ in range(60 * 30):
             file.write(np.zeros((48_000, 2), np.int16))  # half an hour, 691 MB as float32
     code = (
-        "import resource, sys; from pathlib import Path; from melgpu.decode import decode\n"
+        "import resource, sys; from pathlib import Path; from melgpu.audio.decode import decode\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "assert len(decode(Path(sys.argv[1]), 22050, 120)) == 120 * 22050\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"

@@ -1,0 +1,1 @@
+"""Audio files and URLs to mono float32 samples, in processes that may crash; no torch."""
