@@ -104,11 +104,12 @@ def predict_together(run, jobs, device) -> None:
     """Predict with networks of a round over one pass of the music, and save what each says."""
     import numpy as np
 
-    from melgpu import checkpoint, ensemble, listening, plan, ranks, windows
+    from melgpu import checkpoint, ensemble, listening, plan, ranks
     from melgpu.audio import quarantine
+    from melgpu.data import windows
+    from melgpu.data.loader import Stream
     from melgpu.errors import InputError
     from melgpu.journal import Journal
-    from melgpu.stream import Stream
 
     if len(run.manifest) < ranks.count():
         raise InputError(f"{len(run.manifest)} tracks are fewer than {ranks.count()} processes")
@@ -155,8 +156,8 @@ def save_together(run, jobs, digests, order, shares) -> None:
 def answer(run, music: list[str], out: Path | None, device) -> int:
     """Name the likeliest classes of music files; 2 where some could not be read in full."""
     from melgpu import ensemble, listening, report
+    from melgpu.data.loader import Stream
     from melgpu.errors import InputError
-    from melgpu.stream import Stream
 
     if out:
         report.refuse_foreign(out)
@@ -232,7 +233,7 @@ def write_timeline(timeline, judges, listeners, batch_size: int, out: Path, trac
 
 def find_music(given: list[str]) -> tuple[list[str], list[str]]:
     """Every audio file or URL named or below a folder named, and what is wrong with the names of others."""
-    from melgpu.listing import AUDIO_SUFFIXES, find_audio, is_utf8
+    from melgpu.data.sources import AUDIO_SUFFIXES, find_audio, is_utf8
 
     paths, problems = [], []
     for name in given:

@@ -56,7 +56,7 @@ def open_or_create(args, device):
     """The run in args.run; a new one is made of the recipe and the tracks that the flags name."""
     from melgpu import preflight, recipe, report, run, times
     from melgpu.audio import quarantine
-    from melgpu.bank import open_bank
+    from melgpu.data.pcm_cache import open_bank
     from melgpu.errors import InputError
 
     if run.exists(args.run):
@@ -115,8 +115,8 @@ def main() -> int:
 def train_round(run, args, device) -> None:
     """Train what is missing of the current round."""
     from melgpu import environment, keeping, parity, plan, preflight, ranks, report
+    from melgpu.data.loader import Stream
     from melgpu.features import LogMel
-    from melgpu.stream import Stream
 
     if run.current_round is None:
         report.say(f"All rounds are done: python stack.py {run.flags} shows the scores")
@@ -151,7 +151,8 @@ def train_job(run, job, stream, features, front_end: dict, title: str, tracker, 
     """Train one network on one fold to its end, from where it stood; `front_end` are the pictures' figures."""
     import torch
 
-    from melgpu import backbone, keeping, plan, ranks, report, training, windows
+    from melgpu import backbone, keeping, plan, ranks, report, training
+    from melgpu.data import windows
     from melgpu.errors import InputError
 
     recipe, optim = run.recipe, run.recipe.optim_for(job.backbone)

@@ -11,9 +11,10 @@ from pathlib import Path
 import torch
 
 from benchmarks import bench_decode, bench_features, bench_stream, bench_train, flags, limits, rivals, stages, timing
-from melgpu import backbone, cli, windows
+from melgpu import backbone, cli
 from melgpu.audio import worker
-from melgpu.bank import Bank
+from melgpu.data import windows
+from melgpu.data.pcm_cache import Bank
 from melgpu.recipe import Recipe
 
 TABLES = ("audio", "windows", "mel", "stream", "machine", "rounds")

@@ -18,10 +18,11 @@ from rich.box import SIMPLE
 from rich.table import Table
 
 from benchmarks import flags, music, plots, rivals, timing
-from melgpu import cli, windows
+from melgpu import cli
 from melgpu.audio import worker
 from melgpu.audio.pool import Pool
 from melgpu.audio.quarantine import Flaw
+from melgpu.data import windows
 from melgpu.errors import InputError
 from melgpu.recipe import Recipe
 

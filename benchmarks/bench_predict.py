@@ -18,10 +18,11 @@ import torch
 from rich.console import Console
 
 from benchmarks import flags, stages, timing
-from melgpu import backbone, cli, inference, windows
-from melgpu.batch import Batch
+from melgpu import backbone, cli, inference
+from melgpu.data import windows
+from melgpu.data.batch import Batch
+from melgpu.data.loader import Stream
 from melgpu.recipe import Recipe
-from melgpu.stream import Stream
 
 NUM_CLASSES = 10
 

@@ -20,13 +20,14 @@ from rich.box import SIMPLE
 from rich.table import Table
 
 from benchmarks import flags, limits, plots, rivals, stages, timing
-from melgpu import cli, windows
+from melgpu import cli
 from melgpu.audio.pool import Pool
-from melgpu.bank import Bank, open_bank
-from melgpu.batch import Batch
+from melgpu.data import windows
+from melgpu.data.batch import Batch
+from melgpu.data.loader import Stream, examine
+from melgpu.data.pcm_cache import Bank, open_bank
 from melgpu.errors import InputError
 from melgpu.recipe import Recipe
-from melgpu.stream import Stream, examine
 
 
 def with_bank(settings: Recipe, bank: str) -> Recipe:

@@ -22,12 +22,13 @@ from rich.table import Table
 from torch import nn
 
 from benchmarks import flags, plots, stages, timing
-from melgpu import backbone, cli, training, windows
-from melgpu.batch import Batch
+from melgpu import backbone, cli, training
 from melgpu.clock import shares
+from melgpu.data import windows
+from melgpu.data.batch import Batch
+from melgpu.data.loader import BATCHES_AHEAD, Stream, tracks_ahead
+from melgpu.data.targets import Targets
 from melgpu.recipe import Recipe
-from melgpu.stream import BATCHES_AHEAD, Stream, tracks_ahead
-from melgpu.targets import Targets
 from melgpu.training import Training
 
 WAYS = ("pictures ready", "waves ready", "from files")

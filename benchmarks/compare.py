@@ -21,9 +21,9 @@ from rich.table import Table
 
 from benchmarks import bench_decode, bench_features, bench_stream, plots, rivals, stages, timing
 from benchmarks.bench import Bench, prepare
+from melgpu.data.loader import Stream, examine
 from melgpu.errors import InputError
 from melgpu.recipe import Recipe
-from melgpu.stream import Stream, examine
 
 TRACKS = 5158  # of the competition's training set
 BASE = "melgpu, decoded on the fly"

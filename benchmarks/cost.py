@@ -15,7 +15,8 @@ from rich.table import Table
 from benchmarks import advice, suite, timing
 from benchmarks.bench import networks, prepare
 from benchmarks.compare import duration
-from melgpu import recipe, windows
+from melgpu import recipe
+from melgpu.data import windows
 from melgpu.errors import InputError
 from melgpu.recipe import Recipe
 

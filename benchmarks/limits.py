@@ -10,8 +10,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import timing
+from melgpu.data.windows import samples
 from melgpu.recipe import Recipe
-from melgpu.windows import samples
 
 SIZES = {"cpu": (512, 1024, 2048, 4096), "cuda": (4096, 8192, 16384)}  # of square matrices
 COPY_BYTES = {"cpu": 2**28, "cuda": 2**30}  # beyond any cache

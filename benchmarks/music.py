@@ -9,8 +9,8 @@ import soxr
 
 from melgpu import song
 from melgpu.audio import pyav
+from melgpu.data.sources import find_audio
 from melgpu.errors import InputError
-from melgpu.listing import find_audio
 
 RATE, SECONDS = 44_100, 120
 LABELS = ("house", "waltz", "chorale", "breakbeat")

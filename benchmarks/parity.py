@@ -18,8 +18,9 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import reference, timing
-from melgpu import cli, recipe, windows
+from melgpu import cli, recipe
 from melgpu.audio.decode import conform, decode
+from melgpu.data import windows
 from melgpu.features import LogMel
 from melgpu.parity import MAX_DB, MEAN_DB
 from melgpu.recipe import Recipe

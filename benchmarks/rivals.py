@@ -7,8 +7,8 @@ import numpy as np
 import soundfile
 import soxr
 
-from melgpu import windows
 from melgpu.audio import decode
+from melgpu.data import windows
 
 
 def limit(path: str, sample_rate: int, track_s: float) -> None:

@@ -8,11 +8,11 @@ import torch
 from torch import nn
 
 from benchmarks import timing
-from melgpu import windows
-from melgpu.batch import Batch
+from melgpu.data import windows
+from melgpu.data.batch import Batch
+from melgpu.data.loader import Stream
 from melgpu.features import LogMel
 from melgpu.recipe import Recipe
-from melgpu.stream import Stream
 
 
 class Ready(nn.Module):

@@ -21,8 +21,8 @@ from benchmarks import (
     timing,
 )
 from benchmarks.bench import Bench, Limit, networks, powers, prepare
+from melgpu.data.loader import Stream
 from melgpu.recipe import Recipe
-from melgpu.stream import Stream
 
 
 def row(stage: str, way: str, samples: list[float], *bounds: tuple[Limit, float], **more) -> dict:

@@ -17,10 +17,10 @@ from benchmarks import bench_features, bench_predict, bench_stream, bench_train,
 from benchmarks.bench import Bench, powers, prepare
 from benchmarks.trial import Trial, attempt, changed, distinct, hints, table, toml
 from melgpu import environment, files, parity
-from melgpu.bank import Bank
+from melgpu.data.loader import Stream
+from melgpu.data.pcm_cache import Bank
 from melgpu.features import CPU_BATCH
 from melgpu.recipe import Recipe
-from melgpu.stream import Stream
 
 
 def drawing(bench: Bench, settings: Recipe) -> list[float]:

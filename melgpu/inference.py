@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from melgpu.augment import mirrored
-from melgpu.batch import Batch
+from melgpu.data.batch import Batch
 from melgpu.errors import InputError
 
 

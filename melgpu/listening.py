@@ -12,16 +12,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from melgpu import backbone, inference, parity, report, windows
+from melgpu import backbone, inference, parity, report
 from melgpu.audio.remote import is_url
 from melgpu.backbone import Classifier
-from melgpu.batch import Batch
+from melgpu.data import windows
+from melgpu.data.batch import Batch
+from melgpu.data.loader import Stream
+from melgpu.data.windows import Order
 from melgpu.ensemble import Ensemble
 from melgpu.features import LogMel
 from melgpu.journal import Answers, Journal
 from melgpu.recipe import Recipe
-from melgpu.stream import Stream
-from melgpu.windows import Order
 
 
 class Listeners:

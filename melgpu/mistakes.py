@@ -13,12 +13,12 @@ import torch
 from melgpu import figures, plan, predictions
 from melgpu.audio import decode
 from melgpu.audio.remote import is_url
+from melgpu.data.loader import Stream
+from melgpu.data.windows import Order, samples
 from melgpu.errors import InputError
 from melgpu.features import LogMel
 from melgpu.judged import Judged
 from melgpu.run import Run
-from melgpu.stream import Stream
-from melgpu.windows import Order, samples
 
 MOST, MOST_SOUND_S = 12, 300  # a page of some MB
 MP3_RATES = (16_000, 22_050, 24_000, 32_000, 44_100, 48_000)  # Hz, which every browser plays

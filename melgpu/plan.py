@@ -3,10 +3,10 @@
 import numpy as np
 import torch
 
-from melgpu import targets, windows
+from melgpu.data import targets, windows
+from melgpu.data.targets import Targets
+from melgpu.data.windows import Order
 from melgpu.run import Job, Run, class_numbers
-from melgpu.targets import Targets
-from melgpu.windows import Order
 
 
 def window_samples(run: Run) -> int:

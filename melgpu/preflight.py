@@ -7,18 +7,19 @@ from pathlib import Path
 
 import numpy as np
 
-from melgpu import backbone, listing, manifest, report, survey
+from melgpu import backbone, report
 from melgpu.audio import quarantine
 from melgpu.audio.quarantine import Flaw
 from melgpu.audio.remote import absolute, is_url
-from melgpu.bank import Bank
+from melgpu.data import dataset_check, manifest
+from melgpu.data.loader import Stream, examine
+from melgpu.data.manifest import Manifest
+from melgpu.data.pcm_cache import Bank
+from melgpu.data.sources import Listing
 from melgpu.errors import InputError
 from melgpu.features import LogMel
-from melgpu.listing import Listing
-from melgpu.manifest import Manifest
 from melgpu.recipe import Recipe
 from melgpu.run import Run
-from melgpu.stream import Stream, examine
 
 
 def refuse_unwritable(folder: Path) -> None:
@@ -63,7 +64,7 @@ def read(sources: dict[str, Path | None], data: str | None) -> dict[str, Listing
     for split, source in sources.items():
         if source:
             try:
-                listings[split] = listing.read_listing(source, data, labelled=split == "train")
+                listings[split] = sources.read_listing(source, data, labelled=split == "train")
             except InputError as error:
                 problems += error.problems
     if problems:
@@ -112,7 +113,7 @@ def check(what: Manifest | dict[str, Listing], settings: Recipe) -> int:
     paths = tracks.paths if tracks else [path for one in what.values() for path in one.paths]
     found = []
     with report.progress("listening to the beginning of each file", len(paths), "files") as tracker:
-        for one in survey.looks(paths, settings.stream.workers, settings.stream.timeout_s):
+        for one in dataset_check.looks(paths, settings.stream.workers, settings.stream.timeout_s):
             found.append(one)
             tracker.advance(1)
     problems += [f"{path}: {one.flaw}" for path, one in zip(paths, found, strict=True) if one.flaw]

@@ -20,13 +20,14 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from melgpu import records, survey
+from melgpu import records
 from melgpu.audio.quarantine import Flaw
 from melgpu.audio.remote import is_url
 from melgpu.clock import shares
+from melgpu.data import dataset_check
+from melgpu.data.dataset_check import Look
+from melgpu.data.manifest import Manifest
 from melgpu.errors import InputError
-from melgpu.manifest import Manifest
-from melgpu.survey import Look
 
 LINE_EVERY_S, DETAIL_EVERY_S = 10.0, 1.0
 
@@ -216,9 +217,9 @@ def say_survey(
         say(f"  {short} are shorter than a track of {duration(track_s)} and will be repeated up to it")
     _say_list("silent", [path for path, one in zip(paths, found, strict=True) if one.is_silent])
     where = _places(tracks) if tracks else [""] * len(paths)
-    groups = survey.same_content(paths, found)
+    groups = dataset_check.same_content(paths, found)
     _say_list("groups of files with the same content", [" = ".join(paths[i] + where[i] for i in g) for g in groups])
-    pairs = sorted(survey.near_duplicates(found, groups), key=lambda pair: where[pair[0]] == where[pair[1]])
+    pairs = sorted(dataset_check.near_duplicates(found, groups), key=lambda pair: where[pair[0]] == where[pair[1]])
     names = [f"{paths[i]}{where[i]} ~ {paths[j]}{where[j]}: {e:.0%} of the bits differ" for i, j, e in pairs]
     _say_list("pairs that sound like the same recording", names)
     if tracks:

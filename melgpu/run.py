@@ -21,10 +21,11 @@ from pathlib import Path
 
 import numpy as np
 
-from melgpu import checkpoint, claims, environment, files, manifest, predictions, pseudo, recipe, tables
-from melgpu.bank import Bank, open_bank
+from melgpu import checkpoint, claims, environment, files, predictions, pseudo, recipe, tables
+from melgpu.data import manifest
+from melgpu.data.manifest import Manifest
+from melgpu.data.pcm_cache import Bank, open_bank
 from melgpu.errors import InputError
-from melgpu.manifest import Manifest
 from melgpu.recipe import Recipe, RoundSpec
 
 

@@ -14,9 +14,9 @@ import torch
 
 from melgpu.audio import decode
 from melgpu.audio.decode import DecodeError
-from melgpu.batch import Batch, by_thread, to_gpu
+from melgpu.data.batch import Batch, by_thread, to_gpu
+from melgpu.data.windows import samples
 from melgpu.recipe import AudioSpec, WindowSpec
-from melgpu.windows import samples
 
 BATCHES_AHEAD = 2
 

@@ -10,8 +10,9 @@ import torch
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # before any kernel is defined
 
-from melgpu import demo, manifest, recipe, run, song
-from melgpu.listing import Listing
+from melgpu import demo, recipe, run, song
+from melgpu.data import manifest
+from melgpu.data.sources import Listing
 from tests.helpers import SMALL, write_audio, write_list
 
 

@@ -7,7 +7,8 @@ import pytest
 
 from benchmarks import __main__, cost, timing
 from benchmarks.cost import Rates
-from melgpu import recipe, windows
+from melgpu import recipe
+from melgpu.data import windows
 from melgpu.errors import InputError
 from tests.helpers.benchmarks import TINY
 

@@ -5,8 +5,9 @@ import scipy.signal
 import torch
 
 from benchmarks import reference
-from melgpu import recipe, song, windows
+from melgpu import recipe, song
 from melgpu.audio.decode import decode
+from melgpu.data import windows
 from melgpu.errors import InputError
 from melgpu.features import LogMel
 from tests.helpers import write_audio

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from melgpu import backbone, demo, inference, recipe, song, training, windows
+from melgpu import backbone, demo, inference, recipe, song, training
+from melgpu.data import windows
+from melgpu.data.loader import Stream
+from melgpu.data.targets import Targets
 from melgpu.features import LogMel
-from melgpu.stream import Stream
-from melgpu.targets import Targets
 
 ZALO = recipe.load([], ["stream.workers=0", "backbone.pretrained=false"])
 

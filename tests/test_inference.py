@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from melgpu.batch import Batch
+from melgpu.data.batch import Batch
 from melgpu.errors import InputError
 from melgpu.inference import window_probs
 from tests.helpers.training import Corner

@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 import torch
 
-from melgpu import listening, recipe, windows
+from melgpu import listening, recipe
+from melgpu.data import windows
+from melgpu.data.loader import Stream
 from melgpu.journal import Answers, Journal
-from melgpu.stream import Stream
 from tests.helpers import write_audio
 from tests.helpers.training import Corner
 

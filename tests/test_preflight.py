@@ -8,7 +8,7 @@ import pytest
 from melgpu import preflight, recipe
 from melgpu.audio import quarantine
 from melgpu.audio.quarantine import Flaw
-from melgpu.bank import open_bank
+from melgpu.data.pcm_cache import open_bank
 from melgpu.errors import InputError
 from tests.helpers import write_audio, write_list
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from melgpu import predictions, ranks, training
-from melgpu.batch import Batch
+from melgpu.data.batch import Batch
 from tests.helpers import ROOT, SMALL, call
 from tests.helpers.training import MACHINE, TARGETS, Pictures, batches
 from tests.helpers.two_ranks import NO_FLIPS, SPEC, Linear, train

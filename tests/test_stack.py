@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 import stack
-from melgpu import judged, manifest, run
+from melgpu import judged, run
+from melgpu.data import manifest
+from melgpu.data.sources import Listing
 from melgpu.errors import InputError
-from melgpu.listing import Listing
 from tests.helpers.runs import predict
 
 

@@ -8,9 +8,9 @@ from torch import nn
 
 from melgpu import training
 from melgpu.backbone import Classifier
-from melgpu.batch import Batch
+from melgpu.data.batch import Batch
+from melgpu.data.targets import Targets
 from melgpu.errors import InputError
-from melgpu.targets import Targets
 from tests.helpers.training import (
     AUGMENT,
     DEMO,

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from melgpu import files, judged, keeping, manifest, plan, predictions, pseudo, recipe, run, times
+from melgpu import files, judged, keeping, plan, predictions, pseudo, recipe, run, times
 from melgpu.audio import quarantine
-from melgpu.listing import Listing
+from melgpu.data import manifest
+from melgpu.data.sources import Listing
 from melgpu.run import Job, Run
 from tests.helpers import SMALL, write_audio
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from melgpu import jury, plan, predictions, pseudo, run
-from melgpu.listing import Listing, read_listing
+from melgpu.data.sources import Listing, read_listing
 from melgpu.predictions import Predictions
 from melgpu.run import Run
 

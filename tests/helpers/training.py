@@ -4,8 +4,8 @@ import torch
 from torch import nn
 
 from melgpu import recipe, training
-from melgpu.batch import Batch
-from melgpu.targets import Targets
+from melgpu.data.batch import Batch
+from melgpu.data.targets import Targets
 
 FRONT_END = {"engine": "fft", "device": "cpu", "max_db": 0.0, "mean_db": 0.0, "picture": [0.5] * 432}
 

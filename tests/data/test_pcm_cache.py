@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from melgpu import bank as bank_module
 from melgpu.audio import worker
 from melgpu.audio.decode import conform, decode
 from melgpu.audio.pool import Pool
-from melgpu.bank import Bank, Resident
+from melgpu.data import pcm_cache as bank_module
+from melgpu.data.pcm_cache import Bank, Resident
+from melgpu.data.windows import Order
 from melgpu.errors import InputError
-from melgpu.windows import Order
 from tests.helpers import write_audio
 
 RATE, SAMPLES = 8_000, 20_000

@@ -1,7 +1,7 @@
 import pytest
 
+from melgpu.data.sources import natural_key, read_listing
 from melgpu.errors import InputError
-from melgpu.listing import natural_key, read_listing
 from tests.helpers.runs import read, touch
 
 

@@ -25,10 +25,10 @@ from melgpu.audio import quarantine, worker
 from melgpu.audio.decode import DecodeError
 from melgpu.audio.pool import Pool, WorkerLost, processes
 from melgpu.audio.quarantine import Flaw
-from melgpu.bank import Bank, Entry, Resident
-from melgpu.batch import Batch, by_thread, to_gpu
+from melgpu.data.batch import Batch, by_thread, to_gpu
+from melgpu.data.pcm_cache import Bank, Entry, Resident
+from melgpu.data.windows import Order, first_uses, numbered, samples
 from melgpu.recipe import AudioSpec, StreamSpec
-from melgpu.windows import Order, first_uses, numbered, samples
 
 BATCHES_AHEAD = 2
 

@@ -12,14 +12,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from melgpu import stream as stream_module
-from melgpu import windows
 from melgpu.audio import worker
 from melgpu.audio.decode import DecodeError, conform, decode
-from melgpu.bank import Bank
+from melgpu.data import loader as stream_module
+from melgpu.data import windows
+from melgpu.data.loader import Stream, examine
+from melgpu.data.pcm_cache import Bank
 from melgpu.errors import InputError
 from melgpu.recipe import AudioSpec, StreamSpec
-from melgpu.stream import Stream, examine
 from tests.helpers import odd_files, write_audio
 
 AUDIO = AudioSpec(sample_rate=8_000, track_s=6.0)

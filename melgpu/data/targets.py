@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from melgpu.batch import Batch
+from melgpu.data.batch import Batch
 
 UNKNOWN = -1  # the class number of a track without a label
 

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from melgpu import manifest
+from melgpu.data import manifest
+from melgpu.data.sources import Listing, read_listing
 from melgpu.errors import InputError
-from melgpu.listing import Listing, read_listing
 from tests.helpers.runs import ZALO_COUNTS, read, touch
 
 

@@ -25,9 +25,9 @@ from melgpu.audio import remote, worker
 from melgpu.audio.decode import VERSION
 from melgpu.audio.pool import Pool, WorkerLost
 from melgpu.audio.quarantine import Flaw
+from melgpu.data.windows import Order, samples
 from melgpu.errors import InputError
 from melgpu.recipe import AudioSpec, StreamSpec
-from melgpu.windows import Order, samples
 
 SYNC_EVERY = 16  # tracks
 

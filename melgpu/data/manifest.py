@@ -15,8 +15,8 @@ import numpy as np
 
 from melgpu import records
 from melgpu.audio.remote import absolute
+from melgpu.data.sources import Listing, is_utf8, natural_key
 from melgpu.errors import InputError
-from melgpu.listing import Listing, is_utf8, natural_key
 
 SPLITS = ("train", "public", "private")
 COLUMNS = ("id", "path", "label", "split", "fold")

@@ -3,7 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from melgpu import recipe, windows
+from melgpu import recipe
+from melgpu.data import windows
 from melgpu.recipe import AudioSpec
 from tests.helpers.runs import ZALO_COUNTS
 

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from melgpu.batch import Batch
-from melgpu.targets import UNKNOWN, Targets, class_weights
+from melgpu.data.batch import Batch
+from melgpu.data.targets import UNKNOWN, Targets, class_weights
 
 TARGETS = Targets(torch.tensor([2, 0, UNKNOWN]), torch.tensor([1.0, 1.0, 3.0]))
 

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from melgpu.batch import Batch, by_thread, to_gpu
+from melgpu.data.batch import Batch, by_thread, to_gpu
 
 
 @settings(deadline=None, max_examples=50)
