@@ -114,9 +114,10 @@ def main() -> int:
 
 def train_round(run, args, device) -> None:
     """Train what is missing of the current round."""
-    from melgpu import environment, keeping, parity, plan, preflight, ranks, report
+    from melgpu import environment, keeping, plan, preflight, ranks, report
     from melgpu.data.loader import Stream
-    from melgpu.features import LogMel
+    from melgpu.features import parity
+    from melgpu.features.log_mel import LogMel
 
     if run.current_round is None:
         report.say(f"All rounds are done: python stack.py {run.flags} shows the scores")

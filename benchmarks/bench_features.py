@@ -20,7 +20,7 @@ from rich.table import Table
 
 from benchmarks import flags, limits, plots, stages, timing
 from melgpu import cli, recipe
-from melgpu.features import LogMel
+from melgpu.features.log_mel import LogMel
 from melgpu.recipe import MelSpec
 
 FrontEnd = Callable[[torch.Tensor], torch.Tensor]

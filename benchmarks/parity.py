@@ -21,8 +21,8 @@ from benchmarks import reference, timing
 from melgpu import cli, recipe
 from melgpu.audio.decode import conform, decode
 from melgpu.data import windows
-from melgpu.features import LogMel
-from melgpu.parity import MAX_DB, MEAN_DB
+from melgpu.features.log_mel import LogMel
+from melgpu.features.parity import MAX_DB, MEAN_DB
 from melgpu.recipe import Recipe
 
 BANDS = ("low", "middle", "high")  # thirds of the mel bands

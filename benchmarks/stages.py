@@ -11,7 +11,7 @@ from benchmarks import timing
 from melgpu.data import windows
 from melgpu.data.batch import Batch
 from melgpu.data.loader import Stream
-from melgpu.features import LogMel
+from melgpu.features.log_mel import LogMel
 from melgpu.recipe import Recipe
 
 

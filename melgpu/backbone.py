@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from melgpu import checkpoint, claims, recipe
 from melgpu.errors import InputError, brief
-from melgpu.features import LogMel
+from melgpu.features.log_mel import LogMel
 from melgpu.recipe import Recipe
 
 NATURAL_MEAN, NATURAL_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's pictures

@@ -5,9 +5,9 @@ from collections.abc import Iterable, Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from melgpu.augment import mirrored
 from melgpu.data.batch import Batch
 from melgpu.errors import InputError
+from melgpu.features.augment import mirrored
 
 
 @torch.inference_mode()

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from melgpu import backbone, inference, parity, report
+from melgpu import backbone, inference, report
 from melgpu.audio.remote import is_url
 from melgpu.backbone import Classifier
 from melgpu.data import windows
@@ -20,7 +20,8 @@ from melgpu.data.batch import Batch
 from melgpu.data.loader import Stream
 from melgpu.data.windows import Order
 from melgpu.ensemble import Ensemble
-from melgpu.features import LogMel
+from melgpu.features import parity
+from melgpu.features.log_mel import LogMel
 from melgpu.journal import Answers, Journal
 from melgpu.recipe import Recipe
 

@@ -16,7 +16,7 @@ from melgpu.audio.remote import is_url
 from melgpu.data.loader import Stream
 from melgpu.data.windows import Order, samples
 from melgpu.errors import InputError
-from melgpu.features import LogMel
+from melgpu.features.log_mel import LogMel
 from melgpu.judged import Judged
 from melgpu.run import Run
 

@@ -17,7 +17,7 @@ from melgpu.data.manifest import Manifest
 from melgpu.data.pcm_cache import Bank
 from melgpu.data.sources import Listing
 from melgpu.errors import InputError
-from melgpu.features import LogMel
+from melgpu.features.log_mel import LogMel
 from melgpu.recipe import Recipe
 from melgpu.run import Run
 

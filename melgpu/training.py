@@ -16,12 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from melgpu import backbone, checkpoint, ranks
-from melgpu.augment import augment, mixed
 from melgpu.backbone import Classifier, use_bfloat16
 from melgpu.clock import Clock
 from melgpu.data.batch import Batch
 from melgpu.data.targets import Targets
 from melgpu.errors import InputError
+from melgpu.features.augment import augment, mixed
 from melgpu.inference import describe_broken, window_probs
 from melgpu.optimizer import Progress, cosine_lr, lr_of, make_optimizer, set_lr
 from melgpu.recipe import AugmentSpec, MachineSpec, OptimSpec

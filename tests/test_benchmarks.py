@@ -21,7 +21,7 @@ from benchmarks import (
 from melgpu import recipe
 from melgpu.audio import worker
 from melgpu.errors import InputError
-from melgpu.parity import MAX_DB, MEAN_DB
+from melgpu.features.parity import MAX_DB, MEAN_DB
 from tests.helpers import call, write_audio
 
 

@@ -8,7 +8,7 @@ from melgpu import backbone, demo, inference, recipe, song, training
 from melgpu.data import windows
 from melgpu.data.loader import Stream
 from melgpu.data.targets import Targets
-from melgpu.features import LogMel
+from melgpu.features.log_mel import LogMel
 
 ZALO = recipe.load([], ["stream.workers=0", "backbone.pretrained=false"])
 

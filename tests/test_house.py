@@ -7,16 +7,16 @@ import pytest
 from tests.helpers import ROOT, call
 
 HOMES = {
-    "nnAudio": {"features"},
-    "torchaudio": {"augment", "features"},
-    "triton": {"kernels"},
-    "timm": {"backbone"},
+    "nnAudio": {"log_mel"},
+    "torchaudio": {"augment", "log_mel"},
+    "triton": {"triton_kernels"},
+    "timm": {"classifier"},
     "safetensors": {"checkpoint"},
     "lightgbm": {"trees"},
     "rich": {"report"},
     "jinja2": {"page"},
-    "matplotlib": {"chart", "features", "figures"},
-    "pydantic": {"recipe", "claims"},
+    "matplotlib": {"chart", "log_mel", "figures"},
+    "pydantic": {"recipe", "schema"},
     "soundfile": {"decode", "demo", "mistakes"},
     "soxr": {"decode", "demo", "mistakes"},
     "av": {"pyav"},

@@ -12,7 +12,7 @@ import torch
 from melgpu import judged, mistakes, predictions
 from melgpu.audio import decode
 from melgpu.errors import InputError
-from melgpu.features import LogMel
+from melgpu.features.log_mel import LogMel
 from melgpu.run import Job, Run
 from tests.helpers import report_run, write_audio
 

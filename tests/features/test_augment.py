@@ -1,7 +1,7 @@
 import torch
 
 from melgpu import recipe
-from melgpu.augment import augment, mirrored, mixed
+from melgpu.features.augment import augment, mirrored, mixed
 
 
 def spec(**changes):

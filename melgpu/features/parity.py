@@ -7,7 +7,7 @@ training, one that draws other pictures than a checkpoint's is refused before pr
 import torch
 
 from melgpu.errors import InputError
-from melgpu.features import AMIN, LogMel
+from melgpu.features.log_mel import AMIN, LogMel
 
 MAX_DB, MEAN_DB = 0.05, 0.001  # the gate: largest and mean difference above the floor
 SHADE = 0.002  # how far a pixel may be from the checkpoint's; 0.05 dB of 80 are 0.0006

@@ -6,8 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from melgpu import kernels, recipe
-from melgpu.features import LogMel
+from melgpu import recipe
+from melgpu.features import triton_kernels
+from melgpu.features.log_mel import LogMel
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 SPEC = recipe.load([]).mel.model_copy(update={"n_fft": 512, "hop_length": 128, "n_mels": 75, "image_size": 96})
@@ -22,7 +23,7 @@ def test_bands_rebuild_the_matrix(rows, columns, seed):
     for row in range(rows):
         first = rng.integers(columns)
         matrix[row, first : first + rng.integers(1, 5)] = 1 + rng.random()
-    first, weights = kernels.banded(torch.from_numpy(matrix))
+    first, weights = triton_kernels.banded(torch.from_numpy(matrix))
     rebuilt = np.zeros((rows, columns + len(weights)), np.float32)
     for row in range(rows):
         rebuilt[row, first[row] : first[row] + len(weights)] = weights[:, row]

@@ -1,9 +1,10 @@
 import pytest
 import torch
 
-from melgpu import parity, recipe
+from melgpu import recipe
 from melgpu.errors import InputError
-from melgpu.features import LogMel
+from melgpu.features import parity
+from melgpu.features.log_mel import LogMel
 
 DEMO = recipe.load(["demo"])
 CPU = torch.device("cpu")

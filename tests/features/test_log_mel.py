@@ -9,7 +9,7 @@ from melgpu import recipe, song
 from melgpu.audio.decode import decode
 from melgpu.data import windows
 from melgpu.errors import InputError
-from melgpu.features import LogMel
+from melgpu.features.log_mel import LogMel
 from tests.helpers import write_audio
 
 RATE = 22_050

@@ -130,10 +130,10 @@ class LogMel(nn.Module):
         return torch.stack([of_one(wave) for wave in waves])
 
     def _prepare_fused(self, bank: Tensor) -> None:
-        from melgpu import kernels  # needs Triton
+        from melgpu.features import triton_kernels  # needs Triton
 
-        self.kernels = kernels
-        first_bin, band_weights = kernels.banded(bank)
+        self.kernels = triton_kernels
+        first_bin, band_weights = triton_kernels.banded(bank)
         self.register_buffer("first_bin", first_bin, persistent=False)
         self.register_buffer("band_weights", band_weights, persistent=False)
 
