@@ -104,12 +104,13 @@ def predict_together(run, jobs, device) -> None:
     """Predict with networks of a round over one pass of the music, and save what each says."""
     import numpy as np
 
-    from melgpu import checkpoint, ensemble, listening, plan, ranks
+    from melgpu import ensemble, listening, plan, ranks
     from melgpu.audio import quarantine
     from melgpu.data import windows
     from melgpu.data.loader import Stream
     from melgpu.errors import InputError
     from melgpu.journal import Journal
+    from melgpu.models import checkpoint
 
     if len(run.manifest) < ranks.count():
         raise InputError(f"{len(run.manifest)} tracks are fewer than {ranks.count()} processes")

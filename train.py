@@ -152,9 +152,10 @@ def train_job(run, job, stream, features, front_end: dict, title: str, tracker, 
     """Train one network on one fold to its end, from where it stood; `front_end` are the pictures' figures."""
     import torch
 
-    from melgpu import backbone, keeping, plan, ranks, report, training
+    from melgpu import keeping, plan, ranks, report, training
     from melgpu.data import windows
     from melgpu.errors import InputError
+    from melgpu.models import classifier
 
     recipe, optim = run.recipe, run.recipe.optim_for(job.backbone)
     epoch_windows, window_samples = plan.epoch_windows(run, job), plan.window_samples(run)
@@ -171,7 +172,7 @@ def train_job(run, job, stream, features, front_end: dict, title: str, tracker, 
     torch.manual_seed(recipe.seed)
     if recipe.mel.trainable != "none" and ranks.count() > 1:
         raise InputError(f"mel.trainable {recipe.mel.trainable} learns in one process only: leave torchrun out")
-    model = backbone.build(job.backbone, len(run.class_names), recipe).to(stream.device)
+    model = classifier.build(job.backbone, len(run.class_names), recipe).to(stream.device)
     state = training.start(model, optim, recipe.machine)
     if keeping.resume(run, job, state):
         report.say(f"{title}: going on in epoch {state.progress.epoch + 1} after step {state.progress.step}")

@@ -11,10 +11,11 @@ from pathlib import Path
 import torch
 
 from benchmarks import bench_decode, bench_features, bench_stream, bench_train, flags, limits, rivals, stages, timing
-from melgpu import backbone, cli
+from melgpu import cli
 from melgpu.audio import worker
 from melgpu.data import windows
 from melgpu.data.pcm_cache import Bank
+from melgpu.models import classifier
 from melgpu.recipe import Recipe
 
 TABLES = ("audio", "windows", "mel", "stream", "machine", "rounds")
@@ -162,7 +163,7 @@ class Bench:
     @cached_property
     def precision(self) -> str:
         """What the networks run in."""
-        bfloat16 = backbone.use_bfloat16(self.settings.optim.precision, self.device)
+        bfloat16 = classifier.use_bfloat16(self.settings.optim.precision, self.device)
         return "bfloat16" if bfloat16 else "float32"
 
     @cached_property
@@ -182,8 +183,8 @@ class Bench:
         model, batch_size = self._network(name), self.effort.batch_size
         return limits.network_bytes(model, size, element_bytes, True, batch_size)
 
-    def _network(self, name: str) -> backbone.Classifier:
-        return backbone.build(name, bench_train.NUM_CLASSES, self.settings)
+    def _network(self, name: str) -> classifier.Classifier:
+        return classifier.build(name, bench_train.NUM_CLASSES, self.settings)
 
     @cached_property
     def bank(self) -> Bank:
@@ -213,7 +214,7 @@ def prepare(args, folder: Path, *own: str) -> Bench:
         args.recipe, args.overrides = args.recipe or ["demo"], [*QUICK, *args.overrides]
     settings = flags.settings_of(args, *own)
     for name in networks(settings):
-        backbone.try_out(name, settings)
+        classifier.try_out(name, settings)
     paths = flags.paths_of(args, folder, 1 if args.quick else 4, settings.audio.track_s)
     if device.type == "cpu":
         *others, last = settings.rounds

@@ -18,10 +18,11 @@ import torch
 from rich.console import Console
 
 from benchmarks import flags, stages, timing
-from melgpu import backbone, cli, inference
+from melgpu import cli
 from melgpu.data import windows
 from melgpu.data.batch import Batch
 from melgpu.data.loader import Stream
+from melgpu.models import classifier, inference
 from melgpu.recipe import Recipe
 
 NUM_CLASSES = 10
@@ -29,16 +30,16 @@ NUM_CLASSES = 10
 
 def time_pass(models: list, features, batches: Iterable[Batch], settings: Recipe, device: torch.device) -> float:
     """Seconds until all probabilities are there."""
-    bfloat16 = backbone.use_bfloat16(settings.optim.precision, device)
+    bfloat16 = classifier.use_bfloat16(settings.optim.precision, device)
     started = time.perf_counter()
     for _ in inference.window_probs(models, features, batches, settings.predict.flip, bfloat16):
         pass
     return time.perf_counter() - started
 
 
-def build(name: str, settings: Recipe, device: torch.device) -> backbone.Classifier:
+def build(name: str, settings: Recipe, device: torch.device) -> classifier.Classifier:
     """A network with random weights on the device."""
-    return backbone.build(name, NUM_CLASSES, settings).to(device)
+    return classifier.build(name, NUM_CLASSES, settings).to(device)
 
 
 def time_ready(name: str, settings: Recipe, size: int, repeats: int, device: torch.device) -> list[float]:

@@ -22,12 +22,13 @@ from rich.table import Table
 from torch import nn
 
 from benchmarks import flags, plots, stages, timing
-from melgpu import backbone, cli, training
+from melgpu import cli, training
 from melgpu.clock import shares
 from melgpu.data import windows
 from melgpu.data.batch import Batch
 from melgpu.data.loader import BATCHES_AHEAD, Stream, tracks_ahead
 from melgpu.data.targets import Targets
+from melgpu.models import classifier
 from melgpu.recipe import Recipe
 from melgpu.training import Training
 
@@ -54,7 +55,7 @@ def head_start(settings: Recipe, batch_size: int) -> int:
 def begin(name: str, settings: Recipe, device: torch.device) -> Training:
     """A network with random weights on the device, with nothing frozen, before its first step."""
     optim = settings.optim_for(name).model_copy(update={"warmup_epochs": 0})
-    return training.start(backbone.build(name, NUM_CLASSES, settings).to(device), optim, settings.machine)
+    return training.start(classifier.build(name, NUM_CLASSES, settings).to(device), optim, settings.machine)
 
 
 def time_way(
@@ -137,7 +138,7 @@ def plot(result: dict, path: Path) -> None:
 
 def main(given: list[str] | None = None) -> int:
     arguments = flags.arguments(__doc__, tracks=64)
-    arguments.add_argument("--backbones", nargs="+", default=list(backbone.BACKBONES), help="default: all six")
+    arguments.add_argument("--backbones", nargs="+", default=list(classifier.BACKBONES), help="default: all six")
     arguments.add_argument("--batch-size", type=int, default=32, help="windows (default: 32)")
     arguments.add_argument("--steps", type=int, default=10, help="steps a sample (default: 10)")
     arguments.add_argument("--repeats", type=int, default=5, help="samples of each way (default: 5)")

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from melgpu import backbone, checkpoint, recipe, stacking
-from melgpu.backbone import Classifier
+from melgpu import recipe, stacking
 from melgpu.errors import InputError
+from melgpu.models import checkpoint, classifier
+from melgpu.models.classifier import Classifier
 from melgpu.recipe import Recipe
 from melgpu.run import Job, Run
 from melgpu.stacking import Stack
@@ -60,7 +61,7 @@ def load(run: Run) -> Ensemble:
 
 def load_networks(run: Run, jobs: list[Job]) -> list[tuple[Classifier, dict]]:
     """The networks of these very jobs, with what their checkpoints say of them. Raises InputError."""
-    loaded = [backbone.load(run.checkpoint(job)) for job in jobs]
+    loaded = [classifier.load(run.checkpoint(job)) for job in jobs]
     problems = []
     for job, (_, about) in zip(jobs, loaded, strict=True):
         wanted = asdict(job) | {"pseudo": run.pseudo_digest(job.round)}

@@ -14,8 +14,9 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
-from melgpu import checkpoint, claims, files, records
+from melgpu import files, records
 from melgpu.errors import InputError, brief
+from melgpu.models import checkpoint, schema
 from melgpu.run import Job, Run
 from melgpu.training import STAGES, Training
 
@@ -104,7 +105,7 @@ def resume(run: Run, job: Job, training: Training) -> bool:
         raise checkpoint.CheckpointError(f"{path}: made with another recipe")
     if about.get("pseudo") != run.pseudo_digest(job.round):
         raise checkpoint.CheckpointError(f"{path}: made with other pseudo labels")
-    claims.check(claims.State, about, path)
+    schema.check(schema.State, about, path)
     try:
         training.restore(tensors, about["training"], run.recipe.optim_for(job.backbone))
     except (KeyError, TypeError, ValueError, RuntimeError) as error:

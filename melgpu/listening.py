@@ -12,9 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from melgpu import backbone, inference, report
+from melgpu import report
 from melgpu.audio.remote import is_url
-from melgpu.backbone import Classifier
 from melgpu.data import windows
 from melgpu.data.batch import Batch
 from melgpu.data.loader import Stream
@@ -23,6 +22,8 @@ from melgpu.ensemble import Ensemble
 from melgpu.features import parity
 from melgpu.features.log_mel import LogMel
 from melgpu.journal import Answers, Journal
+from melgpu.models import classifier, inference
+from melgpu.models.classifier import Classifier
 from melgpu.recipe import Recipe
 
 
@@ -37,7 +38,7 @@ class Listeners:
         for about in (about for model, about in networks if model.front_end is None):
             parity.refuse_other(front_end, about["front_end"], f"{about['backbone']}, fold {about['fold']}")
         self._flip = settings.predict.flip
-        self._bfloat16 = backbone.use_bfloat16(settings.optim.precision, device)
+        self._bfloat16 = classifier.use_bfloat16(settings.optim.precision, device)
         self._models = [model.to(device).lay_out(machine.channels_last) for model, _ in networks]
 
     def probs(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, Tensor]]:

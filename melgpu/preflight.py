@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from melgpu import backbone, report
+from melgpu import report
 from melgpu.audio import quarantine
 from melgpu.audio.quarantine import Flaw
 from melgpu.audio.remote import absolute, is_url
@@ -18,6 +18,7 @@ from melgpu.data.pcm_cache import Bank
 from melgpu.data.sources import Listing
 from melgpu.errors import InputError
 from melgpu.features.log_mel import LogMel
+from melgpu.models import classifier
 from melgpu.recipe import Recipe
 from melgpu.run import Run
 
@@ -133,17 +134,17 @@ def _missing_networks(settings: Recipe) -> list[str]:
     """Networks that are unknown or unfit, or what keeps them from their weights; downloads what is not there yet."""
     spec, problems, names = settings.backbone, [], _networks(settings)
     unknown = _unknown_networks(settings) or [
-        problem for name in names for problem in _problems_of(backbone.try_out, name, settings)
+        problem for name in names for problem in _problems_of(classifier.try_out, name, settings)
     ]
     if unknown or not spec.pretrained:
         return unknown
     if spec.weights_dir:
         return [
-            problem for name in names for problem in _problems_of(backbone.find_weights, name, Path(spec.weights_dir))
+            problem for name in names for problem in _problems_of(classifier.find_weights, name, Path(spec.weights_dir))
         ]
     with report.progress("fetching ImageNet weights", len(names), "networks") as tracker:
         for name in names:
-            problems = _problems_of(backbone.build, name, 2, settings)
+            problems = _problems_of(classifier.build, name, 2, settings)
             tracker.advance(1, name)
             if problems:
                 break  # what ails one download ails all
@@ -156,7 +157,7 @@ def _networks(settings: Recipe) -> list[str]:
 
 def _unknown_networks(settings: Recipe) -> list[str]:
     mentioned = sorted({*_networks(settings), *settings.optim_overrides})
-    return [problem for name in mentioned for problem in _problems_of(backbone.find, name)]
+    return [problem for name in mentioned for problem in _problems_of(classifier.find, name)]
 
 
 def _problems_of(call: Callable, *arguments) -> list[str]:

@@ -21,11 +21,12 @@ from pathlib import Path
 
 import numpy as np
 
-from melgpu import checkpoint, claims, environment, files, predictions, pseudo, recipe, tables
+from melgpu import environment, files, predictions, pseudo, recipe, tables
 from melgpu.data import manifest
 from melgpu.data.manifest import Manifest
 from melgpu.data.pcm_cache import Bank, open_bank
 from melgpu.errors import InputError
+from melgpu.models import checkpoint, schema
 from melgpu.recipe import Recipe, RoundSpec
 
 
@@ -127,7 +128,7 @@ class Run:
     @cached_property
     def environment(self) -> dict:
         """What the run was begun on. Raises InputError."""
-        return claims.read_json(claims.Environment, self.folder / "environment.json")
+        return schema.read_json(schema.Environment, self.folder / "environment.json")
 
     @cached_property
     def class_names(self) -> list[str]:
@@ -229,7 +230,7 @@ class Run:
 
     def scores(self, round_number: int) -> dict[str, dict[str, dict]]:
         """The scores of a stacked round; see `Judged.scores`."""
-        return claims.read_json(claims.Scores, self.stack_folder(round_number) / "scores.json")
+        return schema.read_json(schema.Scores, self.stack_folder(round_number) / "scores.json")
 
     def finish_round(self, round_number: int, scores: dict) -> None:
         """Mark a round as stacked."""

@@ -20,9 +20,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from melgpu import checkpoint, claims, cnns, trees
+from melgpu import cnns, trees
 from melgpu.cnns import Rows
 from melgpu.errors import InputError, brief
+from melgpu.models import checkpoint, schema
 from melgpu.recipe import StackingSpec
 from melgpu.trees import Booster
 
@@ -172,7 +173,7 @@ def save(stack: Stack, path: Path, about: dict) -> None:
 def load(path: Path) -> tuple[Stack, dict]:
     """A stack and what was said about it. Raises CheckpointError."""
     tensors, about = checkpoint.load(path)
-    claims.check(claims.Stack, about, path)
+    schema.check(schema.Stack, about, path)
     shape = about["stack"]
     stack = Stack(shape["num_models"], shape["num_classes"], shape["weights"])
     for number, weights in enumerate(shape["fitted_weights"]):

@@ -15,14 +15,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from melgpu import backbone, checkpoint, ranks
-from melgpu.backbone import Classifier, use_bfloat16
+from melgpu import ranks
 from melgpu.clock import Clock
 from melgpu.data.batch import Batch
 from melgpu.data.targets import Targets
 from melgpu.errors import InputError
 from melgpu.features.augment import augment, mixed
-from melgpu.inference import describe_broken, window_probs
+from melgpu.models import checkpoint, classifier
+from melgpu.models.classifier import Classifier, use_bfloat16
+from melgpu.models.inference import describe_broken, window_probs
 from melgpu.optimizer import Progress, cosine_lr, lr_of, make_optimizer, set_lr
 from melgpu.recipe import AugmentSpec, MachineSpec, OptimSpec
 
@@ -184,7 +185,7 @@ class Training:
 def start(model: Classifier, spec: OptimSpec, machine: MachineSpec) -> Training:
     """A training before its first epoch."""
     device = next(model.parameters()).device
-    average = backbone.averaged(model, spec.ema_decay) if spec.ema_decay else None
+    average = classifier.averaged(model, spec.ema_decay) if spec.ema_decay else None
     if machine.compile:
         torch.compiler.reset()  # what other networks were compiled to counts against this one's limit
         model.body.compile()

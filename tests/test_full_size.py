@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from melgpu import backbone, demo, inference, recipe, song, training
+from melgpu import demo, recipe, song, training
 from melgpu.data import windows
 from melgpu.data.loader import Stream
 from melgpu.data.targets import Targets
 from melgpu.features.log_mel import LogMel
+from melgpu.models import classifier, inference
 
 ZALO = recipe.load([], ["stream.workers=0", "backbone.pretrained=false"])
 
@@ -22,13 +23,13 @@ def mp3(tmp_path_factory) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", backbone.BACKBONES)
+@pytest.mark.parametrize("name", classifier.BACKBONES)
 def test_one_step_and_22_views(name, mp3, tmp_path):
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     features = LogMel(ZALO.mel, ZALO.audio.sample_rate).to(device)
-    model = backbone.build(name, 10, ZALO).to(device)
+    model = classifier.build(name, 10, ZALO).to(device)
     optim = ZALO.optim_for(name)
-    bfloat16 = backbone.use_bfloat16(optim.precision, device)
+    bfloat16 = classifier.use_bfloat16(optim.precision, device)
     order = windows.prediction_order(np.array([0]), np.array([False]), ZALO.audio, ZALO.windows)
     window_samples = windows.samples(ZALO.windows.window_s, ZALO.audio.sample_rate)
     assert (len(order), window_samples) == (11, 441_000)

@@ -3,8 +3,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from melgpu import checkpoint, claims, environment, keeping, recipe
+from melgpu import environment, keeping, recipe
 from melgpu.errors import InputError
+from melgpu.models import checkpoint, schema
 from tests.helpers.training import FRONT_END, OPTIM, fresh_tiny, run, same_weights
 
 
@@ -32,7 +33,7 @@ def test_kept_resumed_and_finished(short):
     assert keeping.log(short, job) == cut.log
     assert len(cut.log) == OPTIM.max_epochs
     _, about = checkpoint.load(short.checkpoint(job))
-    claims.check(claims.Network, about, short.checkpoint(job))
+    schema.check(schema.Network, about, short.checkpoint(job))
     assert (about["front_end"], about["digest"]) == (FRONT_END, short.recipe.digest())
     assert (about["fold"], about["class_names"]) == (0, ["a", "b"])
     assert about["scores"] in cut.log

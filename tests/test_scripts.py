@@ -15,7 +15,8 @@ import time
 import numpy as np
 import pytest
 
-from melgpu import backbone, checkpoint, judged, predictions
+from melgpu import judged, predictions
+from melgpu.models import checkpoint, classifier
 from tests.helpers import ROOT, SMALL, call, write_audio, write_list
 
 
@@ -78,7 +79,7 @@ def test_submissions_have_every_test_track_in_order(finished, corpus):
 def test_checkpoints_and_predictions_say_what_made_them(finished):
     folder, _ = finished
     path = folder / "round2" / "resnet50" / "fold1" / "best.safetensors"
-    _, about = backbone.load(path)
+    _, about = classifier.load(path)
     assert (about["round"], about["fold"], about["class_names"]) == (2, 1, ["aria", "breakbeat", "waltz"])
     assert about["recipe"]["mel"]["image_size"] == 75
     assert about["environment"].keys() >= {"python", "device", "packages", "git_commit"}

@@ -5,8 +5,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 
-from melgpu import checkpoint, stacking
+from melgpu import stacking
 from melgpu.errors import InputError
+from melgpu.models import checkpoint
 from tests.helpers.stacking import SPEC, votes
 
 NAMES = ["cnn", "skip_cnn", "lightgbm"]

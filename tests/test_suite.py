@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from benchmarks import __main__, bench, bench_train, suite, timing
-from melgpu import backbone, recipe
+from melgpu import recipe
 from melgpu.errors import InputError
+from melgpu.models import classifier
 from tests.helpers import call
 from tests.helpers.benchmarks import TINY, flags, run
 
@@ -39,7 +40,7 @@ def test_one_stage_alone(short_music, quick_limits, capsys):
 
 def test_networks_of_all_rounds_are_trained_and_known(short_music, tmp_path):
     assert bench.networks(recipe.load([]))[:3] == ["densenet201", "inception_v3", "densenet169"]
-    assert sorted(bench.networks(recipe.load([]))) == sorted(backbone.BACKBONES)
+    assert sorted(bench.networks(recipe.load([]))) == sorted(classifier.BACKBONES)
     args = __main__.suite().parse_args([*map(str, flags(short_music)), "--set", TINY.replace("resnet10t", "resnet5")])
     with pytest.raises(InputError, match="no network resnet5"):
         bench.prepare(args, tmp_path)

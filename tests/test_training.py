@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 from melgpu import training
-from melgpu.backbone import Classifier
 from melgpu.data.batch import Batch
 from melgpu.data.targets import Targets
 from melgpu.errors import InputError
+from melgpu.models.classifier import Classifier
 from tests.helpers.training import (
     AUGMENT,
     DEMO,

@@ -9,8 +9,9 @@ import torch
 
 from benchmarks import __main__, bench_train, stages, trial, tune
 from benchmarks.trial import Trial
-from melgpu import environment, inference, recipe, tables
+from melgpu import environment, recipe, tables
 from melgpu.errors import InputError
+from melgpu.models import inference
 from tests.helpers.benchmarks import flags, run
 
 CPU = torch.device("cpu")

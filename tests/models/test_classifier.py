@@ -7,8 +7,9 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from melgpu import backbone, checkpoint, recipe
+from melgpu import recipe
 from melgpu.errors import InputError
+from melgpu.models import checkpoint, classifier
 from tests.helpers.training import FRONT_END
 
 SCRATCH = recipe.load(["scratch"])
@@ -33,7 +34,7 @@ def said(*overrides: str, **changes) -> dict:
 
 def imagenet_file(name: str, path) -> dict[str, torch.Tensor]:
     """A file as timm publishes it: the whole network with its 1,000 classes, here with random weights."""
-    timm_name = backbone.BACKBONES[name].timm_name
+    timm_name = classifier.BACKBONES[name].timm_name
     extra = {"aux_logits": True} if timm_name == "inception_v3.tv_in1k" else {}
     weights = timm.create_model(timm_name, **extra).state_dict()
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -41,10 +42,10 @@ def imagenet_file(name: str, path) -> dict[str, torch.Tensor]:
     return weights
 
 
-@pytest.mark.parametrize("name", backbone.BACKBONES)
+@pytest.mark.parametrize("name", classifier.BACKBONES)
 def test_weights_come_from_a_local_file(name, tmp_path):
-    weights = imagenet_file(name, tmp_path / f"{backbone.BACKBONES[name].timm_name}.safetensors")
-    model = backbone.build(name, 7, with_weights(tmp_path))
+    weights = imagenet_file(name, tmp_path / f"{classifier.BACKBONES[name].timm_name}.safetensors")
+    model = classifier.build(name, 7, with_weights(tmp_path))
     own = model.body.state_dict()
     assert len(own) > 100
     for key, value in own.items():
@@ -60,7 +61,7 @@ def test_the_layout_changes_speed_only(tmp_path):
     found = []
     for one in settings:
         torch.manual_seed(0)
-        model = backbone.Classifier("resnet10t", 3, one).eval()
+        model = classifier.Classifier("resnet10t", 3, one).eval()
         logits = model(images)
         logits.square().sum().backward()
         found.append((model, logits, model.body.conv1[0].weight.grad))
@@ -75,9 +76,9 @@ def test_the_layout_changes_speed_only(tmp_path):
     torch.testing.assert_close(second.lay_out(True)(images), logits, atol=1e-6, rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", backbone.BACKBONES)
+@pytest.mark.parametrize("name", classifier.BACKBONES)
 def test_the_head_is_the_recipes(name):
-    model = backbone.Classifier(name, 10, SCRATCH)
+    model = classifier.Classifier(name, 10, SCRATCH)
     hidden = 512 if name in ("inception_resnet_v2", "xception") else 256
     assert (model.head[0].out_features, model.head[3].in_features, model.head[3].out_features) == (hidden, hidden, 10)
     assert model.head[2].p == 0.25
@@ -88,7 +89,7 @@ def test_a_standardized_picture_meets_the_statistics_of_the_pretraining(tmp_path
     spec = with_weights(tmp_path)
     for name, mean, std in (("resnet50", 0.0, 1.0), ("xception", -0.03, 0.452)):
         imagenet_file(name, tmp_path / name / "model.safetensors")
-        norm = backbone.build(name, 3, spec).input_norm.train()
+        norm = classifier.build(name, 3, spec).input_norm.train()
         seen = norm(torch.randn(8, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 5 + 2)
         assert seen.mean().item() == pytest.approx(mean, abs=0.08)
         assert seen.std().item() == pytest.approx(std, abs=0.05)
@@ -97,13 +98,13 @@ def test_a_standardized_picture_meets_the_statistics_of_the_pretraining(tmp_path
 def test_missing_and_foreign_weights_are_named(tmp_path):
     spec = with_weights(tmp_path)
     with pytest.raises(InputError, match=re.escape("resnet50.tv_in1k.safetensors")):
-        backbone.build("resnet50", 3, spec)
+        classifier.build("resnet50", 3, spec)
     save_file({"x": torch.zeros(3)}, tmp_path / "resnet50.safetensors")
     with pytest.raises(InputError, match="not weights of resnet50"):
-        backbone.build("resnet50", 3, spec)
+        classifier.build("resnet50", 3, spec)
     (tmp_path / "resnet50.safetensors").write_text("no weights")
     with pytest.raises(InputError, match="not weights of resnet50"):
-        backbone.build("resnet50", 3, spec)
+        classifier.build("resnet50", 3, spec)
 
 
 class Payload:
@@ -121,7 +122,7 @@ def test_weights_that_would_run_code_do_not(tmp_path, monkeypatch, name):
     for write in (lambda file: file.write_bytes(pickle.dumps(Payload())), lambda file: torch.save(Payload(), file)):
         write(tmp_path / name)
         with pytest.raises(InputError, match="not weights of resnet50"):
-            backbone.build("resnet50", 3, spec)
+            classifier.build("resnet50", 3, spec)
     assert not any(trusted)
     assert not (tmp_path / "ran").exists()
 
@@ -130,16 +131,16 @@ def test_no_download_says_how_to_go_on(monkeypatch):
     def offline(*args, **kwargs):
         raise ConnectionError("no route to host")
 
-    monkeypatch.setattr(backbone.timm, "create_model", offline)
+    monkeypatch.setattr(classifier.timm, "create_model", offline)
     spec = recipe.load([])
     with pytest.raises(InputError) as caught:
-        backbone.build("xception", 3, spec)
+        classifier.build("xception", 3, spec)
     for part in ("no route to host", "backbone.weights_dir", "--recipe scratch", "legacy_xception.tf_in1k.safetensors"):
         assert part in str(caught.value)
 
 
 def test_a_frozen_body_stays_as_it_is():
-    model = backbone.build("resnet50", 3, SCRATCH)
+    model = classifier.build("resnet50", 3, SCRATCH)
     model.freeze_body(True)
     model.train()
     before = {key: value.clone() for key, value in model.body.state_dict().items()}
@@ -155,9 +156,9 @@ def test_a_frozen_body_stays_as_it_is():
 
 
 def test_a_checkpoint_of_something_else_is_refused(tmp_path):
-    model = backbone.build("resnet50", 3, SCRATCH)
+    model = classifier.build("resnet50", 3, SCRATCH)
     checkpoint.save(tmp_path / "good", model.state_dict(), said())
-    again, about = backbone.load(tmp_path / "good")
+    again, about = classifier.load(tmp_path / "good")
     assert about == said()
     good = model.state_dict()
     assert all(torch.equal(v, again.state_dict()[k]) for k, v in good.items())
@@ -168,11 +169,11 @@ def test_a_checkpoint_of_something_else_is_refused(tmp_path):
     ):
         checkpoint.save(tmp_path / "x", tensors, wrong)
         with pytest.raises(checkpoint.CheckpointError, match=f"x: .*{reason}"):
-            backbone.load(tmp_path / "x")
+            classifier.load(tmp_path / "x")
 
 
 def test_a_checkpoint_that_claims_the_impossible_is_refused_before_a_network_is_built(tmp_path, monkeypatch):
-    monkeypatch.delattr(backbone, "Classifier")
+    monkeypatch.delattr(classifier, "Classifier")
     for change in (
         {"backbone": "vgg; import os"},
         {"backbone": "hf-hub:someone/something"},
@@ -202,12 +203,12 @@ def test_a_checkpoint_that_claims_the_impossible_is_refused_before_a_network_is_
         checkpoint.save(tmp_path / "x", {}, said(**change))
         (name,) = change
         with pytest.raises(checkpoint.CheckpointError, match=rf"x: a checkpoint, but not of one of .*\({name}"):
-            backbone.load(tmp_path / "x")
+            classifier.load(tmp_path / "x")
     huge = json.loads(recipe.load(["demo"]).to_json())
     huge["mel"] |= {"n_fft": 2**40, "image_size": 10**9}
     checkpoint.save(tmp_path / "x", {}, said(recipe=huge))
     with pytest.raises(InputError) as caught:
-        backbone.load(tmp_path / "x")
+        classifier.load(tmp_path / "x")
     assert [problem.split(": ")[:2] for problem in caught.value.problems] == [
         [f"recipe of {tmp_path / 'x'}", "mel.n_fft"],
         [f"recipe of {tmp_path / 'x'}", "mel.image_size"],
@@ -216,15 +217,15 @@ def test_a_checkpoint_that_claims_the_impossible_is_refused_before_a_network_is_
 
 def test_precision():
     cpu = torch.device("cpu")
-    assert backbone.use_bfloat16("bfloat16", cpu)
-    assert not backbone.use_bfloat16("float32", cpu)
-    assert backbone.use_bfloat16("auto", cpu) in (True, False)
+    assert classifier.use_bfloat16("bfloat16", cpu)
+    assert not classifier.use_bfloat16("float32", cpu)
+    assert classifier.use_bfloat16("auto", cpu) in (True, False)
 
 
 @pytest.mark.parametrize(("trainable", "learns"), [("mel", "mel_basis"), ("fourier", "stft.wcos")])
 def test_a_front_end_that_learns_is_trained_and_saved_with_its_network(tmp_path, trainable, learns):
     settings = recipe.load(["demo"], [f"mel.trainable='{trainable}'", "mel.engine='nnaudio'"])
-    model = backbone.build("resnet50", 3, settings)
+    model = classifier.build("resnet50", 3, settings)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     before = {key: value.clone() for key, value in model.front_end.named_parameters()}
     assert all(learns.split(".")[0] in key for key in before)
@@ -235,7 +236,7 @@ def test_a_front_end_that_learns_is_trained_and_saved_with_its_network(tmp_path,
     assert any(learns in key for key in changed)
     about = said(f"mel.trainable='{trainable}'", "mel.engine='nnaudio'")
     checkpoint.save(tmp_path / "x", model.state_dict(), about)
-    again, _ = backbone.load(tmp_path / "x")
+    again, _ = classifier.load(tmp_path / "x")
     with torch.no_grad():
         assert torch.equal(again.front_end(waves), model.front_end(waves))
 
@@ -243,8 +244,8 @@ def test_a_front_end_that_learns_is_trained_and_saved_with_its_network(tmp_path,
 @pytest.mark.parametrize("trainable", ["mel", "fourier"])
 def test_a_front_end_that_learns_is_averaged_and_frozen_with_its_network(trainable):
     settings = recipe.load(["demo"], [f"mel.trainable='{trainable}'", "mel.engine='nnaudio'"])
-    model = backbone.build("resnet50", 3, settings)
-    average = backbone.averaged(model, 0.9).module
+    model = classifier.build("resnet50", 3, settings)
+    average = classifier.averaged(model, 0.9).module
     waves = torch.randn(1, 66_150, generator=torch.Generator().manual_seed(0))
     assert torch.equal(average.front_end(waves), model.front_end(waves))
     model.freeze_body(True)
@@ -254,7 +255,7 @@ def test_a_front_end_that_learns_is_averaged_and_frozen_with_its_network(trainab
 
 
 def test_shared_front_ends_are_not_saved():
-    model = backbone.build("resnet50", 3, SCRATCH)
+    model = classifier.build("resnet50", 3, SCRATCH)
     assert model.front_end is None
     assert not any("front_end" in key for key in model.state_dict())
 
@@ -262,18 +263,18 @@ def test_shared_front_ends_are_not_saved():
 def test_any_network_of_timm_by_its_name():
     settings = recipe.load(["scratch"], ["mel.image_size=96"])
     for name in ("test_convnext.r160_in1k", "test_vit", "test_efficientnet"):
-        model = backbone.build(name, 3, settings).eval()
+        model = classifier.build(name, 3, settings).eval()
         with torch.inference_mode():
             assert model(torch.rand(1, 1, 96, 96).expand(-1, 3, -1, -1)).shape == (1, 3), name
     for wrong, near in (("resnet_50", "resnet50"), ("hf-hub:someone/model", ""), ("local-dir:x", ""), ("../x", "")):
         with pytest.raises(InputError, match=f"there is no network {re.escape(wrong)}.*{near}"):
-            backbone.find(wrong)
+            classifier.find(wrong)
 
 
 @pytest.mark.parametrize("name", ["densenet169", "inception_v3", "test_vit"])
 def test_first_layers_learn_at_their_share_of_the_rate(name):
-    model = backbone.build(name, 3, recipe.load(["scratch"], ["mel.image_size=96"]))
-    groups = backbone.parameter_groups(model, False, 0.05, 0.1)
+    model = classifier.build(name, 3, recipe.load(["scratch"], ["mel.image_size=96"]))
+    groups = classifier.parameter_groups(model, False, 0.05, 0.1)
     assert sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
     shares = {id(p): group["share"] for group in groups for p in group["params"]}
     names = {n: shares[id(p)] for n, p in model.named_parameters()}
@@ -282,14 +283,14 @@ def test_first_layers_learn_at_their_share_of_the_rate(name):
     assert names[next(n for n in names if n.startswith("body."))] == pytest.approx(0.1)
     assert 0.5 < max(body) < 1
     assert {share for n, share in names.items() if not n.startswith("body.")} == {1.0}
-    assert len(backbone.parameter_groups(model, False, 0.0, 1.0)) == 1
-    head = backbone.parameter_groups(model, True, 0.05, 0.1)
+    assert len(classifier.parameter_groups(model, False, 0.0, 1.0)) == 1
+    head = classifier.parameter_groups(model, True, 0.05, 0.1)
     assert sum(len(group["params"]) for group in head) == 4
 
 
 def test_an_average_follows_its_network():
-    model = backbone.build("test_efficientnet", 3, SCRATCH)
-    average = backbone.averaged(model, 0.9)
+    model = classifier.build("test_efficientnet", 3, SCRATCH)
+    average = classifier.averaged(model, 0.9)
     before = average.module.head[0].weight.clone()
     with torch.no_grad():
         model.head[0].weight += 1
@@ -302,8 +303,8 @@ def test_an_average_follows_its_network():
 def test_networks_that_see_no_pictures_are_refused_before_training():
     settings = recipe.load(["scratch"], ["mel.image_size=96"])
     for name in ("resnet10t", "mobilenetv3_small_050", "resnet50"):
-        backbone.try_out(name, settings)
+        classifier.try_out(name, settings)
     with pytest.raises(InputError, match="no network resnet50"):
-        backbone.try_out("resnet50.nonsense", settings)
+        classifier.try_out("resnet50.nonsense", settings)
     with pytest.raises(InputError, match="deit_tiny_distilled_patch16_224: this network cannot be used here"):
-        backbone.try_out("deit_tiny_distilled_patch16_224", settings)
+        classifier.try_out("deit_tiny_distilled_patch16_224", settings)

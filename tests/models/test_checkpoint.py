@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from melgpu import checkpoint
+from melgpu.models import checkpoint
 
 
 def save(path):

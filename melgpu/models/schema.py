@@ -19,8 +19,8 @@ from pydantic import (
 )
 
 from melgpu import files
-from melgpu.checkpoint import CheckpointError
 from melgpu.errors import InputError, brief
+from melgpu.models.checkpoint import CheckpointError
 from melgpu.recipe import BackboneName, Count, Positive, Share, Stacker
 
 Number = Annotated[int, Field(ge=0)]

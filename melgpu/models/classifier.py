@@ -16,9 +16,10 @@ from timm.models import group_parameters
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
-from melgpu import checkpoint, claims, recipe
+from melgpu import recipe
 from melgpu.errors import InputError, brief
 from melgpu.features.log_mel import LogMel
+from melgpu.models import checkpoint, schema
 from melgpu.recipe import Recipe
 
 NATURAL_MEAN, NATURAL_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's pictures
@@ -176,7 +177,7 @@ def find_weights(name: str, folder: Path) -> Path:
 def load(path: Path) -> tuple[Classifier, dict]:
     """A trained network from its checkpoint, and what the checkpoint says of it. Raises CheckpointError."""
     tensors, about = checkpoint.load(path)
-    claims.check(claims.Network, about, path)
+    schema.check(schema.Network, about, path)
     settings = recipe.validate(about["recipe"], f"of {path}")
     try:
         model = Classifier(about["backbone"], len(about["class_names"]), settings)

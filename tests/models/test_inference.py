@@ -4,7 +4,7 @@ from torch import nn
 
 from melgpu.data.batch import Batch
 from melgpu.errors import InputError
-from melgpu.inference import window_probs
+from melgpu.models.inference import window_probs
 from tests.helpers.training import Corner
 
 

@@ -1,0 +1,1 @@
+"""Pictures to class probabilities: timm networks, their checkpoints, inference."""
