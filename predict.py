@@ -25,8 +25,9 @@ def parse_args():
 
 def main() -> int:
     args = parse_args()
-    from melgpu import environment, ranks, report, run
+    from melgpu import ranks, report
     from melgpu.errors import InputError
+    from melgpu.runs import environment, run
 
     if args.out and not args.music:
         raise InputError("--out needs music files to predict")
@@ -50,9 +51,10 @@ def predict_round(run, device) -> int:
     """Write the predictions of every trained network of the current round for every track of the run."""
     import numpy as np
 
-    from melgpu import plan, preflight, ranks, report, times
+    from melgpu import ranks, report
     from melgpu.audio import quarantine
     from melgpu.errors import InputError
+    from melgpu.runs import preflight, sampling, timings
 
     number = run.current_round
     if number is None:
@@ -65,11 +67,11 @@ def predict_round(run, device) -> int:
         preflight.fill(run)
     ranks.wait()
     missing, first = [job for job in trained if not run.is_predicted(job)], ranks.is_first()
-    windows = len(missing) * len(plan.prediction_order(run, np.arange(len(run.manifest))))
+    windows = len(missing) * len(sampling.prediction_order(run, np.arange(len(run.manifest))))
     done = (f"predict{run.remark}, resumed", 0) if run.journals(number) else (f"predict{run.remark}", windows)
     ranks.wait()  # nobody looks while the first one writes
     if missing:
-        with times.measured(run.times_path, number, *done, "windows") if first else contextlib.nullcontext():
+        with timings.measured(run.times_path, number, *done, "windows") if first else contextlib.nullcontext():
             predict_jobs(run, missing, device)
         for path in run.journals(number) if first else ():
             path.unlink()  # their answers are in the predictions
@@ -104,19 +106,20 @@ def predict_together(run, jobs, device) -> None:
     """Predict with networks of a round over one pass of the music, and save what each says."""
     import numpy as np
 
-    from melgpu import ensemble, listening, plan, ranks
+    from melgpu import ensemble, listening, ranks
     from melgpu.audio import quarantine
     from melgpu.data import windows
     from melgpu.data.loader import Stream
     from melgpu.errors import InputError
     from melgpu.journal import Journal
     from melgpu.models import checkpoint
+    from melgpu.runs import sampling
 
     if len(run.manifest) < ranks.count():
         raise InputError(f"{len(run.manifest)} tracks are fewer than {ranks.count()} processes")
     networks = ensemble.load_networks(run, jobs)
     digests = [checkpoint.digest(run.checkpoint(job)) for job in jobs]
-    order = plan.prediction_order(run, np.arange(len(run.manifest)))
+    order = sampling.prediction_order(run, np.arange(len(run.manifest)))
     places = windows.shared_places(order, ranks.rank(), ranks.count())
     title = f"round {jobs[0].round}: {len(jobs)} networks predict {len(run.manifest)} tracks"
     about = {"checkpoints": digests, "batch": run.recipe.stream.predict_batch_size, "ranks": ranks.count()}
@@ -136,7 +139,7 @@ def save_together(run, jobs, digests, order, shares) -> None:
     """Put the shares of all processes, (places in the order, probabilities, heard, flaws), together and save them."""
     import numpy as np
 
-    from melgpu import predictions
+    from melgpu.runs import predictions
 
     probs = np.empty((len(jobs), len(order), len(run.class_names)), np.float32)
     heard = np.empty(len(order), bool)

@@ -13,7 +13,8 @@ used for the scores alone. report.html is written at the end of each round, and 
 
 def main() -> None:
     args = cli.parser(__doc__, EPILOG).parse_args()
-    from melgpu import report, run, stacking
+    from melgpu import report, stacking
+    from melgpu.runs import run
 
     opened = run.open_run(args.run, args.overrides, args.without_pseudo)
     number = opened.current_round
@@ -66,12 +67,13 @@ def write_page(run) -> None:
 
 def stack_round(run, number: int) -> None:
     """Fit a round's stackers, judge its tracks with them, and write what the round leaves behind."""
-    from melgpu import judged, jury, report, times
+    from melgpu import judged, jury, report
+    from melgpu.runs import timings
 
     votes = jury.hear(run, number)
     cases = jury.cases(run, number, votes)
     fits = sum(case.num_subfolds for case in cases)
-    timed = times.measured(run.times_path, number, f"stack{run.remark}", fits, "sub-folds")
+    timed = timings.measured(run.times_path, number, f"stack{run.remark}", fits, "sub-folds")
     with timed, report.progress(f"round {number}: stacking", fits, "sub-folds") as tracker:
         stacks = [(case, fit_stack(run, number, case, tracker)) for case in cases]
     if any(stack.is_idle for _, stack in stacks):
@@ -131,14 +133,15 @@ def label_public(run, number: int, made, votes) -> None:
     """Choose and keep the pseudo labels for the next round."""
     import numpy as np
 
-    from melgpu import pseudo, report
+    from melgpu import report
+    from melgpu.runs import pseudo_labels
 
     public = run.manifest.rows("public")
     is_heard = ~votes.lost[public]
     ids = [run.manifest.ids[row] for row in public[is_heard]]
     probs = made.answers[np.array(made.splits) == "public"][is_heard]
-    chosen = pseudo.select(ids, probs, votes.of_networks(public[is_heard]), run.class_names, run.recipe.pseudo)
-    pseudo.save(chosen, run.pseudo_path(number), number, run.recipe.digest())
+    chosen = pseudo_labels.select(ids, probs, votes.of_networks(public[is_heard]), run.class_names, run.recipe.pseudo)
+    pseudo_labels.save(chosen, run.pseudo_path(number), number, run.recipe.digest())
     report.say(f"Round {number}: {len(chosen)} of {len(public)} public test tracks get a pseudo label")
 
 

@@ -42,7 +42,8 @@ def parse_args():
 
 def check(args) -> int:
     """Report on the tracks that the flags, or else the run in args.run, name; 2 where something is wrong."""
-    from melgpu import preflight, recipe, run
+    from melgpu import recipe
+    from melgpu.runs import preflight, run
 
     if not args.labels:
         opened = run.open_run(args.run, args.overrides, args.without_pseudo)
@@ -54,10 +55,11 @@ def check(args) -> int:
 
 def open_or_create(args, device):
     """The run in args.run; a new one is made of the recipe and the tracks that the flags name."""
-    from melgpu import preflight, recipe, report, run, times
+    from melgpu import recipe, report
     from melgpu.audio import quarantine
     from melgpu.data.pcm_cache import open_bank
     from melgpu.errors import InputError
+    from melgpu.runs import preflight, run, timings
 
     if run.exists(args.run):
         ignored = [name for name in ("labels", "test", "private", "data") if getattr(args, name)]
@@ -77,7 +79,7 @@ def open_or_create(args, device):
     tracks, flaws = preflight.gather(sources, args.data, settings, bank)
     seconds = time.monotonic() - started
     made = run.create(args.run, settings, tracks, str(device))
-    times.note(made.times_path, 1, "decode" if bank else "check files", seconds, len(tracks), "tracks")
+    timings.note(made.times_path, 1, "decode" if bank else "check files", seconds, len(tracks), "tracks")
     quarantine.note(made.quarantine_path, flaws)
     if flaws:
         report.say(quarantine.summary(flaws, made.quarantine_path))
@@ -88,7 +90,8 @@ def reopen(args):
     """The run in args.run; recipes that the flags name may say how the work is done, but not what comes of it."""
     from dataclasses import replace
 
-    from melgpu import recipe, run
+    from melgpu import recipe
+    from melgpu.runs import run
 
     opened = run.open_run(args.run, args.overrides, args.without_pseudo)
     if not args.recipe:
@@ -114,10 +117,11 @@ def main() -> int:
 
 def train_round(run, args, device) -> None:
     """Train what is missing of the current round."""
-    from melgpu import environment, keeping, plan, preflight, ranks, report
+    from melgpu import keeping, ranks, report
     from melgpu.data.loader import Stream
     from melgpu.features import parity
     from melgpu.features.log_mel import LogMel
+    from melgpu.runs import environment, preflight, sampling
 
     if run.current_round is None:
         report.say(f"All rounds are done: python stack.py {run.flags} shows the scores")
@@ -132,7 +136,7 @@ def train_round(run, args, device) -> None:
     features = LogMel(run.recipe.mel, run.recipe.audio.sample_rate, machine.feature_batch).to(device)
     front_end = parity.figures(features, run.recipe.audio.sample_rate, device)
     parity.refuse_inexact(front_end)
-    total = sum(run.recipe.optim_for(job.backbone).max_epochs * plan.epoch_windows(run, job) for job in missing)
+    total = sum(run.recipe.optim_for(job.backbone).max_epochs * sampling.epoch_windows(run, job) for job in missing)
     title = f"round {run.current_round}: training {len(missing)} networks"
     with Stream(run.manifest.paths, run.recipe.audio, run.recipe.stream, device, run.bank) as stream:
         if missing:
@@ -152,17 +156,18 @@ def train_job(run, job, stream, features, front_end: dict, title: str, tracker, 
     """Train one network on one fold to its end, from where it stood; `front_end` are the pictures' figures."""
     import torch
 
-    from melgpu import keeping, plan, ranks, report, training
+    from melgpu import keeping, ranks, report, training
     from melgpu.data import windows
     from melgpu.errors import InputError
     from melgpu.models import classifier
+    from melgpu.runs import sampling
 
     recipe, optim = run.recipe, run.recipe.optim_for(job.backbone)
-    epoch_windows, window_samples = plan.epoch_windows(run, job), plan.window_samples(run)
-    valid_order = plan.prediction_order(run, run.fold_rows(job.fold)[1])
+    epoch_windows, window_samples = sampling.epoch_windows(run, job), sampling.window_samples(run)
+    valid_order = sampling.prediction_order(run, run.fold_rows(job.fold)[1])
 
     def train_batches(epoch: int, first_step: int):
-        order = plan.epoch_order(run, job, epoch, ranks.rank(), ranks.count())
+        order = sampling.epoch_order(run, job, epoch, ranks.rank(), ranks.count())
         return stream.batches(order[first_step * optim.batch_size :], window_samples, optim.batch_size)
 
     def valid_batches():
@@ -178,7 +183,7 @@ def train_job(run, job, stream, features, front_end: dict, title: str, tracker, 
         report.say(f"{title}: going on in epoch {state.progress.epoch + 1} after step {state.progress.step}")
     tracker.skip(state.progress.epoch * epoch_windows + state.progress.step * optim.batch_size * ranks.count())
     micro_batch = state.micro_batch
-    pictures, targets = model.front_end or features, plan.training_targets(run, job)
+    pictures, targets = model.front_end or features, sampling.training_targets(run, job)
     for done in training.fit(
         state, pictures, train_batches, valid_batches, targets, optim, recipe.augment, recipe.seed
     ):

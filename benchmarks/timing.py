@@ -12,7 +12,8 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from melgpu import environment, files
+from melgpu import files
+from melgpu.runs import environment
 
 SCHEMA = 2  # 2: driver and cores
 TOLERANCE = 1.03  # of a limit, which is measured, too

@@ -16,12 +16,13 @@ from rich.console import Console
 from benchmarks import bench_features, bench_predict, bench_stream, bench_train, plots, stages, timing
 from benchmarks.bench import Bench, powers, prepare
 from benchmarks.trial import Trial, attempt, changed, distinct, hints, table, toml
-from melgpu import environment, files
+from melgpu import files
 from melgpu.data.loader import Stream
 from melgpu.data.pcm_cache import Bank
 from melgpu.features import parity
 from melgpu.features.log_mel import CPU_BATCH
 from melgpu.recipe import Recipe
+from melgpu.runs import environment
 
 
 def drawing(bench: Bench, settings: Recipe) -> list[float]:

@@ -13,7 +13,7 @@ from melgpu.errors import InputError
 from melgpu.models import checkpoint, classifier
 from melgpu.models.classifier import Classifier
 from melgpu.recipe import Recipe
-from melgpu.run import Job, Run
+from melgpu.runs.run import Job, Run
 from melgpu.stacking import Stack
 
 

@@ -5,11 +5,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from melgpu import judged, predictions, pseudo
+from melgpu import judged
 from melgpu.errors import InputError
 from melgpu.judged import SPLITS, Judged
 from melgpu.metrics import bootstrap_interval, confusion, sign_test, wilson_interval
-from melgpu.run import Job, Run, class_numbers
+from melgpu.runs import predictions, pseudo_labels
+from melgpu.runs.run import Job, Run, class_numbers
 
 NAMES = {
     "mean": "mean of the networks",
@@ -165,12 +166,12 @@ def pseudo_classes(run: Run, round_number: int) -> list[PseudoClass] | None:
         return None
     public = run.manifest.rows("public").tolist()
     truth = {run.manifest.ids[row]: run.manifest.labels[row] for row in public}
-    chosen = pseudo.load(path, round_number, run.recipe.digest())
+    chosen = pseudo_labels.load(path, round_number, run.recipe.digest())
     by_class = {name: [one for one in chosen if one.label == name] for name in run.class_names}
     return [_pseudo_class(name, own, truth) for name, own in by_class.items()]
 
 
-def _pseudo_class(name: str, own: list[pseudo.PseudoLabel], truth: dict[str, str]) -> PseudoClass:
+def _pseudo_class(name: str, own: list[pseudo_labels.PseudoLabel], truth: dict[str, str]) -> PseudoClass:
     sure = [one.probability for one in own] or [0.0]
     known = [truth[one.id] for one in own if truth.get(one.id)]
     unanimous = sum(len(set(one.votes.split("/"))) == 1 for one in own)

@@ -4,11 +4,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from melgpu import predictions, stacking
+from melgpu import stacking
 from melgpu.cnns import Rows
 from melgpu.errors import InputError
 from melgpu.judged import Judged
-from melgpu.run import Run, class_numbers
+from melgpu.runs import predictions
+from melgpu.runs.run import Run, class_numbers
 from melgpu.stacking import Stack
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from melgpu import files, records
 from melgpu.errors import InputError, brief
 from melgpu.models import checkpoint, schema
-from melgpu.run import Job, Run
+from melgpu.runs.run import Job, Run
 from melgpu.training import STAGES, Training
 
 LOG_COLUMNS = ("epoch", "loss", "window_accuracy", "steps_per_s", *(f"{stage}_s" for stage in STAGES))  # among others

@@ -10,7 +10,7 @@ import soundfile
 import soxr
 import torch
 
-from melgpu import figures, plan, predictions
+from melgpu import figures
 from melgpu.audio import decode
 from melgpu.audio.remote import is_url
 from melgpu.data.loader import Stream
@@ -18,7 +18,8 @@ from melgpu.data.windows import Order, samples
 from melgpu.errors import InputError
 from melgpu.features.log_mel import LogMel
 from melgpu.judged import Judged
-from melgpu.run import Run
+from melgpu.runs import predictions, sampling
+from melgpu.runs.run import Run
 
 MOST, MOST_SOUND_S = 12, 300  # a page of some MB
 MP3_RATES = (16_000, 22_050, 24_000, 32_000, 44_100, 48_000)  # Hz, which every browser plays
@@ -90,7 +91,7 @@ def windows(run: Run, round_number: int, found: list[Mistake]) -> list[Window]:
 
 def _window(run: Run, row: int, mistake: Mistake, probs: np.ndarray) -> Window:
     place = int(probs[:, mistake.truth].argmin())
-    start_s = float(plan.prediction_order(run, np.array([row])).starts[place]) / run.recipe.audio.sample_rate
+    start_s = float(sampling.prediction_order(run, np.array([row])).starts[place]) / run.recipe.audio.sample_rate
     said = probs[place, [mistake.truth, mistake.answer]].tolist()
     return Window(row, start_s, start_s + run.recipe.windows.window_s, *said)
 
@@ -109,7 +110,7 @@ def window_probs(run: Run, round_number: int, rows: list[int], folds: list[int])
 
     Those are the networks of its own fold, or all (fold -1). Raises InputError.
     """
-    counts = [len(plan.prediction_order(run, np.array([row]))) for row in rows]
+    counts = [len(sampling.prediction_order(run, np.array([row]))) for row in rows]
     sums, networks = [np.zeros((count, len(run.class_names))) for count in counts], np.zeros(len(rows))
     for job in run.jobs(round_number):
         path = run.predictions_path(job)
@@ -143,7 +144,7 @@ def waves(run: Run, chosen: list[Window]) -> Iterator[tuple[torch.Tensor, str | 
     starts = [samples(window.start_s, run.recipe.audio.sample_rate) for window in chosen]
     order = Order(np.array([window.row for window in chosen], np.int32), np.array(starts, np.int32))
     with Stream(run.manifest.paths, run.recipe.audio, guarded, torch.device("cpu"), run.bank) as stream:
-        for batch, window in zip(stream.batches(order, plan.window_samples(run), 1), chosen, strict=True):
+        for batch, window in zip(stream.batches(order, sampling.window_samples(run), 1), chosen, strict=True):
             flaw = None if batch.heard[0] else stream.flaws[run.manifest.paths[window.row]].reason
             yield batch.waves[0], flaw
 

@@ -11,14 +11,15 @@ from datetime import UTC, datetime
 import jinja2
 import numpy as np
 
-from melgpu import figures, files, findings, mistakes, spent, times, verdicts
+from melgpu import figures, files, findings, mistakes, spent, verdicts
 from melgpu.audio import quarantine
 from melgpu.clock import shares
 from melgpu.errors import InputError
 from melgpu.findings import Chapter
 from melgpu.metrics import Calibration, calibration
 from melgpu.report import duration
-from melgpu.run import Run
+from melgpu.runs import timings
+from melgpu.runs.run import Run
 
 MOST_CLASSES, MOST_PAIRS, MANY_PAIRS = 25, 6, 25  # in a table of confusions; pairs told in words
 
@@ -78,7 +79,7 @@ def _time(run: Run, chapters: list[Chapter]) -> dict:
     """By the chapter's key the trainings' logs and what they spent, and all other pieces of work."""
     logs = {chapter.key: spent.logs(chapter.run, chapter.number) for chapter in chapters}
     trainings = {c.key: [spent.spent(c.run, name, own) for name, own in logs[c.key].items()] for c in chapters}
-    return {"logs": logs, "spent": trainings, "pieces": times.load(run.times_path)}
+    return {"logs": logs, "spent": trainings, "pieces": timings.load(run.times_path)}
 
 
 def _in_short(last: Chapter, parts: dict) -> dict[str, str]:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from melgpu import keeping
-from melgpu.run import Run
+from melgpu.runs.run import Run
 from melgpu.training import STAGES
 
 

@@ -9,10 +9,10 @@ from melgpu.audio.quarantine import Flaw
 from melgpu.findings import NAMES, Chapter, Gain, PseudoClass
 from melgpu.metrics import calibration, wilson_interval
 from melgpu.report import duration
-from melgpu.run import Run
+from melgpu.runs.run import Run
+from melgpu.runs.timings import Piece
 from melgpu.spent import Spent
 from melgpu.stacking import challenger
-from melgpu.times import Piece
 
 SPLIT_NAMES = {"validation": "validation", "public": "public test", "private": "private test"}
 SPACE = "\N{NO-BREAK SPACE}"

@@ -10,9 +10,10 @@ import torch
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # before any kernel is defined
 
-from melgpu import demo, recipe, run, song
+from melgpu import demo, recipe, song
 from melgpu.data import manifest
 from melgpu.data.sources import Listing
+from melgpu.runs import run
 from tests.helpers import SMALL, write_audio, write_list
 
 

@@ -3,9 +3,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from melgpu import findings, judged, predictions, pseudo
+from melgpu import findings, judged
 from melgpu.errors import InputError
 from melgpu.metrics import bootstrap_interval
+from melgpu.runs import predictions, pseudo_labels
 from tests.helpers import report_run
 
 
@@ -85,7 +86,7 @@ def test_differences_are_of_the_same_tracks(shown):
 
 
 def test_pseudo_labels_are_counted_by_class(shown):
-    chosen = pseudo.load(shown.pseudo_path(1), 1, shown.recipe.digest())
+    chosen = pseudo_labels.load(shown.pseudo_path(1), 1, shown.recipe.digest())
     truth = dict(zip(shown.manifest.ids, shown.manifest.labels, strict=True))
     found = findings.pseudo_classes(shown, 1)
     assert [one.name for one in found] == shown.class_names

@@ -3,9 +3,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from melgpu import jury, predictions, recipe, stacking
+from melgpu import jury, recipe, stacking
 from melgpu.errors import InputError
-from melgpu.run import Run, class_numbers
+from melgpu.runs import predictions
+from melgpu.runs.run import Run, class_numbers
 from tests.helpers.runs import label, predict, stack_round
 
 

@@ -3,9 +3,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from melgpu import environment, keeping, recipe
+from melgpu import keeping, recipe
 from melgpu.errors import InputError
 from melgpu.models import checkpoint, schema
+from melgpu.runs import environment
 from tests.helpers.training import FRONT_END, OPTIM, fresh_tiny, run, same_weights
 
 

@@ -9,11 +9,12 @@ import soundfile
 import soxr
 import torch
 
-from melgpu import judged, mistakes, predictions
+from melgpu import judged, mistakes
 from melgpu.audio import decode
 from melgpu.errors import InputError
 from melgpu.features.log_mel import LogMel
-from melgpu.run import Job, Run
+from melgpu.runs import predictions
+from melgpu.runs.run import Job, Run
 from tests.helpers import report_run, write_audio
 
 

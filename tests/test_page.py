@@ -8,12 +8,13 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from melgpu import findings, judged, mistakes, page, pseudo, spent, verdicts
+from melgpu import findings, judged, mistakes, page, spent, verdicts
 from melgpu.errors import InputError
 from melgpu.judged import SPLITS
 from melgpu.metrics import calibration
 from melgpu.report import duration
-from melgpu.run import Run
+from melgpu.runs import pseudo_labels
+from melgpu.runs.run import Run
 from tests.helpers import report_run
 
 NOW = datetime(2026, 11, 23, 14, 5, tzinfo=UTC)
@@ -160,7 +161,7 @@ def test_the_rules_of_pseudo_labels_are_told(shown, read):
     rules = shown.recipe.pseudo.model_copy(update={"agreement": 0.5, "max_per_class": 7})
     strict = replace(shown, recipe=shown.recipe.model_copy(update={"pseudo": rules}))
     kept = shown.pseudo_path(1).read_bytes()
-    pseudo.save([], shown.pseudo_path(1), 1, strict.recipe.digest())
+    pseudo_labels.save([], shown.pseudo_path(1), 1, strict.recipe.digest())
     told = Page(page.render(strict, NOW)).sections["pseudo"]
     assert "20\xa0%, the same class from at least 50\xa0% of the networks, the surest 7 of a class)" in told
     shown.pseudo_path(1).write_bytes(kept)

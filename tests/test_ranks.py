@@ -7,8 +7,9 @@ from pathlib import Path
 
 import torch
 
-from melgpu import predictions, ranks, training
+from melgpu import ranks, training
 from melgpu.data.batch import Batch
+from melgpu.runs import predictions
 from tests.helpers import ROOT, SMALL, call
 from tests.helpers.training import MACHINE, TARGETS, Pictures, batches
 from tests.helpers.two_ranks import NO_FLIPS, SPEC, Linear, train

@@ -15,8 +15,9 @@ import time
 import numpy as np
 import pytest
 
-from melgpu import judged, predictions
+from melgpu import judged
 from melgpu.models import checkpoint, classifier
+from melgpu.runs import predictions
 from tests.helpers import ROOT, SMALL, call, write_audio, write_list
 
 

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 import stack
-from melgpu import judged, run
+from melgpu import judged
 from melgpu.data import manifest
 from melgpu.data.sources import Listing
 from melgpu.errors import InputError
+from melgpu.runs import run
 from tests.helpers.runs import predict
 
 

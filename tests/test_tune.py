@@ -9,9 +9,10 @@ import torch
 
 from benchmarks import __main__, bench_train, stages, trial, tune
 from benchmarks.trial import Trial
-from melgpu import environment, recipe, tables
+from melgpu import recipe, tables
 from melgpu.errors import InputError
 from melgpu.models import inference
+from melgpu.runs import environment
 from tests.helpers.benchmarks import flags, run
 
 CPU = torch.device("cpu")

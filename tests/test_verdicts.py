@@ -6,8 +6,8 @@ import pytest
 from melgpu import findings, verdicts
 from melgpu.audio.quarantine import Flaw
 from melgpu.findings import Gain
+from melgpu.runs.timings import Piece
 from melgpu.spent import Spent
-from melgpu.times import Piece
 from tests.helpers import report_run
 
 MINUS = "\N{MINUS SIGN}"

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from melgpu import files, judged, keeping, plan, predictions, pseudo, recipe, run, times
+from melgpu import files, judged, keeping, recipe
 from melgpu.audio import quarantine
 from melgpu.data import manifest
 from melgpu.data.sources import Listing
-from melgpu.run import Job, Run
+from melgpu.runs import predictions, pseudo_labels, run, sampling, timings
+from melgpu.runs.run import Job, Run
 from tests.helpers import SMALL, write_audio
 
 CLASSES = ("<script>alert('x')</script>", 'a "b" & 🎵', "polka-" * 20)
@@ -30,11 +31,11 @@ def make(
     votes = told.probs[:2, public].argmax(2)
     spec = made.recipe.pseudo.model_copy(update={"threshold": 0.5})
     ids = [told.ids[row] for row in public]
-    chosen = pseudo.select(ids, told.answers[public], votes, made.class_names, spec)
-    pseudo.save(chosen, made.pseudo_path(1), 1, made.recipe.digest())
+    chosen = pseudo_labels.select(ids, told.answers[public], votes, made.class_names, spec)
+    pseudo_labels.save(chosen, made.pseudo_path(1), 1, made.recipe.digest())
     stack(made, 2)
     stack(dataclasses.replace(made, without_pseudo=True), 2)
-    times.note(made.times_path, 1, "predict", 7.5, 150, "windows")
+    timings.note(made.times_path, 1, "predict", 7.5, 150, "windows")
     quarantine.note(made.quarantine_path, [quarantine.Flaw("<b>.mp3", "broken after 3.0 s", 3.0)])
     return made
 
@@ -73,7 +74,7 @@ def unsure(labels: np.ndarray, num_classes: int, rng: np.random.Generator) -> np
 
 
 def predict(made: Run, job: Job, rng: np.random.Generator) -> predictions.Predictions:
-    order = plan.prediction_order(made, np.arange(len(made.manifest)))
+    order = sampling.prediction_order(made, np.arange(len(made.manifest)))
     labels = run.class_numbers(made.manifest, made.class_names)[order.tracks]
     lost, counts = np.zeros(len(made.manifest), bool), np.bincount(order.tracks)
     probs = unsure(labels, len(made.class_names), rng).astype(np.float32)

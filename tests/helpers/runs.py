@@ -4,10 +4,11 @@ from pathlib import Path
 
 import numpy as np
 
-from melgpu import jury, plan, predictions, pseudo, run
+from melgpu import jury
 from melgpu.data.sources import Listing, read_listing
-from melgpu.predictions import Predictions
-from melgpu.run import Run
+from melgpu.runs import predictions, pseudo_labels, run, sampling
+from melgpu.runs.predictions import Predictions
+from melgpu.runs.run import Run
 
 ZALO_COUNTS = {"1": 36, "2": 446, "3": 523, "4": 369, "5": 392, "6": 372, "7": 279, "8": 2586, "9": 62, "10": 93}
 
@@ -23,12 +24,12 @@ def read(path: Path, text: str | bytes, labelled: bool = True) -> Listing:
     return read_listing(path, None, labelled)
 
 
-def label(name: str, own: str) -> pseudo.PseudoLabel:
-    return pseudo.PseudoLabel(name, own, 0.9, "2/2")
+def label(name: str, own: str) -> pseudo_labels.PseudoLabel:
+    return pseudo_labels.PseudoLabel(name, own, 0.9, "2/2")
 
 
-def stack_round(made: run.Run, number: int, labels: list[pseudo.PseudoLabel]) -> None:
-    pseudo.save(labels, made.pseudo_path(number), number, made.recipe.digest())
+def stack_round(made: run.Run, number: int, labels: list[pseudo_labels.PseudoLabel]) -> None:
+    pseudo_labels.save(labels, made.pseudo_path(number), number, made.recipe.digest())
     made.finish_round(number, {})
 
 
@@ -37,7 +38,7 @@ def predict(run: Run, number: int, monkeypatch, **changes) -> None:
     monkeypatch.setattr(Run, "is_trained", lambda run, job: True)
     monkeypatch.setattr(jury.Run, "is_predicted", lambda run, job: run.predictions_path(job).exists())
     size = len(run.manifest)
-    counts = np.bincount(plan.prediction_order(run, np.arange(size)).tracks)
+    counts = np.bincount(sampling.prediction_order(run, np.arange(size)).tracks)
     for seed, job in enumerate(run.jobs(number)):
         probs = np.random.default_rng(seed).dirichlet(np.ones(2), counts.sum()).astype(np.float32)
         source = {"model": job.backbone, "fold": job.fold, "round": number, "recipe": run.recipe.digest()}

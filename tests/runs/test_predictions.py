@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from melgpu import predictions
 from melgpu.errors import InputError
-from melgpu.predictions import Predictions
+from melgpu.runs import predictions
+from melgpu.runs.predictions import Predictions
 
 WANTED = {"round": 1, "fold": 0, "recipe": "abc", "pseudo": "none"}
 

@@ -5,24 +5,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from melgpu import pseudo
 from melgpu.errors import InputError
 from melgpu.recipe import PseudoSpec
+from melgpu.runs import pseudo_labels
 
 PROBS = np.array([[0.9, 0.1], [0.85, 0.15], [0.1, 0.9], [0.5, 0.5]])
 VOTES = np.array([[0, 0, 1, 0], [0, 0, 0, 1], [0, 1, 0, 1]])
 
 
-def select(probs=PROBS, votes=VOTES, **changes) -> list[pseudo.PseudoLabel]:
+def select(probs=PROBS, votes=VOTES, **changes) -> list[pseudo_labels.PseudoLabel]:
     spec = PseudoSpec(**{"threshold": 0.85, "agreement": 0.0, "max_per_class": 0, **changes})
-    return pseudo.select([f"t{row}" for row in range(len(probs))], probs, votes, ["rock", "pop"], spec)
+    return pseudo_labels.select([f"t{row}" for row in range(len(probs))], probs, votes, ["rock", "pop"], spec)
 
 
 def test_only_those_above_the_threshold(tmp_path):
     chosen = select()
     assert [(p.id, p.label, p.votes) for p in chosen] == [("t0", "rock", "3/3"), ("t2", "pop", "1/3")]
-    pseudo.save(chosen, tmp_path / "pseudo.csv", 1, "abc")
-    assert pseudo.load(tmp_path / "pseudo.csv", 1, "abc") == chosen
+    pseudo_labels.save(chosen, tmp_path / "pseudo.csv", 1, "abc")
+    assert pseudo_labels.load(tmp_path / "pseudo.csv", 1, "abc") == chosen
     assert (tmp_path / "pseudo.csv").read_text().splitlines()[1] == "t0,rock,0.900000,3/3,1,abc"
 
 
@@ -51,8 +51,8 @@ def test_of_each_class_only_the_surest(tracks, most):
 
 def test_none_is_a_valid_answer(tmp_path):
     for probs, votes in ((PROBS[3:], VOTES[:, 3:]), (PROBS[:0], VOTES[:, :0])):
-        pseudo.save(select(probs, votes, max_per_class=1), tmp_path / "pseudo.csv", 1, "abc")
-        assert pseudo.load(tmp_path / "pseudo.csv", 1, "abc") == []
+        pseudo_labels.save(select(probs, votes, max_per_class=1), tmp_path / "pseudo.csv", 1, "abc")
+        assert pseudo_labels.load(tmp_path / "pseudo.csv", 1, "abc") == []
 
 
 HEADER = b"id,label,probability,votes,round,recipe\n"
@@ -77,11 +77,11 @@ HEADER = b"id,label,probability,votes,round,recipe\n"
 def test_damaged_and_foreign_files_are_refused(tmp_path, content, reason):
     (tmp_path / "x.csv").write_bytes(content)
     with pytest.raises(InputError, match=rf"x\.csv: not a file of pseudo labels: .*{reason}"):
-        pseudo.load(tmp_path / "x.csv", 1, "abc")
+        pseudo_labels.load(tmp_path / "x.csv", 1, "abc")
 
 
 def test_what_is_no_file_is_refused_at_once(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     for name in ("pipe", "absent", "."):
         with pytest.raises(InputError, match="not a file of pseudo labels"):
-            pseudo.load(tmp_path / name, 1, "abc")
+            pseudo_labels.load(tmp_path / name, 1, "abc")

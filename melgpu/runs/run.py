@@ -21,13 +21,14 @@ from pathlib import Path
 
 import numpy as np
 
-from melgpu import environment, files, predictions, pseudo, recipe, tables
+from melgpu import files, recipe, tables
 from melgpu.data import manifest
 from melgpu.data.manifest import Manifest
 from melgpu.data.pcm_cache import Bank, open_bank
 from melgpu.errors import InputError
 from melgpu.models import checkpoint, schema
 from melgpu.recipe import Recipe, RoundSpec
+from melgpu.runs import environment, predictions, pseudo_labels
 
 
 @dataclass(frozen=True)
@@ -172,7 +173,7 @@ class Run:
         if not self.uses_pseudo(round_number):
             return self.manifest, np.empty(0, np.int64)
         path = self.pseudo_path(round_number - 1)
-        chosen = pseudo.load(path, round_number - 1, self.recipe.digest())
+        chosen = pseudo_labels.load(path, round_number - 1, self.recipe.digest())
         public = {self.manifest.ids[row]: row for row in self.manifest.rows("public").tolist()}
         problems = [f"{path}: {p.id} is no public test track" for p in chosen if p.id not in public]
         problems += [f"{path}: {p.label!r} is no class" for p in chosen if p.label not in self.class_names]

@@ -20,7 +20,7 @@ from melgpu.errors import InputError
 from melgpu.features.log_mel import LogMel
 from melgpu.models import classifier
 from melgpu.recipe import Recipe
-from melgpu.run import Run
+from melgpu.runs.run import Run
 
 
 def refuse_unwritable(folder: Path) -> None:

@@ -3,9 +3,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from melgpu import plan, run
 from melgpu.errors import InputError
-from melgpu.run import Job
+from melgpu.runs import run, sampling
+from melgpu.runs.run import Job
 from tests.helpers.runs import label, stack_round
 
 
@@ -57,12 +57,15 @@ def test_pseudo_tracks_train_and_never_validate(made, chosen):
     tracks, rows = made.labelled(2)
     assert {tracks.ids[row]: tracks.labels[row] for row in rows} == chosen
     for job in made.jobs(2):
-        trained, valid = set(plan.training_order(made, job).tracks.tolist()), set(made.fold_rows(job.fold)[1].tolist())
+        trained, valid = (
+            set(sampling.training_order(made, job).tracks.tolist()),
+            set(made.fold_rows(job.fold)[1].tolist()),
+        )
         assert valid == set(np.flatnonzero(made.manifest.folds == job.fold).tolist())
         assert valid <= set(range(12))  # the training list's; 12 and 13 are the test tracks
         assert trained == set(range(12)) - valid | set(rows.tolist())
-        assert set(plan.prediction_order(made, made.fold_rows(job.fold)[1]).tracks.tolist()) == valid
-    assert not {12, 13} & set(plan.training_order(made, Job(1, "resnet50", 0)).tracks.tolist())
+        assert set(sampling.prediction_order(made, made.fold_rows(job.fold)[1]).tracks.tolist()) == valid
+    assert not {12, 13} & set(sampling.training_order(made, Job(1, "resnet50", 0)).tracks.tolist())
 
 
 def test_a_run_without_pseudo_labels_lies_beside_the_other(made):

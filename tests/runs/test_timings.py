@@ -1,16 +1,16 @@
 import pytest
 
-from melgpu import times
 from melgpu.errors import InputError
+from melgpu.runs import timings
 
 
 def test_pieces_of_work_add_up(tmp_path):
     path = tmp_path / "times.csv"
-    assert times.load(path) == []
+    assert timings.load(path) == []
     for number, stage in ((1, "predict"), (1, "stack"), (2, "predict")):
-        with times.measured(path, number, stage, 40, "windows"):
+        with timings.measured(path, number, stage, 40, "windows"):
             pass
-    found = times.load(path)
+    found = timings.load(path)
     assert [(p.round, p.stage, p.amount, p.unit) for p in found] == [
         (1, "predict", 40, "windows"),
         (1, "stack", 40, "windows"),
@@ -20,9 +20,9 @@ def test_pieces_of_work_add_up(tmp_path):
 
 
 def test_what_fails_is_not_recorded(tmp_path):
-    with pytest.raises(KeyError), times.measured(tmp_path / "times.csv", 1, "predict", 1, "windows"):
+    with pytest.raises(KeyError), timings.measured(tmp_path / "times.csv", 1, "predict", 1, "windows"):
         raise KeyError
-    assert times.load(tmp_path / "times.csv") == []
+    assert timings.load(tmp_path / "times.csv") == []
 
 
 @pytest.mark.parametrize(
@@ -30,12 +30,12 @@ def test_what_fails_is_not_recorded(tmp_path):
     [
         "",
         "a,b\n1,2\n",
-        *(",".join(times.COLUMNS) + f"\nnow,{row},y\n" for row in ("one,x,1,1", "1,x,nan,1", "1,x,1,-1")),
+        *(",".join(timings.COLUMNS) + f"\nnow,{row},y\n" for row in ("one,x,1,1", "1,x,nan,1", "1,x,1,-1")),
     ],
 )
 def test_foreign_files_are_refused(tmp_path, content):
     (tmp_path / "times.csv").write_text(content)
     with pytest.raises(InputError, match="not a record of times"):
-        times.load(tmp_path / "times.csv")
-    times.note(tmp_path / "times.csv", 1, "stack", 1.0, 5, "sub-folds")
-    assert [piece.stage for piece in times.load(tmp_path / "times.csv")] == ["stack"]
+        timings.load(tmp_path / "times.csv")
+    timings.note(tmp_path / "times.csv", 1, "stack", 1.0, 5, "sub-folds")
+    assert [piece.stage for piece in timings.load(tmp_path / "times.csv")] == ["stack"]

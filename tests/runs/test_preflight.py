@@ -5,11 +5,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from melgpu import preflight, recipe
+from melgpu import recipe
 from melgpu.audio import quarantine
 from melgpu.audio.quarantine import Flaw
 from melgpu.data.pcm_cache import open_bank
 from melgpu.errors import InputError
+from melgpu.runs import preflight
 from tests.helpers import write_audio, write_list
 
 SCRATCH = ["backbone.pretrained=false", "folds.num_folds=3"]

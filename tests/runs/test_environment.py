@@ -2,7 +2,7 @@ from importlib import metadata
 
 import torch
 
-from melgpu import environment
+from melgpu.runs import environment
 
 OPEN = """NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  570.124.06  Release Build  (builder@host)
 GCC version:  gcc version 12.3.0

@@ -6,7 +6,7 @@ import torch
 from melgpu.data import targets, windows
 from melgpu.data.targets import Targets
 from melgpu.data.windows import Order
-from melgpu.run import Job, Run, class_numbers
+from melgpu.runs.run import Job, Run, class_numbers
 
 
 def window_samples(run: Run) -> int:
