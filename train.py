@@ -117,11 +117,12 @@ def main() -> int:
 
 def train_round(run, args, device) -> None:
     """Train what is missing of the current round."""
-    from melgpu import keeping, ranks, report
+    from melgpu import ranks, report
     from melgpu.data.loader import Stream
     from melgpu.features import parity
     from melgpu.features.log_mel import LogMel
     from melgpu.runs import environment, preflight, sampling
+    from melgpu.training import checkpointing
 
     if run.current_round is None:
         report.say(f"All rounds are done: python stack.py {run.flags} shows the scores")
@@ -129,7 +130,7 @@ def train_round(run, args, device) -> None:
     jobs = run.choose_jobs(args.backbone, args.fold)
     missing = [job for job in jobs if not run.is_trained(job)]
     if run.recipe.machine.tensorboard:
-        keeping.summary_writer()  # or an error now
+        checkpointing.summary_writer()  # or an error now
     machine = run.recipe.machine
     if note := environment.moved(machine.tuned_on, device):
         report.say(note)
@@ -144,7 +145,7 @@ def train_round(run, args, device) -> None:
         with report.progress(title, total, "windows") as tracker, cli.Stop() as stop:
             for number, job in enumerate(missing, start=1):
                 name = f"{number}/{len(missing)} {job.name}"
-                with keeping.held(run, job) if ranks.is_first() else nullcontext():
+                with checkpointing.held(run, job) if ranks.is_first() else nullcontext():
                     train_job(run, job, stream, features, front_end, name, tracker, stop)
     ranks.wait()
     left = [job for job in run.jobs(run.current_round) if not run.is_trained(job)]
@@ -156,11 +157,12 @@ def train_job(run, job, stream, features, front_end: dict, title: str, tracker, 
     """Train one network on one fold to its end, from where it stood; `front_end` are the pictures' figures."""
     import torch
 
-    from melgpu import keeping, ranks, report, training
+    from melgpu import ranks, report
     from melgpu.data import windows
     from melgpu.errors import InputError
     from melgpu.models import classifier
     from melgpu.runs import sampling
+    from melgpu.training import checkpointing, loop
 
     recipe, optim = run.recipe, run.recipe.optim_for(job.backbone)
     epoch_windows, window_samples = sampling.epoch_windows(run, job), sampling.window_samples(run)
@@ -178,15 +180,13 @@ def train_job(run, job, stream, features, front_end: dict, title: str, tracker, 
     if recipe.mel.trainable != "none" and ranks.count() > 1:
         raise InputError(f"mel.trainable {recipe.mel.trainable} learns in one process only: leave torchrun out")
     model = classifier.build(job.backbone, len(run.class_names), recipe).to(stream.device)
-    state = training.start(model, optim, recipe.machine)
-    if keeping.resume(run, job, state):
+    state = loop.start(model, optim, recipe.machine)
+    if checkpointing.resume(run, job, state):
         report.say(f"{title}: going on in epoch {state.progress.epoch + 1} after step {state.progress.step}")
     tracker.skip(state.progress.epoch * epoch_windows + state.progress.step * optim.batch_size * ranks.count())
     micro_batch = state.micro_batch
     pictures, targets = model.front_end or features, sampling.training_targets(run, job)
-    for done in training.fit(
-        state, pictures, train_batches, valid_batches, targets, optim, recipe.augment, recipe.seed
-    ):
+    for done in loop.fit(state, pictures, train_batches, valid_batches, targets, optim, recipe.augment, recipe.seed):
         if isinstance(done, dict):
             end_epoch(run, job, state, front_end, stream, f"{title}, epoch {done['epoch']}/{optim.max_epochs}")
             continue
@@ -195,12 +195,12 @@ def train_job(run, job, stream, features, front_end: dict, title: str, tracker, 
             micro_batch = state.micro_batch
             report.say(f"{title}: the GPU's memory ran out, going on with {micro_batch} windows at once")
         if ranks.is_first() and (stop.wanted or (done and state.progress.step % recipe.machine.save_every == 0)):
-            keeping.keep_state(run, job, state)
+            checkpointing.keep_state(run, job, state)
         if ranks.is_first() and stop.wanted:  # the others end with it
             raise KeyboardInterrupt
     tracker.skip((optim.max_epochs - state.progress.epoch) * epoch_windows)
     if ranks.is_first():
-        keeping.finish(run, job, state)
+        checkpointing.finish(run, job, state)
 
 
 def show(tracker, title: str, state, optim, epoch_windows: int, done: int) -> None:
@@ -216,12 +216,13 @@ def show(tracker, title: str, state, optim, epoch_windows: int, done: int) -> No
 
 def end_epoch(run, job, state, front_end: dict, stream, title: str) -> None:
     """Keep what an epoch gave, and say so."""
-    from melgpu import keeping, ranks, report
+    from melgpu import ranks, report
     from melgpu.audio import quarantine
+    from melgpu.training import checkpointing
 
     flaws = ranks.gathered(stream.flaws)
     if flaws:
-        keeping.keep(run, job, state, front_end)
+        checkpointing.keep(run, job, state, front_end)
         quarantine.note(run.quarantine_path, [flaw for own in flaws for flaw in own.values()])
     record = state.log[-1]
     report.say(f"{title}: loss {record['loss']:.3f}, accuracy on validation windows {record['window_accuracy']:.3f}")

@@ -22,15 +22,16 @@ from rich.table import Table
 from torch import nn
 
 from benchmarks import flags, plots, stages, timing
-from melgpu import cli, training
-from melgpu.clock import shares
+from melgpu import cli
 from melgpu.data import windows
 from melgpu.data.batch import Batch
 from melgpu.data.loader import BATCHES_AHEAD, Stream, tracks_ahead
 from melgpu.data.targets import Targets
 from melgpu.models import classifier
 from melgpu.recipe import Recipe
-from melgpu.training import Training
+from melgpu.training import loop
+from melgpu.training.loop import Training
+from melgpu.training.stage_timer import shares
 
 WAYS = ("pictures ready", "waves ready", "from files")
 NUM_CLASSES, MOST_TRACKS = 10, 1 << 16
@@ -55,7 +56,7 @@ def head_start(settings: Recipe, batch_size: int) -> int:
 def begin(name: str, settings: Recipe, device: torch.device) -> Training:
     """A network with random weights on the device, with nothing frozen, before its first step."""
     optim = settings.optim_for(name).model_copy(update={"warmup_epochs": 0})
-    return training.start(classifier.build(name, NUM_CLASSES, settings).to(device), optim, settings.machine)
+    return loop.start(classifier.build(name, NUM_CLASSES, settings).to(device), optim, settings.machine)
 
 
 def time_way(
@@ -76,7 +77,7 @@ def training_loop(
 ) -> Iterator[int]:
     """The loop that trains, over batches of any tracks."""
     targets, optim = Targets(torch.arange(MOST_TRACKS) % NUM_CLASSES, torch.ones(NUM_CLASSES)), settings.optim_for(name)
-    return training.train_epoch(state, pictures, batches, targets, optim, settings.augment, settings.seed)
+    return loop.train_epoch(state, pictures, batches, targets, optim, settings.augment, settings.seed)
 
 
 def time_ready(name: str, settings: Recipe, batch_size: int, steps: int, repeats: int, device) -> list[float]:

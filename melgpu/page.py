@@ -13,13 +13,13 @@ import numpy as np
 
 from melgpu import figures, files, findings, mistakes, spent, verdicts
 from melgpu.audio import quarantine
-from melgpu.clock import shares
 from melgpu.errors import InputError
 from melgpu.findings import Chapter
 from melgpu.metrics import Calibration, calibration
 from melgpu.report import duration
 from melgpu.runs import timings
 from melgpu.runs.run import Run
+from melgpu.training.stage_timer import shares
 
 MOST_CLASSES, MOST_PAIRS, MANY_PAIRS = 25, 6, 25  # in a table of confusions; pairs told in words
 

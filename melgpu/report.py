@@ -23,11 +23,11 @@ from rich.text import Text
 from melgpu import records
 from melgpu.audio.quarantine import Flaw
 from melgpu.audio.remote import is_url
-from melgpu.clock import shares
 from melgpu.data import dataset_check
 from melgpu.data.dataset_check import Look
 from melgpu.data.manifest import Manifest
 from melgpu.errors import InputError
+from melgpu.training.stage_timer import shares
 
 LINE_EVERY_S, DETAIL_EVERY_S = 10.0, 1.0
 

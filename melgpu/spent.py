@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from melgpu import keeping
 from melgpu.runs.run import Run
-from melgpu.training import STAGES
+from melgpu.training import checkpointing
+from melgpu.training.loop import STAGES
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ def logs(run: Run, round_number: int) -> dict[str, dict[int, list[dict[str, floa
     """{backbone: {fold: its training's records}}, of trainings that have ended an epoch. Raises InputError."""
     found: dict[str, dict[int, list[dict[str, float]]]] = {}
     for job in run.jobs(round_number):
-        if records := keeping.log(run, job):
+        if records := checkpointing.log(run, job):
             found.setdefault(job.backbone, {})[job.fold] = records
     return found
 

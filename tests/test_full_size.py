@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from melgpu import demo, recipe, song, training
+from melgpu import demo, recipe, song
 from melgpu.data import windows
 from melgpu.data.loader import Stream
 from melgpu.data.targets import Targets
 from melgpu.features.log_mel import LogMel
 from melgpu.models import classifier, inference
+from melgpu.training import loop
 
 ZALO = recipe.load([], ["stream.workers=0", "backbone.pretrained=false"])
 
@@ -35,10 +36,10 @@ def test_one_step_and_22_views(name, mp3, tmp_path):
     assert (len(order), window_samples) == (11, 441_000)
     with Stream([mp3], ZALO.audio, ZALO.stream, device) as stream:
         before = {key: value.clone() for key, value in model.state_dict().items()}
-        state = training.start(model, optim.model_copy(update={"warmup_epochs": 0}), ZALO.machine)
+        state = loop.start(model, optim.model_copy(update={"warmup_epochs": 0}), ZALO.machine)
         batches = stream.batches(order[:2], window_samples, 2)
         targets = Targets(torch.tensor([3]), torch.ones(10))
-        steps = training.train_epoch(state, features, batches, targets, optim, ZALO.augment, seed=0)
+        steps = loop.train_epoch(state, features, batches, targets, optim, ZALO.augment, seed=0)
         assert list(steps) == [2]
         assert torch.isfinite(state.sums[0])
         assert state.sums[0] > 0

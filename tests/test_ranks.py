@@ -7,9 +7,10 @@ from pathlib import Path
 
 import torch
 
-from melgpu import ranks, training
+from melgpu import ranks
 from melgpu.data.batch import Batch
 from melgpu.runs import predictions
+from melgpu.training import loop
 from tests.helpers import ROOT, SMALL, call
 from tests.helpers.training import MACHINE, TARGETS, Pictures, batches
 from tests.helpers.two_ranks import NO_FLIPS, SPEC, Linear, train
@@ -53,8 +54,8 @@ def test_two_ranks_train_as_one_with_the_batches_of_both(tmp_path):
     assert first["log"] == second["log"]
     assert all(torch.equal(value, second["weights"][key]) for key, value in first["weights"].items())
     torch.manual_seed(0)
-    one = training.start(Linear(), SPEC, MACHINE)
-    for _ in training.fit(
+    one = loop.start(Linear(), SPEC, MACHINE)
+    for _ in loop.fit(
         one, Pictures(), lambda epoch, _: pairs(epoch, 6), lambda: batches(99, count=5), TARGETS, SPEC, NO_FLIPS, seed=0
     ):
         pass

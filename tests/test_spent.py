@@ -1,6 +1,7 @@
 import pytest
 
-from melgpu import keeping, spent
+from melgpu import spent
+from melgpu.training import checkpointing
 from tests.helpers import report_run
 
 
@@ -9,7 +10,7 @@ def test_time_adds_up_over_epochs_and_folds(tmp_path):
     logs = spent.logs(made, 2)
     assert {name: list(folds) for name, folds in logs.items()} == {"inception_v3": [1, 2], "resnet50": [1, 2]}
     found = spent.spent(made, "resnet50", logs["resnet50"])
-    records = [record for job in made.jobs(2) if job.backbone == "resnet50" for record in keeping.log(made, job)]
+    records = [record for job in made.jobs(2) if job.backbone == "resnet50" for record in checkpointing.log(made, job)]
     assert (found.networks, found.epochs) == (2, len(records))
     stages = ("audio_s", "pictures_s", "network_s", "rest_s", "validation_s")
     assert found.total_s == pytest.approx(sum(record[stage] for record in records for stage in stages))

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-from melgpu import files, judged, keeping, recipe
+from melgpu import files, judged, recipe
 from melgpu.audio import quarantine
 from melgpu.data import manifest
 from melgpu.data.sources import Listing
 from melgpu.runs import predictions, pseudo_labels, run, sampling, timings
 from melgpu.runs.run import Job, Run
+from melgpu.training import checkpointing
 from tests.helpers import SMALL, write_audio
 
 CLASSES = ("<script>alert('x')</script>", 'a "b" & 🎵', "polka-" * 20)
@@ -86,7 +87,7 @@ def predict(made: Run, job: Job, rng: np.random.Generator) -> predictions.Predic
 
 
 def log(made: Run, job: Job, rng: np.random.Generator, epochs: int = 3) -> None:
-    columns = keeping.LOG_COLUMNS
+    columns = checkpointing.LOG_COLUMNS
     rows = [(epoch, 1 / epoch, *rng.random(len(columns) - 2).round(3)) for epoch in range(1, epochs + 1)]
     files.write_text(
         made.job_folder(job) / "log.csv", "\n".join([",".join(columns), *(",".join(map(str, row)) for row in rows)])

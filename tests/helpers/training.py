@@ -3,9 +3,10 @@
 import torch
 from torch import nn
 
-from melgpu import recipe, training
+from melgpu import recipe
 from melgpu.data.batch import Batch
 from melgpu.data.targets import Targets
+from melgpu.training import loop
 
 FRONT_END = {"engine": "fft", "device": "cpu", "max_db": 0.0, "mean_db": 0.0, "picture": [0.5] * 432}
 
@@ -52,13 +53,13 @@ class Tiny(nn.Module):
         self.body.requires_grad_(not frozen)
 
 
-def fresh_tiny(spec=OPTIM) -> training.Training:
+def fresh_tiny(spec=OPTIM) -> loop.Training:
     torch.manual_seed(0)
-    return training.start(Tiny(), spec, MACHINE)
+    return loop.start(Tiny(), spec, MACHINE)
 
 
 def fit(state, spec=OPTIM, augment=AUGMENT):
-    return training.fit(state, Pictures(), batches, lambda: batches(99), TARGETS, spec, augment, seed=3)
+    return loop.fit(state, Pictures(), batches, lambda: batches(99), TARGETS, spec, augment, seed=3)
 
 
 def run(state, spec=OPTIM, epochs=None):

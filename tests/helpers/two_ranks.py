@@ -6,7 +6,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from melgpu import ranks, training
+from melgpu import ranks
+from melgpu.training import loop
 from tests.helpers.training import AUGMENT, MACHINE, OPTIM, TARGETS, Pictures, batches, results
 
 
@@ -29,7 +30,7 @@ SPEC = OPTIM.model_copy(update={"max_epochs": 3, "warmup_epochs": 1, "refresh_ba
 NO_FLIPS = AUGMENT.model_copy(update={"flip_probability": 0.0})
 
 
-def train(rank: int, count: int) -> training.Training:
+def train(rank: int, count: int) -> loop.Training:
     """Every `count`-th of six batches an epoch."""
 
     def own_batches(epoch, first_step):
@@ -39,8 +40,8 @@ def train(rank: int, count: int) -> training.Training:
         return list(batches(99, count=5))[rank::count]
 
     torch.manual_seed(0)
-    state = training.start(Linear(), SPEC, MACHINE)
-    for _ in training.fit(state, Pictures(), own_batches, valid_batches, TARGETS, SPEC, NO_FLIPS, seed=0):
+    state = loop.start(Linear(), SPEC, MACHINE)
+    for _ in loop.fit(state, Pictures(), own_batches, valid_batches, TARGETS, SPEC, NO_FLIPS, seed=0):
         pass
     return state
 

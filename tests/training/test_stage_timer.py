@@ -3,7 +3,7 @@ import time
 import pytest
 import torch
 
-from melgpu.clock import Clock, shares
+from melgpu.training.stage_timer import Clock, shares
 
 CPU = torch.device("cpu")
 

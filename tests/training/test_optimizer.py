@@ -1,8 +1,9 @@
 import pytest
 import torch
 
-from melgpu import optimizer, recipe
-from melgpu.optimizer import Progress
+from melgpu import recipe
+from melgpu.training import optimizer
+from melgpu.training.optimizer import Progress
 from tests.helpers.training import Tiny
 
 

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from melgpu import training
 from melgpu.data.batch import Batch
 from melgpu.data.targets import Targets
 from melgpu.errors import InputError
 from melgpu.models.classifier import Classifier
+from melgpu.training import loop
 from tests.helpers.training import (
     AUGMENT,
     DEMO,
@@ -28,9 +28,9 @@ from tests.helpers.training import (
 )
 
 
-def fresh(spec=OPTIM) -> training.Training:
+def fresh(spec=OPTIM) -> loop.Training:
     torch.manual_seed(0)
-    return training.start(Classifier("resnet50", 2, DEMO), spec, MACHINE)
+    return loop.start(Classifier("resnet50", 2, DEMO), spec, MACHINE)
 
 
 def test_it_learns():
@@ -97,8 +97,8 @@ def test_when_memory_runs_out_the_micro_batch_halves_and_the_step_stays(monkeypa
     def run_once(micro_batch):
         torch.manual_seed(0)
         small = Small()
-        state = training.start(small, OPTIM, MACHINE.model_copy(update={"micro_batch": micro_batch}))
-        steps = training.train_epoch(state, Pictures(), batches(), TARGETS, OPTIM, AUGMENT, 0)
+        state = loop.start(small, OPTIM, MACHINE.model_copy(update={"micro_batch": micro_batch}))
+        steps = loop.train_epoch(state, Pictures(), batches(), TARGETS, OPTIM, AUGMENT, 0)
         assert list(steps) == [4, 4, 4]
         return state, small
 
@@ -132,7 +132,7 @@ def test_a_front_end_that_learns_does_so_in_micro_batches_too():
         state.micro_batch = micro_batch
         images = front_end(next(batches()).waves)
         wanted = torch.tensor([[0.25, 0], [0, 0.25], [0, 0.25], [0.25, 0]])
-        sums = training._backward(state, state.model, images, wanted, False)
+        sums = loop._backward(state, state.model, images, wanted, False)
         gradients.append((sums, front_end.gain.grad))
     for sums, gradient in gradients:
         torch.testing.assert_close(sums, gradients[0][0])
@@ -160,7 +160,7 @@ def test_another_number_of_processes_goes_on_after_as_many_windows():
 def test_a_compiled_body_keeps_its_names():
     torch.manual_seed(0)
     plain, model = fresh().model, Classifier("resnet50", 2, DEMO)
-    training.start(model, OPTIM, MACHINE.model_copy(update={"compile": True}))
+    loop.start(model, OPTIM, MACHINE.model_copy(update={"compile": True}))
     assert model.body._compiled_call_impl
     assert model.state_dict().keys() == plain.state_dict().keys()
 
@@ -173,7 +173,7 @@ def test_windows_that_were_not_heard_teach_nothing():
     state = fresh()
     before = [value.clone() for value in state.model.parameters()]
     silent = half(torch.zeros(4, dtype=torch.bool))
-    list(training.train_epoch(state, Pictures(), silent, TARGETS, OPTIM, AUGMENT, 0))
+    list(loop.train_epoch(state, Pictures(), silent, TARGETS, OPTIM, AUGMENT, 0))
     assert all(torch.equal(a, b) for a, b in zip(before, state.model.parameters(), strict=True))
     assert state.sums.tolist() == [0, 0]
 
@@ -207,13 +207,13 @@ def test_the_cosine_falls_towards_zero():
 def test_refreshed_statistics_are_those_of_the_batches():
     model = nn.Sequential(Pictures(), nn.BatchNorm2d(3))
     pictures = torch.cat([batch.waves for batch in batches(0)]).view(-1, 3, 75, 75)
-    training.refresh_batch_norm(model[1], Pictures(), batches(0, count=9), num_batches=3, bfloat16=False)
+    loop.refresh_batch_norm(model[1], Pictures(), batches(0, count=9), num_batches=3, bfloat16=False)
     assert torch.allclose(model[1].running_mean, pictures.mean((0, 2, 3)), atol=1e-5)
 
 
 def test_step_seeds_differ():
     numbers = itertools.product(range(5), repeat=4)
-    assert len({training.step_seed(*place) for place in numbers}) == 5**4
+    assert len({loop.step_seed(*place) for place in numbers}) == 5**4
 
 
 def test_a_loss_that_is_no_number_is_explained():
@@ -227,7 +227,7 @@ def test_a_loss_that_is_no_number_is_explained():
             yield Batch(batch.waves * 1e38, batch.tracks, batch.starts, batch.heard)
 
     for source, message in ((broken, "window at sample 0: its picture is no number"), (diverged, "optim.lr")):
-        steps = training.fit(fresh(), Pictures(), source, lambda: batches(99), TARGETS, OPTIM, AUGMENT, seed=3)
+        steps = loop.fit(fresh(), Pictures(), source, lambda: batches(99), TARGETS, OPTIM, AUGMENT, seed=3)
         with pytest.raises(InputError, match=message):
             list(steps)
 
@@ -237,10 +237,10 @@ def test_many_broken_windows_are_not_all_named():
         for batch in batches(epoch, first_step, count=30):
             yield replace(batch, waves=batch.waves * torch.nan)
 
-    steps = training.fit(fresh(), Pictures(), broken, lambda: batches(99), TARGETS, OPTIM, AUGMENT, seed=3)
+    steps = loop.fit(fresh(), Pictures(), broken, lambda: batches(99), TARGETS, OPTIM, AUGMENT, seed=3)
     with pytest.raises(InputError) as caught:
         list(steps)
-    assert len(caught.value.problems) == training.MOST_BROKEN
+    assert len(caught.value.problems) == loop.MOST_BROKEN
 
 
 def test_a_front_end_that_diverged_is_not_blamed_on_the_files():
@@ -254,7 +254,7 @@ def test_a_front_end_that_diverged_is_not_blamed_on_the_files():
 
     state = fresh_tiny()
     state.model.front_end = Drawing()
-    steps = training.fit(state, state.model.front_end, batches, lambda: batches(99), TARGETS, OPTIM, AUGMENT, seed=3)
+    steps = loop.fit(state, state.model.front_end, batches, lambda: batches(99), TARGETS, OPTIM, AUGMENT, seed=3)
     with pytest.raises(InputError, match=r"try a smaller optim\.lr"):
         list(steps)
 
@@ -287,7 +287,7 @@ def test_the_loss_is_the_cross_entropy_of_the_heard_windows():
     batch = next(batches())
     heard, images = torch.tensor([True, True, False, True]), Pictures()(batch.waves)
     rows = Targets(TARGETS.classes, torch.tensor([1.0, 3.0])).of(replace(batch, heard=heard), 0.1)
-    loss, accuracy = training._backward(state, state.model, images, rows / 3, False)
+    loss, accuracy = loop._backward(state, state.model, images, rows / 3, False)
     expected = torch.nn.functional.cross_entropy(
         state.model(images)[heard], TARGETS.classes[batch.tracks[heard]], torch.tensor([1.0, 3.0])
     )
@@ -296,13 +296,13 @@ def test_the_loss_is_the_cross_entropy_of_the_heard_windows():
     right = state.model(images).argmax(1) == TARGETS.classes[batch.tracks]
     assert float(accuracy) == pytest.approx(float(right[heard].float().mean()))
     unsmoothed = Targets(TARGETS.classes, torch.tensor([1.0, 3.0])).of(replace(batch, heard=heard), 0.0)
-    loss, _ = training._backward(state, state.model, images, unsmoothed / unsmoothed.sum(), False)
+    loss, _ = loop._backward(state, state.model, images, unsmoothed / unsmoothed.sum(), False)
     torch.testing.assert_close(loss, expected.double())
 
 
 def test_a_log_says_where_the_time_went():
     (record, *_) = run(fresh_tiny(), epochs=1)
-    assert {f"{stage}_s" for stage in training.STAGES} < record.keys()
+    assert {f"{stage}_s" for stage in loop.STAGES} < record.keys()
     assert record["steps_per_s"] > 0
     assert 0 <= record["accuracy"] <= 1
 
@@ -312,9 +312,9 @@ def test_a_step_never_waits_for_the_gpu():
     device = torch.device("cuda")
     spec = OPTIM.model_copy(update={"ema_decay": 0.9, "label_smoothing": 0.1, "precision": "bfloat16"})
     augment = AUGMENT.model_copy(update={"num_masks": 1, "mixup_alpha": 0.2})
-    state = training.start(Tiny().to(device), spec, MACHINE)
+    state = loop.start(Tiny().to(device), spec, MACHINE)
     on_device = [replace(batch, waves=batch.waves.to(device)) for batch in batches(count=6)]
-    steps = training.train_epoch(state, Pictures(), on_device, TARGETS, spec, augment, 0)
+    steps = loop.train_epoch(state, Pictures(), on_device, TARGETS, spec, augment, 0)
     for _ in itertools.islice(steps, 3):
         pass
     torch.cuda.set_sync_debug_mode("error")

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 
 from melgpu import ranks
-from melgpu.clock import Clock
 from melgpu.data.batch import Batch
 from melgpu.data.targets import Targets
 from melgpu.errors import InputError
@@ -24,8 +23,9 @@ from melgpu.features.augment import augment, mixed
 from melgpu.models import checkpoint, classifier
 from melgpu.models.classifier import Classifier, use_bfloat16
 from melgpu.models.inference import describe_broken, window_probs
-from melgpu.optimizer import Progress, cosine_lr, lr_of, make_optimizer, set_lr
 from melgpu.recipe import AugmentSpec, MachineSpec, OptimSpec
+from melgpu.training.optimizer import Progress, cosine_lr, lr_of, make_optimizer, set_lr
+from melgpu.training.stage_timer import Clock
 
 MOST_BROKEN = 20  # windows named where many have no picture
 STAGES = ("audio", "pictures", "network", "rest", "validation")  # audio: waiting for it; rest: what the caller does

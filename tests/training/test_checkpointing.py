@@ -3,10 +3,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from melgpu import keeping, recipe
+from melgpu import recipe
 from melgpu.errors import InputError
 from melgpu.models import checkpoint, schema
 from melgpu.runs import environment
+from melgpu.training import checkpointing
 from tests.helpers.training import FRONT_END, OPTIM, fresh_tiny, run, same_weights
 
 
@@ -21,17 +22,17 @@ def test_kept_resumed_and_finished(short):
     run(whole)
     for _ in range(2):  # killed after its first epoch, and after its second
         run(cut, epochs=1)
-        keeping.keep(short, job, cut, FRONT_END)
+        checkpointing.keep(short, job, cut, FRONT_END)
         cut = fresh_tiny()
-        keeping.resume(short, job, cut)
+        checkpointing.resume(short, job, cut)
     run(cut)
-    keeping.keep(short, job, cut, FRONT_END)
-    keeping.finish(short, job, cut)
+    checkpointing.keep(short, job, cut, FRONT_END)
+    checkpointing.finish(short, job, cut)
     assert same_weights(cut.model, whole.model)
     assert short.is_trained(job)
     left = sorted(path.name for path in short.job_folder(job).iterdir())
     assert left == ["best.safetensors", "log.csv", "scores.json"]
-    assert keeping.log(short, job) == cut.log
+    assert checkpointing.log(short, job) == cut.log
     assert len(cut.log) == OPTIM.max_epochs
     _, about = checkpoint.load(short.checkpoint(job))
     schema.check(schema.Network, about, short.checkpoint(job))
@@ -45,21 +46,21 @@ def test_kept_resumed_and_finished(short):
 
 def test_two_processes_never_train_the_same_network(made):
     one, other = made.jobs(1)
-    with keeping.held(made, one):
-        with keeping.held(made, other):
+    with checkpointing.held(made, one):
+        with checkpointing.held(made, other):
             pass
-        with pytest.raises(InputError, match="another process is training this network"), keeping.held(made, one):
+        with pytest.raises(InputError, match="another process is training this network"), checkpointing.held(made, one):
             pass
-    with keeping.held(made, one):
+    with checkpointing.held(made, one):
         pass
 
 
 def test_a_training_of_another_recipe_is_refused(short, made):
     job, state = short.jobs(1)[0], fresh_tiny()
     run(state, epochs=1)
-    keeping.keep(short, job, state, {})
+    checkpointing.keep(short, job, state, {})
     with pytest.raises(checkpoint.CheckpointError, match="made with another recipe"):
-        keeping.resume(made, job, fresh_tiny())
+        checkpointing.resume(made, job, fresh_tiny())
 
 
 def test_tensorboard_shows_the_log_once_though_it_was_interrupted(short):
@@ -70,8 +71,8 @@ def test_tensorboard_shows_the_log_once_though_it_was_interrupted(short):
     job, state = shown.jobs(1)[0], fresh_tiny()
     for _ in range(2):
         run(state, epochs=1)
-        keeping.keep(shown, job, state, {})
-    keeping.keep(shown, job, state, {})  # as after a kill before the epoch's state was saved
+        checkpointing.keep(shown, job, state, {})
+    checkpointing.keep(shown, job, state, {})  # as after a kill before the epoch's state was saved
     events = EventAccumulator(str(shown.job_folder(job) / "tensorboard"))
     events.Reload()
     assert [event.step for event in events.Scalars("loss")] == [1, 2]
@@ -102,7 +103,7 @@ def test_a_damaged_or_foreign_training_is_refused(short):
     ):
         checkpoint.save(path, few, {"digest": short.recipe.digest(), "pseudo": "none", "training": wrong})
         with pytest.raises(checkpoint.CheckpointError, match=r"last\.safetensors: .*(not of a training|does not fit)"):
-            keeping.resume(short, job, again)
+            checkpointing.resume(short, job, again)
 
 
 @pytest.mark.parametrize(
@@ -118,13 +119,13 @@ def test_a_damaged_or_foreign_training_is_refused(short):
 )
 def test_damaged_logs_are_refused(made, damage):
     job = made.jobs(1)[0]
-    assert keeping.log(made, job) == []
-    columns = ("lr", *keeping.LOG_COLUMNS)
+    assert checkpointing.log(made, job) == []
+    columns = ("lr", *checkpointing.LOG_COLUMNS)
     text = ",".join(columns) + "\n" + ",".join(["0.5"] * len(columns)) + "\n"
     path = made.job_folder(job) / "log.csv"
     path.parent.mkdir(parents=True)
     path.write_text(text)
-    assert keeping.log(made, job) == [dict.fromkeys(columns, 0.5)]
+    assert checkpointing.log(made, job) == [dict.fromkeys(columns, 0.5)]
     path.write_text(damage(text))
     with pytest.raises(InputError, match=r"log\.csv: not a training's log"):
-        keeping.log(made, job)
+        checkpointing.log(made, job)

@@ -18,7 +18,7 @@ from melgpu import files, records
 from melgpu.errors import InputError, brief
 from melgpu.models import checkpoint, schema
 from melgpu.runs.run import Job, Run
-from melgpu.training import STAGES, Training
+from melgpu.training.loop import STAGES, Training
 
 LOG_COLUMNS = ("epoch", "loss", "window_accuracy", "steps_per_s", *(f"{stage}_s" for stage in STAGES))  # among others
 

@@ -1,0 +1,1 @@
+"""Window batches to checkpoints of trained networks."""
