@@ -64,11 +64,11 @@ def time_way(
 ) -> list[float]:
     """Seconds a step; `before` steps warm up, `counts` are steps a sample and samples."""
     steps, repeats = counts
-    loop = training_loop(state, name, settings, pictures, batches)
-    time_steps(loop, before, state.sums.device)
+    steps_done = training_loop(state, name, settings, pictures, batches)
+    time_steps(steps_done, before, state.sums.device)
     state.clock.restart()
-    samples = [time_steps(loop, steps, state.sums.device) for _ in range(repeats)]
-    loop.close()
+    samples = [time_steps(steps_done, steps, state.sums.device) for _ in range(repeats)]
+    steps_done.close()
     return samples
 
 

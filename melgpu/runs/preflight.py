@@ -15,7 +15,7 @@ from melgpu.data import dataset_check, manifest
 from melgpu.data.loader import Stream, examine
 from melgpu.data.manifest import Manifest
 from melgpu.data.pcm_cache import Bank
-from melgpu.data.sources import Listing
+from melgpu.data.sources import Listing, read_listing
 from melgpu.errors import InputError
 from melgpu.features.log_mel import LogMel
 from melgpu.models import classifier
@@ -65,7 +65,7 @@ def read(sources: dict[str, Path | None], data: str | None) -> dict[str, Listing
     for split, source in sources.items():
         if source:
             try:
-                listings[split] = sources.read_listing(source, data, labelled=split == "train")
+                listings[split] = read_listing(source, data, labelled=split == "train")
             except InputError as error:
                 problems += error.problems
     if problems:

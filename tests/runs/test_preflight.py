@@ -73,7 +73,7 @@ def test_weights_are_fetched_before_training(tmp_path, monkeypatch):
         asked.append(name)
         raise InputError(f"{name}: ImageNet weights could not be downloaded")
 
-    monkeypatch.setattr(preflight.backbone, "build", offline)
+    monkeypatch.setattr(preflight.classifier, "build", offline)
     rows = [(write_audio(tmp_path / f"{i}.wav", 1, seed=i).name, "ab"[i % 2]) for i in range(6)]
     with pytest.raises(InputError, match="resnet50: ImageNet weights could not be downloaded"):
         gather(tmp_path, settings("backbone.pretrained=true"), train=write_list(tmp_path / "train.csv", rows))
