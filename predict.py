@@ -25,7 +25,7 @@ def parse_args():
 
 def main() -> int:
     args = parse_args()
-    from melgpu import ranks, report
+    from melgpu import console, distributed
     from melgpu.errors import InputError
     from melgpu.runs import environment, run
 
@@ -33,14 +33,14 @@ def main() -> int:
         raise InputError("--out needs music files to predict")
     if args.timeline and (args.out or not args.music):
         raise InputError("--timeline needs music files to predict, and no --out: it writes a CSV for each")
-    with ranks.joined(cli.pick_device(args.device)) as device:
-        report.console.quiet = not ranks.is_first()
+    with distributed.joined(cli.pick_device(args.device)) as device:
+        console.console.quiet = not distributed.is_first()
         opened = run.open_run(args.run, args.overrides, args.without_pseudo)
         if note := environment.moved(opened.recipe.machine.tuned_on, device):
-            report.say(note)
+            console.say(note)
         if not args.music:
             return predict_round(opened, device)
-        if ranks.count() > 1:
+        if distributed.count() > 1:
             raise InputError("new music is for one process: leave torchrun out")
         if args.timeline:
             return write_timelines(opened, args.music, args.timeline, device)
@@ -51,25 +51,25 @@ def predict_round(run, device) -> int:
     """Write the predictions of every trained network of the current round for every track of the run."""
     import numpy as np
 
-    from melgpu import ranks, report
+    from melgpu import console, distributed
     from melgpu.audio import quarantine
     from melgpu.errors import InputError
     from melgpu.runs import preflight, sampling, timings
 
     number = run.current_round
     if number is None:
-        report.say(f"All rounds are done: python stack.py {run.flags} shows the scores")
+        console.say(f"All rounds are done: python stack.py {run.flags} shows the scores")
         return 0
     trained = run.trained(number)
     if not trained:
         raise InputError(f"{run.folder}: round {number} has no trained network; run train.py first")
-    if ranks.is_first():
+    if distributed.is_first():
         preflight.fill(run)
-    ranks.wait()
-    missing, first = [job for job in trained if not run.is_predicted(job)], ranks.is_first()
+    distributed.wait()
+    missing, first = [job for job in trained if not run.is_predicted(job)], distributed.is_first()
     windows = len(missing) * len(sampling.prediction_order(run, np.arange(len(run.manifest))))
     done = (f"predict{run.remark}, resumed", 0) if run.journals(number) else (f"predict{run.remark}", windows)
-    ranks.wait()  # nobody looks while the first one writes
+    distributed.wait()  # nobody looks while the first one writes
     if missing:
         with timings.measured(run.times_path, number, *done, "windows") if first else contextlib.nullcontext():
             predict_jobs(run, missing, device)
@@ -78,8 +78,8 @@ def predict_round(run, device) -> int:
     untrained = len(run.jobs(number)) - len(trained)
     script = "train.py" if untrained else "stack.py"
     if flaws := quarantine.load(run.quarantine_path):
-        report.say(quarantine.summary(flaws, run.quarantine_path))
-    report.say(f"Round {number}: {len(trained)} networks predicted. Next: python {script} {run.flags}")
+        console.say(quarantine.summary(flaws, run.quarantine_path))
+    console.say(f"Round {number}: {len(trained)} networks predicted. Next: python {script} {run.flags}")
     return 0
 
 
@@ -87,17 +87,17 @@ def predict_jobs(run, jobs, device) -> None:
     """Predict with networks of a round, all of them over one pass of the music, or as many as memory holds."""
     import torch
 
-    from melgpu import ranks, report
+    from melgpu import console, distributed
     from melgpu.errors import InputError
 
     try:
         predict_together(run, jobs, device)
         return
     except torch.OutOfMemoryError:
-        if len(jobs) == 1 or ranks.count() > 1:
+        if len(jobs) == 1 or distributed.count() > 1:
             raise InputError("the device's memory runs out: set a smaller stream.predict_batch_size") from None
     half = -(-len(jobs) // 2)
-    report.say(f"the device's memory does not hold {len(jobs)} networks: {half} at a time, more passes")
+    console.say(f"the device's memory does not hold {len(jobs)} networks: {half} at a time, more passes")
     for part in (jobs[:half], jobs[half:]):
         predict_jobs(run, part, device)
 
@@ -106,7 +106,7 @@ def predict_together(run, jobs, device) -> None:
     """Predict with networks of a round over one pass of the music, and save what each says."""
     import numpy as np
 
-    from melgpu import ensemble, listening, ranks
+    from melgpu import distributed, ensemble, listening
     from melgpu.audio import quarantine
     from melgpu.data import windows
     from melgpu.data.loader import Stream
@@ -115,24 +115,24 @@ def predict_together(run, jobs, device) -> None:
     from melgpu.models import checkpoint
     from melgpu.runs import sampling
 
-    if len(run.manifest) < ranks.count():
-        raise InputError(f"{len(run.manifest)} tracks are fewer than {ranks.count()} processes")
+    if len(run.manifest) < distributed.count():
+        raise InputError(f"{len(run.manifest)} tracks are fewer than {distributed.count()} processes")
     networks = ensemble.load_networks(run, jobs)
     digests = [checkpoint.digest(run.checkpoint(job)) for job in jobs]
     order = sampling.prediction_order(run, np.arange(len(run.manifest)))
-    places = windows.shared_places(order, ranks.rank(), ranks.count())
+    places = windows.shared_places(order, distributed.rank(), distributed.count())
     title = f"round {jobs[0].round}: {len(jobs)} networks predict {len(run.manifest)} tracks"
-    about = {"checkpoints": digests, "batch": run.recipe.stream.predict_batch_size, "ranks": ranks.count()}
+    about = {"checkpoints": digests, "batch": run.recipe.stream.predict_batch_size, "ranks": distributed.count()}
     probs, heard = np.empty((len(jobs), len(places), len(run.class_names)), np.float32), np.empty(len(places), bool)
     stream = Stream(run.manifest.paths, run.recipe.audio, run.recipe.stream, device, run.bank)
-    with stream, Journal(run.journal_path(jobs[0].round, ranks.rank(), digests), about) as journal:
+    with stream, Journal(run.journal_path(jobs[0].round, distributed.rank(), digests), about) as journal:
         for part, answers in listening.listen(networks, run.recipe, stream, order[places], journal, title):
             probs[:, part], heard[part] = answers.probs, answers.heard
-        shares = ranks.gathered((places, probs, heard, stream.flaws))
+        shares = distributed.gathered((places, probs, heard, stream.flaws))
         if shares:
             save_together(run, jobs, digests, order, shares)
             quarantine.note(run.quarantine_path, [flaw for share in shares for flaw in share[3].values()])
-        ranks.wait()
+        distributed.wait()
 
 
 def save_together(run, jobs, digests, order, shares) -> None:
@@ -159,12 +159,12 @@ def save_together(run, jobs, digests, order, shares) -> None:
 
 def answer(run, music: list[str], out: Path | None, device) -> int:
     """Name the likeliest classes of music files; 2 where some could not be read in full."""
-    from melgpu import ensemble, listening, report
+    from melgpu import console, ensemble, listening
     from melgpu.data.loader import Stream
     from melgpu.errors import InputError
 
     if out:
-        report.refuse_foreign(out)
+        music.refuse_foreign(out)
     judges = ensemble.load(run)
     paths, problems = find_music(music)
     guarded = {"bank": "off", "on_error": "quarantine", "max_broken_share": 1.0}
@@ -176,21 +176,22 @@ def answer(run, music: list[str], out: Path | None, device) -> int:
     flaws = [str(flaw) for flaw in stream.flaws.values()]
     if not paths or lost.all():
         raise InputError([*problems, *flaws])
-    report.console.print(report.answer_table(paths, probs, judges.class_names, lost))
+    console.console.print(music.answer_table(paths, probs, judges.class_names, lost))
     if out:
-        report.write_answers(out, paths, probs, judges.class_names, stream.flaws)
+        music.write_answers(out, paths, probs, judges.class_names, stream.flaws)
         listening.journal_path(out).unlink(missing_ok=True)
-        report.say(f"Probabilities of all classes: {out}")
+        console.say(f"Probabilities of all classes: {out}")
     for problem in [*problems, *flaws]:
-        report.say(f"broken: {problem}")
+        console.say(f"broken: {problem}")
     return 2 if problems or flaws else 0
 
 
 def write_timelines(run, music: list[str], folder: Path, device) -> int:
     """Write what is heard when in each music file, from end to end; 2 where some could not be read in full."""
-    from melgpu import chart, ensemble, report
+    from melgpu import chart, console, ensemble
     from melgpu.errors import InputError
     from melgpu.listening import Listeners
+    from melgpu.prediction import music
     from melgpu.timeline import Timeline, expected_windows
 
     judges = ensemble.load(run)
@@ -202,7 +203,7 @@ def write_timelines(run, music: list[str], folder: Path, device) -> int:
     expected = [expected_windows(path, audio, spec) for path in paths]
     written = []
     title = f"{len(judges.networks)} networks listen to {len(paths)} files from end to end"
-    with report.progress(title, sum(expected), "windows") as tracker:
+    with console.progress(title, sum(expected), "windows") as tracker:
         for path, name, count in zip(paths, chart.distinct_names(paths), expected, strict=True):
             timeline, before = Timeline(path, audio, spec, device), tracker.done
             if write_timeline(timeline, judges, listeners, batch_size, folder / name, tracker):
@@ -212,7 +213,7 @@ def write_timelines(run, music: list[str], folder: Path, device) -> int:
     if not written:
         raise InputError(problems)
     for line in [*written, *(f"broken: {problem}" for problem in problems)]:
-        report.say(line)
+        console.say(line)
     return 2 if problems else 0
 
 

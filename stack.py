@@ -13,7 +13,8 @@ used for the scores alone. report.html is written at the end of each round, and 
 
 def main() -> None:
     args = cli.parser(__doc__, EPILOG).parse_args()
-    from melgpu import report, stacking
+    from melgpu import console, stacking
+    from melgpu.report import tables
     from melgpu.runs import run
 
     opened = run.open_run(args.run, args.overrides, args.without_pseudo)
@@ -23,20 +24,20 @@ def main() -> None:
     else:
         stack_or_explain(opened, number)
     scores = opened.scores(number)
-    report.console.print(report.score_table(f"Round {number}{opened.remark}", scores))
+    console.console.print(tables.score_table(f"Round {number}{opened.remark}", scores))
     answer = stacking.answer(opened.recipe.stacking.answer, len(opened.spec(number).blend))
-    report.say(report.gain_line(stacking.challenger(answer), scores))
-    if doubt := report.doubt_line(answer, scores):
-        report.say(doubt)
+    console.say(tables.gain_line(stacking.challenger(answer), scores))
+    if doubt := tables.doubt_line(answer, scores):
+        console.say(doubt)
     write_page(opened)
     if opened.current_round:
-        report.say(f"Round {number} is done. Next: python train.py {opened.flags}")
+        console.say(f"Round {number} is done. Next: python train.py {opened.flags}")
         return
     for path in () if args.without_pseudo else opened.submissions.values():
-        report.say(f"Submission: {path}")
+        console.say(f"Submission: {path}")
     if not opened.submissions:
-        report.say("No submission: the run was begun without --test and --private")
-    report.say(f"For music of your own: python predict.py {opened.flags} song.mp3 folder/")
+        console.say("No submission: the run was begun without --test and --private")
+    console.say(f"For music of your own: python predict.py {opened.flags} song.mp3 folder/")
 
 
 def stack_or_explain(run, number: int) -> None:
@@ -55,29 +56,29 @@ def write_page(run) -> None:
     """Write the report; whatever is wrong with it costs nothing but the report."""
     from dataclasses import replace
 
-    from melgpu import page, report
+    from melgpu import console, page
     from melgpu.errors import brief
 
     try:
         page.write(replace(run, without_pseudo=False))
-        report.say(f"Report: {run.report_path}")
+        console.say(f"Report: {run.report_path}")
     except Exception as error:
-        report.say(f"No report: {brief(error)}")
+        console.say(f"No report: {brief(error)}")
 
 
 def stack_round(run, number: int) -> None:
     """Fit a round's stackers, judge its tracks with them, and write what the round leaves behind."""
-    from melgpu import judged, jury, report
+    from melgpu import console, judged, jury
     from melgpu.runs import timings
 
     votes = jury.hear(run, number)
     cases = jury.cases(run, number, votes)
     fits = sum(case.num_subfolds for case in cases)
     timed = timings.measured(run.times_path, number, f"stack{run.remark}", fits, "sub-folds")
-    with timed, report.progress(f"round {number}: stacking", fits, "sub-folds") as tracker:
+    with timed, console.progress(f"round {number}: stacking", fits, "sub-folds") as tracker:
         stacks = [(case, fit_stack(run, number, case, tracker)) for case in cases]
     if any(stack.is_idle for _, stack in stacks):
-        report.say("LightGBM found nothing to learn: too few validation tracks for stacking.min_child_weight")
+        console.say("LightGBM found nothing to learn: too few validation tracks for stacking.min_child_weight")
     made = jury.judge(run, number, votes, stacks)
     for case, stack in stacks:
         save_stack(run, number, case.folds, stack)
@@ -115,25 +116,26 @@ def leave_behind(run, number: int, made, votes) -> None:
 
     A test track of which nobody heard anything gets no pseudo label, and the training tracks' commonest class.
     """
-    from melgpu import report
+    from melgpu import console
     from melgpu.audio import quarantine
+    from melgpu.runs import submission
 
     if number < len(run.recipe.rounds):
         label_public(run, number, made, votes)
         return
     if flaws := quarantine.load(run.quarantine_path):
-        report.say(quarantine.summary(flaws, run.quarantine_path))
+        console.say(quarantine.summary(flaws, run.quarantine_path))
     for split, path in run.submissions.items():
         rows = [row for row, own in enumerate(made.splits) if own == split]
         labels = [made.class_names[c] for c in made.answers[rows].argmax(axis=1)]
-        report.write_submission(path, [made.ids[row] for row in rows], labels)
+        submission.write_submission(path, [made.ids[row] for row in rows], labels)
 
 
 def label_public(run, number: int, made, votes) -> None:
     """Choose and keep the pseudo labels for the next round."""
     import numpy as np
 
-    from melgpu import report
+    from melgpu import console
     from melgpu.runs import pseudo_labels
 
     public = run.manifest.rows("public")
@@ -142,7 +144,7 @@ def label_public(run, number: int, made, votes) -> None:
     probs = made.answers[np.array(made.splits) == "public"][is_heard]
     chosen = pseudo_labels.select(ids, probs, votes.of_networks(public[is_heard]), run.class_names, run.recipe.pseudo)
     pseudo_labels.save(chosen, run.pseudo_path(number), number, run.recipe.digest())
-    report.say(f"Round {number}: {len(chosen)} of {len(public)} public test tracks get a pseudo label")
+    console.say(f"Round {number}: {len(chosen)} of {len(public)} public test tracks get a pseudo label")
 
 
 if __name__ == "__main__":

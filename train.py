@@ -55,7 +55,7 @@ def check(args) -> int:
 
 def open_or_create(args, device):
     """The run in args.run; a new one is made of the recipe and the tracks that the flags name."""
-    from melgpu import recipe, report
+    from melgpu import console, recipe
     from melgpu.audio import quarantine
     from melgpu.data.pcm_cache import open_bank
     from melgpu.errors import InputError
@@ -64,7 +64,7 @@ def open_or_create(args, device):
     if run.exists(args.run):
         ignored = [name for name in ("labels", "test", "private", "data") if getattr(args, name)]
         if ignored:
-            report.say(f"{args.run} keeps the tracks it was made with; ignored: --{' --'.join(ignored)}")
+            console.say(f"{args.run} keeps the tracks it was made with; ignored: --{' --'.join(ignored)}")
         opened = reopen(args)
         preflight.fill(opened)
         return opened
@@ -82,7 +82,7 @@ def open_or_create(args, device):
     timings.note(made.times_path, 1, "decode" if bank else "check files", seconds, len(tracks), "tracks")
     quarantine.note(made.quarantine_path, flaws)
     if flaws:
-        report.say(quarantine.summary(flaws, made.quarantine_path))
+        console.say(quarantine.summary(flaws, made.quarantine_path))
     return made
 
 
@@ -105,19 +105,19 @@ def main() -> int:
     args = parse_args()
     if args.check:
         return check(args)
-    from melgpu import ranks, report
+    from melgpu import console, distributed
 
-    with ranks.joined(cli.pick_device(args.device)) as device:
-        report.console.quiet = not ranks.is_first()
-        opened = open_or_create(args, device) if ranks.is_first() else None
-        ranks.wait()  # until there is a run
+    with distributed.joined(cli.pick_device(args.device)) as device:
+        console.console.quiet = not distributed.is_first()
+        opened = open_or_create(args, device) if distributed.is_first() else None
+        distributed.wait()  # until there is a run
         train_round(opened or reopen(args), args, device)
     return 0
 
 
 def train_round(run, args, device) -> None:
     """Train what is missing of the current round."""
-    from melgpu import ranks, report
+    from melgpu import console, distributed
     from melgpu.data.loader import Stream
     from melgpu.features import parity
     from melgpu.features.log_mel import LogMel
@@ -125,7 +125,7 @@ def train_round(run, args, device) -> None:
     from melgpu.training import checkpointing
 
     if run.current_round is None:
-        report.say(f"All rounds are done: python stack.py {run.flags} shows the scores")
+        console.say(f"All rounds are done: python stack.py {run.flags} shows the scores")
         return
     jobs = run.choose_jobs(args.backbone, args.fold)
     missing = [job for job in jobs if not run.is_trained(job)]
@@ -133,7 +133,7 @@ def train_round(run, args, device) -> None:
         checkpointing.summary_writer()  # or an error now
     machine = run.recipe.machine
     if note := environment.moved(machine.tuned_on, device):
-        report.say(note)
+        console.say(note)
     features = LogMel(run.recipe.mel, run.recipe.audio.sample_rate, machine.feature_batch).to(device)
     front_end = parity.figures(features, run.recipe.audio.sample_rate, device)
     parity.refuse_inexact(front_end)
@@ -142,22 +142,22 @@ def train_round(run, args, device) -> None:
     with Stream(run.manifest.paths, run.recipe.audio, run.recipe.stream, device, run.bank) as stream:
         if missing:
             preflight.reside(stream, run.labelled_rows(run.current_round))
-        with report.progress(title, total, "windows") as tracker, cli.Stop() as stop:
+        with console.progress(title, total, "windows") as tracker, cli.Stop() as stop:
             for number, job in enumerate(missing, start=1):
                 name = f"{number}/{len(missing)} {job.name}"
-                with checkpointing.held(run, job) if ranks.is_first() else nullcontext():
+                with checkpointing.held(run, job) if distributed.is_first() else nullcontext():
                     train_job(run, job, stream, features, front_end, name, tracker, stop)
-    ranks.wait()
+    distributed.wait()
     left = [job for job in run.jobs(run.current_round) if not run.is_trained(job)]
     state, script = (f"lacks {len(left)} of its networks", "train.py") if left else ("is trained", "predict.py")
-    report.say(f"Round {run.current_round} {state}. Next: python {script} {run.flags}")
+    console.say(f"Round {run.current_round} {state}. Next: python {script} {run.flags}")
 
 
 def train_job(run, job, stream, features, front_end: dict, title: str, tracker, stop) -> None:
     """Train one network on one fold to its end, from where it stood; `front_end` are the pictures' figures."""
     import torch
 
-    from melgpu import ranks, report
+    from melgpu import console, distributed
     from melgpu.data import windows
     from melgpu.errors import InputError
     from melgpu.models import classifier
@@ -169,63 +169,64 @@ def train_job(run, job, stream, features, front_end: dict, title: str, tracker, 
     valid_order = sampling.prediction_order(run, run.fold_rows(job.fold)[1])
 
     def train_batches(epoch: int, first_step: int):
-        order = sampling.epoch_order(run, job, epoch, ranks.rank(), ranks.count())
+        order = sampling.epoch_order(run, job, epoch, distributed.rank(), distributed.count())
         return stream.batches(order[first_step * optim.batch_size :], window_samples, optim.batch_size)
 
     def valid_batches():
-        own = windows.share(valid_order, ranks.rank(), ranks.count())
+        own = windows.share(valid_order, distributed.rank(), distributed.count())
         return stream.batches(own, window_samples, recipe.stream.predict_batch_size)
 
     torch.manual_seed(recipe.seed)
-    if recipe.mel.trainable != "none" and ranks.count() > 1:
+    if recipe.mel.trainable != "none" and distributed.count() > 1:
         raise InputError(f"mel.trainable {recipe.mel.trainable} learns in one process only: leave torchrun out")
     model = classifier.build(job.backbone, len(run.class_names), recipe).to(stream.device)
     state = loop.start(model, optim, recipe.machine)
     if checkpointing.resume(run, job, state):
-        report.say(f"{title}: going on in epoch {state.progress.epoch + 1} after step {state.progress.step}")
-    tracker.skip(state.progress.epoch * epoch_windows + state.progress.step * optim.batch_size * ranks.count())
+        console.say(f"{title}: going on in epoch {state.progress.epoch + 1} after step {state.progress.step}")
+    tracker.skip(state.progress.epoch * epoch_windows + state.progress.step * optim.batch_size * distributed.count())
     micro_batch = state.micro_batch
     pictures, targets = model.front_end or features, sampling.training_targets(run, job)
     for done in loop.fit(state, pictures, train_batches, valid_batches, targets, optim, recipe.augment, recipe.seed):
         if isinstance(done, dict):
             end_epoch(run, job, state, front_end, stream, f"{title}, epoch {done['epoch']}/{optim.max_epochs}")
             continue
-        show(tracker, title, state, optim, epoch_windows, done * ranks.count())
+        show(tracker, title, state, optim, epoch_windows, done * distributed.count())
         if state.micro_batch < micro_batch:
             micro_batch = state.micro_batch
-            report.say(f"{title}: the GPU's memory ran out, going on with {micro_batch} windows at once")
-        if ranks.is_first() and (stop.wanted or (done and state.progress.step % recipe.machine.save_every == 0)):
+            console.say(f"{title}: the GPU's memory ran out, going on with {micro_batch} windows at once")
+        if distributed.is_first() and (stop.wanted or (done and state.progress.step % recipe.machine.save_every == 0)):
             checkpointing.keep_state(run, job, state)
-        if ranks.is_first() and stop.wanted:  # the others end with it
+        if distributed.is_first() and stop.wanted:  # the others end with it
             raise KeyboardInterrupt
     tracker.skip((optim.max_epochs - state.progress.epoch) * epoch_windows)
-    if ranks.is_first():
+    if distributed.is_first():
         checkpointing.finish(run, job, state)
 
 
 def show(tracker, title: str, state, optim, epoch_windows: int, done: int) -> None:
     """Tell where a training is after `done` more windows; 0 after a batch of validation."""
-    from melgpu import ranks, report
+    from melgpu import distributed
+    from melgpu.training.round import training_detail
 
     where = f"{title}, epoch {min(state.progress.epoch + 1, optim.max_epochs)}/{optim.max_epochs}"
-    steps = max(1, epoch_windows // optim.batch_size // ranks.count())
+    steps = max(1, epoch_windows // optim.batch_size // distributed.count())
     if tracker.wants_detail():
-        tracker.detail = report.training_detail(*state.means(), state.progress.best_accuracy, state.clock.seconds())
+        tracker.detail = training_detail(*state.means(), state.progress.best_accuracy, state.clock.seconds())
     tracker.advance(done, f"{where}, step {state.progress.step}/{steps}" if done else f"{where}, validation")
 
 
 def end_epoch(run, job, state, front_end: dict, stream, title: str) -> None:
     """Keep what an epoch gave, and say so."""
-    from melgpu import ranks, report
+    from melgpu import console, distributed
     from melgpu.audio import quarantine
     from melgpu.training import checkpointing
 
-    flaws = ranks.gathered(stream.flaws)
+    flaws = distributed.gathered(stream.flaws)
     if flaws:
         checkpointing.keep(run, job, state, front_end)
         quarantine.note(run.quarantine_path, [flaw for own in flaws for flaw in own.values()])
     record = state.log[-1]
-    report.say(f"{title}: loss {record['loss']:.3f}, accuracy on validation windows {record['window_accuracy']:.3f}")
+    console.say(f"{title}: loss {record['loss']:.3f}, accuracy on validation windows {record['window_accuracy']:.3f}")
 
 
 if __name__ == "__main__":

@@ -7,9 +7,9 @@ import numpy as np
 import soundfile
 import soxr
 
-from melgpu import song
 from melgpu.audio import pyav
 from melgpu.data.sources import find_audio
+from melgpu.demo import song
 from melgpu.errors import InputError
 
 RATE, SECONDS = 44_100, 120

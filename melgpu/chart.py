@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from melgpu import files, records
+from melgpu import files
 from melgpu.audio.remote import is_url
 
 COLOURS = ("#332288", "#cc6677", "#117733", "#ddcc77", "#88ccee", "#882255", "#44aa99", "#999933", "#aa4499")  # Tol's
@@ -49,7 +49,7 @@ def save(out: Path, title: str, spans_s: np.ndarray, probs: np.ndarray, class_na
 def _write(path: Path, spans_s: np.ndarray, probs: np.ndarray, class_names: Sequence[str]) -> None:
     windows = zip(spans_s, probs, strict=True)
     rows = ([*(f"{s:.3f}" for s in span), *(f"{p:.6f}" for p in own)] for span, own in windows)
-    records.write(path, ["start_s", "end_s", *class_names], rows)
+    files.write_csv(path, ["start_s", "end_s", *class_names], rows)
 
 
 def columns(spans_s: np.ndarray, probs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -85,7 +85,7 @@ def _draw(path: Path, title: str, spans_s: np.ndarray, probs: np.ndarray, class_
         _draw_strip(strip, edges, probs.argmax(1), names, colours)
         _draw_rows(rows, edges, probs, names, colours, shares[order])
         _mark_time(rows, edges[-1])
-        with files.replacing(path) as temporary:
+        with files.atomic_write(path) as temporary:
             figure.savefig(temporary, format="png", dpi=120)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from melgpu import arrays
+from melgpu import files
 from melgpu.errors import InputError, brief
 from melgpu.metrics import accuracy, bootstrap_interval, share_interval, sign_test
 
@@ -96,14 +96,14 @@ def save(judged: Judged, path: Path) -> None:
     """Probabilities in full, so that what is read gives the very same scores."""
     columns = {name: np.array(getattr(judged, name), np.str_) for name in ("judges", "ids", "splits", "class_names")}
     numbers = {name: getattr(judged, name) for name in ("folds", "labels", "trained", "probs")}
-    arrays.save(path, {**columns, **numbers, "source": np.array(json.dumps(judged.source))})
+    files.save_arrays(path, {**columns, **numbers, "source": np.array(json.dumps(judged.source))})
 
 
 def load(path: Path) -> Judged:
     """Raises InputError for a damaged or foreign file."""
     try:
-        data = arrays.load(path, FORM)
-        arrays.refuse_improbable(data["probs"])
+        data = files.load_arrays(path, FORM)
+        files.check_probabilities(data["probs"])
         columns = {name: tuple(data[name].tolist()) for name in ("judges", "ids", "splits", "class_names")}
         judged = Judged(**{**data, **columns, "source": json.loads(str(data["source"]))})
         if not {"mean", judged.source.get("answer")} <= set(judged.judges):

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from melgpu import report
+from melgpu import console
 from melgpu.audio.remote import is_url
 from melgpu.data import windows
 from melgpu.data.batch import Batch
@@ -59,7 +59,7 @@ def listen(
     A batch with windows that were not heard is tried again: its file may be well by now.
     """
     size, todo = settings.stream.predict_batch_size, np.arange(len(order))
-    with report.progress(title, len(order), "windows") as tracker:
+    with console.progress(title, len(order), "windows") as tracker:
         for answers in journal.kept():
             for flaw in (flaw for flaw in answers.flaws if not flaw.is_lost):
                 stream.judge(flaw)

@@ -13,10 +13,10 @@ import numpy as np
 
 from melgpu import figures, files, findings, mistakes, spent, verdicts
 from melgpu.audio import quarantine
+from melgpu.console import duration
 from melgpu.errors import InputError
 from melgpu.findings import Chapter
 from melgpu.metrics import Calibration, calibration
-from melgpu.report import duration
 from melgpu.runs import timings
 from melgpu.runs.run import Run
 from melgpu.training.stage_timer import shares

@@ -16,7 +16,7 @@ from typing import Annotated, Literal
 import tomli_w
 from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError, model_validator
 
-from melgpu import tables
+from melgpu import toml_tables
 from melgpu.errors import InputError
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -236,9 +236,9 @@ def load(names: list[str], overrides: list[str] | None = None) -> Recipe:
     """
     data = _read("zalo2019")
     for name in names:
-        tables.lay_over(data, _read(name))
+        toml_tables.lay_over(data, _read(name))
     for override in overrides or []:
-        tables.lay_over(data, tables.parse_override(override))
+        toml_tables.lay_over(data, toml_tables.parse_override(override))
     return validate(data, " + ".join([*names, *(f"--set {o}" for o in overrides or [])]))
 
 
@@ -246,13 +246,13 @@ def lay_overrides(recipe: Recipe, overrides: list[str]) -> Recipe:
     """A recipe with `table.key=value` overrides laid over it. Raises InputError."""
     data = json.loads(recipe.to_json())
     for override in overrides:
-        tables.lay_over(data, tables.parse_override(override))
+        toml_tables.lay_over(data, toml_tables.parse_override(override))
     return validate(data, " ".join(f"--set {override}" for override in overrides))
 
 
 def differences(old: Recipe, new: Recipe) -> list[str]:
     """What a change of recipe changes, one `table.key: old, now new` for each setting."""
-    before, after = (dict(tables.flat(json.loads(r.to_json()))) for r in (old, new))
+    before, after = (dict(toml_tables.flat(json.loads(r.to_json()))) for r in (old, new))
     keys = sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
     return [f"{key}: {before.get(key, 'not set')}, now {after.get(key, 'not set')}" for key in keys]
 
@@ -276,7 +276,7 @@ def _innermost(errors: list) -> list:
 def _describe(error) -> str:
     where = ".".join(str(part) for part in error["loc"] if part != "[key]")
     if error["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(where, [key for key, _ in tables.flat(_read("zalo2019"))], 1)
+        near = difflib.get_close_matches(where, [key for key, _ in toml_tables.flat(_read("zalo2019"))], 1)
         return f"{where}: there is no such setting" + (f"; did you mean {near[0]}?" if near else "")
     if error["type"] == "value_error":
         return str(error["ctx"]["error"])
@@ -289,4 +289,4 @@ def _read(name: str) -> dict:
     path = shipped().get(name, Path(name))
     if not path.exists():
         raise InputError(f"recipe {name}: no such file; shipped recipes: {', '.join(shipped())}")
-    return tables.read(path)
+    return toml_tables.read(path)

@@ -6,9 +6,9 @@ import numpy as np
 
 from melgpu import findings
 from melgpu.audio.quarantine import Flaw
+from melgpu.console import duration
 from melgpu.findings import NAMES, Chapter, Gain, PseudoClass
 from melgpu.metrics import calibration, wilson_interval
-from melgpu.report import duration
 from melgpu.runs.run import Run
 from melgpu.runs.timings import Piece
 from melgpu.spent import Spent

@@ -1,5 +1,6 @@
 """Shared fixtures: small audio files, a small corpus, a small recipe."""
 
+import io
 import os
 from pathlib import Path
 
@@ -10,9 +11,14 @@ import torch
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # before any kernel is defined
 
-from melgpu import demo, recipe, song
+from rich.console import Console
+
+from melgpu import console, recipe
 from melgpu.data import manifest
 from melgpu.data.sources import Listing
+from melgpu.demo import song
+from melgpu.demo.corpus import FORMATS
+from melgpu.demo.corpus import write_audio as write_track
 from melgpu.runs import run
 from tests.helpers import SMALL, write_audio, write_list
 
@@ -32,9 +38,9 @@ def corpus(tmp_path_factory) -> Path:
         rows = [("filename", "label")]
         for number in range(3 * per_class):
             label = ("aria", "breakbeat", "waltz")[number % 3]
-            name = f"{split}{number}.{demo.FORMATS[number % len(demo.FORMATS)]}"
+            name = f"{split}{number}.{FORMATS[number % len(FORMATS)]}"
             wave = song.compose(label, np.random.default_rng([len(split), number]))
-            demo.write_audio(folder / "audio" / name, wave, 22_050, stereo=bool(number % 2))
+            write_track(folder / "audio" / name, wave, 22_050, stereo=bool(number % 2))
             rows.append((name, label))
         write_list(folder / f"{split}.csv", rows)
     return folder
@@ -74,3 +80,15 @@ def made(tmp_path, small) -> run.Run:
     for path in (*train.paths, *tests.paths):
         Path(path).touch()
     return run.create(tmp_path / "run", small, manifest.build({"train": train, "public": tests}, 3, 8), "cpu")
+
+
+@pytest.fixture
+def screen(monkeypatch):
+    """Makes a console of 100 columns, a terminal or none, and gives what it is told."""
+
+    def make(terminal: bool) -> io.StringIO:
+        text = io.StringIO()
+        monkeypatch.setattr(console, "console", Console(file=text, force_terminal=terminal, width=100))
+        return text
+
+    return make

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from melgpu import demo, recipe, song
+from melgpu import recipe
 from melgpu.data import windows
 from melgpu.data.loader import Stream
 from melgpu.data.targets import Targets
+from melgpu.demo import corpus, song
 from melgpu.features.log_mel import LogMel
 from melgpu.models import classifier, inference
 from melgpu.training import loop
@@ -19,7 +20,7 @@ ZALO = recipe.load([], ["stream.workers=0", "backbone.pretrained=false"])
 def mp3(tmp_path_factory) -> str:
     wave = np.resize(song.compose("waltz", np.random.default_rng(0)), 120 * song.RATE)
     path = tmp_path_factory.mktemp("full") / "two-minutes.mp3"
-    demo.write_audio(path, wave, 44_100, stereo=True)
+    corpus.write_audio(path, wave, 44_100, stereo=True)
     return str(path)
 
 

@@ -96,7 +96,7 @@ def test_damaged_and_foreign_files_are_refused(tmp_path):
     with pytest.raises(InputError, match=r"x\.npz: damaged"):
         judged.load(path)
     judged.save(made(probs=np.full((4, 7, 3), np.nan)), path)
-    with pytest.raises(InputError, match="what should be probabilities is not"):
+    with pytest.raises(InputError, match="values that are no probabilities"):
         judged.load(path)
     with pytest.raises(InputError):
         judged.load(tmp_path / "pipe")

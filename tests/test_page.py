@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from melgpu import findings, judged, mistakes, page, spent, verdicts
+from melgpu.console import duration
 from melgpu.errors import InputError
 from melgpu.judged import SPLITS
 from melgpu.metrics import calibration
-from melgpu.report import duration
 from melgpu.runs import pseudo_labels
 from melgpu.runs.run import Run
 from tests.helpers import report_run

@@ -9,7 +9,7 @@ import torch
 
 from benchmarks import __main__, bench_train, stages, trial, tune
 from benchmarks.trial import Trial
-from melgpu import recipe, tables
+from melgpu import recipe, toml_tables
 from melgpu.errors import InputError
 from melgpu.models import inference
 from melgpu.runs import environment
@@ -92,7 +92,7 @@ def test_tune(short_music, quick_limits, tmp_path, capsys):
     made = recipe.load(["zalo2019", str(path)])
     assert made.machine.tuned_on == environment.stamp(CPU)
     assert made.model_copy(update={"mel": recipe.load([]).mel}).digest() == recipe.load([]).digest()
-    assert set(tables.read(path)) <= {"machine", "stream", "mel"}
+    assert set(toml_tables.read(path)) <= {"machine", "stream", "mel"}
 
 
 def test_a_recipes_own_bank_stays_and_serves_prediction(short_music, tmp_path, monkeypatch):

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from melgpu import records
+from melgpu import files
 from melgpu.errors import InputError
 
 COLUMNS = ("file", "reason", "salvaged_s")
@@ -33,14 +33,14 @@ def note(path: Path, flaws: Iterable[Flaw]) -> None:
     if found == known:
         return
     rows = ((flaw.path, flaw.reason, f"{flaw.salvaged_s:.1f}") for _, flaw in sorted(found.items()))
-    records.write(path, COLUMNS, rows)
+    files.write_csv(path, COLUMNS, rows)
 
 
 def load(path: Path) -> list[Flaw]:
     """What `note` wrote; nothing where there is no file. Raises InputError for a foreign one."""
     if not path.exists():
         return []
-    with records.reading(path, "a quarantine", COLUMNS) as (_, rows):
+    with files.read_csv(path, "a quarantine", COLUMNS) as (_, rows):
         return [Flaw(name, reason, float(salvaged_s)) for name, reason, salvaged_s in rows]
 
 

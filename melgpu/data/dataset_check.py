@@ -7,6 +7,7 @@ import collections
 import filecmp
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,8 @@ import numpy as np
 from melgpu.audio import fingerprint, remote
 from melgpu.audio.decode import header_s, read
 from melgpu.audio.pool import Pool, WorkerLost
+from melgpu.console import duration, say
+from melgpu.data.manifest import Manifest
 
 RATE = 8_000  # Hz; a print needs no more
 SILENT = 1e-4  # -80 dB of full scale
@@ -103,3 +106,44 @@ def near_duplicates(found: Sequence[Look], same: list[list[int]]) -> list[tuple[
     known = {(i, j) for group in same for i in group for j in group}
     pairs = fingerprint.similar_pairs([one.print for one in found])
     return [(i, j, error) for i, j, error in pairs if (i, j) not in known]
+
+
+def say_survey(
+    paths: Sequence[str], found: Sequence[Look], tracks: Manifest | None, track_s: float, problems: Sequence[str]
+) -> None:
+    """What a check of a data set found: formats, lengths, silence, duplicates, labels, and what is wrong."""
+    rates = Counter(f"{one.source_rate:,} Hz" for one in found if one.source_rate)
+    channels = Counter(f"{one.channels} channels" if one.channels > 1 else "mono" for one in found if one.channels)
+    say(f"{len(paths)} files: {_counts(rates)}; {_counts(channels)}")
+    lengths = sorted(one.length_s for one in found if one.length_s)
+    if lengths:
+        short = sum(length < track_s - 1 for length in lengths)
+        middle = lengths[len(lengths) // 2]
+        say(f"lengths by their headers: {duration(lengths[0])} to {duration(lengths[-1])}, median {duration(middle)}")
+        say(f"  {short} are shorter than a track of {duration(track_s)} and will be repeated up to it")
+    _say_list("silent", [path for path, one in zip(paths, found, strict=True) if one.is_silent])
+    where = _places(tracks) if tracks else [""] * len(paths)
+    groups = same_content(paths, found)
+    _say_list("groups of files with the same content", [" = ".join(paths[i] + where[i] for i in g) for g in groups])
+    pairs = sorted(near_duplicates(found, groups), key=lambda pair: where[pair[0]] == where[pair[1]])
+    names = [f"{paths[i]}{where[i]} ~ {paths[j]}{where[j]}: {e:.0%} of the bits differ" for i, j, e in pairs]
+    _say_list("pairs that sound like the same recording", names)
+    if tracks:
+        say(f"labels: {_counts(Counter(label for label in tracks.labels if label))}")
+    _say_list("problems", list(problems))
+
+
+def _counts(counter: Counter) -> str:
+    return ", ".join(f"{name}: {count}" for name, count in counter.most_common()) or "none"
+
+
+def _say_list(title: str, items: list[str]) -> None:
+    say(f"{title}: {len(items) or 'none'}")
+    for item in items:
+        say(f"  {item}")
+
+
+def _places(tracks: Manifest) -> list[str]:
+    """What each track is for: a leak is a pair of two kinds."""
+    folds = zip(tracks.splits, tracks.folds.tolist(), strict=True)
+    return [f" (fold {fold})" if split == "train" else f" ({split} test)" for split, fold in folds]

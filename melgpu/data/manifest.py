@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from melgpu import records
+from melgpu import files
 from melgpu.audio.remote import absolute
 from melgpu.data.sources import Listing, is_utf8, natural_key
 from melgpu.errors import InputError
@@ -163,12 +163,12 @@ def with_labels(manifest: Manifest, rows: Sequence[int], labels: Sequence[str]) 
 def save(manifest: Manifest, path: Path) -> None:
     """One CSV row a track."""
     columns = manifest.ids, manifest.paths, manifest.labels, manifest.splits, manifest.folds.tolist()
-    records.write(path, COLUMNS, zip(*columns, strict=True))
+    files.write_csv(path, COLUMNS, zip(*columns, strict=True))
 
 
 def load(path: Path, num_folds: int) -> Manifest:
     """What `save` wrote. Raises InputError for a damaged or foreign file."""
-    with records.reading(path, "a manifest", COLUMNS) as (_, rows):
+    with files.read_csv(path, "a manifest", COLUMNS) as (_, rows):
         ids, paths, labels, splits, folds = zip(*rows, strict=True)
         made = Manifest(ids, paths, labels, splits, np.array(folds, np.int64))
         _refuse_impossible(made, num_folds)

@@ -28,7 +28,7 @@ def save(path: Path, tensors: dict[str, torch.Tensor], about: dict) -> None:
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     text = json.dumps(about)
     header = {FORMAT: f"{_hash(tensors, text)} {text}"}  # of several keys safetensors shuffles the order
-    with files.replacing(path) as temporary:
+    with files.atomic_write(path) as temporary:
         try:
             save_file(tensors, temporary, header)
         except SafetensorError as error:  # its word for a full disk
@@ -38,7 +38,7 @@ def save(path: Path, tensors: dict[str, torch.Tensor], about: dict) -> None:
 def load(path: Path) -> tuple[dict[str, torch.Tensor], dict]:
     """The tensors (on the CPU) and what they are. Raises CheckpointError."""
     try:
-        files.refuse_odd(path)
+        files.check_regular_file(path)
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
             if FORMAT not in header:
@@ -93,7 +93,7 @@ def load_into(module: torch.nn.Module, tensors: dict[str, torch.Tensor], path: P
 
 def digest(path: Path) -> str:
     """A short hash of a file's content. Raises OSError."""
-    files.refuse_odd(path)
+    files.check_regular_file(path)
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 

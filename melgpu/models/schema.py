@@ -168,7 +168,7 @@ def check(kind: type[Claim], about: dict, path: Path) -> None:
 def read_json(kind: type[BaseModel], path: Path) -> dict:
     """A JSON file of one kind, as plain data. Raises InputError."""
     try:
-        return kind.model_validate_json(files.read_text(path, most=2**24)).model_dump(mode="json")
+        return kind.model_validate_json(files.read_text(path, max_bytes=2**24)).model_dump(mode="json")
     except ValidationError as error:
         raise InputError(f"{path}: {_first(error)}") from None
     except (OSError, UnicodeDecodeError) as error:

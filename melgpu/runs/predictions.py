@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from melgpu import arrays
+from melgpu import files
 from melgpu.errors import InputError, brief
 
 FORM = {  # kind of numpy dtype and number of axes
@@ -74,7 +74,7 @@ def save(predictions: Predictions, path: Path) -> None:
     columns = {name: np.array(getattr(predictions, name), np.str_) for name in ("ids", "splits", "class_names")}
     numbers = {"lost": predictions.lost, "num_windows": predictions.num_windows}
     source = np.array(json.dumps(predictions.source))
-    arrays.save(path, {**columns, **numbers, "probs": predictions.probs.astype(np.float32), "source": source})
+    files.save_arrays(path, {**columns, **numbers, "probs": predictions.probs.astype(np.float32), "source": source})
 
 
 def load(path: Path) -> Predictions:
@@ -89,8 +89,8 @@ def load(path: Path) -> Predictions:
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:
     """A file's arrays in the form that they must have. Raises ValueError, among others."""
-    data = arrays.load(path, FORM)
-    arrays.refuse_improbable(data["probs"])
+    data = files.load_arrays(path, FORM)
+    files.check_probabilities(data["probs"])
     probs, num_windows = data["probs"], data["num_windows"]
     if not ((num_windows >= 1) & (num_windows <= len(probs))).all() or num_windows.sum() != len(probs):
         raise ValueError("the windows of the tracks are not those of the probabilities")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from melgpu import report
+from melgpu import console
 from melgpu.audio import quarantine
 from melgpu.audio.quarantine import Flaw
 from melgpu.audio.remote import absolute, is_url
@@ -46,7 +46,7 @@ def gather(
     paths = list(dict.fromkeys(path for one in listings.values() for path in one.paths))
     flaws = find_flaws(paths, settings, None if problems else bank)
     if flaws and settings.stream.on_error == "raise":
-        report.say("Broken files stop a new run; it goes on without them with --set stream.on_error=quarantine")
+        console.say("Broken files stop a new run; it goes on without them with --set stream.on_error=quarantine")
         problems += _located(flaws, listings)
     if problems:
         raise InputError(problems)
@@ -77,7 +77,7 @@ def find_flaws(paths: list[str], settings: Recipe, bank: Bank | None) -> dict[st
     """What is wrong with audio files, by path, found by decoding as much of them as the recipe uses."""
     flaws = {}
     title = "decoding into the bank" if bank else "looking at the audio files"
-    with report.progress(title, len(paths), "files") as tracker:
+    with console.progress(title, len(paths), "files") as tracker:
         for path, flaw in zip(paths, examine(paths, settings.audio, settings.stream, bank), strict=True):
             tracker.advance(1)
             if flaw:
@@ -99,7 +99,7 @@ def reside(stream: Stream, rows: np.ndarray) -> None:
     """Bring the tracks of these rows from the bank into the device's memory, where the recipe says so."""
     if stream.spec.bank != "gpu":
         return
-    with report.progress(f"loading the bank into {stream.device}", len(rows), "tracks") as tracker:
+    with console.progress(f"loading the bank into {stream.device}", len(rows), "tracks") as tracker:
         for _ in stream.reside(rows):
             tracker.advance(1)
 
@@ -113,13 +113,13 @@ def check(what: Manifest | dict[str, Listing], settings: Recipe) -> int:
         tracks = None if problems else manifest.build(what, *folds)
     paths = tracks.paths if tracks else [path for one in what.values() for path in one.paths]
     found = []
-    with report.progress("listening to the beginning of each file", len(paths), "files") as tracker:
+    with console.progress("listening to the beginning of each file", len(paths), "files") as tracker:
         for one in dataset_check.looks(paths, settings.stream.workers, settings.stream.timeout_s):
             found.append(one)
             tracker.advance(1)
     problems += [f"{path}: {one.flaw}" for path, one in zip(paths, found, strict=True) if one.flaw]
     problems += _unknown_networks(settings)
-    report.say_survey(paths, found, tracks, settings.audio.track_s, problems)
+    dataset_check.say_survey(paths, found, tracks, settings.audio.track_s, problems)
     return len(problems)
 
 
@@ -142,7 +142,7 @@ def _missing_networks(settings: Recipe) -> list[str]:
         return [
             problem for name in names for problem in _problems_of(classifier.find_weights, name, Path(spec.weights_dir))
         ]
-    with report.progress("fetching ImageNet weights", len(names), "networks") as tracker:
+    with console.progress("fetching ImageNet weights", len(names), "networks") as tracker:
         for name in names:
             problems = _problems_of(classifier.build, name, 2, settings)
             tracker.advance(1, name)
@@ -171,7 +171,7 @@ def _problems_of(call: Callable, *arguments) -> list[str]:
 def _note_dense_classes(tracks: Manifest, settings: Recipe) -> None:
     unknown = [name for name in settings.windows.dense_classes if name not in tracks.class_names]
     if unknown:
-        report.say(
+        console.say(
             f"note: windows.dense_classes names {', '.join(unknown)}, which the labels do not have; "
             f"all other classes get a window every {settings.windows.hop_s:g} s"
         )

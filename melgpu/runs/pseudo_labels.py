@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from melgpu import records
+from melgpu import files
 from melgpu.recipe import PseudoSpec
 
 COLUMNS = ("id", "label", "probability", "votes", "round", "recipe")
@@ -54,12 +54,12 @@ def _rank_in_class(classes: np.ndarray, sure: np.ndarray) -> np.ndarray:
 
 def save(labels: list[PseudoLabel], path: Path, round_number: int, recipe_digest: str) -> None:
     rows = ((p.id, p.label, f"{p.probability:.6f}", p.votes, round_number, recipe_digest) for p in labels)
-    records.write(path, COLUMNS, rows)
+    files.write_csv(path, COLUMNS, rows)
 
 
 def load(path: Path, round_number: int, recipe_digest: str) -> list[PseudoLabel]:
     """What `save` wrote for this round and recipe. Raises InputError for a damaged or foreign file."""
-    with records.reading(path, "a file of pseudo labels", COLUMNS) as (_, rows):
+    with files.read_csv(path, "a file of pseudo labels", COLUMNS) as (_, rows):
         labels = [PseudoLabel(name, label, float(probability), votes) for name, label, probability, votes, *_ in rows]
         if any(row[4:] != [str(round_number), recipe_digest] for row in rows):
             raise ValueError(f"not of round {round_number} or of recipe {recipe_digest}")

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from melgpu import files, recipe, tables
+from melgpu import files, recipe, toml_tables
 from melgpu.data import manifest
 from melgpu.data.manifest import Manifest
 from melgpu.data.pcm_cache import Bank, open_bank
@@ -277,7 +277,7 @@ def open_run(folder: Path, overrides: list[str] | None = None, without_pseudo: b
 def _stored_recipe(folder: Path) -> Recipe:
     path = folder / "recipe.toml"
     try:
-        return recipe.validate(tables.read(path), str(path))
+        return recipe.validate(toml_tables.read(path), str(path))
     except InputError as error:
         hint = f"{path} is damaged, or of a version of melgpu that this one cannot go on with: choose another --run"
         raise InputError([*error.problems, hint]) from None

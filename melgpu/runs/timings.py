@@ -11,7 +11,7 @@ from dataclasses import astuple, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
 
-from melgpu import records
+from melgpu import files
 from melgpu.errors import InputError
 
 
@@ -46,14 +46,14 @@ def note(path: Path, round_number: int, stage: str, seconds: float, amount: int,
         known = []
     ended = datetime.now(UTC).isoformat(timespec="seconds")
     piece = Piece(ended, round_number, stage, round(seconds, 3), amount, unit)
-    records.write(path, COLUMNS, map(astuple, [*known, piece]))
+    files.write_csv(path, COLUMNS, map(astuple, [*known, piece]))
 
 
 def load(path: Path) -> list[Piece]:
     """What was measured so far; nothing where there is no file. Raises InputError for a damaged or foreign one."""
     if not path.exists():
         return []
-    with records.reading(path, "a record of times", COLUMNS) as (_, rows):
+    with files.read_csv(path, "a record of times", COLUMNS) as (_, rows):
         pieces = [Piece(e, int(n), stage, float(s), int(amount), unit) for e, n, stage, s, amount, unit in rows]
         if not all(0 <= piece.seconds < math.inf and piece.amount >= 0 for piece in pieces):
             raise ValueError("a time or an amount that is none")

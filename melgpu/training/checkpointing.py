@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
-from melgpu import files, records
+from melgpu import files
 from melgpu.errors import InputError, brief
 from melgpu.models import checkpoint, schema
 from melgpu.runs.run import Job, Run
@@ -52,7 +52,7 @@ def keep(run: Run, job: Job, training: Training, front_end: dict) -> None:
         keep_state(run, job, training)
     if run.recipe.machine.tensorboard:
         _tell_tensorboard(folder / "tensorboard", training.log[-1])
-    records.write(folder / "log.csv", list(training.log[0]), (list(epoch.values()) for epoch in training.log))
+    files.write_csv(folder / "log.csv", list(training.log[0]), (list(epoch.values()) for epoch in training.log))
 
 
 def log(run: Run, job: Job) -> list[dict[str, float]]:
@@ -63,7 +63,7 @@ def log(run: Run, job: Job) -> list[dict[str, float]]:
     path = run.job_folder(job) / "log.csv"
     if not path.exists():
         return []
-    with records.reading(path, "a training's log") as (header, rows):
+    with files.read_csv(path, "a training's log") as (header, rows):
         epochs = [dict(zip(header, map(float, row), strict=True)) for row in rows]
         if missing := [name for name in LOG_COLUMNS if name not in header]:
             raise ValueError(f"it lacks {', '.join(missing)}")

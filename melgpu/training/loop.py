@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from melgpu import ranks
+from melgpu import distributed
 from melgpu.data.batch import Batch
 from melgpu.data.targets import Targets
 from melgpu.errors import InputError
@@ -46,13 +46,13 @@ def train_epoch(
     seed: int,
 ) -> Iterator[int]:
     """One optimizer step a batch, from the step where `training` stands; yields the number of windows of each."""
-    model, progress, clock = ranks.shared(training.model), training.progress, training.clock
+    model, progress, clock = distributed.shared(training.model), training.progress, training.clock
     bfloat16 = use_bfloat16(spec.precision, training.sums.device)
     model.train()
     clock.mark(None)
     for batch in batches:
         clock.mark("audio")
-        torch.manual_seed(step_seed(seed, progress.epoch, progress.step, ranks.rank()))
+        torch.manual_seed(step_seed(seed, progress.epoch, progress.step, distributed.rank()))
         images, wanted = augment(features(batch.waves), augment_spec), targets.of(batch, spec.label_smoothing)
         if augment_spec.mixup_alpha:
             images, wanted = mixed(images, wanted, augment_spec.mixup_alpha)
@@ -86,7 +86,7 @@ def _backward(training: "Training", model: nn.Module, images: Tensor, wanted: Te
         if images.requires_grad:
             images.backward(pictures.grad)
     except torch.OutOfMemoryError:
-        if ranks.count() > 1 or min(training.micro_batch, len(images)) == 1:
+        if distributed.count() > 1 or min(training.micro_batch, len(images)) == 1:
             raise InputError("the device's memory runs out: set a smaller machine.micro_batch") from None
         return None
     return sums
@@ -102,7 +102,7 @@ def refresh_batch_norm(
     images = (features(batch.waves) for batch in itertools.islice(batches, num_batches))
     with torch.autocast(next(model.parameters()).device.type, torch.bfloat16, enabled=bfloat16):
         torch.optim.swa_utils.update_bn(images, model)
-    ranks.average(buffer for buffer in model.buffers() if buffer.is_floating_point())
+    distributed.average(buffer for buffer in model.buffers() if buffer.is_floating_point())
 
 
 def window_accuracy(
@@ -115,7 +115,7 @@ def window_accuracy(
         counts += torch.stack([right.sum(), batch.heard.sum()])
         yield 0
     device = next(model.parameters()).device
-    right, heard = ranks.total(counts.to(device)).tolist()
+    right, heard = distributed.total(counts.to(device)).tolist()
     return right / max(1, heard)
 
 
@@ -159,7 +159,7 @@ class Training:
         parts |= {"optimizer": optimizer, "epoch": {"sums": self.sums}}
         tensors = {f"{part}.{name}": value for part, values in parts.items() for name, value in values.items()}
         about = {"groups": groups, "progress": asdict(self.progress), "log": self.log}
-        return tensors, about | {"micro_batch": self.micro_batch, "ranks": ranks.count()}
+        return tensors, about | {"micro_batch": self.micro_batch, "ranks": distributed.count()}
 
     def restore(self, tensors: dict[str, Tensor], about: dict, spec: OptimSpec) -> None:
         """The inverse of `state`; with another number of processes the step is that of as many windows.
@@ -176,8 +176,8 @@ class Training:
         self.progress, self.log = Progress(**about["progress"]), about["log"]
         epoch = self.progress.epoch if self.progress.step else max(0, self.progress.epoch - 1)
         self.optimizer = make_optimizer(self.model, spec, epoch)
-        self.sums.copy_(parts["epoch"]["sums"] * about["ranks"] / ranks.count())
-        self.progress.step = self.progress.step * about["ranks"] // ranks.count()
+        self.sums.copy_(parts["epoch"]["sums"] * about["ranks"] / distributed.count())
+        self.progress.step = self.progress.step * about["ranks"] // distributed.count()
         self.micro_batch = min(self.micro_batch, about["micro_batch"])
         checkpoint.unpack_optimizer(self.optimizer, parts["optimizer"], about["groups"])
 
@@ -219,7 +219,7 @@ def fit(
         training.clock.restart()
         batches = train_batches(epoch, progress.step)
         yield from train_epoch(training, features, batches, targets, spec, augment_spec, seed)
-        loss, accuracy = (ranks.total(training.sums.clone()) / ranks.count() / progress.step).tolist()
+        loss, accuracy = (distributed.total(training.sums.clone()) / distributed.count() / progress.step).tolist()
         if not math.isfinite(loss):
             raise InputError(_explain(training.model, features, train_batches(epoch, 0), epoch))
         record = {"epoch": epoch + 1, "lr": lr_of(training.optimizer), "loss": loss, "accuracy": accuracy}
@@ -242,7 +242,7 @@ def _validate(
     bfloat16 = use_bfloat16(spec.precision, training.sums.device)
     if spec.refresh_batches and epoch >= spec.warmup_epochs:  # a frozen body keeps its statistics
         refresh_batch_norm(model, features, train_batches(epoch, 0), spec.refresh_batches, bfloat16)
-    ranks.spread(model.buffers())
+    distributed.spread(model.buffers())
     accuracy = yield from window_accuracy(model, features, valid_batches(), targets.classes, bfloat16)
     training.clock.mark("validation")
     return accuracy

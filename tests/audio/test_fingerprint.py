@@ -6,9 +6,9 @@ import soxr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from melgpu import demo, song
 from melgpu.audio import fingerprint
 from melgpu.audio.decode import decode
+from melgpu.demo import corpus, song
 
 RATE = song.RATE
 LISTEN = round(fingerprint.LISTEN_S * RATE)
@@ -59,7 +59,7 @@ def test_a_changed_recording_is_found(label, change):
 @pytest.mark.parametrize("name", ["a.mp3", "a.ogg"])
 @pytest.mark.parametrize("label", ["aria", "slide"])
 def test_an_encoded_recording_is_found(tmp_path, label, name):
-    demo.write_audio(tmp_path / name, 0.5 * piece(label)[RATE:], 44_100, stereo=True)
+    corpus.write_audio(tmp_path / name, 0.5 * piece(label)[RATE:], 44_100, stereo=True)
     original = fingerprint.fingerprint(piece(label)[:LISTEN], RATE)
     encoded = fingerprint.fingerprint(decode(tmp_path / name, RATE, fingerprint.LISTEN_S), RATE)
     assert indices([*strangers(), encoded, original]) == [(3, 4)]

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from melgpu import song
 from melgpu.data import dataset_check
+from melgpu.demo import song
 from tests.helpers import write_audio
 
 

@@ -5,9 +5,10 @@ import scipy.signal
 import torch
 
 from benchmarks import reference
-from melgpu import recipe, song
+from melgpu import recipe
 from melgpu.audio.decode import decode
 from melgpu.data import windows
+from melgpu.demo import song
 from melgpu.errors import InputError
 from melgpu.features.log_mel import LogMel
 from tests.helpers import write_audio

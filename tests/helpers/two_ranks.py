@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from melgpu import ranks
+from melgpu import distributed
 from melgpu.training import loop
 from tests.helpers.training import AUGMENT, MACHINE, OPTIM, TARGETS, Pictures, batches, results
 
@@ -47,11 +47,11 @@ def train(rank: int, count: int) -> loop.Training:
 
 
 def main() -> None:
-    with ranks.joined(torch.device("cpu")):
-        state = train(ranks.rank(), ranks.count())
+    with distributed.joined(torch.device("cpu")):
+        state = train(distributed.rank(), distributed.count())
         found = {"weights": state.model.state_dict(), "log": results(state.log)}
-        found["gathered"] = ranks.gathered(ranks.rank())
-        torch.save(found, Path(sys.argv[1]) / f"{ranks.rank()}.pt")
+        found["gathered"] = distributed.gathered(distributed.rank())
+        torch.save(found, Path(sys.argv[1]) / f"{distributed.rank()}.pt")
 
 
 if __name__ == "__main__":

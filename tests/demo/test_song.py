@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from melgpu import song
+from melgpu.demo import song
 
 
 def features(wave: np.ndarray) -> list[float]:

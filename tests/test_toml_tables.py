@@ -2,15 +2,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from melgpu import tables
+from melgpu import toml_tables
 from melgpu.errors import InputError
 
 
 def test_tables_are_laid_over_key_by_key_and_cleared_by_empty_ones():
     base = {"a": {"x": 1, "y": {"z": 2}}, "b": {"x": 3}, "c": 4}
-    tables.lay_over(base, {"a": {"y": {"z": 5}}, "b": {}, "d": {"n": 6}})
+    toml_tables.lay_over(base, {"a": {"y": {"z": 5}}, "b": {}, "d": {"n": 6}})
     assert base == {"a": {"x": 1, "y": {"z": 5}}, "b": {}, "c": 4, "d": {"n": 6}}
-    assert list(tables.flat(base)) == [("a.x", 1), ("a.y.z", 5), ("c", 4), ("d.n", 6)]
+    assert list(toml_tables.flat(base)) == [("a.x", 1), ("a.y.z", 5), ("c", 4), ("d.n", 6)]
 
 
 @pytest.mark.parametrize(
@@ -23,21 +23,21 @@ def test_tables_are_laid_over_key_by_key_and_cleared_by_empty_ones():
     ],
 )
 def test_overrides(text, expected):
-    assert tables.parse_override(text) == expected
+    assert toml_tables.parse_override(text) == expected
 
 
 @given(st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=20))
 def test_any_text_can_be_a_value(text):
-    assert tables.parse_override(f"a.b=/{text}") == {"a": {"b": f"/{text}".strip()}}
+    assert toml_tables.parse_override(f"a.b=/{text}") == {"a": {"b": f"/{text}".strip()}}
 
 
 def test_what_is_no_override_is_refused():
     for text in ("novalue", "=3", "a b=3", ".".join("a" * 1000) + "=1"):
         with pytest.raises(InputError, match=r"expected table\.key=value"):
-            tables.parse_override(text)
+            toml_tables.parse_override(text)
 
 
 def test_a_file_that_would_take_much_memory_is_refused(tmp_path):
     (tmp_path / "x.toml").write_text(".".join("a" * 1000) + " = 1")
     with pytest.raises(InputError, match="more than 500 dots"):
-        tables.read(tmp_path / "x.toml")
+        toml_tables.read(tmp_path / "x.toml")

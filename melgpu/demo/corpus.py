@@ -1,13 +1,9 @@
-"""A small synthetic music corpus as real audio files.
+"""A seed to a small synthetic music corpus of real audio files.
 
-    python -m melgpu.demo DIR
-
-writes `DIR/audio/*`, `DIR/train.csv`, `DIR/test.csv` and `DIR/private.csv` (filename,label): ten classes (see
-`song.py`) as mp3, ogg and flac, at 22,050, 44,100 and 48,000 Hz, mono and stereo, 3 to 26 s long; the same bytes for
-the same seed. The labels of the two test sets are for scoring only.
+Ten classes (see `song.py`) as mp3, ogg and flac, at 22,050, 44,100 or 48,000 Hz, of one or two channels and 3 to 26 s;
+the same seed gives the same bytes. The labels of the two test sets are for scoring only.
 """
 
-import argparse
 import csv
 import functools
 import itertools
@@ -21,7 +17,7 @@ import numpy as np
 import soundfile
 import soxr
 
-from melgpu import cli, report, song
+from melgpu.demo import song
 
 TRACKS_PER_CLASS = {"train": 14, "test": 4, "private": 4}
 RARE = "gamelan"  # has half as many training tracks
@@ -109,24 +105,3 @@ def _ogg_crc(page: bytearray) -> int:
     for byte in page:
         crc = (crc << 8 & 0xFFFFFFFF) ^ table[crc >> 24 ^ byte]
     return crc
-
-
-def main() -> None:
-    args = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    args.add_argument(
-        "directory", type=Path, metavar="DIR", help="where the corpus goes; a finished one is left as it is"
-    )
-    args.add_argument("--seed", type=int, default=0, help="another seed, other music (default: 0)")
-    parsed = args.parse_args()
-    if (parsed.directory / "private.csv").exists():
-        report.say(f"The demo corpus is in {parsed.directory}")
-        return
-    jobs = sum(map(len, plan(parsed.seed).values()))
-    with report.progress("writing the demo corpus", jobs, "tracks") as tracker:
-        for name in write_corpus(parsed.directory, parsed.seed):
-            tracker.advance(1, name)
-    report.say(f"Wrote {jobs} tracks to {parsed.directory}")
-
-
-if __name__ == "__main__":
-    cli.run(main)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from melgpu import ranks
+from melgpu import distributed
 from melgpu.data.batch import Batch
 from melgpu.runs import predictions
 from melgpu.training import loop
@@ -27,14 +27,14 @@ PATHS = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 
 def test_one_process_needs_none_of_it():
-    with ranks.joined(torch.device("cpu")) as device:
+    with distributed.joined(torch.device("cpu")) as device:
         assert device == torch.device("cpu")
-        assert (ranks.rank(), ranks.count(), ranks.is_first()) == (0, 1, True)
-        ranks.wait()
-        assert ranks.gathered("x") == ["x"]
-        assert ranks.total(torch.ones(2)).tolist() == [1, 1]
+        assert (distributed.rank(), distributed.count(), distributed.is_first()) == (0, 1, True)
+        distributed.wait()
+        assert distributed.gathered("x") == ["x"]
+        assert distributed.total(torch.ones(2)).tolist() == [1, 1]
         model = torch.nn.Linear(1, 1)
-        assert ranks.shared(model) is model
+        assert distributed.shared(model) is model
 
 
 def pairs(epoch, count):

@@ -15,7 +15,7 @@ MOST_DOTS = 500  # a key of many more parts takes much memory
 def read(path: Path) -> dict:
     """A file's tables. Raises InputError."""
     try:
-        text = files.read_text(path, most=2**18)
+        text = files.read_text(path, max_bytes=2**18)
         if any(line.count(".") > MOST_DOTS for line in text.split("\n")):
             raise ValueError(f"a line with more than {MOST_DOTS} dots")
         return tomllib.loads(text)

@@ -1,0 +1,1 @@
+"""Trained networks and music to class probabilities."""

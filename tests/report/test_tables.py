@@ -1,0 +1,27 @@
+from melgpu import console
+from melgpu.report import tables
+
+
+def test_a_table_of_scores(screen):
+    text = screen(False)
+    half = {"accuracy": 0.5, "interval": (0.24, 0.76), "tracks": 10, "trained_on": 6}
+    quarter = {"accuracy": 0.25, "interval": (0.0, 0.75), "tracks": 4, "trained_on": 0}
+    scores = {"resnet50": {"validation": half}, "blend [x]": {"validation": half, "public": quarter}}
+    console.console.print(tables.score_table("Round 1", scores))
+    for part in ("0.500", "0.24-0.76", "10 tracks", "4 tracks", "6 trained on", "0.250", "blend [x]"):
+        assert part in text.getvalue(), text.getvalue()
+
+
+def test_gains_are_told_with_their_interval():
+    score = {"gain": 0.025, "gain_interval": (-0.05, 0.1)}
+    told = tables.gain_line("blend", {"blend": {"validation": score, "public": {**score, "gain": -0.01}}, "mean": {}})
+    expected = "validation +0.025 (-0.05 to +0.10), public -0.010 (-0.05 to +0.10)"
+    assert told == f"blend against the mean of the networks: {expected}"
+
+
+def test_doubts_are_said_where_the_mean_is_better():
+    assert tables.doubt_line("blend", {"blend": {"validation": {"gain": 0.0, "tracks": 6}}}) is None
+    assert tables.doubt_line("blend", {"blend": {}}) is None
+    assert tables.doubt_line("mean", {"mean": {"validation": {"gain": 0.0, "tracks": 6}}}) is None
+    told = tables.doubt_line("blend", {"blend": {"validation": {"gain": -0.1, "tracks": 6}}})
+    assert "more often than the blend: 6 may be too few to stack. A new run with --set stacking.answer=mean" in told
