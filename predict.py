@@ -106,13 +106,14 @@ def predict_together(run, jobs, device) -> None:
     """Predict with networks of a round over one pass of the music, and save what each says."""
     import numpy as np
 
-    from melgpu import distributed, ensemble, listening
+    from melgpu import distributed
     from melgpu.audio import quarantine
     from melgpu.data import windows
     from melgpu.data.loader import Stream
     from melgpu.errors import InputError
-    from melgpu.journal import Journal
     from melgpu.models import checkpoint
+    from melgpu.prediction import ensemble, predictor
+    from melgpu.prediction.resume_log import Journal
     from melgpu.runs import sampling
 
     if len(run.manifest) < distributed.count():
@@ -126,7 +127,7 @@ def predict_together(run, jobs, device) -> None:
     probs, heard = np.empty((len(jobs), len(places), len(run.class_names)), np.float32), np.empty(len(places), bool)
     stream = Stream(run.manifest.paths, run.recipe.audio, run.recipe.stream, device, run.bank)
     with stream, Journal(run.journal_path(jobs[0].round, distributed.rank(), digests), about) as journal:
-        for part, answers in listening.listen(networks, run.recipe, stream, order[places], journal, title):
+        for part, answers in predictor.listen(networks, run.recipe, stream, order[places], journal, title):
             probs[:, part], heard[part] = answers.probs, answers.heard
         shares = distributed.gathered((places, probs, heard, stream.flaws))
         if shares:
@@ -159,9 +160,10 @@ def save_together(run, jobs, digests, order, shares) -> None:
 
 def answer(run, music: list[str], out: Path | None, device) -> int:
     """Name the likeliest classes of music files; 2 where some could not be read in full."""
-    from melgpu import console, ensemble, listening
+    from melgpu import console
     from melgpu.data.loader import Stream
     from melgpu.errors import InputError
+    from melgpu.prediction import ensemble, predictor
 
     if out:
         music.refuse_foreign(out)
@@ -172,14 +174,14 @@ def answer(run, music: list[str], out: Path | None, device) -> int:
     settings = judges.recipe.model_copy(update=here)
     with Stream(paths, settings.audio, settings.stream, device) as stream:
         if paths:
-            probs, lost = listening.track_probs(judges, settings, stream, out)
+            probs, lost = predictor.track_probs(judges, settings, stream, out)
     flaws = [str(flaw) for flaw in stream.flaws.values()]
     if not paths or lost.all():
         raise InputError([*problems, *flaws])
     console.console.print(music.answer_table(paths, probs, judges.class_names, lost))
     if out:
         music.write_answers(out, paths, probs, judges.class_names, stream.flaws)
-        listening.journal_path(out).unlink(missing_ok=True)
+        predictor.journal_path(out).unlink(missing_ok=True)
         console.say(f"Probabilities of all classes: {out}")
     for problem in [*problems, *flaws]:
         console.say(f"broken: {problem}")
@@ -188,11 +190,11 @@ def answer(run, music: list[str], out: Path | None, device) -> int:
 
 def write_timelines(run, music: list[str], folder: Path, device) -> int:
     """Write what is heard when in each music file, from end to end; 2 where some could not be read in full."""
-    from melgpu import chart, console, ensemble
+    from melgpu import console
     from melgpu.errors import InputError
-    from melgpu.listening import Listeners
-    from melgpu.prediction import music
-    from melgpu.timeline import Timeline, expected_windows
+    from melgpu.prediction import ensemble, music, timeline_plot
+    from melgpu.prediction.predictor import Listeners
+    from melgpu.prediction.timeline import Timeline, expected_windows
 
     judges = ensemble.load(run)
     paths, problems = find_music(music)
@@ -204,7 +206,7 @@ def write_timelines(run, music: list[str], folder: Path, device) -> int:
     written = []
     title = f"{len(judges.networks)} networks listen to {len(paths)} files from end to end"
     with console.progress(title, sum(expected), "windows") as tracker:
-        for path, name, count in zip(paths, chart.distinct_names(paths), expected, strict=True):
+        for path, name, count in zip(paths, timeline_plot.distinct_names(paths), expected, strict=True):
             timeline, before = Timeline(path, audio, spec, device), tracker.done
             if write_timeline(timeline, judges, listeners, batch_size, folder / name, tracker):
                 written.append(f"{path}: {folder / name}.csv and .png")
@@ -221,7 +223,7 @@ def write_timeline(timeline, judges, listeners, batch_size: int, out: Path, trac
     """Write OUT.csv and OUT.png of one file; False and nothing where it gives nothing."""
     import numpy as np
 
-    from melgpu import chart
+    from melgpu.prediction import timeline_plot
 
     spans_s, answers = [], []
     with contextlib.closing(timeline.batches(batch_size)) as batches:
@@ -232,7 +234,7 @@ def write_timeline(timeline, judges, listeners, batch_size: int, out: Path, trac
     if not answers:
         return False
     title = Path(timeline.path).name
-    chart.save(out, title, np.concatenate(spans_s), np.concatenate(answers), judges.class_names)
+    timeline_plot.save(out, title, np.concatenate(spans_s), np.concatenate(answers), judges.class_names)
     return True
 
 

@@ -13,9 +13,10 @@ used for the scores alone. report.html is written at the end of each round, and 
 
 def main() -> None:
     args = cli.parser(__doc__, EPILOG).parse_args()
-    from melgpu import console, stacking
+    from melgpu import console
     from melgpu.report import tables
     from melgpu.runs import run
+    from melgpu.stacking.stack import compared_predictor, final_predictor
 
     opened = run.open_run(args.run, args.overrides, args.without_pseudo)
     number = opened.current_round
@@ -25,8 +26,8 @@ def main() -> None:
         stack_or_explain(opened, number)
     scores = opened.scores(number)
     console.console.print(tables.score_table(f"Round {number}{opened.remark}", scores))
-    answer = stacking.answer(opened.recipe.stacking.answer, len(opened.spec(number).blend))
-    console.say(tables.gain_line(stacking.challenger(answer), scores))
+    answer = final_predictor(opened.recipe.stacking.answer, len(opened.spec(number).blend))
+    console.say(tables.gain_line(compared_predictor(answer), scores))
     if doubt := tables.doubt_line(answer, scores):
         console.say(doubt)
     write_page(opened)
@@ -56,11 +57,12 @@ def write_page(run) -> None:
     """Write the report; whatever is wrong with it costs nothing but the report."""
     from dataclasses import replace
 
-    from melgpu import console, page
+    from melgpu import console
     from melgpu.errors import brief
+    from melgpu.report import html
 
     try:
-        page.write(replace(run, without_pseudo=False))
+        html.write(replace(run, without_pseudo=False))
         console.say(f"Report: {run.report_path}")
     except Exception as error:
         console.say(f"No report: {brief(error)}")
@@ -68,21 +70,22 @@ def write_page(run) -> None:
 
 def stack_round(run, number: int) -> None:
     """Fit a round's stackers, judge its tracks with them, and write what the round leaves behind."""
-    from melgpu import console, judged, jury
+    from melgpu import console
     from melgpu.runs import timings
+    from melgpu.stacking import dataset, evaluation
 
-    votes = jury.hear(run, number)
-    cases = jury.cases(run, number, votes)
+    votes = dataset.hear(run, number)
+    cases = dataset.cases(run, number, votes)
     fits = sum(case.num_subfolds for case in cases)
     timed = timings.measured(run.times_path, number, f"stack{run.remark}", fits, "sub-folds")
     with timed, console.progress(f"round {number}: stacking", fits, "sub-folds") as tracker:
         stacks = [(case, fit_stack(run, number, case, tracker)) for case in cases]
     if any(stack.is_idle for _, stack in stacks):
         console.say("LightGBM found nothing to learn: too few validation tracks for stacking.min_child_weight")
-    made = jury.judge(run, number, votes, stacks)
+    made = dataset.judge(run, number, votes, stacks)
     for case, stack in stacks:
         save_stack(run, number, case.folds, stack)
-    judged.save(made, run.judged_path(number))
+    evaluation.save(made, run.judged_path(number))
     if not run.without_pseudo:
         leave_behind(run, number, made, votes)
     run.finish_round(number, made.scores())
@@ -90,13 +93,13 @@ def stack_round(run, number: int) -> None:
 
 def fit_stack(run, number: int, case, tracker):
     """The stackers of one case, a part for each of its sub-folds."""
-    from melgpu.stacking import Stack, fit
+    from melgpu.stacking.stack import Stack, fit_subfolds
 
     spec, (matrix, _) = run.spec(number), case.valid
     stack = Stack(matrix.shape[1], matrix.shape[2], spec.blend)
     title = f"fold {' '.join(map(str, case.folds))}"
     tracker.advance(0, f"{title}, learning from {'the training side' if case.train else 'validation tracks'}")
-    for part in fit(case.train, case.valid, case.subfolds, list(spec.blend), run.recipe.stacking):
+    for part in fit_subfolds(case.train, case.valid, case.subfolds, list(spec.blend), run.recipe.stacking):
         stack.subfolds.append(part)
         tracker.advance(1, f"{title}, sub-fold {len(stack.subfolds)}/{case.num_subfolds}")
     return stack
@@ -104,11 +107,11 @@ def fit_stack(run, number: int, case, tracker):
 
 def save_stack(run, number: int, folds: tuple[int, ...], stack) -> None:
     """For predict.py, which judges new music with it."""
-    from melgpu import stacking
+    from melgpu.stacking.stack import save_stack
 
     about = {"round": number, "folds": list(folds), "models": list(run.spec(number).backbones)}
     about |= {"class_names": run.class_names, "digest": run.recipe.digest(), "pseudo": run.pseudo_digest(number)}
-    stacking.save(stack, run.stack_path(number, folds), about)
+    save_stack(stack, run.stack_path(number, folds), about)
 
 
 def leave_behind(run, number: int, made, votes) -> None:

@@ -15,9 +15,9 @@ import time
 import numpy as np
 import pytest
 
-from melgpu import judged
 from melgpu.models import checkpoint, classifier
 from melgpu.runs import predictions
+from melgpu.stacking import evaluation
 from tests.helpers import ROOT, SMALL, call, write_audio, write_list
 
 
@@ -93,7 +93,7 @@ def test_checkpoints_and_predictions_say_what_made_them(finished):
     assert len(made.probs) == 27 * 3
     assert made.source["pseudo"] not in ("none", "")
     scores = json.loads((folder / "round2" / "stack" / "scores.json").read_text())
-    assert json.loads(json.dumps(judged.load(folder / "round2" / "stack" / "judged.npz").scores())) == scores
+    assert json.loads(json.dumps(evaluation.load(folder / "round2" / "stack" / "judged.npz").scores())) == scores
     pseudo = rows_of(folder / "round1" / "pseudo.csv")
     assert pseudo[0] == ["id", "label", "probability", "votes", "round", "recipe"]
 

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 import stack
-from melgpu import judged
 from melgpu.data import manifest
 from melgpu.data.sources import Listing
 from melgpu.errors import InputError
 from melgpu.runs import run
+from melgpu.stacking import evaluation
 from tests.helpers.runs import predict
 
 
@@ -39,12 +39,12 @@ def test_test_sets_may_share_names(twins, monkeypatch):
     stack.stack_round(twins, 1)
     predict(twins, 2, monkeypatch)
     stack.stack_round(twins, 2)
-    told = judged.load(twins.judged_path(2))
+    told = evaluation.load(twins.judged_path(2))
     for split, path in twins.submissions.items():
         rows = np.flatnonzero(np.array(told.splits) == split)
         expected = [["Id", "Genre"], *([told.ids[row], "ab"[told.answers[row].argmax()]] for row in rows)]
         assert list(csv.reader(path.open())) == expected
-    first = judged.load(twins.judged_path(1))
+    first = evaluation.load(twins.judged_path(1))
     public = {first.ids[row]: first.answers[row].max() for row, s in enumerate(first.splits) if s == "public"}
     chosen = list(csv.DictReader(twins.pseudo_path(1).open()))
     assert chosen

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-from melgpu import files, judged, recipe
+from melgpu import files, recipe
 from melgpu.audio import quarantine
 from melgpu.data import manifest
 from melgpu.data.sources import Listing
 from melgpu.runs import predictions, pseudo_labels, run, sampling, timings
 from melgpu.runs.run import Job, Run
+from melgpu.stacking import evaluation
 from melgpu.training import checkpointing
 from tests.helpers import SMALL, write_audio
 
@@ -56,14 +57,14 @@ def start(folder: Path, classes: tuple[str, ...], per_class: int, labelled: bool
     return run.create(folder / "run", settings, manifest.build(listings, 3, 8), "a 'device' & more")
 
 
-def stack(made: Run, number: int) -> judged.Judged:
+def stack(made: Run, number: int) -> evaluation.Judged:
     """Logs, predictions and what was judged of one round."""
     rng = np.random.default_rng([number, made.without_pseudo])
     said = {job: predict(made, job, rng) for job in made.jobs(number)}
     for job in said:
         log(made, job, rng)
     told = judge(made, number, said, rng)
-    judged.save(told, made.judged_path(number))
+    evaluation.save(told, made.judged_path(number))
     made.finish_round(number, told.scores())
     return told
 
@@ -94,7 +95,9 @@ def log(made: Run, job: Job, rng: np.random.Generator, epochs: int = 3) -> None:
     )
 
 
-def judge(made: Run, number: int, said: dict[Job, predictions.Predictions], rng: np.random.Generator) -> judged.Judged:
+def judge(
+    made: Run, number: int, said: dict[Job, predictions.Predictions], rng: np.random.Generator
+) -> evaluation.Judged:
     spec, folds, splits = made.spec(number), made.manifest.folds, np.array(made.manifest.splits)
     rows = np.flatnonzero(np.isin(folds, spec.folds) | (splits != "train"))
     labels = run.class_numbers(made.manifest, made.class_names)[rows]
@@ -109,7 +112,7 @@ def judge(made: Run, number: int, said: dict[Job, predictions.Predictions], rng:
     blends = {"blend": np.average(stackers, axis=0, weights=list(spec.blend.values()))}
     if len(stackers) > 1:
         blends["fitted blend"] = np.mean(stackers, axis=0)
-    return judged.Judged(
+    return evaluation.Judged(
         judges=(*spec.backbones, "mean", *spec.blend, *blends),
         ids=tuple(made.manifest.ids[row] for row in rows),
         splits=tuple("validation" if splits[row] == "train" else str(splits[row]) for row in rows),

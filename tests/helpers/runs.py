@@ -4,11 +4,11 @@ from pathlib import Path
 
 import numpy as np
 
-from melgpu import jury
 from melgpu.data.sources import Listing, read_listing
 from melgpu.runs import predictions, pseudo_labels, run, sampling
 from melgpu.runs.predictions import Predictions
 from melgpu.runs.run import Run
+from melgpu.stacking import dataset
 
 ZALO_COUNTS = {"1": 36, "2": 446, "3": 523, "4": 369, "5": 392, "6": 372, "7": 279, "8": 2586, "9": 62, "10": 93}
 
@@ -36,7 +36,7 @@ def stack_round(made: run.Run, number: int, labels: list[pseudo_labels.PseudoLab
 def predict(run: Run, number: int, monkeypatch, **changes) -> None:
     """Predictions of every network of a round, of networks that there are not."""
     monkeypatch.setattr(Run, "is_trained", lambda run, job: True)
-    monkeypatch.setattr(jury.Run, "is_predicted", lambda run, job: run.predictions_path(job).exists())
+    monkeypatch.setattr(dataset.Run, "is_predicted", lambda run, job: run.predictions_path(job).exists())
     size = len(run.manifest)
     counts = np.bincount(sampling.prediction_order(run, np.arange(size)).tracks)
     for seed, job in enumerate(run.jobs(number)):

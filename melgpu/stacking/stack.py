@@ -20,14 +20,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from melgpu import cnns, trees
-from melgpu.cnns import Rows
 from melgpu.errors import InputError, brief
 from melgpu.models import checkpoint, schema
 from melgpu.recipe import StackingSpec
-from melgpu.trees import Booster
+from melgpu.stacking import boosting, stack_cnn
+from melgpu.stacking.boosting import Booster
+from melgpu.stacking.stack_cnn import Rows
 
-LEAST_SUBFOLDS = 3  # to learn, to stop, to judge
+MIN_SUBFOLDS = 3  # to learn, to stop, to judge
 BLEND, FITTED_BLEND, MEAN = "blend", "fitted blend", "mean"  # MEAN: of the networks
 
 
@@ -43,7 +43,7 @@ class Subfold:
         if len(matrix) == 0:  # a run without test sets
             return dict.fromkeys(self.stackers, np.zeros((0, matrix.shape[2])))
         return {
-            name: (cnns if isinstance(one, nn.Module) else trees).predict(one, matrix)
+            name: (stack_cnn if isinstance(one, nn.Module) else boosting).predict(one, matrix)
             for name, one in self.stackers.items()
         }
 
@@ -74,45 +74,45 @@ class Stack:
     def is_idle(self) -> bool:
         """Whether its trees, if there are any, ask nothing and so say the same of every track."""
         grown = [one for part in self.subfolds for one in part.stackers.values() if isinstance(one, Booster)]
-        return bool(grown) and all(map(trees.is_idle, grown))
+        return bool(grown) and all(map(boosting.is_idle, grown))
 
     def _answers(self, subfold: Subfold, matrix: np.ndarray) -> dict[str, np.ndarray]:
         probs = subfold.predict(matrix)
-        blends = {BLEND: blend(probs, self.weights)}
+        blends = {BLEND: blend_probs(probs, self.weights)}
         if len(probs) > 1:
-            blends[FITTED_BLEND] = blend(probs, subfold.weights)
+            blends[FITTED_BLEND] = blend_probs(probs, subfold.weights)
         return probs | blends
 
 
-def answer(chosen: str, num_stackers: int) -> str:
+def final_predictor(chosen: str, num_stackers: int) -> str:
     """The judge that counts: the recipe's choice, but that one stacker alone has no weights to fit."""
     return BLEND if chosen == FITTED_BLEND and num_stackers == 1 else chosen
 
 
-def challenger(answer: str) -> str:
+def compared_predictor(answer: str) -> str:
     """The judge that is held against the mean of the networks."""
     return BLEND if answer == MEAN else answer
 
 
-def groups(protocol: str, folds: tuple[int, ...]) -> list[tuple[int, ...]]:
+def fold_groups(protocol: str, folds: tuple[int, ...]) -> list[tuple[int, ...]]:
     """Which folds of a round are stacked together."""
     return [folds] if protocol == "oof" else [(fold,) for fold in folds]
 
 
-def deal(labels: np.ndarray, spec: StackingSpec) -> np.ndarray:
+def assign_subfolds(labels: np.ndarray, spec: StackingSpec) -> np.ndarray:
     """Each validation track's sub-fold, shape (N,): tracks of a class are dealt out in turn, however few.
 
     Raises InputError where there are too few tracks.
     """
-    if len(labels) < LEAST_SUBFOLDS:
-        raise InputError(f"a stack needs at least {LEAST_SUBFOLDS} validation tracks, there are {len(labels)}")
+    if len(labels) < MIN_SUBFOLDS:
+        raise InputError(f"a stack needs at least {MIN_SUBFOLDS} validation tracks, there are {len(labels)}")
     by_class = np.lexsort([np.random.default_rng(spec.seed).random(len(labels)), labels])
     dealt = np.empty(len(labels), np.int64)
     dealt[by_class] = np.arange(len(labels)) % spec.num_subfolds
     return dealt
 
 
-def fit(
+def fit_subfolds(
     train: Rows | None, valid: Rows, subfolds: np.ndarray, names: list[str], spec: StackingSpec
 ) -> Iterator[Subfold]:
     """For each sub-fold stackers that are fitted on (matrix, labels) of the other validation tracks; `subfolds` (N,).
@@ -121,27 +121,27 @@ def fit(
     """
     numbers = range(subfolds.max() + 1)
     others = np.stack([subfolds != number for number in numbers])
-    begun = {name: cnns.begin(name, train, valid, others, spec) for name in names if name in cnns.CNNS}
+    begun = {name: stack_cnn.begin(name, train, valid, others, spec) for name in names if name in stack_cnn.CNNS}
     for number in numbers:
         is_stop = subfolds == (number + 1) % len(numbers)
         stop, rows = _take(valid, is_stop), _take(valid, others[number] & ~is_stop)
         stackers = {
-            name: cnns.fit(begun[name][number], rows, stop, spec) if name in begun else trees.fit(*rows, spec)
+            name: stack_cnn.fit(begun[name][number], rows, stop, spec) if name in begun else boosting.fit(*rows, spec)
             for name in names
         }
-        yield Subfold(stackers, fit_weights(Subfold(stackers, {}).predict(stop[0]), stop[1]))
+        yield Subfold(stackers, fit_blend_weights(Subfold(stackers, {}).predict(stop[0]), stop[1]))
 
 
 def _take(rows: Rows, chosen: np.ndarray) -> Rows:
     return rows[0][chosen], rows[1][chosen]
 
 
-def blend(probs: dict[str, np.ndarray], weights: dict[str, float]) -> np.ndarray:
+def blend_probs(probs: dict[str, np.ndarray], weights: dict[str, float]) -> np.ndarray:
     """The weighted mean of stackers' probabilities (N, C); the weights need not sum to 1."""
     return sum(weight * probs[name] for name, weight in weights.items()) / sum(weights.values())
 
 
-def fit_weights(probs: dict[str, np.ndarray], labels: np.ndarray, steps: int = 200) -> dict[str, float]:
+def fit_blend_weights(probs: dict[str, np.ndarray], labels: np.ndarray, steps: int = 200) -> dict[str, float]:
     """The weights, of sum 1, of the blend that finds these labels likeliest; probs (N, C), labels (N,).
 
     Shares of a mixture by expectation maximisation: Dempster et al., "Maximum likelihood from incomplete data via the
@@ -155,7 +155,7 @@ def fit_weights(probs: dict[str, np.ndarray], labels: np.ndarray, steps: int = 2
     return dict(zip(probs, weights.tolist(), strict=True))
 
 
-def save(stack: Stack, path: Path, about: dict) -> None:
+def save_stack(stack: Stack, path: Path, about: dict) -> None:
     """One checkpoint; LightGBM's text travels as bytes."""
     tensors = {}
     for number, subfold in enumerate(stack.subfolds):
@@ -170,7 +170,7 @@ def save(stack: Stack, path: Path, about: dict) -> None:
     checkpoint.save(path, tensors, {**about, "stack": {**shape, "weights": stack.weights, "fitted_weights": fitted}})
 
 
-def load(path: Path) -> tuple[Stack, dict]:
+def load_stack(path: Path) -> tuple[Stack, dict]:
     """A stack and what was said about it. Raises CheckpointError."""
     tensors, about = checkpoint.load(path)
     schema.check(schema.Stack, about, path)
@@ -184,10 +184,10 @@ def load(path: Path) -> tuple[Stack, dict]:
 
 def _load_stacker(name: str, number: int, stack: Stack, tensors: dict[str, Tensor], path: Path):
     prefix = f"{name}.{number}"
-    if name not in cnns.CNNS:
+    if name not in stack_cnn.CNNS:
         return _load_trees(prefix, stack, tensors, path)
     with torch.device("meta"):
-        cnn = cnns.CNNS[name](stack.num_models, stack.num_classes, dropout=0.0)
+        cnn = stack_cnn.CNNS[name](stack.num_models, stack.num_classes, dropout=0.0)
     own = {key.removeprefix(prefix + "."): value for key, value in tensors.items() if key.startswith(prefix + ".")}
     checkpoint.load_into(cnn, own, path, assign=True)
     return cnn.eval()
@@ -196,6 +196,6 @@ def _load_stacker(name: str, number: int, stack: Stack, tensors: dict[str, Tenso
 def _load_trees(name: str, stack: Stack, tensors: dict[str, Tensor], path: Path) -> Booster:
     try:
         text = tensors[name].numpy().tobytes().decode()
-        return trees.load(text, stack.num_models * stack.num_classes, stack.num_classes)
+        return boosting.load(text, stack.num_models * stack.num_classes, stack.num_classes)
     except (KeyError, TypeError, ValueError) as error:
         raise checkpoint.CheckpointError(f"{path}: {name} is no model of LightGBM's ({brief(error)})") from None

@@ -8,13 +8,14 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from melgpu import findings, judged, mistakes, page, spent, verdicts
 from melgpu.console import duration
 from melgpu.errors import InputError
-from melgpu.judged import SPLITS
 from melgpu.metrics import calibration
+from melgpu.report import analysis, error_analysis, html, summary
 from melgpu.runs import pseudo_labels
 from melgpu.runs.run import Run
+from melgpu.stacking import evaluation
+from melgpu.stacking.evaluation import SPLITS
 from tests.helpers import report_run
 
 NOW = datetime(2026, 11, 23, 14, 5, tzinfo=UTC)
@@ -74,7 +75,7 @@ def shown(tmp_path_factory) -> Run:
 
 @pytest.fixture(scope="module")
 def text(shown) -> str:
-    return page.render(shown, NOW)
+    return html.render(shown, NOW)
 
 
 @pytest.fixture(scope="module")
@@ -109,8 +110,8 @@ def test_names_are_shown_as_they_are_and_escaped(text, read, shown):
 
 
 def test_scores_are_those_of_the_tracks(read, shown):
-    told = judged.load(shown.judged_path(2))
-    names = {name: findings.NAMES.get(name, name) for name in told.judges}
+    told = evaluation.load(shown.judged_path(2))
+    names = {name: analysis.NAMES.get(name, name) for name in told.judges}
     for judge, probs in zip(told.judges, told.probs, strict=True):
         row = read.row("scores", names[judge])
         for split, cells in zip(SPLITS, zip(row[1::2], row[2::2], strict=True), strict=True):
@@ -132,7 +133,7 @@ def test_scores_are_those_of_the_tracks(read, shown):
 
 
 def test_folds_show_tracks_and_windows(read, shown):
-    scores = findings.fold_scores(findings.chapters(shown)[0])
+    scores = analysis.fold_scores(analysis.chapters(shown)[0])
     rows = [[" ".join(cell.split()) for cell in row] for row in read.rows["scores"]]
     for judge in ("resnet50", "mean"):
         cells = [
@@ -140,20 +141,20 @@ def test_folds_show_tracks_and_windows(read, shown):
             for tracks, windows in scores[judge].values()
             for cell in (f"{100 * tracks:.1f}", "" if windows is None else f"{100 * windows:.1f}")
         ]
-        assert [findings.NAMES.get(judge, judge), *cells] in rows
+        assert [analysis.NAMES.get(judge, judge), *cells] in rows
 
 
 def test_pseudo_labels_and_what_they_changed(read, shown):
-    for one in findings.pseudo_classes(shown, 1):
+    for one in analysis.pseudo_classes(shown, 1):
         row = read.row("pseudo", one.name)
         assert row[1] == str(one.count)
         assert row[-1] == (f"{one.right} of {one.known}" if one.known else "")
-    after, before, _ = findings.chapters(shown)
-    gains = findings.compare(before.judged, after.judged)["blend"]
-    row = read.row("pseudo", findings.NAMES["blend"])
+    after, before, _ = analysis.chapters(shown)
+    gains = analysis.compare(before.judged, after.judged)["blend"]
+    row = read.row("pseudo", analysis.NAMES["blend"])
     for gain, change, difference in zip(gains.values(), row[1::2], row[2::2], strict=True):
         assert change == f"{100 * gain.before:.1f} → {100 * gain.after:.1f}"
-        assert difference.endswith(verdicts.chance(gain.gain, gain.p))
+        assert difference.endswith(summary.chance(gain.gain, gain.p))
 
 
 def test_the_rules_of_pseudo_labels_are_told(shown, read):
@@ -162,17 +163,17 @@ def test_the_rules_of_pseudo_labels_are_told(shown, read):
     strict = replace(shown, recipe=shown.recipe.model_copy(update={"pseudo": rules}))
     kept = shown.pseudo_path(1).read_bytes()
     pseudo_labels.save([], shown.pseudo_path(1), 1, strict.recipe.digest())
-    told = Page(page.render(strict, NOW)).sections["pseudo"]
+    told = Page(html.render(strict, NOW)).sections["pseudo"]
     assert "20\xa0%, the same class from at least 50\xa0% of the networks, the surest 7 of a class)" in told
     shown.pseudo_path(1).write_bytes(kept)
 
 
 def test_classes_and_calibration_of_each_split(read, shown):
-    told = judged.load(shown.judged_path(2))
+    told = evaluation.load(shown.judged_path(2))
     for split in SPLITS:
         rows = told.rows(split)
         right = told.answers[rows].argmax(1) == told.labels[rows]
-        assert f"{verdicts.SPLIT_NAMES[split]}, {len(rows)} tracks" in read.said("classes")
+        assert f"{summary.SPLIT_NAMES[split]}, {len(rows)} tracks" in read.said("classes")
         error = calibration(told.answers[rows], told.labels[rows]).error
         assert f"The mean gap between sure and right is {100 * error:.1f} points" in read.said("trust")
         for number, name in enumerate(shown.class_names):
@@ -185,18 +186,18 @@ def test_classes_and_calibration_of_each_split(read, shown):
 
 
 def test_the_worst_mistakes_are_shown_in_order(read, shown):
-    worst = mistakes.worst(judged.load(shown.judged_path(2)))
+    worst = error_analysis.worst(evaluation.load(shown.judged_path(2)))
     assert re.findall(r"(\w+\.wav) ", read.said("mistakes")) == [mistake.id for mistake in worst]
-    windows = mistakes.windows(shown, 2, worst)
+    windows = error_analysis.windows(shown, 2, worst)
     starts = re.findall(r"(\d:\d\d) to", read.said("mistakes"))
     assert starts == [duration(window.start_s) for window in windows]
     assert read.tags.count("audio") == len(worst)
 
 
 def test_time_is_told_network_by_network(read, shown):
-    for chapter in findings.chapters(shown):
-        for name, own in spent.logs(chapter.run, chapter.number).items():
-            one = spent.spent(shown, name, own)
+    for chapter in analysis.chapters(shown):
+        for name, own in analysis.logs(chapter.run, chapter.number).items():
+            one = analysis.spent(shown, name, own)
             rows = [row[:4] for row in read.rows["time"]]
             assert [name, str(one.networks), str(one.epochs), duration(one.total_s)] in rows
     assert read.row("time", "predict")[1:5] == ["1", "0:08", "150 windows", "20.0"]
@@ -216,9 +217,9 @@ def test_recipe_and_place_are_there(read, shown):
 def test_after_round_1_it_shows_what_is_there(tmp_path):
     made = report_run.start(tmp_path, ("a", "b"), 4, True, audio=False)
     with pytest.raises(InputError, match="no round is stacked yet"):
-        page.write(made)
+        html.write(made)
     report_run.stack(made, 1)
-    page.write(made)
+    html.write(made)
     read = Page(made.report_path.read_text(encoding="utf-8"))
     assert read.unbalanced == read.open == []
     assert "round 1 of 2" in read.said("header")
@@ -231,9 +232,9 @@ def test_labels_that_nobody_knows_are_no_scores(tmp_path):
     made = report_run.make(tmp_path, labelled=False, audio=False)
     for number in (1, 2):
         path = made.judged_path(number)
-        told = judged.load(path)
-        judged.save(replace(told, labels=np.full(len(told.labels), -1)), path)
-    read = Page(page.render(made, NOW))
+        told = evaluation.load(path)
+        evaluation.save(replace(told, labels=np.full(len(told.labels), -1)), path)
+    read = Page(html.render(made, NOW))
     assert read.unbalanced == read.open == []
     assert "nothing can be said about right and wrong" in read.said("header")
     assert "No labels are known" in read.said("mistakes")
@@ -243,26 +244,26 @@ def test_labels_that_nobody_knows_are_no_scores(tmp_path):
 def test_without_the_predictions_all_but_the_mistakes_is_shown(tmp_path):
     made = report_run.make(tmp_path, audio=False)
     shutil.rmtree(made.predictions_folder(2))
-    read = Page(page.render(made, NOW))
+    read = Page(html.render(made, NOW))
     assert read.unbalanced == read.open == []
     assert "predictions were deleted" in read.said("mistakes")
     assert "validation, 8 tracks" in read.said("scores")
 
 
 def test_test_sets_without_labels_are_left_out(tmp_path):
-    read = Page(page.render(report_run.make(tmp_path, labelled=False, audio=False), NOW))
+    read = Page(html.render(report_run.make(tmp_path, labelled=False, audio=False), NOW))
     assert "validation, 8 tracks" in read.said("scores")
     assert "public test," not in read.said("scores")
 
 
 def test_many_classes_are_told_by_their_confusions(tmp_path):
     made = report_run.make(tmp_path, classes=tuple(f"class {n}" for n in range(30)), per_class=3, audio=False)
-    read = Page(page.render(made, NOW))
+    read = Page(html.render(made, NOW))
     assert read.unbalanced == read.open == []
     assert "All answers" not in read.said("classes")
-    told = judged.load(made.judged_path(2))
-    table = findings.counts(findings.chapters(made)[0], "validation")
-    truth, answer = next(findings.confused(table, 1))
+    told = evaluation.load(made.judged_path(2))
+    table = analysis.counts(analysis.chapters(made)[0], "validation")
+    truth, answer = next(analysis.confused(table, 1))
     pair = f"class {truth} taken for class {answer}: {table[truth, answer]} of {table[truth].sum()}"
     assert pair in read.said("classes")
     assert "No such file" in read.said("mistakes")
@@ -280,7 +281,7 @@ def test_damaged_files_are_named(shown, name):
     kept = path.read_bytes()
     path.write_bytes(b"damaged")
     with pytest.raises(InputError, match=re.escape(str(path))):
-        page.render(shown, NOW)
+        html.render(shown, NOW)
     path.write_bytes(kept)
 
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from melgpu import chart
+from melgpu.prediction import timeline_plot
 
 
 def spans(count: int, window_s: float = 20.0, hop_s: float = 10.0) -> np.ndarray:
@@ -28,12 +28,12 @@ def random_probs(*shape: int) -> np.ndarray:
     ],
 )
 def test_names_are_stems_or_say_more(paths, names):
-    assert chart.distinct_names(paths) == names
+    assert timeline_plot.distinct_names(paths) == names
 
 
 @given(st.lists(st.text("ab1-_./é", min_size=1).filter(lambda path: path.strip("./")), unique=True))
 def test_names_are_distinct_and_fit_into_one_folder(paths):
-    names = chart.distinct_names(paths)
+    names = timeline_plot.distinct_names(paths)
     assert len(set(names)) == len(paths)
     assert not any("/" in name or len(name.encode()) > 200 for name in names)
 
@@ -41,15 +41,15 @@ def test_names_are_distinct_and_fit_into_one_folder(paths):
 def test_columns_stand_for_the_middles_of_windows():
     given_spans = np.array([[0.0, 20.0], [10.0, 30.0], [13.0, 33.0]])
     probs = random_probs(3, 4)
-    edges, same = chart.columns(given_spans, probs)
+    edges, same = timeline_plot.columns(given_spans, probs)
     assert edges.tolist() == [0, 15, 21.5, 33]
     assert same is probs
 
 
 def test_more_windows_than_pixels_are_averaged():
     probs = random_probs(9_000, 3)
-    edges, means = chart.columns(spans(9_000), probs)
-    assert means.shape == (chart.MOST_COLUMNS, 3)
+    edges, means = timeline_plot.columns(spans(9_000), probs)
+    assert means.shape == (timeline_plot.MOST_COLUMNS, 3)
     assert (edges[0], edges[-1]) == (0, 90_010)
     assert (np.diff(edges) > 0).all()
     np.testing.assert_allclose(means[7], probs[42:48].mean(0))
@@ -60,7 +60,7 @@ def test_more_windows_than_pixels_are_averaged():
 def test_a_csv_and_a_picture_are_written_whatever_the_names(tmp_path, windows, classes):
     names = [f"nhạc $ố_{c}, 日本 " + "x" * 2 * c for c in range(classes)]
     probs = random_probs(windows, classes)
-    chart.save(tmp_path / "a.b", "half $ of\n音楽^{.mp3" + "y" * 300, spans(windows), probs, names)
+    timeline_plot.save(tmp_path / "a.b", "half $ of\n音楽^{.mp3" + "y" * 300, spans(windows), probs, names)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.b.csv", "a.b.png"]
     assert (tmp_path / "a.b.png").read_bytes()[:4] == b"\x89PNG"
     with open(tmp_path / "a.b.csv", newline="", encoding="utf-8") as file:

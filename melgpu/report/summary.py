@@ -4,15 +4,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from melgpu import findings
 from melgpu.audio.quarantine import Flaw
 from melgpu.console import duration
-from melgpu.findings import NAMES, Chapter, Gain, PseudoClass
 from melgpu.metrics import calibration, wilson_interval
+from melgpu.report import analysis
+from melgpu.report.analysis import NAMES, Chapter, Gain, PseudoClass, Spent
 from melgpu.runs.run import Run
 from melgpu.runs.timings import Piece
-from melgpu.spent import Spent
-from melgpu.stacking import challenger
+from melgpu.stacking.stack import compared_predictor
 
 SPLIT_NAMES = {"validation": "validation", "public": "public test", "private": "private test"}
 SPACE = "\N{NO-BREAK SPACE}"
@@ -74,7 +73,7 @@ def lead(chapter: Chapter, scores: dict) -> str:
 
 def stacking(chapter: Chapter, scores: dict) -> str:
     """Whether the answer, or the blend where the mean is the answer, is better than the plain mean of the networks."""
-    judge = challenger(chapter.answer)
+    judge = compared_predictor(chapter.answer)
     gains = {split: (own["gain"], own["gain_interval"], own["gain_p"]) for split, own in scores[judge].items()}
     start = "Against" if judge == chapter.answer else f"The {NAMES[judge]}, against"
     return f"{start} the plain mean of the networks, {_told(gains)}." if gains else ""
@@ -151,8 +150,8 @@ def sureness(probs: np.ndarray, labels: np.ndarray) -> str:
 
 def wrong(chapter: Chapter) -> str:
     """Which classes are confused most, over all tracks with known labels."""
-    table = sum(findings.counts(chapter, split) for split in findings.splits(chapter))
-    pairs = list(findings.confused(np.asarray(table), 2)) if findings.splits(chapter) else []
+    table = sum(analysis.counts(chapter, split) for split in analysis.splits(chapter))
+    pairs = list(analysis.confused(np.asarray(table), 2)) if analysis.splits(chapter) else []
     names = chapter.run.class_names
     told = [f"{names[t]} taken for {names[a]} ({table[t, a]} of {table[t].sum()} tracks)" for t, a in pairs]
     return f"Most often {', and '.join(told)}." if told else "Nowhere, as far as labels are known."

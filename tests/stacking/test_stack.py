@@ -5,19 +5,30 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 
-from melgpu import stacking
 from melgpu.errors import InputError
 from melgpu.models import checkpoint
+from melgpu.stacking.stack import (
+    Stack,
+    assign_subfolds,
+    blend_probs,
+    compared_predictor,
+    final_predictor,
+    fit_blend_weights,
+    fit_subfolds,
+    fold_groups,
+    load_stack,
+    save_stack,
+)
 from tests.helpers.stacking import SPEC, votes
 
 NAMES = ["cnn", "skip_cnn", "lightgbm"]
 
 
-def fit_stack(train, valid, names=NAMES, spec=SPEC) -> tuple[stacking.Stack, np.ndarray]:
+def fit_stack(train, valid, names=NAMES, spec=SPEC) -> tuple[Stack, np.ndarray]:
     """A whole stack, and the sub-folds of its validation tracks."""
-    subfolds = stacking.deal(valid[1], spec)
-    parts = list(stacking.fit(train, valid, subfolds, names, spec))
-    return stacking.Stack(valid[0].shape[1], valid[0].shape[2], dict.fromkeys(names, 1.0), parts), subfolds
+    subfolds = assign_subfolds(valid[1], spec)
+    parts = list(fit_subfolds(train, valid, subfolds, names, spec))
+    return Stack(valid[0].shape[1], valid[0].shape[2], dict.fromkeys(names, 1.0), parts), subfolds
 
 
 @pytest.fixture(scope="module", params=["original", "oof"])
@@ -47,7 +58,7 @@ def test_any_number_of_models_classes_and_tracks_fits(num_models, num_classes, c
 @given(st.lists(st.integers(0, 5), min_size=3, max_size=60))
 def test_tracks_are_dealt_evenly(labels):
     labels = np.array(labels)
-    subfolds = stacking.deal(labels, SPEC)
+    subfolds = assign_subfolds(labels, SPEC)
     counts = np.bincount(subfolds)
     assert len(counts) == min(len(labels), SPEC.num_subfolds)
     assert counts.max() - counts.min() <= 1
@@ -58,7 +69,7 @@ def test_tracks_are_dealt_evenly(labels):
 
 def test_too_few_tracks_are_refused():
     with pytest.raises(InputError, match="at least 3 validation tracks, there are 2"):
-        stacking.deal(np.array([0, 1]), SPEC)
+        assign_subfolds(np.array([0, 1]), SPEC)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -74,7 +85,7 @@ def test_the_same_seed_gives_the_same_bits(train, fitted, tmp_path):
     torch.rand(3)
     again, _ = fit_stack(train, votes(80, 2))
     for path, stack in ((tmp_path / "one", fitted[0]), (tmp_path / "other", again)):
-        stacking.save(stack, path, {"folds": [0]})
+        save_stack(stack, path, {"folds": [0]})
     assert (tmp_path / "one").read_bytes() == (tmp_path / "other").read_bytes()
 
 
@@ -86,11 +97,11 @@ def test_what_is_said_of_a_track_does_not_depend_on_its_label(train, fitted):
     for number in (0, SPEC.num_subfolds - 1):
         judged = subfolds == number
         other = np.where(judged, (labels + 1) % 4, labels)
-        again = list(stacking.fit(train, (matrix, other), subfolds, NAMES, SPEC))[number]
-        only = stacking.Stack(3, 4, stack.weights, [again]).predict(matrix[judged])
+        again = list(fit_subfolds(train, (matrix, other), subfolds, NAMES, SPEC))[number]
+        only = Stack(3, 4, stack.weights, [again]).predict(matrix[judged])
         for name, probs in before.items():
             np.testing.assert_array_equal(only[name], probs[judged], err_msg=name)
-        learnt = list(stacking.fit(train, (matrix, (labels + 1) % 4), subfolds, NAMES, SPEC))[number]
+        learnt = list(fit_subfolds(train, (matrix, (labels + 1) % 4), subfolds, NAMES, SPEC))[number]
         assert (learnt.predict(matrix)["cnn"] != again.predict(matrix)["cnn"]).any()  # of the others' it does
 
 
@@ -110,11 +121,11 @@ def test_fitted_weights_are_the_likeliest(seed):
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, 4, 60)
     probs = {name: rng.dirichlet(np.ones(4) / 2, 60) for name in NAMES}
-    weights = stacking.fit_weights(probs, labels, steps=3000)
+    weights = fit_blend_weights(probs, labels, steps=3000)
     assert sum(weights.values()) == pytest.approx(1)
 
     def loss(shares) -> float:
-        own = stacking.blend(probs, dict(zip(NAMES, shares, strict=True)))
+        own = blend_probs(probs, dict(zip(NAMES, shares, strict=True)))
         return -np.log(own[np.arange(60), labels]).mean()
 
     best = minimize(lambda free: loss(np.exp([*free, 0])), [0, 0], method="Nelder-Mead", options={"xatol": 1e-6})
@@ -124,7 +135,7 @@ def test_fitted_weights_are_the_likeliest(seed):
 def test_weights_go_to_who_is_right():
     labels = np.arange(40) % 2
     right = np.eye(2)[labels] * 0.8 + 0.1
-    weights = stacking.fit_weights({"good": right, "bad": 1 - right}, labels)
+    weights = fit_blend_weights({"good": right, "bad": 1 - right}, labels)
     assert weights["good"] > 0.99
 
 
@@ -138,23 +149,23 @@ def test_trees_that_ask_nothing_are_noticed(fitted):
 
 
 def test_a_fitted_blend_needs_two():
-    assert stacking.answer("fitted blend", 2) == "fitted blend"
-    assert stacking.answer("fitted blend", 1) == stacking.answer("blend", 3) == "blend"
-    assert stacking.answer("mean", 1) == stacking.answer("mean", 3) == "mean"
-    assert [stacking.challenger(name) for name in ("mean", "fitted blend")] == ["blend", "fitted blend"]
+    assert final_predictor("fitted blend", 2) == "fitted blend"
+    assert final_predictor("fitted blend", 1) == final_predictor("blend", 3) == "blend"
+    assert final_predictor("mean", 1) == final_predictor("mean", 3) == "mean"
+    assert [compared_predictor(name) for name in ("mean", "fitted blend")] == ["blend", "fitted blend"]
     stack, _ = fit_stack(None, votes(20, 1), ["lightgbm"])
     assert list(stack.predict(votes(2, 2)[0])) == ["lightgbm", "blend"]
 
 
 def test_protocols_group_folds():
-    assert stacking.groups("original", (2, 3, 4)) == [(2,), (3,), (4,)]
-    assert stacking.groups("oof", (2, 3, 4)) == [(2, 3, 4)]
+    assert fold_groups("original", (2, 3, 4)) == [(2,), (3,), (4,)]
+    assert fold_groups("oof", (2, 3, 4)) == [(2, 3, 4)]
 
 
 def test_a_stack_survives_its_file(fitted, tmp_path):
     stack, matrix = fitted[0], votes(50, 7)[0]
-    stacking.save(stack, tmp_path / "x", {"folds": [2]})
-    again, about = stacking.load(tmp_path / "x")
+    save_stack(stack, tmp_path / "x", {"folds": [2]})
+    again, about = load_stack(tmp_path / "x")
     assert about["folds"] == [2]
     for name, probs in stack.predict(matrix).items():
         np.testing.assert_array_equal(again.predict(matrix)[name], probs)
@@ -190,16 +201,16 @@ def test_damaged_and_foreign_stacks_are_refused(tmp_path, shape, reason):
     garbage = {"lightgbm.0": torch.frombuffer(bytearray(b"tree\nTree=0\n\xff"), dtype=torch.uint8)}
     checkpoint.save(tmp_path / "x", garbage, {"stack": shape})
     with pytest.raises(checkpoint.CheckpointError, match=f"x: .*{reason}"):
-        stacking.load(tmp_path / "x")
+        load_stack(tmp_path / "x")
     checkpoint.save(tmp_path / "x", {}, {})
     with pytest.raises(checkpoint.CheckpointError, match="not of a stack"):
-        stacking.load(tmp_path / "x")
+        load_stack(tmp_path / "x")
 
 
 def test_blend_weighs():
     probs = {"cnn": np.array([[1.0, 0.0]]), "lightgbm": np.array([[0.0, 1.0]])}
-    np.testing.assert_allclose(stacking.blend(probs, {"cnn": 0.9, "lightgbm": 0.1}), [[0.9, 0.1]])
-    np.testing.assert_allclose(stacking.blend(probs, {"cnn": 3.0, "lightgbm": 1.0}), [[0.75, 0.25]])
+    np.testing.assert_allclose(blend_probs(probs, {"cnn": 0.9, "lightgbm": 0.1}), [[0.9, 0.1]])
+    np.testing.assert_allclose(blend_probs(probs, {"cnn": 3.0, "lightgbm": 1.0}), [[0.75, 0.25]])
 
 
 def test_no_test_tracks_are_no_problem(fitted):

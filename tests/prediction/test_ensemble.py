@@ -3,12 +3,14 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 
-from melgpu import cnns, ensemble, stacking
-from melgpu.ensemble import Ensemble
 from melgpu.errors import InputError
+from melgpu.prediction import ensemble
+from melgpu.prediction.ensemble import Ensemble
+from melgpu.stacking import stack_cnn
+from melgpu.stacking.stack import Stack, Subfold, save_stack
 
 
-class Chooser(stacking.Stack):
+class Chooser(Stack):
     """A stack that believes its last model."""
 
     def predict(self, matrix):
@@ -60,16 +62,16 @@ def test_checkpoints_of_another_job_or_run_are_refused(made, monkeypatch):
         own[1] = before
 
 
-def cnn_stack(num_models: int, weights: dict[str, float]) -> stacking.Stack:
-    part = stacking.Subfold({name: cnns.StackCNN(num_models, 2, 0.0) for name in weights}, dict.fromkeys(weights, 1.0))
-    return stacking.Stack(num_models, 2, weights, [part])
+def cnn_stack(num_models: int, weights: dict[str, float]) -> Stack:
+    part = Subfold({name: stack_cnn.StackCNN(num_models, 2, 0.0) for name in weights}, dict.fromkeys(weights, 1.0))
+    return Stack(num_models, 2, weights, [part])
 
 
 def test_stacks_of_another_fold_or_run_are_refused(made):
     path, stack = made.stack_path(1, (0,)), cnn_stack(2, {"cnn": 1.0})
     about = {"round": 1, "folds": [0], "models": list(made.spec(1).backbones), "class_names": made.class_names}
     about |= {"digest": made.recipe.digest(), "pseudo": "none"}
-    stacking.save(stack, path, about)
+    save_stack(stack, path, about)
     assert ensemble._load_stack(made, 1, (0,)).weights == {"cnn": 1.0}
     for wrong, change, reason in (
         (stack, {"models": about["models"][::-1]}, "of another models"),
@@ -79,6 +81,6 @@ def test_stacks_of_another_fold_or_run_are_refused(made):
         (cnn_stack(3, {"cnn": 1.0}), {}, "other numbers of networks and classes"),
         (cnn_stack(2, {"cnn": 0.5}), {}, "blends {'cnn': 0.5}, not {'cnn': 1.0}"),
     ):
-        stacking.save(wrong, path, about | change)
+        save_stack(wrong, path, about | change)
         with pytest.raises(InputError, match=f"{path}: .*{reason}"):
             ensemble._load_stack(made, 1, (0,))

@@ -4,9 +4,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from melgpu import judged
 from melgpu.errors import InputError
-from melgpu.judged import Judged
+from melgpu.stacking import evaluation
+from melgpu.stacking.evaluation import Judged
 
 
 def made(**changes) -> Judged:
@@ -27,14 +27,14 @@ def made(**changes) -> Judged:
 
 
 def test_round_trip(tmp_path):
-    judged.save(made(), tmp_path / "x.npz")
-    again = judged.load(tmp_path / "x.npz")
+    evaluation.save(made(), tmp_path / "x.npz")
+    again = evaluation.load(tmp_path / "x.npz")
     for name in Judged.__dataclass_fields__:
         np.testing.assert_array_equal(getattr(again, name), getattr(made(), name))
 
 
 def test_rows_are_those_with_labels():
-    assert [made().rows(split).tolist() for split in judged.SPLITS] == [[0, 1, 2, 3], [4], []]
+    assert [made().rows(split).tolist() for split in evaluation.SPLITS] == [[0, 1, 2, 3], [4], []]
     assert made().rows("validation", fold=1).tolist() == [2, 3]
 
 
@@ -85,18 +85,18 @@ def test_columns_that_do_not_fit_are_refused(changes):
 
 def test_damaged_and_foreign_files_are_refused(tmp_path):
     path = tmp_path / "x.npz"
-    judged.save(made(), path)
+    evaluation.save(made(), path)
     good = path.read_bytes()
     os.mkfifo(tmp_path / "pipe")
     for content in (b"", good[: len(good) // 2], b"text"):
         path.write_bytes(content)
         with pytest.raises(InputError, match=r"x\.npz: damaged"):
-            judged.load(path)
-    judged.save(made(source={"answer": "oracle"}), path)
+            evaluation.load(path)
+    evaluation.save(made(source={"answer": "oracle"}), path)
     with pytest.raises(InputError, match=r"x\.npz: damaged"):
-        judged.load(path)
-    judged.save(made(probs=np.full((4, 7, 3), np.nan)), path)
+        evaluation.load(path)
+    evaluation.save(made(probs=np.full((4, 7, 3), np.nan)), path)
     with pytest.raises(InputError, match="values that are no probabilities"):
-        judged.load(path)
+        evaluation.load(path)
     with pytest.raises(InputError):
-        judged.load(tmp_path / "pipe")
+        evaluation.load(tmp_path / "pipe")

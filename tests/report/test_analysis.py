@@ -3,10 +3,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from melgpu import findings, judged
 from melgpu.errors import InputError
 from melgpu.metrics import bootstrap_interval
+from melgpu.report import analysis
 from melgpu.runs import predictions, pseudo_labels
+from melgpu.stacking import evaluation
+from melgpu.training import checkpointing
 from tests.helpers import report_run
 
 
@@ -16,7 +18,7 @@ def shown(tmp_path_factory):
 
 
 def test_chapters_begin_with_the_last_round(shown):
-    found = findings.chapters(shown)
+    found = analysis.chapters(shown)
     assert [chapter.title for chapter in found] == ["Round 2", "Round 2 without pseudo labels", "Round 1"]
     assert len({chapter.key for chapter in found}) == 3
     kinds = [found[0].kind(judge) for judge in found[0].judged.judges]
@@ -25,19 +27,19 @@ def test_chapters_begin_with_the_last_round(shown):
 
 @pytest.mark.parametrize("column", [{"class_names": ("x", "y", "z")}, {"ids": ("stranger.wav",)}])
 def test_what_was_judged_elsewhere_is_refused(shown, column):
-    told = judged.load(shown.judged_path(1))
+    told = evaluation.load(shown.judged_path(1))
     if "ids" in column:
         column = {"ids": (*column["ids"], *told.ids[1:])}
-    judged.save(replace(told, **column), shown.judged_path(1))
+    evaluation.save(replace(told, **column), shown.judged_path(1))
     with pytest.raises(InputError, match=r"judged\.npz: of other tracks or classes"):
-        findings.chapters(shown)
-    judged.save(told, shown.judged_path(1))
+        analysis.chapters(shown)
+    evaluation.save(told, shown.judged_path(1))
 
 
 def test_folds_are_scored_on_their_own_tracks(shown):
-    chapter = findings.chapters(shown)[0]
+    chapter = analysis.chapters(shown)[0]
     told, names = chapter.judged, shown.class_names
-    scores = findings.fold_scores(chapter)
+    scores = analysis.fold_scores(chapter)
     assert list(scores) == list(told.judges)
     for j, judge in enumerate(told.judges):
         for fold, (tracks, windows) in scores[judge].items():
@@ -59,17 +61,17 @@ def test_windows_of_predictions_that_are_gone_are_not_told(shown):
     path = shown.predictions_path(shown.jobs(1)[0])
     kept = path.read_bytes()
     path.unlink()
-    assert findings.window_accuracy(shown, shown.jobs(1)[0]) is None
+    assert analysis.window_accuracy(shown, shown.jobs(1)[0]) is None
     path.write_bytes(kept)
 
 
 def test_differences_are_of_the_same_tracks(shown):
-    after, before, _ = (chapter.judged for chapter in findings.chapters(shown))
+    after, before, _ = (chapter.judged for chapter in analysis.chapters(shown))
     shuffled = np.random.default_rng(0).permutation(len(before.ids))[1:]  # one is missing
     columns = {name: tuple(getattr(before, name)[row] for row in shuffled) for name in ("ids", "splits")}
     numbers = {name: getattr(before, name)[shuffled] for name in ("folds", "labels", "trained")}
     numbers["probs"] = before.probs[:, shuffled]
-    found = findings.compare(replace(before, **columns, **numbers), after)
+    found = analysis.compare(replace(before, **columns, **numbers), after)
     assert list(found) == list(after.judges)
     answers = {(i, s): p for i, s, p in zip(columns["ids"], columns["splits"], numbers["probs"][-2], strict=True)}
     for split, gain in found["blend"].items():
@@ -88,7 +90,7 @@ def test_differences_are_of_the_same_tracks(shown):
 def test_pseudo_labels_are_counted_by_class(shown):
     chosen = pseudo_labels.load(shown.pseudo_path(1), 1, shown.recipe.digest())
     truth = dict(zip(shown.manifest.ids, shown.manifest.labels, strict=True))
-    found = findings.pseudo_classes(shown, 1)
+    found = analysis.pseudo_classes(shown, 1)
     assert [one.name for one in found] == shown.class_names
     for one in found:
         own = [label for label in chosen if label.label == one.name]
@@ -96,17 +98,36 @@ def test_pseudo_labels_are_counted_by_class(shown):
         assert one.right == sum(truth[label.id] == one.name for label in own)
         assert one.unanimous == sum(label.votes == "2/2" for label in own)
         assert one.lowest == min((label.probability for label in own), default=0)
-    whole = findings.total(found)
+    whole = analysis.total(found)
     assert whole.count == len(chosen) > 0
     assert whole.mean == pytest.approx(np.mean([label.probability for label in chosen]))
-    assert findings.pseudo_classes(shown, 2) is None
+    assert analysis.pseudo_classes(shown, 2) is None
 
 
 def test_classes_and_the_pairs_that_are_confused():
     table = np.array([[5, 1, 0], [3, 7, 0], [0, 0, 0]])
-    scores = findings.class_scores(table, ["a", "b", "c"])
+    scores = analysis.class_scores(table, ["a", "b", "c"])
     assert [(one.name, one.right, one.tracks) for one in scores] == [("a", 5, 6), ("b", 7, 10)]
     assert all(one.interval[0] < one.right / one.tracks < one.interval[1] for one in scores)
-    assert list(findings.confused(table, 9)) == [(1, 0), (0, 1)]
-    assert list(findings.confused(table, 1)) == [(1, 0)]
-    assert list(findings.confused(np.diag([3, 4]), 5)) == []
+    assert list(analysis.confused(table, 9)) == [(1, 0), (0, 1)]
+    assert list(analysis.confused(table, 1)) == [(1, 0)]
+    assert list(analysis.confused(np.diag([3, 4]), 5)) == []
+
+
+def test_time_adds_up_over_epochs_and_folds(tmp_path):
+    made = report_run.make(tmp_path, audio=False)
+    logs = analysis.logs(made, 2)
+    assert {name: list(folds) for name, folds in logs.items()} == {"inception_v3": [1, 2], "resnet50": [1, 2]}
+    found = analysis.spent(made, "resnet50", logs["resnet50"])
+    records = [record for job in made.jobs(2) if job.backbone == "resnet50" for record in checkpointing.log(made, job)]
+    assert (found.networks, found.epochs) == (2, len(records))
+    stages = ("audio_s", "pictures_s", "network_s", "rest_s", "validation_s")
+    assert found.total_s == pytest.approx(sum(record[stage] for record in records for stage in stages))
+    trained = [record["audio_s"] + record["pictures_s"] + record["network_s"] + record["rest_s"] for record in records]
+    steps = sum(record["steps_per_s"] * own for record, own in zip(records, trained, strict=True))
+    assert found.windows_per_s == pytest.approx(steps * made.recipe.optim.batch_size / sum(trained))
+
+
+def test_networks_without_a_log_are_left_out(tmp_path):
+    made = report_run.start(tmp_path, ("a", "b"), 4, True, audio=False)
+    assert analysis.logs(made, 1) == {}

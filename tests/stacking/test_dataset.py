@@ -3,10 +3,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from melgpu import jury, recipe, stacking
+from melgpu import recipe
 from melgpu.errors import InputError
 from melgpu.runs import predictions
 from melgpu.runs.run import Run, class_numbers
+from melgpu.stacking import dataset
+from melgpu.stacking.stack import Stack, fit_subfolds
 from tests.helpers.runs import label, predict, stack_round
 
 
@@ -19,13 +21,13 @@ def second(made, monkeypatch):
 
 
 def test_tracks_in_another_order_are_put_in_theirs(second):
-    expected = jury.hear(second, 2)
+    expected = dataset.hear(second, 2)
     path = second.predictions_path(second.jobs(2)[1])
     said = predictions.load(path)
     tracks = zip(said.ids, second.manifest.splits, strict=True)
     predictions.save(said.in_order(list(tracks)[::-1]), path)
     assert predictions.load(path).ids == said.ids[::-1]
-    votes = jury.hear(second, 2)
+    votes = dataset.hear(second, 2)
     np.testing.assert_array_equal(votes.lost, expected.lost)
     for fold, matrix in votes.matrices.items():
         np.testing.assert_array_equal(matrix, expected.matrices[fold])
@@ -38,9 +40,9 @@ def with_protocol(run: Run, protocol: str) -> Run:
 
 
 def test_original_cases_are_folds_with_their_training_side(second):
-    votes = jury.hear(second, 2)
+    votes = dataset.hear(second, 2)
     labels = class_numbers(second.labelled(2)[0], second.class_names)
-    for case, fold in zip(jury.cases(second, 2, votes), (1, 2), strict=True):
+    for case, fold in zip(dataset.cases(second, 2, votes), (1, 2), strict=True):
         valid = [row for row in second.fold_rows(fold)[1] if row != 5]
         train = [*(row for row in second.fold_rows(fold)[0] if row != 5), 13]  # with the pseudo label
         assert (case.folds, case.rows.tolist(), case.of_fold.tolist()) == ((fold,), valid, [fold] * len(valid))
@@ -53,8 +55,8 @@ def test_original_cases_are_folds_with_their_training_side(second):
 def test_out_of_fold_is_one_case_of_each_track_by_those_that_did_not_train_on_it(second, monkeypatch):
     made = with_protocol(second, "oof")
     predict(made, 2, monkeypatch)
-    votes = jury.hear(made, 2)
-    (case,) = jury.cases(made, 2, votes)
+    votes = dataset.hear(made, 2)
+    (case,) = dataset.cases(made, 2, votes)
     assert (case.folds, case.train) == ((1, 2), None)
     assert sorted(case.rows) == [row for row in range(12) if made.manifest.folds[row] in (1, 2) and row != 5]
     for row, fold, own in zip(case.rows, case.of_fold, case.valid[0], strict=True):
@@ -66,12 +68,12 @@ def test_out_of_fold_is_one_case_of_each_track_by_those_that_did_not_train_on_it
 def test_judgements_are_where_they_belong(second, monkeypatch, protocol):
     made = with_protocol(second, protocol)
     predict(made, 2, monkeypatch)
-    votes = jury.hear(made, 2)
+    votes = dataset.hear(made, 2)
     stacks = []
-    for case in jury.cases(made, 2, votes):
-        parts = stacking.fit(case.train, case.valid, case.subfolds, ["lightgbm"], made.recipe.stacking)
-        stacks.append((case, stacking.Stack(2, 2, {"lightgbm": 1.0}, list(parts))))
-    judged = jury.judge(made, 2, votes, stacks)
+    for case in dataset.cases(made, 2, votes):
+        parts = fit_subfolds(case.train, case.valid, case.subfolds, ["lightgbm"], made.recipe.stacking)
+        stacks.append((case, Stack(2, 2, {"lightgbm": 1.0}, list(parts))))
+    judged = dataset.judge(made, 2, votes, stacks)
     assert judged.judges == ("inception_v3", "resnet50", "mean", "lightgbm", "blend")
     assert judged.splits.count("public") == 2
     assert judged.ids[-2:] == ("x.wav", "y.wav")
@@ -94,16 +96,16 @@ def test_judgements_are_where_they_belong(second, monkeypatch, protocol):
 
 
 def test_votes_are_of_every_network_and_fold(second):
-    votes = jury.hear(second, 2)
+    votes = dataset.hear(second, 2)
     found = votes.of_networks(np.array([12, 13, 0]))
     expected = [votes.matrices[fold][[12, 13, 0], k].argmax(1) for fold in (1, 2) for k in (0, 1)]
     np.testing.assert_array_equal(found, expected)
 
 
 def test_what_was_not_heard_is_not_learnt_from_and_not_known(second):
-    votes = jury.hear(second, 2)
+    votes = dataset.hear(second, 2)
     assert np.flatnonzero(votes.lost).tolist() == [5]
-    assert all(5 not in case.rows for case in jury.cases(second, 2, votes))
+    assert all(5 not in case.rows for case in dataset.cases(second, 2, votes))
 
 
 @pytest.mark.parametrize(
@@ -117,10 +119,10 @@ def test_what_was_not_heard_is_not_learnt_from_and_not_known(second):
 def test_mixtures_are_refused(second, monkeypatch, changes, reason):
     predict(second, 2, monkeypatch, **changes)
     with pytest.raises(InputError, match=reason):
-        jury.hear(second, 2)
+        dataset.hear(second, 2)
 
 
 def test_missing_predictions_are_named(second):
     second.predictions_path(second.jobs(2)[1]).unlink()
     with pytest.raises(InputError, match="round 2: no predictions of resnet50-fold1 as it is now"):
-        jury.hear(second, 2)
+        dataset.hear(second, 2)

@@ -18,12 +18,12 @@ from melgpu.data import windows
 from melgpu.data.batch import Batch
 from melgpu.data.loader import Stream
 from melgpu.data.windows import Order
-from melgpu.ensemble import Ensemble
 from melgpu.features import parity
 from melgpu.features.log_mel import LogMel
-from melgpu.journal import Answers, Journal
 from melgpu.models import classifier, inference
 from melgpu.models.classifier import Classifier
+from melgpu.prediction.ensemble import Ensemble
+from melgpu.prediction.resume_log import Answers, Journal
 from melgpu.recipe import Recipe
 
 

@@ -5,12 +5,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from melgpu import judged
 from melgpu.errors import InputError
-from melgpu.judged import SPLITS, Judged
 from melgpu.metrics import bootstrap_interval, confusion, sign_test, wilson_interval
 from melgpu.runs import predictions, pseudo_labels
 from melgpu.runs.run import Job, Run, class_numbers
+from melgpu.stacking import evaluation
+from melgpu.stacking.evaluation import SPLITS, Judged
+from melgpu.training import checkpointing
+from melgpu.training.loop import STAGES
 
 NAMES = {
     "mean": "mean of the networks",
@@ -60,7 +62,7 @@ def chapters(run: Run) -> list[Chapter]:
 
 def _chapter(run: Run, number: int) -> Chapter:
     path = run.judged_path(number)
-    found = judged.load(path)
+    found = evaluation.load(path)
     known = {(name, _judged_split(split)) for name, split in zip(run.manifest.ids, run.manifest.splits, strict=True)}
     if list(found.class_names) != run.class_names or not set(zip(found.ids, found.splits, strict=True)) <= known:
         raise InputError(f"{path}: of other tracks or classes than this run's")
@@ -216,3 +218,45 @@ def confused(table: np.ndarray, most: int) -> Iterator[tuple[int, int]]:
         truth, answer = divmod(place, len(table))
         if wrong[truth, answer]:
             yield truth, answer
+
+
+@dataclass(frozen=True)
+class Spent:
+    """Training of one backbone in one round, all its folds together.
+
+    seconds : by stage, validation among them
+    windows_per_s : trained on, by each process, while it trains; 0 where nothing is known
+    """
+
+    backbone: str
+    networks: int
+    epochs: int
+    seconds: dict[str, float]
+    windows_per_s: float
+
+    @property
+    def total_s(self) -> float:
+        return sum(self.seconds.values())
+
+
+def logs(run: Run, round_number: int) -> dict[str, dict[int, list[dict[str, float]]]]:
+    """{backbone: {fold: its training's records}}, of trainings that have ended an epoch. Raises InputError."""
+    found: dict[str, dict[int, list[dict[str, float]]]] = {}
+    for job in run.jobs(round_number):
+        if records := checkpointing.log(run, job):
+            found.setdefault(job.backbone, {})[job.fold] = records
+    return found
+
+
+def spent(run: Run, backbone: str, folds: dict[int, list[dict[str, float]]]) -> Spent:
+    """What a backbone's `logs` add up to."""
+    records = [record for log in folds.values() for record in log]
+    seconds = {stage: sum(record[f"{stage}_s"] for record in records) for stage in STAGES}
+    trained_s = sum(own for stage, own in seconds.items() if stage != "validation")
+    steps = sum(record["steps_per_s"] * _trained_s(record) for record in records)  # of resumed epochs what was seen
+    batch_size = run.recipe.optim_for(backbone).batch_size
+    return Spent(backbone, len(folds), len(records), seconds, steps * batch_size / trained_s if trained_s else 0.0)
+
+
+def _trained_s(record: dict[str, float]) -> float:
+    return sum(record[f"{stage}_s"] for stage in STAGES if stage != "validation")

@@ -10,16 +10,16 @@ import soundfile
 import soxr
 import torch
 
-from melgpu import figures
 from melgpu.audio import decode
 from melgpu.audio.remote import is_url
 from melgpu.data.loader import Stream
 from melgpu.data.windows import Order, samples
 from melgpu.errors import InputError
 from melgpu.features.log_mel import LogMel
-from melgpu.judged import Judged
+from melgpu.report import plots
 from melgpu.runs import predictions, sampling
 from melgpu.runs.run import Run
+from melgpu.stacking.evaluation import Judged
 
 MOST, MOST_SOUND_S = 12, 300  # a page of some MB
 MP3_RATES = (16_000, 22_050, 24_000, 32_000, 44_100, 48_000)  # Hz, which every browser plays
@@ -132,7 +132,7 @@ def hear(run: Run, chosen: list[Window]) -> Iterator[Heard]:
         if flaw:
             yield Heard(None, None, None, flaw)
             continue
-        picture = figures.window(features(wave[None])[0, 0].numpy())
+        picture = plots.window(features(wave[None])[0, 0].numpy())
         short = number * run.recipe.windows.window_s <= MOST_SOUND_S
         played = sound(wave.numpy(), run.recipe.audio.sample_rate) if short else None
         yield Heard(picture, played, _file_s(run.manifest.paths[window.row]), None)
@@ -161,4 +161,4 @@ def sound(wave: np.ndarray, sample_rate: int) -> str:
     file = io.BytesIO()
     with soundfile.SoundFile(file, "w", rate, 1, format="MP3") as encoder:
         encoder.write(wave / max(1.0, float(np.abs(wave).max())))
-    return figures.data_uri("audio/mpeg", file.getvalue())
+    return plots.data_uri("audio/mpeg", file.getvalue())

@@ -5,10 +5,11 @@ import numpy as np
 import pytest
 import torch
 
-from melgpu import listening, recipe
+from melgpu import recipe
 from melgpu.data import windows
 from melgpu.data.loader import Stream
-from melgpu.journal import Answers, Journal
+from melgpu.prediction import predictor
+from melgpu.prediction.resume_log import Answers, Journal
 from tests.helpers import write_audio
 from tests.helpers.training import Corner
 
@@ -29,7 +30,7 @@ class Network(Corner):
 @pytest.fixture
 def networks(monkeypatch):
     """Two networks that count how often they are asked; their checkpoints fit any front end."""
-    monkeypatch.setattr(listening.parity, "refuse_other", lambda *args: None)
+    monkeypatch.setattr(predictor.parity, "refuse_other", lambda *args: None)
     about = {"front_end": {}, "backbone": "corner", "fold": 0}
     return [(Network(), about), (Network(), about)]
 
@@ -45,7 +46,7 @@ def listen(networks, names, path, stop=None):
     order = windows.prediction_order(np.arange(5), np.zeros(5, bool), SETTINGS.audio, SETTINGS.windows)
     probs, heard = np.full((2, 15, 3), np.nan, np.float32), np.zeros(15, bool)
     with Stream(names, GUARDED.audio, GUARDED.stream, CPU) as stream, Journal(path, {"x": 1}) as journal:
-        answered = listening.listen(networks, GUARDED, stream, order, journal, "listening")
+        answered = predictor.listen(networks, GUARDED, stream, order, journal, "listening")
         for part, answers in itertools.islice(answered, stop):
             probs[:, part], heard[part] = answers.probs, answers.heard
         return probs, heard, dict(stream.flaws)
@@ -98,9 +99,9 @@ def test_a_file_that_is_well_again_is_heard(networks, tmp_path):
 
 def test_files_that_changed_are_heard_again(tmp_path):
     path = write_audio(tmp_path / "a.wav", 2)
-    before = listening._stamp(str(path))
-    assert listening._stamp(str(path)) == before
+    before = predictor._stamp(str(path))
+    assert predictor._stamp(str(path)) == before
     write_audio(path, 3)
-    assert listening._stamp(str(path)) != before
-    assert listening._stamp("https://x.org/a.mp3") == ["https://x.org/a.mp3"]
-    assert listening._stamp(str(tmp_path / "absent")) == [str(tmp_path / "absent")]
+    assert predictor._stamp(str(path)) != before
+    assert predictor._stamp("https://x.org/a.mp3") == ["https://x.org/a.mp3"]
+    assert predictor._stamp(str(tmp_path / "absent")) == [str(tmp_path / "absent")]

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from melgpu import recipe
 from melgpu.audio.decode import conform, decode
+from melgpu.prediction.timeline import Timeline, cut, expected_windows
 from melgpu.recipe import AudioSpec, WindowSpec
-from melgpu.timeline import Timeline, cut, expected_windows
 from tests.helpers import write_audio
 
 RATE = 8_000

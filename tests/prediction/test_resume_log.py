@@ -3,7 +3,7 @@ import pytest
 
 from melgpu.audio.quarantine import Flaw
 from melgpu.errors import InputError
-from melgpu.journal import Answers, Journal
+from melgpu.prediction.resume_log import Answers, Journal
 
 ABOUT = {"checkpoints": ["a", "b"], "tracks": 3}
 

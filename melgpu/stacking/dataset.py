@@ -4,13 +4,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from melgpu import stacking
-from melgpu.cnns import Rows
 from melgpu.errors import InputError
-from melgpu.judged import Judged
 from melgpu.runs import predictions
 from melgpu.runs.run import Run, class_numbers
-from melgpu.stacking import Stack
+from melgpu.stacking.evaluation import Judged
+from melgpu.stacking.stack import MEAN, Stack, assign_subfolds, final_predictor, fold_groups
+from melgpu.stacking.stack_cnn import Rows
 
 
 @dataclass(frozen=True)
@@ -71,7 +70,7 @@ def _load(run: Run, number: int, fold: int) -> list[predictions.Predictions]:
 def cases(run: Run, number: int, votes: Votes) -> list[Case]:
     """One for each stack of a round."""
     protocol, folds = run.recipe.stacking.protocol, run.spec(number).folds
-    return [_case(run, number, votes, group) for group in stacking.groups(protocol, folds)]
+    return [_case(run, number, votes, group) for group in fold_groups(protocol, folds)]
 
 
 def _case(run: Run, number: int, votes: Votes, folds: tuple[int, ...]) -> Case:
@@ -84,7 +83,7 @@ def _case(run: Run, number: int, votes: Votes, folds: tuple[int, ...]) -> Case:
     if run.recipe.stacking.protocol == "original":
         seen = sides[folds[0]][0]
         train = (votes.matrices[folds[0]][seen], labels[seen])
-    subfolds = stacking.deal(labels[rows], run.recipe.stacking)
+    subfolds = assign_subfolds(labels[rows], run.recipe.stacking)
     return Case(folds, rows, of_fold, (matrix, labels[rows]), subfolds, train)
 
 
@@ -119,7 +118,7 @@ def judge(run: Run, number: int, votes: Votes, stacks: list[tuple[Case, Stack]])
 
 
 def _networks(names: tuple[str, ...], matrix: np.ndarray) -> dict[str, np.ndarray]:
-    return {name: matrix[:, k] for k, name in enumerate(names)} | {stacking.MEAN: matrix.mean(axis=1)}
+    return {name: matrix[:, k] for k, name in enumerate(names)} | {MEAN: matrix.mean(axis=1)}
 
 
 def _source(run: Run, number: int, stacks: list[Stack]) -> dict:
@@ -130,7 +129,7 @@ def _source(run: Run, number: int, stacks: list[Stack]) -> dict:
         "recipe": run.recipe.digest(),
         "pseudo": run.pseudo_digest(number),
         "protocol": settings.protocol,
-        "answer": stacking.answer(settings.answer, len(fixed)),
+        "answer": final_predictor(settings.answer, len(fixed)),
         "weights": fixed,
         "fitted_weights": {name: float(np.mean([own[name] for own in fitted])) for name in fitted[0]},
     }

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-from melgpu import recipe, stacking
+from melgpu import recipe
 from melgpu.errors import InputError
 from melgpu.models import checkpoint, classifier
 from melgpu.models.classifier import Classifier
 from melgpu.recipe import Recipe
 from melgpu.runs.run import Job, Run
-from melgpu.stacking import Stack
+from melgpu.stacking.stack import MEAN, Stack, final_predictor, fold_groups, load_stack
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Ensemble:
 
     def combine(self, probs: np.ndarray) -> np.ndarray:
         """One answer for each track, shape (N, C), from its probabilities by each network, shape (K, N, C)."""
-        if not self.stacks or self.answer == stacking.MEAN:
+        if not self.stacks or self.answer == MEAN:
             return probs.mean(axis=0)
         answers = []
         for fold, stack in ((fold, stack) for folds, stack in self.stacks.items() for fold in folds):
@@ -51,9 +51,9 @@ def load(run: Run) -> Ensemble:
         raise InputError(f"{run.folder}: no trained network yet; run train.py first")
     networks = load_networks(run, jobs)
     spec, stacking_spec = run.spec(number), run.recipe.stacking
-    groups = stacking.groups(stacking_spec.protocol, spec.folds) if stacked else []
+    groups = fold_groups(stacking_spec.protocol, spec.folds) if stacked else []
     stacks = {folds: _load_stack(run, number, folds) for folds in groups}
-    answer = stacking.answer(stacking_spec.answer, len(spec.blend))
+    answer = final_predictor(stacking_spec.answer, len(spec.blend))
     settings = recipe.validate(networks[0][1]["recipe"], f"of {run.checkpoint(jobs[0])}")
     digests = [checkpoint.digest(run.checkpoint(job)) for job in jobs]
     return Ensemble(networks, digests, stacks, answer, run.class_names, settings)
@@ -73,7 +73,7 @@ def load_networks(run: Run, jobs: list[Job]) -> list[tuple[Classifier, dict]]:
 
 def _load_stack(run: Run, number: int, folds: tuple[int, ...]) -> Stack:
     path, spec = run.stack_path(number, folds), run.spec(number)
-    stack, about = stacking.load(path)
+    stack, about = load_stack(path)
     wanted = {"round": number, "folds": list(folds), "models": list(spec.backbones)}
     problems = _differences(run, path, about, wanted | {"pseudo": run.pseudo_digest(number)})
     if (stack.num_models, stack.num_classes) != (len(spec.backbones), len(run.class_names)):

@@ -7,8 +7,8 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from melgpu import figures
 from melgpu.metrics import calibration
+from melgpu.report import plots
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -36,11 +36,11 @@ def log(*accuracies: float) -> list[dict[str, float]]:
 
 
 def test_every_fold_has_a_line_in_both_panels_and_a_dot_at_its_best():
-    picture = svg(figures.learning_curves({0: log(0.2, 0.5, 0.4), 3: log(0.3, 0.4)}))
+    picture = svg(plots.learning_curves({0: log(0.2, 0.5, 0.4), 3: log(0.3, 0.4)}))
     for fold, epochs in ((0, 3), (3, 2)):
-        found = lines(picture, figures.colour(fold))
+        found = lines(picture, plots.colour(fold))
         assert [len(re.findall("[ML] ", d)) for d in found] == [epochs, epochs]
-        (use,) = [u for u in picture.iter(f"{SVG}use") if f"fill: {figures.colour(fold)}" in u.get("style")]
+        (use,) = [u for u in picture.iter(f"{SVG}use") if f"fill: {plots.colour(fold)}" in u.get("style")]
         points = [tuple(map(float, pair)) for pair in re.findall(r"[ML] ([\d.]+) ([\d.]+)", found[1])]
         highest = min(points, key=lambda point: point[1])  # y counts down
         assert (float(use.get("x")), float(use.get("y"))) == pytest.approx(highest, abs=0.01)
@@ -48,7 +48,7 @@ def test_every_fold_has_a_line_in_both_panels_and_a_dot_at_its_best():
 
 
 def test_one_epoch_is_drawn_too_and_letters_are_the_readers():
-    picture = svg(figures.learning_curves({0: log(0.2)}))
+    picture = svg(plots.learning_curves({0: log(0.2)}))
     assert len(list(picture.iter(f"{SVG}use"))) > 1
     assert "1" in letters(picture)  # the epoch
     assert not {"0.96", "1.04", "1.00"} & set(letters(picture))
@@ -59,18 +59,18 @@ def test_one_epoch_is_drawn_too_and_letters_are_the_readers():
 def test_calibration_is_drawn_with_its_counts():
     probs = np.random.default_rng(0).dirichlet(np.ones(3), 200)
     found = calibration(probs, probs.argmax(1) * (np.arange(200) % 3 > 0))
-    picture = svg(figures.reliability(found))
+    picture = svg(plots.reliability(found))
     assert letters(picture)[-len(found.counts) - 1 :] == [*map(str, found.counts), "answers"]
 
 
 def test_the_same_figure_is_the_same_text():
-    assert figures.learning_curves({0: log(0.1, 0.2)}) == figures.learning_curves({0: log(0.1, 0.2)})
+    assert plots.learning_curves({0: log(0.1, 0.2)}) == plots.learning_curves({0: log(0.1, 0.2)})
 
 
 def test_windows_keep_their_orientation_and_colours():
     shades = np.zeros((80, 80))
     shades[0, 79] = 1  # the highest frequency at the end
-    head, data = figures.window(shades).split(",")
+    head, data = plots.window(shades).split(",")
     picture = matplotlib.image.imread(io.BytesIO(base64.b64decode(data)), format="png")
     assert head == "data:image/png;base64"
     assert picture.shape[:2] == (80, 80)

@@ -11,12 +11,13 @@ from datetime import UTC, datetime
 import jinja2
 import numpy as np
 
-from melgpu import figures, files, findings, mistakes, spent, verdicts
+from melgpu import files
 from melgpu.audio import quarantine
 from melgpu.console import duration
 from melgpu.errors import InputError
-from melgpu.findings import Chapter
 from melgpu.metrics import Calibration, calibration
+from melgpu.report import analysis, error_analysis, plots, summary
+from melgpu.report.analysis import Chapter
 from melgpu.runs import timings
 from melgpu.runs.run import Run
 from melgpu.training.stage_timer import shares
@@ -31,7 +32,7 @@ def write(run: Run) -> None:
 
 def render(run: Run, now: datetime) -> str:
     """The page as text."""
-    chapters = findings.chapters(run)
+    chapters = analysis.chapters(run)
     last = next((chapter for chapter in chapters if not chapter.run.without_pseudo), None)
     if last is None:
         raise InputError(f"{run.folder}: no round is stacked yet, there is nothing to show")
@@ -42,8 +43,8 @@ def render(run: Run, now: datetime) -> str:
         now=now,
         chapters=chapters,
         last=last,
-        in_short=_in_short(last, parts) | {"files": verdicts.broken(flaws)},
-        views=[_view(last, split) for split in findings.splits(last)],
+        in_short=_in_short(last, parts) | {"files": summary.broken(flaws)},
+        views=[_view(last, split) for split in analysis.splits(last)],
         mistakes=_mistakes(last),
         flaws=flaws,
         recipe=files.read_text(run.folder / "recipe.toml"),
@@ -52,22 +53,22 @@ def render(run: Run, now: datetime) -> str:
 
 
 def _template() -> jinja2.Template:
-    loader = jinja2.PackageLoader("melgpu")
+    loader = jinja2.PackageLoader("melgpu.report")
     house = jinja2.Environment(
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    numbers = (verdicts.percent, verdicts.in_percent, verdicts.points, verdicts.span, verdicts.points_span)
-    house.filters |= {filter.__name__: filter for filter in (*numbers, verdicts.chance, duration, shares, place, rate)}
-    house.globals |= {"SPLITS": verdicts.SPLIT_NAMES, "JUDGES": findings.NAMES, "MOST_CLASSES": MOST_CLASSES}
-    house.globals |= {"colour": figures.colour, "curves": figures.learning_curves}
-    house.globals |= {"scale": scale, "weights": verdicts.weights}
+    numbers = (summary.percent, summary.in_percent, summary.points, summary.span, summary.points_span)
+    house.filters |= {filter.__name__: filter for filter in (*numbers, summary.chance, duration, shares, place, rate)}
+    house.globals |= {"SPLITS": summary.SPLIT_NAMES, "JUDGES": analysis.NAMES, "MOST_CLASSES": MOST_CLASSES}
+    house.globals |= {"colour": plots.colour, "curves": plots.learning_curves}
+    house.globals |= {"scale": scale, "weights": summary.weights}
     return house.get_template("report.html")
 
 
 def _scores(chapters: list[Chapter]) -> dict:
     """By the chapter's key: scores of the judges (see `Judged.scores`), in all and by fold."""
     scores = {chapter.key: chapter.judged.scores() for chapter in chapters}
-    return {"scores": scores, "folds": {chapter.key: findings.fold_scores(chapter) for chapter in chapters}}
+    return {"scores": scores, "folds": {chapter.key: analysis.fold_scores(chapter) for chapter in chapters}}
 
 
 def _worth(run: Run, chapters: list[Chapter]) -> dict:
@@ -77,8 +78,8 @@ def _worth(run: Run, chapters: list[Chapter]) -> dict:
 
 def _time(run: Run, chapters: list[Chapter]) -> dict:
     """By the chapter's key the trainings' logs and what they spent, and all other pieces of work."""
-    logs = {chapter.key: spent.logs(chapter.run, chapter.number) for chapter in chapters}
-    trainings = {c.key: [spent.spent(c.run, name, own) for name, own in logs[c.key].items()] for c in chapters}
+    logs = {chapter.key: analysis.logs(chapter.run, chapter.number) for chapter in chapters}
+    trainings = {c.key: [analysis.spent(c.run, name, own) for name, own in logs[c.key].items()] for c in chapters}
     return {"logs": logs, "spent": trainings, "pieces": timings.load(run.times_path)}
 
 
@@ -87,12 +88,12 @@ def _in_short(last: Chapter, parts: dict) -> dict[str, str]:
     scores, chosen = parts["scores"][last.key], parts["chosen"]
     chapter, latest = parts["gains"][-1] if parts["gains"] else (last, {})
     return {
-        "lead": verdicts.lead(last, scores),
-        "scores": verdicts.stacking(last, scores),
-        "pseudo": verdicts.pseudo(last.run, chosen[-1].classes if chosen else None, latest.get(chapter.answer)),
-        "trust": verdicts.probabilities(last, scores),
-        "classes": verdicts.wrong(last),
-        "time": verdicts.time([one for own in parts["spent"].values() for one in own], parts["pieces"]),
+        "lead": summary.lead(last, scores),
+        "scores": summary.stacking(last, scores),
+        "pseudo": summary.pseudo(last.run, chosen[-1].classes if chosen else None, latest.get(chapter.answer)),
+        "trust": summary.probabilities(last, scores),
+        "classes": summary.wrong(last),
+        "time": summary.time([one for own in parts["spent"].values() for one in own], parts["pieces"]),
     }
 
 
@@ -103,7 +104,7 @@ class View:
     split: str
     tracks: int
     table: np.ndarray
-    classes: list[findings.ClassScore]
+    classes: list[analysis.ClassScore]
     pairs: list[tuple[str, str, int, int]]
     calibration: Calibration
     sureness: str
@@ -113,11 +114,11 @@ class View:
 def _view(chapter: Chapter, split: str) -> View:
     rows, names = chapter.judged.rows(split), chapter.run.class_names
     probs, labels = chapter.judged.answers[rows], chapter.judged.labels[rows]
-    table, found = findings.counts(chapter, split), calibration(probs, labels)
+    table, found = analysis.counts(chapter, split), calibration(probs, labels)
     most = MOST_PAIRS if len(names) <= MOST_CLASSES else MANY_PAIRS
-    pairs = [(names[t], names[a], int(table[t, a]), int(table[t].sum())) for t, a in findings.confused(table, most)]
-    scores, words = findings.class_scores(table, names), verdicts.sureness(probs, labels)
-    return View(split, len(rows), table, scores, pairs, found, words, figures.reliability(found))
+    pairs = [(names[t], names[a], int(table[t, a]), int(table[t].sum())) for t, a in analysis.confused(table, most)]
+    scores, words = analysis.class_scores(table, names), summary.sureness(probs, labels)
+    return View(split, len(rows), table, scores, pairs, found, words, plots.reliability(found))
 
 
 @dataclass(frozen=True)
@@ -125,31 +126,33 @@ class Chosen:
     """The pseudo labels that a round chose for the next one."""
 
     number: int
-    classes: list[findings.PseudoClass]
-    total: findings.PseudoClass
+    classes: list[analysis.PseudoClass]
+    total: analysis.PseudoClass
 
 
 def _pseudo(run: Run) -> list[Chosen]:
-    found = {number: findings.pseudo_classes(run, number) for number in range(1, len(run.recipe.rounds))}
-    return [Chosen(number, own, findings.total(own)) for number, own in found.items() if own is not None]
+    found = {number: analysis.pseudo_classes(run, number) for number in range(1, len(run.recipe.rounds))}
+    return [Chosen(number, own, analysis.total(own)) for number, own in found.items() if own is not None]
 
 
 def _gains(chapters: list[Chapter]) -> list[tuple[Chapter, dict]]:
     """Rounds with pseudo labels, the last one last, and what changed in them against the same without."""
     with_labels, without = ({c.number: c for c in chapters if c.run.without_pseudo == plain} for plain in (False, True))
     pairs = [(with_labels[number], without[number]) for number in sorted(with_labels.keys() & without.keys())]
-    changes = [(chapter, findings.compare(other.judged, chapter.judged)) for chapter, other in pairs]
+    changes = [(chapter, analysis.compare(other.judged, chapter.judged)) for chapter, other in pairs]
     return [(chapter, found) for chapter, found in changes if found]
 
 
-def _mistakes(chapter: Chapter) -> list[tuple[mistakes.Mistake, mistakes.Window, mistakes.Heard]] | None:
+def _mistakes(
+    chapter: Chapter,
+) -> list[tuple[error_analysis.Mistake, error_analysis.Window, error_analysis.Heard]] | None:
     """None where predictions were deleted, which know the windows."""
     run = chapter.run
     if not all(run.predictions_path(job).exists() for job in run.jobs(chapter.number)):
         return None
-    found = mistakes.worst(chapter.judged)
-    chosen = mistakes.windows(run, chapter.number, found)
-    return list(zip(found, chosen, mistakes.hear(run, chosen), strict=True))
+    found = error_analysis.worst(chapter.judged)
+    chosen = error_analysis.windows(run, chapter.number, found)
+    return list(zip(found, chosen, error_analysis.hear(run, chosen), strict=True))
 
 
 def scale(scores: dict) -> float:

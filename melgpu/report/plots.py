@@ -10,8 +10,8 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from melgpu.chart import COLOURS, QUIET
 from melgpu.metrics import Calibration, wilson_interval
+from melgpu.prediction.timeline_plot import COLOURS, QUIET
 
 INK, LINE, ACCENT = "#1f2733", "#dfe3e8", "#2b5c8a"
 STYLE = {

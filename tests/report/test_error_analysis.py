@@ -9,12 +9,13 @@ import soundfile
 import soxr
 import torch
 
-from melgpu import judged, mistakes
 from melgpu.audio import decode
 from melgpu.errors import InputError
 from melgpu.features.log_mel import LogMel
+from melgpu.report import error_analysis
 from melgpu.runs import predictions
 from melgpu.runs.run import Job, Run
+from melgpu.stacking import evaluation
 from tests.helpers import report_run, write_audio
 
 
@@ -24,9 +25,9 @@ def shown(tmp_path_factory) -> Run:
 
 
 @pytest.fixture(scope="module")
-def found(shown) -> list[tuple[mistakes.Mistake, mistakes.Window]]:
-    worst = mistakes.worst(judged.load(shown.judged_path(2)))
-    return list(zip(worst, mistakes.windows(shown, 2, worst), strict=True))
+def found(shown) -> list[tuple[error_analysis.Mistake, error_analysis.Window]]:
+    worst = error_analysis.worst(evaluation.load(shown.judged_path(2)))
+    return list(zip(worst, error_analysis.windows(shown, 2, worst), strict=True))
 
 
 def content(uri: str, kind: str) -> bytes:
@@ -35,7 +36,7 @@ def content(uri: str, kind: str) -> bytes:
     return base64.b64decode(data)
 
 
-def window_of(shown: Run, window: mistakes.Window) -> np.ndarray:
+def window_of(shown: Run, window: error_analysis.Window) -> np.ndarray:
     """Read without the stream: the file, repeated to a track's length, cut."""
     rate, spec = shown.recipe.audio.sample_rate, shown.recipe.windows
     wave = decode.decode(shown.manifest.paths[window.row], rate, shown.recipe.audio.track_s)
@@ -44,12 +45,12 @@ def window_of(shown: Run, window: mistakes.Window) -> np.ndarray:
 
 
 def test_the_worst_are_the_surest_to_be_wrong(shown):
-    told = judged.load(shown.judged_path(2))
+    told = evaluation.load(shown.judged_path(2))
     wrong = []
     for row, probs in enumerate(told.answers):
         if told.labels[row] != probs.argmax():
             wrong.append((probs[told.labels[row]], told.ids[row], told.splits[row], told.labels[row], probs.argmax()))
-    found = mistakes.worst(told, most=5)
+    found = error_analysis.worst(told, most=5)
     assert len(wrong) > 5 == len(found)
     assert [(m.truth_probability, m.id, m.split, m.truth, m.answer) for m in found] == sorted(wrong)[:5]
     assert {m.fold for m in found if m.split != "validation"} <= {-1}
@@ -71,7 +72,7 @@ def test_their_window_is_the_one_that_the_networks_get_most_wrong(shown, found):
 def test_picture_and_sound_are_the_window(shown, found):
     features = LogMel(shown.recipe.mel.model_copy(update={"image_size": 200}), shown.recipe.audio.sample_rate)
     colours = np.array(matplotlib.colormaps["viridis"].colors)
-    heard = list(mistakes.hear(shown, [window for _, window in found]))
+    heard = list(error_analysis.hear(shown, [window for _, window in found]))
     assert len(heard) == len(found)
     for (_, window), one in zip(found, heard, strict=True):
         wave = window_of(shown, window)
@@ -86,7 +87,7 @@ def test_picture_and_sound_are_the_window(shown, found):
 
 def test_a_file_shorter_than_a_track_says_so(shown, found):
     row = shown.manifest.ids.index(report_run.SHORT)
-    (one,) = mistakes.hear(shown, [mistakes.Window(row, 12.0, 18.0, 0.1, 0.9)])
+    (one,) = error_analysis.hear(shown, [error_analysis.Window(row, 12.0, 18.0, 0.1, 0.9)])
     assert one.file_s == pytest.approx(7)
     assert one.flaw is None
 
@@ -95,7 +96,9 @@ def test_files_that_are_gone_or_broken_are_told_of(tmp_path):
     shown = report_run.make(tmp_path)
     Path(shown.manifest.paths[0]).unlink()
     Path(shown.manifest.paths[1]).write_bytes(b"no music")
-    gone, broken, well = mistakes.hear(shown, [mistakes.Window(row, 0.0, 6.0, 0.1, 0.9) for row in range(3)])
+    gone, broken, well = error_analysis.hear(
+        shown, [error_analysis.Window(row, 0.0, 6.0, 0.1, 0.9) for row in range(3)]
+    )
     assert "No such file" in gone.flaw
     assert broken.flaw
     assert gone.picture is gone.sound is broken.picture is broken.sound is well.flaw is None
@@ -105,16 +108,16 @@ def test_files_that_are_gone_or_broken_are_told_of(tmp_path):
 @pytest.mark.parametrize("rate", [8_000, 11_025, 22_050, 44_100, 96_000])
 def test_sounds_are_mp3_of_a_common_rate(tmp_path, rate):
     wave = 3 * decode.decode(write_audio(tmp_path / "x.wav", 2.0, 44_100), rate, 2.0)
-    sound, own = soundfile.read(io.BytesIO(content(mistakes.sound(wave, rate), "audio/mpeg")))
-    assert own in mistakes.MP3_RATES
+    sound, own = soundfile.read(io.BytesIO(content(error_analysis.sound(wave, rate), "audio/mpeg")))
+    assert own in error_analysis.MP3_RATES
     assert own >= min(rate, 48_000)
     assert len(sound) == pytest.approx(2 * own, rel=0.1)
     assert 0.5 < np.abs(sound).max() < 1.5
 
 
 def test_long_windows_are_not_all_played(shown, found, monkeypatch):
-    monkeypatch.setattr(mistakes, "MOST_SOUND_S", 2 * shown.recipe.windows.window_s)
-    sounds = [one.sound for one in mistakes.hear(shown, [window for _, window in found[:3]])]
+    monkeypatch.setattr(error_analysis, "MOST_SOUND_S", 2 * shown.recipe.windows.window_s)
+    sounds = [one.sound for one in error_analysis.hear(shown, [window for _, window in found[:3]])]
     assert [sound is None for sound in sounds] == [False, False, True]
 
 
@@ -127,8 +130,8 @@ def test_predictions_of_other_tracks_are_refused(shown, found):
     )
     predictions.save(other, path)
     with pytest.raises(InputError, match=path.name):
-        mistakes.windows(shown, 2, [found[0][0]])
+        error_analysis.windows(shown, 2, [found[0][0]])
     path.write_bytes(kept)
-    stranger = mistakes.Mistake("stranger.wav", "public", -1, 0, 1, 0.1, 0.9)
+    stranger = error_analysis.Mistake("stranger.wav", "public", -1, 0, 1, 0.1, 0.9)
     with pytest.raises(InputError, match=r"stranger\.wav"):
-        mistakes.windows(shown, 2, [stranger])
+        error_analysis.windows(shown, 2, [stranger])

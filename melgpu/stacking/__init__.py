@@ -1,0 +1,1 @@
+"""Base predictions of K networks to stacked predictions and their evaluation."""
