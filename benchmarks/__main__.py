@@ -5,7 +5,7 @@ import importlib
 import sys
 from pathlib import Path
 
-from benchmarks import flags
+from benchmarks.cli import arguments
 from melgpu import cli
 
 STAGES = ("decode", "resample", "copy", "features", "stream", "train", "predict")
@@ -100,7 +100,7 @@ def readme():
 
 
 def _parser(command: str, description: str, examples: str):
-    parser = flags.arguments(description, tracks="16, on a GPU 128", epilog=examples)
+    parser = arguments(description, tracks="16, on a GPU 128", epilog=examples)
     parser.prog = f"python -m benchmarks{command}"
     parser.add_argument("--quick", action="store_true", help="a first look: the demo's small pictures, two networks")
     return parser
@@ -114,7 +114,7 @@ def main(given: list[str] | None = None) -> int:
     given = sys.argv[1:] if given is None else given
     name = given[0] if given and given[0] in COMMANDS else "suite"
     args = COMMANDS[name]().parse_args(given[given[:1] == [name] :])
-    return importlib.import_module(f"benchmarks.{name}").main(args)
+    return importlib.import_module(f"benchmarks.commands.{name}").main(args)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,9 @@ import soundfile
 from rich.box import SIMPLE
 from rich.table import Table
 
-from benchmarks import flags, music, plots, rivals, timing
+from benchmarks import corpus, plots, timing
+from benchmarks.cli import arguments, settings_of
+from benchmarks.references import baselines
 from melgpu import cli
 from melgpu.audio import worker
 from melgpu.audio.pool import Pool
@@ -32,12 +34,12 @@ def ways(settings: Recipe, target: str) -> dict[str, tuple[Callable, tuple]]:
     audio = settings.audio
     job = audio.sample_rate, audio.track_s
     return {
-        "limit": (rivals.limit, job),
-        "soundfile, soxr": (rivals.raw, job),
+        "limit": (baselines.limit, job),
+        "soundfile, soxr": (baselines.raw, job),
         "melgpu": (worker.store, (audio.sample_rate, windows.samples(audio.track_s, audio.sample_rate), target, 0)),
-        "NumPy's mean": (rivals.by_hand, job),
-        "seeking": (rivals.seek_windows, job),
-        "librosa": (rivals.librosa_load, job),
+        "NumPy's mean": (baselines.by_hand, job),
+        "seeking": (baselines.seek_windows, job),
+        "librosa": (baselines.librosa_load, job),
     }
 
 
@@ -106,20 +108,20 @@ def plot(result: dict, path: Path) -> None:
 
 
 def main(given: list[str] | None = None) -> int:
-    arguments = flags.arguments(__doc__, tracks=8)
-    arguments.add_argument("--formats", nargs="+", default=["mp3", "ogg", "flac", "wav"], help="of composed music")
-    arguments.add_argument("--workers", type=int, nargs="+", default=[1, os.cpu_count() or 1], help="processes")
-    arguments.add_argument("--repeats", type=int, default=5, help="times that each figure is taken (default: 5)")
-    arguments.add_argument("--plot", type=Path, metavar="FILE.png", help="keep a plot")
-    args = arguments.parse_args(given)
+    parser = arguments(__doc__, tracks=8)
+    parser.add_argument("--formats", nargs="+", default=["mp3", "ogg", "flac", "wav"], help="of composed music")
+    parser.add_argument("--workers", type=int, nargs="+", default=[1, os.cpu_count() or 1], help="processes")
+    parser.add_argument("--repeats", type=int, default=5, help="times that each figure is taken (default: 5)")
+    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="keep a plot")
+    args = parser.parse_args(given)
     with tempfile.TemporaryDirectory() as folder:
-        sets = {str(args.music): music.own(args.music, args.tracks)} if args.music else {}
+        sets = {str(args.music): corpus.own(args.music, args.tracks)} if args.music else {}
         for form in [] if args.music else args.formats:
             (Path(folder) / form).mkdir()
-            sets[form] = music.compose(Path(folder) / form, form, args.tracks)
+            sets[form] = corpus.compose(Path(folder) / form, form, args.tracks)
         target = Path(folder) / "pcm"
         target.touch()
-        result = run(flags.settings_of(args), sets, args.workers, args.repeats, str(target))
+        result = run(settings_of(args), sets, args.workers, args.repeats, str(target))
     timing.console().print(table(result))
     if args.plot:
         plot(result, args.plot)

@@ -18,7 +18,8 @@ import torch.nn.functional as F
 from rich.box import SIMPLE
 from rich.table import Table
 
-from benchmarks import flags, limits, plots, stages, timing
+from benchmarks import measurement, plots, roofline, timing
+from benchmarks.cli import arguments, settings_of
 from melgpu import cli, recipe
 from melgpu.features.log_mel import LogMel
 from melgpu.recipe import MelSpec
@@ -113,7 +114,7 @@ def limit(spec: MelSpec, waves: torch.Tensor) -> tuple[str, float]:
     device = waves.device
     if device.type == "cpu":
         return "bare FFT", max(_fft_rate(spec, waves[:size]) for size in (1, 2, 4, len(waves)))
-    bandwidth = limits.copy_bandwidth(device)
+    bandwidth = roofline.copy_bandwidth(device)
     return f"memory at {bandwidth / 1e12:.2f} TB/s", bandwidth / (4 * waves.shape[1] + 4 * spec.image_size**2)
 
 
@@ -128,9 +129,9 @@ def run(settings: recipe.Recipe, batch_sizes: list[int], device: torch.device, s
     """Time every contender at every batch size."""
     sample_rate, window_s = settings.audio.sample_rate, settings.windows.window_s
     result = {"benchmark": "features", **timing.machine(device), "window_s": window_s, "rows": []}
-    bound, most = limit(settings.mel, stages.noise(settings, max(batch_sizes), device))
+    bound, most = limit(settings.mel, measurement.noise(settings, max(batch_sizes), device))
     for batch_size in batch_sizes:
-        waves = stages.noise(settings, batch_size, device)
+        waves = measurement.noise(settings, batch_size, device)
         ours = ((f"melgpu {name}", own) for name, own in engines(settings.mel, sample_rate, device))
         for name, front_end in itertools.chain(ours, peers(settings.mel, sample_rate, device)):
             row = time_front_end(front_end, waves, seconds)
@@ -144,7 +145,7 @@ def time_front_end(front_end: FrontEnd, waves: torch.Tensor, seconds: float) -> 
     before = timing.reset_peak_memory(waves.device)
     samples = timing.measure(lambda: front_end(waves), waves.device, seconds)
     peak_mib = timing.peak_memory(waves.device) - before
-    return stages.rates_of([len(waves) / own for own in samples]) | {"peak_mib": peak_mib, "samples_s": samples}
+    return measurement.rates_of([len(waves) / own for own in samples]) | {"peak_mib": peak_mib, "samples_s": samples}
 
 
 def table(result: dict) -> Table:
@@ -179,14 +180,14 @@ def plot(result: dict, path: Path) -> None:
 
 
 def main() -> int:
-    arguments = flags.arguments(__doc__)
-    arguments.add_argument("--batch-sizes", type=int, nargs="+", default=[8, 64], metavar="B")
-    arguments.add_argument("--seconds", type=float, default=1.0, help="time for each figure (default: 1)")
-    arguments.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1, one core)")
-    arguments.add_argument("--plot", type=Path, metavar="FILE.png", help="keep a plot")
-    args = arguments.parse_args()
+    parser = arguments(__doc__)
+    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[8, 64], metavar="B")
+    parser.add_argument("--seconds", type=float, default=1.0, help="time for each figure (default: 1)")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1, one core)")
+    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="keep a plot")
+    args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    result = run(flags.settings_of(args), args.batch_sizes, cli.pick_device(args.device), args.seconds)
+    result = run(settings_of(args), args.batch_sizes, cli.pick_device(args.device), args.seconds)
     timing.console().print(table(result))
     if args.plot:
         plot(result, args.plot)

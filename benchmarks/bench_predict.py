@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from benchmarks import flags, stages, timing
+from benchmarks import measurement, timing
+from benchmarks.cli import arguments, paths_of, settings_of
 from melgpu import cli
 from melgpu.data import windows
 from melgpu.data.batch import Batch
@@ -45,9 +46,9 @@ def build(name: str, settings: Recipe, device: torch.device) -> classifier.Class
 def time_ready(name: str, settings: Recipe, size: int, repeats: int, device: torch.device) -> list[float]:
     """Seconds of one network for a batch of pictures that lie on the device, and their mirror images."""
     models = [build(name, settings, device)]
-    pictures = stages.front_end(settings, device)(stages.noise(settings, size, device))
-    ready = stages.same_batch(pictures)
-    return [time_pass(models, stages.Ready(), [next(ready)], settings, device) for _ in range(repeats + 1)][1:]
+    pictures = measurement.front_end(settings, device)(measurement.noise(settings, size, device))
+    ready = measurement.same_batch(pictures)
+    return [time_pass(models, measurement.Ready(), [next(ready)], settings, device) for _ in range(repeats + 1)][1:]
 
 
 def order_of(settings: Recipe, num_tracks: int) -> windows.Order:
@@ -59,15 +60,15 @@ def order_of(settings: Recipe, num_tracks: int) -> windows.Order:
 def run(settings: Recipe, paths: list[str], repeats: int, device: torch.device) -> dict:
     spec, size = settings.rounds[-1], settings.stream.predict_batch_size
     models = [build(name, settings, device) for name in spec.backbones for _ in spec.folds]
-    features, order = stages.front_end(settings, device), order_of(settings, len(paths))
-    pictures = features(stages.noise(settings, size, device))
+    features, order = measurement.front_end(settings, device), order_of(settings, len(paths))
+    pictures = features(measurement.noise(settings, size, device))
     sizes = [len(order[start : start + size]) for start in range(0, len(order), size)]
     samples: dict[str, list[float]] = {"networks alone": [], "files to probabilities": []}
     with Stream(paths, settings.audio, settings.stream, device) as stream:
         for _ in range(repeats + 1):
-            ready = (next(stages.same_batch(pictures[:count])) for count in sizes)
-            samples["networks alone"].append(time_pass(models, stages.Ready(), ready, settings, device))
-            batches = stream.batches(order, stages.window_samples(settings), size)
+            ready = (next(measurement.same_batch(pictures[:count])) for count in sizes)
+            samples["networks alone"].append(time_pass(models, measurement.Ready(), ready, settings, device))
+            batches = stream.batches(order, measurement.window_samples(settings), size)
             samples["files to probabilities"].append(time_pass(models, features, batches, settings, device))
     samples = {way: own[1:] for way, own in samples.items()}  # the first warms up
     alone, whole = (float(np.median(own)) for own in samples.values())
@@ -78,12 +79,12 @@ def run(settings: Recipe, paths: list[str], repeats: int, device: torch.device) 
 
 
 def main(given: list[str] | None = None) -> int:
-    arguments = flags.arguments(__doc__, tracks=16)
-    arguments.add_argument("--repeats", type=int, default=3, help="samples of each way (default: 3)")
-    args = arguments.parse_args(given)
-    settings = flags.settings_of(args)
+    parser = arguments(__doc__, tracks=16)
+    parser.add_argument("--repeats", type=int, default=3, help="samples of each way (default: 3)")
+    args = parser.parse_args(given)
+    settings = settings_of(args)
     with tempfile.TemporaryDirectory() as folder:
-        result = run(settings, flags.paths_of(args, Path(folder)), args.repeats, cli.pick_device(args.device))
+        result = run(settings, paths_of(args, Path(folder)), args.repeats, cli.pick_device(args.device))
     low, high = (
         min(result["samples_s"]["files to probabilities"]),
         max(result["samples_s"]["files to probabilities"]),

@@ -21,7 +21,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from benchmarks import flags, plots, stages, timing
+from benchmarks import measurement, plots, timing
+from benchmarks.cli import arguments, paths_of, settings_of
 from melgpu import cli
 from melgpu.data import windows
 from melgpu.data.batch import Batch
@@ -82,18 +83,21 @@ def training_loop(
 
 def time_ready(name: str, settings: Recipe, batch_size: int, steps: int, repeats: int, device) -> list[float]:
     """Seconds a step of one network alone, on pictures that lie on the device."""
-    pictures = stages.front_end(settings, device)(stages.noise(settings, batch_size, device))
-    state, batches = begin(name, settings, device), stages.same_batch(pictures)
-    return time_way(state, name, settings, stages.Ready(), batches, 2, (steps, repeats))
+    pictures = measurement.front_end(settings, device)(measurement.noise(settings, batch_size, device))
+    state, batches = begin(name, settings, device), measurement.same_batch(pictures)
+    return time_way(state, name, settings, measurement.Ready(), batches, 2, (steps, repeats))
 
 
 def time_backbone(name: str, stream: Stream, settings: Recipe, batch_size: int, steps: int, repeats: int) -> dict:
     """Seconds a step of one network in each way, and where the time of the whole pipeline goes."""
-    state, features = begin(name, settings, stream.device), stages.front_end(settings, stream.device)
-    waves, files = stages.noise(settings, batch_size, stream.device), stages.epochs(stream, settings, batch_size)
+    state, features = begin(name, settings, stream.device), measurement.front_end(settings, stream.device)
+    waves, files = (
+        measurement.noise(settings, batch_size, stream.device),
+        measurement.epochs(stream, settings, batch_size),
+    )
     sources = (
-        (stages.Ready(), stages.same_batch(features(waves)), 2),
-        (features, stages.same_batch(waves), 2),
+        (measurement.Ready(), measurement.same_batch(features(waves)), 2),
+        (features, measurement.same_batch(waves), 2),
         (features, files, head_start(settings, batch_size)),
     )
     samples = {}
@@ -138,16 +142,16 @@ def plot(result: dict, path: Path) -> None:
 
 
 def main(given: list[str] | None = None) -> int:
-    arguments = flags.arguments(__doc__, tracks=64)
-    arguments.add_argument("--backbones", nargs="+", default=list(classifier.BACKBONES), help="default: all six")
-    arguments.add_argument("--batch-size", type=int, default=32, help="windows (default: 32)")
-    arguments.add_argument("--steps", type=int, default=10, help="steps a sample (default: 10)")
-    arguments.add_argument("--repeats", type=int, default=5, help="samples of each way (default: 5)")
-    arguments.add_argument("--plot", type=Path, help="keep a plot as PNG")
-    args = arguments.parse_args(given)
-    settings = flags.settings_of(args)
+    parser = arguments(__doc__, tracks=64)
+    parser.add_argument("--backbones", nargs="+", default=list(classifier.BACKBONES), help="default: all six")
+    parser.add_argument("--batch-size", type=int, default=32, help="windows (default: 32)")
+    parser.add_argument("--steps", type=int, default=10, help="steps a sample (default: 10)")
+    parser.add_argument("--repeats", type=int, default=5, help="samples of each way (default: 5)")
+    parser.add_argument("--plot", type=Path, help="keep a plot as PNG")
+    args = parser.parse_args(given)
+    settings = settings_of(args)
     with tempfile.TemporaryDirectory() as folder:
-        paths = flags.paths_of(args, Path(folder))
+        paths = paths_of(args, Path(folder))
         result = run(settings, args.backbones, paths, args, cli.pick_device(args.device))
     timing.console().print(table(result))
     if args.plot:

@@ -17,7 +17,8 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import reference, timing
+from benchmarks import timing
+from benchmarks.references import reference
 from melgpu import cli, recipe
 from melgpu.audio.decode import conform, decode
 from melgpu.data import windows

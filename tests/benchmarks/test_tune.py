@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import __main__, bench_train, stages, trial, tune
-from benchmarks.trial import Trial
+from benchmarks import __main__, bench_train, measurement
+from benchmarks.commands import search, tune
+from benchmarks.commands.search import Trial
 from melgpu import recipe, toml_tables
 from melgpu.errors import InputError
 from melgpu.models import inference
@@ -38,21 +39,22 @@ def test_a_gain_has_to_come_in_every_round():
 
 def test_rounds_go_there_and_back():
     asked = []
-    trial.attempt(recipe.load([]), "machine.feature_batch", [3, 5], lambda now: asked.append(now.machine.feature_batch))
+    wanted = recipe.load([])
+    search.attempt(wanted, "machine.feature_batch", [3, 5], lambda now: asked.append(now.machine.feature_batch))
     assert asked == [0, 3, 5, 5, 3, 0]
 
 
 def test_values_that_are_equal_in_effect_are_left_out():
-    assert trial.distinct(4, [1, 2], lambda count: min(count, 2)) == [1]  # four processes of two cores are two
-    assert trial.distinct(0, [4, 8, 16, 32, 64], lambda size: min(size or 8, 32)) == [4, 16, 32]
+    assert search.distinct(4, [1, 2], lambda count: min(count, 2)) == [1]  # four processes of two cores are two
+    assert search.distinct(0, [4, 8, 16, 32, 64], lambda size: min(size or 8, 32)) == [4, 16, 32]
 
 
 def test_a_bank_is_told_and_not_taken():
     off = Trial("stream.bank", "off", {"off": [[1.0], [1.0]], "disk": [[9.0], [9.0]]})
     assert (off.best, off.kept) == ("disk", "off")
-    assert "9.0 times as fast" in trial.hints([off])[0]
+    assert "9.0 times as fast" in search.hints([off])[0]
     disk = Trial("stream.bank", "disk", {"disk": [[1.0], [1.0]], "gpu": [[9.0], [9.0]]})
-    assert (disk.kept, trial.hints([disk])) == ("gpu", [])
+    assert (disk.kept, search.hints([disk])) == ("gpu", [])
 
 
 def test_what_does_not_work_here_is_left_out():
@@ -61,7 +63,7 @@ def test_what_does_not_work_here_is_left_out():
             raise RuntimeError("no memory\nat all")
         return [float(settings.machine.feature_batch + 1)] * 2
 
-    tried = trial.attempt(recipe.load([]), "machine.feature_batch", [3, 5], measure)
+    tried = search.attempt(recipe.load([]), "machine.feature_batch", [3, 5], measure)
     assert tried.rates == {0: [[1.0] * 2] * 2, 5: [[6.0] * 2] * 2}
     assert tried.refused == {3: "no memory"}
     assert tried.kept == 5
@@ -70,7 +72,7 @@ def test_what_does_not_work_here_is_left_out():
 def test_an_engine_that_misses_the_gate_is_refused(monkeypatch):
     monkeypatch.setattr(tune.parity, "MAX_DB", 0.0)
     bench = type("Bench", (), {"device": CPU})
-    tried = trial.attempt(recipe.load(["demo"]), "mel.engine", ["fft"], lambda now: tune.drawing(bench, now))
+    tried = search.attempt(recipe.load(["demo"]), "mel.engine", ["fft"], lambda now: tune.drawing(bench, now))
     assert tried.rates == {}
     assert set(tried.refused) == {"auto", "fft"}
     assert all("inexact" in why for why in tried.refused.values())
@@ -133,8 +135,8 @@ def test_tuned_settings_leave_results_as_they_are(tmp_path, tuned):
     for names in (["demo"], ["demo", str(path)]):
         settings = recipe.load(names, overrides)
         torch.manual_seed(0)
-        state, draw = bench_train.begin("resnet10t", settings, CPU), stages.front_end(settings, CPU)
-        batches = stages.same_batch(stages.noise(settings, 8, CPU))
+        state, draw = bench_train.begin("resnet10t", settings, CPU), measurement.front_end(settings, CPU)
+        batches = measurement.same_batch(measurement.noise(settings, 8, CPU))
         loop = bench_train.training_loop(state, "resnet10t", settings, draw, batches)
         losses = [state.sums[0].item() for _, _ in zip(range(3), loop, strict=False)]
         ((_, probs),) = inference.window_probs([state.model], draw, [next(batches)], flip=True, bfloat16=False)

@@ -40,8 +40,8 @@ def settings_of(args: argparse.Namespace, *own: str) -> Recipe:
 
 def paths_of(args: argparse.Namespace, folder: Path, pieces: int = 4, seconds: float = 120) -> list[str]:
     """The audio files that the flags name, or else so many pieces of composed music in a folder. Raises InputError."""
-    from benchmarks import music
+    from benchmarks import corpus
 
     if args.music:
-        return music.own(args.music, args.tracks)
-    return music.compose(folder, "mp3", args.tracks, pieces, min(math.ceil(seconds), music.SECONDS))
+        return corpus.own(args.music, args.tracks)
+    return corpus.compose(folder, "mp3", args.tracks, pieces, min(math.ceil(seconds), corpus.SECONDS))

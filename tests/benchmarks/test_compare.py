@@ -5,7 +5,8 @@ import os
 import pytest
 import torch
 
-from benchmarks import __main__, compare, stages
+from benchmarks import __main__, measurement
+from benchmarks.commands import compare
 from melgpu import recipe
 from melgpu.errors import InputError
 from tests.helpers.benchmarks import flags, run
@@ -68,6 +69,6 @@ def test_durations_have_the_unit_that_suits():
 def test_dali_draws_the_same_pictures():
     pytest.importorskip("nvidia.dali")
     settings, device = recipe.load([]), torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    waves = stages.noise(settings, 2, device)
+    waves = measurement.noise(settings, 2, device)
     drawn = compare.front_ends(settings, device)["NVIDIA DALI"](waves)
-    assert (drawn - stages.front_end(settings, device)(waves)).abs().mean() < 1e-3
+    assert (drawn - measurement.front_end(settings, device)(waves)).abs().mean() < 1e-3

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from benchmarks import bench_features, bench_predict, bench_stream, bench_train, plots, stages, timing
-from benchmarks.bench import Bench, powers, prepare
-from benchmarks.trial import Trial, attempt, changed, distinct, hints, table, toml
+from benchmarks import bench_features, bench_loader, bench_predict, bench_train, measurement, plots, timing
+from benchmarks.commands.bench import Bench, powers, prepare
+from benchmarks.commands.search import Trial, attempt, changed, distinct, hints, table, toml
 from melgpu import files
 from melgpu.data.loader import Stream
 from melgpu.data.pcm_cache import Bank
@@ -27,9 +27,9 @@ from melgpu.runs import environment
 
 def drawing(bench: Bench, settings: Recipe) -> list[float]:
     """Samples to pictures; raises InputError where an engine misses the parity gate on this device."""
-    draw = stages.front_end(settings, bench.device)
+    draw = measurement.front_end(settings, bench.device)
     parity.refuse_inexact(parity.figures(draw, settings.audio.sample_rate, bench.device))
-    waves = stages.noise(settings, largest_batch(settings), bench.device)
+    waves = measurement.noise(settings, largest_batch(settings), bench.device)
     return bench_features.time_front_end(draw, waves, bench.effort.seconds)["samples_windows_per_s"]
 
 
@@ -55,8 +55,8 @@ def judging(bench: Bench, settings: Recipe, name: str) -> list[float]:
 
 def streaming(bench: Bench, settings: Recipe) -> list[float]:
     """Files, or the bank, to batches on the device."""
-    job = bank_of(bench, settings), bench_stream.nothing, bench.effort.repeats + 1
-    return bench_stream.time_way(bench.paths, settings, bench.device, *job)["samples_windows_per_s"][1:]
+    job = bank_of(bench, settings), bench_loader.nothing, bench.effort.repeats + 1
+    return bench_loader.time_way(bench.paths, settings, bench.device, *job)["samples_windows_per_s"][1:]
 
 
 def bank_of(bench: Bench, settings: Recipe) -> Bank | None:
@@ -74,7 +74,7 @@ def trials(bench: Bench, settings: Recipe, quick: bool) -> Iterator[tuple[Trial,
     workers = distinct(settings.stream.workers, powers(bench.cores), lambda count: min(count, bench.cores))
     engines = [name for name, _ in bench_features.engines(settings.mel, settings.audio.sample_rate, bench.device)]
     if settings.mel.engine == "auto":  # which is one of them
-        engines.remove(stages.front_end(settings, bench.device).engine_on(bench.device))
+        engines.remove(measurement.front_end(settings, bench.device).engine_on(bench.device))
     plan: list[tuple[str, list, Callable[[Recipe], list[float]]]] = [
         ("stream.workers", workers, lambda now: bench.decode_rates(min(now.stream.workers, bench.cores))),
         ("mel.engine", engines, lambda now: drawing(bench, now)),
@@ -111,8 +111,8 @@ def training(bench: Bench, settings: Recipe, name: str) -> Generator[float]:
     with Stream(bench.paths, settings.audio, settings.stream, device, bank_of(bench, settings)) as stream:
         if settings.stream.bank == "gpu":
             list(stream.reside(np.arange(len(bench.paths))))
-        state, draw = bench_train.begin(name, settings, device), stages.front_end(settings, device)
-        batches = stages.epochs(stream, settings, effort.batch_size)
+        state, draw = bench_train.begin(name, settings, device), measurement.front_end(settings, device)
+        batches = measurement.epochs(stream, settings, effort.batch_size)
         loop = bench_train.training_loop(state, name, settings, draw, batches)
         while True:
             bench_train.time_steps(loop, bench_train.head_start(settings, effort.batch_size), device)
@@ -121,11 +121,15 @@ def training(bench: Bench, settings: Recipe, name: str) -> Generator[float]:
 
 def prediction(bench: Bench, settings: Recipe, name: str) -> Generator[float]:
     """Windows a second from files to probabilities, sample after sample."""
-    paths, device, draw = bench.paths[: bench.effort.judged], bench.device, stages.front_end(settings, bench.device)
+    paths, device, draw = (
+        bench.paths[: bench.effort.judged],
+        bench.device,
+        measurement.front_end(settings, bench.device),
+    )
     models, order = [bench_predict.build(name, settings, device)], bench_predict.order_of(settings, len(paths))
     with Stream(paths, settings.audio, settings.stream, device, bank_of(bench, settings)) as stream:
         while True:
-            batches = stream.batches(order, stages.window_samples(settings), settings.stream.predict_batch_size)
+            batches = stream.batches(order, measurement.window_samples(settings), settings.stream.predict_batch_size)
             yield len(order) / bench_predict.time_pass(models, draw, batches, settings, device)
 
 

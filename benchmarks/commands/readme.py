@@ -12,7 +12,7 @@ from typing import NamedTuple
 from melgpu import files
 from melgpu.errors import InputError
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
 BEGIN, END = "<!-- results: written by python -m benchmarks readme -->", "<!-- end of results -->"
 Rows = Iterator[tuple[str, ...]]  # the first is the head

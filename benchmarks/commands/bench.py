@@ -10,7 +10,9 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import bench_decode, bench_features, bench_stream, bench_train, flags, limits, rivals, stages, timing
+from benchmarks import bench_decode, bench_features, bench_loader, bench_train, measurement, roofline, timing
+from benchmarks.cli import paths_of, settings_of
+from benchmarks.references import baselines
 from melgpu import cli
 from melgpu.audio import worker
 from melgpu.data import windows
@@ -128,19 +130,19 @@ class Bench:
         """By name; in windows, FLOPs or bytes a second."""
         cpu, seconds = torch.device("cpu"), self.effort.seconds
         found = [
-            Limit("soxr within the cache", lambda: max(self.in_processes(rivals.resample_limit, self.job))),
-            Limit("one core's copy", lambda: bench_stream.copy_limit(self.settings, self.bank, cpu)),
-            Limit("host to device", lambda: limits.host_to_device(self.device, seconds)),
-            Limit("memory bandwidth", lambda: limits.copy_bandwidth(self.device, seconds)),
-            Limit("matmul in float32", lambda: limits.matmul_flops(self.device, torch.float32, seconds)),
-            Limit("matmul in bfloat16", lambda: limits.matmul_flops(self.device, torch.bfloat16, seconds)),
+            Limit("soxr within the cache", lambda: max(self.in_processes(baselines.resample_limit, self.job))),
+            Limit("one core's copy", lambda: bench_loader.copy_limit(self.settings, self.bank, cpu)),
+            Limit("host to device", lambda: roofline.host_to_device(self.device, seconds)),
+            Limit("memory bandwidth", lambda: roofline.copy_bandwidth(self.device, seconds)),
+            Limit("matmul in float32", lambda: roofline.matmul_flops(self.device, torch.float32, seconds)),
+            Limit("matmul in bfloat16", lambda: roofline.matmul_flops(self.device, torch.bfloat16, seconds)),
         ]
         return {limit.name: limit for limit in found}
 
     @cached_property
     def picture_limit(self) -> Limit:
         """Of the front end, in windows a second: see bench_features."""
-        waves = stages.noise(self.settings, self.effort.batch_size, self.device)
+        waves = measurement.noise(self.settings, self.effort.batch_size, self.device)
         name = "bare FFT" if self.device.type == "cpu" else "memory bandwidth"
         return Limit(name, lambda: bench_features.limit(self.settings.mel, waves)[1])
 
@@ -152,7 +154,7 @@ class Bench:
     def decode_limit(self, workers: int | None = None) -> Limit:
         """Of decoding, in windows a second, in so many processes (default: the recipe's)."""
         count = self.workers if workers is None else workers
-        limit = Limit("bare libsndfile, soxr", lambda: max(self.in_processes(rivals.limit, self.job, count)))
+        limit = Limit("bare libsndfile, soxr", lambda: max(self.in_processes(baselines.limit, self.job, count)))
         return self.limits.setdefault(f"decoding in {count} processes", limit)
 
     @property
@@ -174,21 +176,21 @@ class Bench:
         """Of a network, for one window."""
         if (name, training) not in self._flops:
             size = self.settings.mel.image_size
-            self._flops[name, training] = limits.network_flops(self._network(name), size, training)
+            self._flops[name, training] = roofline.network_flops(self._network(name), size, training)
         return self._flops[name, training]
 
     def bytes_moved(self, name: str) -> float:
         """By a training step of a network, for one window."""
         size, element_bytes = self.settings.mel.image_size, 2 if self.precision == "bfloat16" else 4
         model, batch_size = self._network(name), self.effort.batch_size
-        return limits.network_bytes(model, size, element_bytes, True, batch_size)
+        return roofline.network_bytes(model, size, element_bytes, True, batch_size)
 
     def _network(self, name: str) -> classifier.Classifier:
         return classifier.build(name, bench_train.NUM_CLASSES, self.settings)
 
     @cached_property
     def bank(self) -> Bank:
-        return bench_stream.fill_bank(self.paths, bench_stream.with_bank(self.settings, "disk"), self.folder)[0]
+        return bench_loader.fill_bank(self.paths, bench_loader.with_bank(self.settings, "disk"), self.folder)[0]
 
 
 def networks(settings: Recipe) -> list[str]:
@@ -212,10 +214,10 @@ def prepare(args, folder: Path, *own: str) -> Bench:
     args.tracks = args.tracks or (16 if device.type == "cpu" or args.quick else 128)
     if args.quick:
         args.recipe, args.overrides = args.recipe or ["demo"], [*QUICK, *args.overrides]
-    settings = flags.settings_of(args, *own)
+    settings = settings_of(args, *own)
     for name in networks(settings):
         classifier.try_out(name, settings)
-    paths = flags.paths_of(args, folder, 1 if args.quick else 4, settings.audio.track_s)
+    paths = paths_of(args, folder, 1 if args.quick else 4, settings.audio.track_s)
     if device.type == "cpu":
         *others, last = settings.rounds
         settings = settings.model_copy(update={"rounds": (*others, last.model_copy(update={"folds": last.folds[:1]}))})

@@ -12,9 +12,10 @@ from pathlib import Path
 from rich.box import SIMPLE
 from rich.table import Table
 
-from benchmarks import advice, suite, timing
-from benchmarks.bench import networks, prepare
-from benchmarks.compare import duration
+from benchmarks import timing
+from benchmarks.commands import bottleneck, suite
+from benchmarks.commands.bench import networks, prepare
+from benchmarks.commands.compare import duration
 from melgpu import recipe
 from melgpu.data import windows
 from melgpu.errors import InputError
@@ -48,7 +49,7 @@ class Rates:
     def judge(self, networks: float, views: int) -> float:
         """Windows a second from files through so many networks, each so many views."""
         alone = {"audio": self.audio, "pictures": self.pictures, "networks": self.views / (networks * views)}
-        return advice.together(alone, self.shared)
+        return bottleneck.together(alone, self.shared)
 
 
 def rates_of(result: dict, settings: Recipe, source: str) -> Rates:
@@ -58,7 +59,7 @@ def rates_of(result: dict, settings: Recipe, source: str) -> Rates:
     train = {name: rows[key]["windows_per_s"] for name in names if (key := ("train", f"{name}, from files")) in rows}
     judged = [one for (stage, way), one in rows.items() if stage == "predict" and way.endswith("networks alone")]
     missing = [*(name for name in names if name not in train), *([] if judged else ["predict"])]
-    alone = advice.before_networks(result)
+    alone = bottleneck.before_networks(result)
     missing += [stage for stage, own in (("stream", "audio"), ("features", "pictures")) if own not in alone]
     if missing:
         why = " (it is a first look, --quick)" if result.get("quick") else ""

@@ -2,54 +2,55 @@
 
 import pytest
 
-from benchmarks import advice
-from benchmarks.advice import Change
+from benchmarks.commands import bottleneck
+from benchmarks.commands.bottleneck import Change
 
 RATES = {"audio": 100.0, "pictures": 400.0, "network": 200.0}  # 10, 2.5 and 5 ms a window
 
 
 def test_audio_overlaps_on_a_gpu_and_all_share_a_cpu():
-    assert advice.together(RATES, shared=False) == 100
+    assert bottleneck.together(RATES, shared=False) == 100
     busy = {"audio": 5000.0, "pictures": 3000.0, "network": 1000.0}  # on the device 1/3 and 1 ms, one after the other
-    assert advice.together(busy, shared=False) == pytest.approx(750)
-    assert advice.gain(busy, Change("pictures", "", 3.0), shared=False) == pytest.approx(1.2)
-    assert advice.gain(busy, Change("audio", "", 9.0), shared=False) == 1.0
-    assert advice.together(RATES, shared=True) == pytest.approx(1 / 0.0175)
-    assert advice.time_shares(RATES) == pytest.approx({"audio": 10 / 17.5, "pictures": 2.5 / 17.5, "network": 5 / 17.5})
-    assert advice.slowest(RATES) == "audio"
+    assert bottleneck.together(busy, shared=False) == pytest.approx(750)
+    assert bottleneck.gain(busy, Change("pictures", "", 3.0), shared=False) == pytest.approx(1.2)
+    assert bottleneck.gain(busy, Change("audio", "", 9.0), shared=False) == 1.0
+    assert bottleneck.together(RATES, shared=True) == pytest.approx(1 / 0.0175)
+    shares = {"audio": 10 / 17.5, "pictures": 2.5 / 17.5, "network": 5 / 17.5}
+    assert bottleneck.time_shares(RATES) == pytest.approx(shares)
+    assert bottleneck.slowest(RATES) == "audio"
 
 
 def test_a_gain_ends_where_the_next_stage_limits():
     faster = Change("audio", "stream.workers 2 -> 8", 4.0)
-    assert advice.gain(RATES, faster, shared=False) == pytest.approx(400 / 3 / 100)  # the device's 7.5 ms
-    assert advice.gain(RATES, faster, shared=True) == pytest.approx(17.5 / 10)
-    assert advice.gain(RATES, Change("pictures", "", 9.0), shared=False) == 1.0
+    assert bottleneck.gain(RATES, faster, shared=False) == pytest.approx(400 / 3 / 100)  # the device's 7.5 ms
+    assert bottleneck.gain(RATES, faster, shared=True) == pytest.approx(17.5 / 10)
+    assert bottleneck.gain(RATES, Change("pictures", "", 9.0), shared=False) == 1.0
 
 
 def test_the_best_change_gains_most_and_is_worth_it():
     some = [Change("audio", "a", 1.5), Change("audio", "b", 1.8), Change("pictures", "c", 1.1)]
-    assert advice.best(RATES, some, shared=True)[0].what == "b"
-    assert advice.best(RATES, some[2:], shared=True) is None  # 17.5 ms become 17.3
-    assert advice.best(RATES, [Change("network", "d", 50.0)], shared=False) is None
-    assert advice.best(RATES, [Change("copy", "no such stage", 9.0)], shared=True) is None
+    assert bottleneck.best(RATES, some, shared=True)[0].what == "b"
+    assert bottleneck.best(RATES, some[2:], shared=True) is None  # 17.5 ms become 17.3
+    assert bottleneck.best(RATES, [Change("network", "d", 50.0)], shared=False) is None
+    assert bottleneck.best(RATES, [Change("copy", "no such stage", 9.0)], shared=True) is None
 
 
 def test_what_limits_a_gpu_is_told_of_what_takes_turns_on_it():
     """Audio is the slowest of all, and yet does not limit."""
     rates = {"audio": 900.0, "pictures": 1000.0, "network": 950.0}
-    told = advice.sentence("x", rates, 480.0, [], shared=False)
+    told = bottleneck.sentence("x", rates, 480.0, [], shared=False)
     assert told.startswith("x: network limits (950.0 windows/s alone, 51% of the GPU's work on a window); 480.0")
 
 
 def test_a_measured_gain_and_a_bound_are_told_apart():
     some = [Change("audio", "a", 2.0), Change("network", "b", 5.0, at_most=True)]
-    told = advice.sentence("x", RATES, 50.0, some, shared=True)
+    told = bottleneck.sentence("x", RATES, 50.0, some, shared=True)
     assert "Change a: predicted 1.40 times as fast. To try: b; at most 1.30 times as fast." in told
-    assert "No setting is known" in advice.sentence("x", RATES, 50.0, [], shared=True)
-    assert "Change a: predicted 1.11 times" in advice.sentence(
+    assert "No setting is known" in bottleneck.sentence("x", RATES, 50.0, [], shared=True)
+    assert "Change a: predicted 1.11 times" in bottleneck.sentence(
         "x", RATES, 180.0, some, shared=True
     )  # its network's 200
-    assert "No setting is known" in advice.sentence("x", RATES, 199.0, some[:1], shared=True)
+    assert "No setting is known" in bottleneck.sentence("x", RATES, 199.0, some[:1], shared=True)
 
 
 def row(stage, way, rate, limit=1000.0, **more):
@@ -77,7 +78,7 @@ def result(**more):
 
 
 def test_findings_name_the_bottleneck_the_setting_and_the_gain():
-    train, predict = advice.findings(result())
+    train, predict = bottleneck.findings(result())
     assert train.startswith("train resnet50: audio limits (100.0 windows/s alone); 99.0 windows/s together")
     assert "Change stream.workers 2 -> 4: predicted 1.38 times" in train  # from 100 to 1 / (1 / 400 + 1 / 210)
     assert predict.startswith("predict 6 networks: network limits (20.0 windows/s alone, 95% of the GPU's work on a")
@@ -88,14 +89,14 @@ def test_findings_name_the_bottleneck_the_setting_and_the_gain():
 def test_nothing_that_is_set_is_named_as_something_to_try():
     tuned = result()
     tuned["recipe"]["machine"]["compile"] = True
-    assert not any("machine." in told for told in advice.findings(tuned))
+    assert not any("machine." in told for told in bottleneck.findings(tuned))
 
 
 def test_changes_come_from_what_was_measured():
-    found = {change.what: change for change in advice.changes(result())}
+    found = {change.what: change for change in bottleneck.changes(result())}
     assert found["stream.workers 2 -> 4"].factor == 2.0
     bank = "stream.bank off -> disk (another order of windows; 10.6 MB a track)"  # 120 s x 22,050 x 4 bytes
     assert found[bank].factor == 50.0
     assert found["mel.engine nnaudio -> fused"].factor == 4.0
-    slow = {change.what: change for change in advice.changes(result(precision="float32"))}
+    slow = {change.what: change for change in bottleneck.changes(result(precision="float32"))}
     assert any(change.at_most and change.factor == 8.0 for change in slow.values())

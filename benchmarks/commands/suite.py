@@ -8,26 +8,17 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import (
-    advice,
-    bench_features,
-    bench_predict,
-    bench_stream,
-    bench_train,
-    limits,
-    plots,
-    rivals,
-    stages,
-    timing,
-)
-from benchmarks.bench import Bench, Limit, networks, powers, prepare
+from benchmarks import bench_features, bench_loader, bench_predict, bench_train, measurement, plots, roofline, timing
+from benchmarks.commands import bottleneck
+from benchmarks.commands.bench import Bench, Limit, networks, powers, prepare
+from benchmarks.references import baselines
 from melgpu.data.loader import Stream
 from melgpu.recipe import Recipe
 
 
 def row(stage: str, way: str, samples: list[float], *bounds: tuple[Limit, float], **more) -> dict:
     """A line of the table; `samples` are rates in windows/s, `bounds` limits with what a window needs of each."""
-    found = stages.rates_of(samples)
+    found = measurement.rates_of(samples)
     most, name = min((limit.over(found["windows_per_s"] * work) / work, limit.name) for limit, work in bounds)
     return {"stage": stage, "way": way, **found, "limit": name, "limit_windows_per_s": most, **more}
 
@@ -45,23 +36,23 @@ def processes(count: int) -> str:
 
 def resample(bench: Bench) -> Iterator[dict]:
     """The resampler alone, which is a part of decoding."""
-    samples = bench.in_processes(rivals.resample, bench.job)
+    samples = bench.in_processes(baselines.resample, bench.job)
     yield row("resample", processes(bench.workers), samples, (bench.limits["soxr within the cache"], 1))
 
 
 def copy(bench: Bench) -> Iterator[dict]:
     """Decoded samples to batches on the device."""
-    length, on_gpu = stages.window_samples(bench.settings), bench.device.type == "cuda"
+    length, on_gpu = measurement.window_samples(bench.settings), bench.device.type == "cuda"
     bounds = {"disk": [(bench.limits["one core's copy"], 1)]}
     if on_gpu:
         link = bench.limits["host to device"], 4 * length
         bounds["disk"] += [link]
         bounds["gpu"] = [(bench.limits["memory bandwidth"], 8 * length)]  # read and written
     for where, own in bounds.items():
-        wanted = bench_stream.with_bank(bench.settings, where)
-        yield row("copy", f"bank={where}", _stream(bench, wanted, bench_stream.nothing, bench.bank), *own)
+        wanted = bench_loader.with_bank(bench.settings, where)
+        yield row("copy", f"bank={where}", _stream(bench, wanted, bench_loader.nothing, bench.bank), *own)
     if on_gpu:
-        found = stages.copies(bench.settings, bench.effort.batch_size, bench.device, bench.effort.seconds)
+        found = measurement.copies(bench.settings, bench.effort.batch_size, bench.device, bench.effort.seconds)
         yield row("copy", "host to device", found, link)
 
 
@@ -69,7 +60,7 @@ def features(bench: Bench) -> Iterator[dict]:
     """Samples on the device to pictures, by engine and batch size."""
     spec, rate = bench.settings.mel, bench.settings.audio.sample_rate
     for batch_size in bench.effort.sizes:
-        waves = stages.noise(bench.settings, batch_size, bench.device)
+        waves = measurement.noise(bench.settings, batch_size, bench.device)
         for name, front_end in bench_features.engines(spec, rate, bench.device):
             found = bench_features.time_front_end(front_end, waves, bench.effort.seconds)["samples_windows_per_s"]
             more = {"engine": name, "batch_size": batch_size, "curve": batch_size != bench.effort.batch_size}
@@ -78,14 +69,14 @@ def features(bench: Bench) -> Iterator[dict]:
 
 def stream(bench: Bench) -> Iterator[dict]:
     """Files to batches on the device, and on to pictures."""
-    draw, bounds = stages.front_end(bench.settings, bench.device), [(bench.decode_limit(), 1)]
-    yield row("stream", "files to batches", _stream(bench, bench.settings, bench_stream.nothing, None), *bounds)
+    draw, bounds = measurement.front_end(bench.settings, bench.device), [(bench.decode_limit(), 1)]
+    yield row("stream", "files to batches", _stream(bench, bench.settings, bench_loader.nothing, None), *bounds)
     bounds += [(bench.picture_limit, 1)]
     yield row("stream", "files to pictures", _stream(bench, bench.settings, draw, None), *bounds)
 
 
 def _stream(bench: Bench, settings: Recipe, then, bank) -> list[float]:
-    found = bench_stream.time_way(bench.paths, settings, bench.device, bank, then, bench.effort.repeats + 1)
+    found = bench_loader.time_way(bench.paths, settings, bench.device, bank, then, bench.effort.repeats + 1)
     return found["samples_windows_per_s"][1:]  # the first epoch starts the processes
 
 
@@ -133,7 +124,7 @@ def run(bench: Bench, names: list[str]) -> dict:
     settings = bench.settings
     result = {"benchmark": "suite", **bench.about()}
     result |= {"track_windows": bench.track_windows, "track_s": settings.audio.track_s}
-    result |= {"engine": stages.front_end(settings, bench.device).engine_on(bench.device)}
+    result |= {"engine": measurement.front_end(settings, bench.device).engine_on(bench.device)}
     result |= {"rows": []}
     for number, name in enumerate(names, start=1):
         for one in STAGES[name](bench):
@@ -141,20 +132,20 @@ def run(bench: Bench, names: list[str]) -> dict:
             told = f"{number}/{len(names)} {name}: {one['way']}, {one['windows_per_s']:,.1f} windows/s"
             Console(stderr=True, highlight=False).print(told)
     if {"features", "train"} <= set(names):
-        result["roofline"] = roofline(bench, result["rows"])
-    result["findings"] = advice.findings(result) if set(names) == set(STAGES) else []
+        result["roofline"] = roofline_points(bench, result["rows"])
+    result["findings"] = bottleneck.findings(result) if set(names) == set(STAGES) else []
     return result
 
 
-def roofline(bench: Bench, rows: list[dict]) -> dict:
+def roofline_points(bench: Bench, rows: list[dict]) -> dict:
     """FLOPs a byte and FLOP/s of networks and engines, and the machine's roofs."""
     points = []
     for one in rows:
         if "flops" in one:
             points.append((one["backbone"], one["flops"] / one["bytes"], one["flops"] * one["windows_per_s"]))
         elif one.get("batch_size") == bench.effort.batch_size and "engine" in one:
-            flops = limits.front_end_flops(one["engine"], bench.settings)
-            intensity = flops / limits.front_end_bytes(bench.settings)
+            flops = roofline.front_end_flops(one["engine"], bench.settings)
+            intensity = flops / roofline.front_end_bytes(bench.settings)
             points.append((f"front end, {one['engine']}", intensity, flops * one["windows_per_s"]))
     return {"points": points, "peaks_flops": bench.peaks, "bandwidth": bench.limits["memory bandwidth"].over(0.0)}
 

@@ -1,6 +1,6 @@
 """How fast do files become batches on the device, and how long does one wait for the first?
 
-    python -m benchmarks.bench_stream [--music FOLDER] [--tracks 64] [--epochs 10] [--device cuda] [--plot FILE.png]
+    python -m benchmarks.bench_loader [--music FOLDER] [--tracks 64] [--epochs 10] [--device cuda] [--plot FILE.png]
 
 An epoch of shuffled windows of two-minute tracks through the stream: cold (decoded on the fly), from the bank on disk,
 from the bank in the device's memory; with and without pictures. Beside it the way that melgpu replaces, on the same
@@ -19,7 +19,9 @@ import torch
 from rich.box import SIMPLE
 from rich.table import Table
 
-from benchmarks import flags, limits, plots, rivals, stages, timing
+from benchmarks import measurement, plots, roofline, timing
+from benchmarks.cli import arguments, paths_of, settings_of
+from benchmarks.references import baselines
 from melgpu import cli
 from melgpu.audio.pool import Pool
 from melgpu.data import windows
@@ -42,7 +44,7 @@ def order_of(settings: Recipe, num_tracks: int, epoch: int) -> windows.Order:
 
 def epoch(stream: Stream, settings: Recipe, number: int) -> Iterator[Batch]:
     order = order_of(settings, len(stream.paths), number)
-    return stream.batches(order, stages.window_samples(settings), settings.optim.batch_size)
+    return stream.batches(order, measurement.window_samples(settings), settings.optim.batch_size)
 
 
 def time_epoch(batches: Iterable[Batch], then: Callable[[torch.Tensor], object], device: torch.device) -> dict:
@@ -66,10 +68,10 @@ def nothing(waves: torch.Tensor) -> None:
 def time_original(paths: list[str], settings: Recipe, folder: str, workers: int) -> dict:
     with Pool(workers, 600.0) as pool:
         job = folder, settings.model_dump(mode="json", include={"audio", "windows", "mel"})
-        for answer in [pool.submit(rivals.original_way, paths[0], *job) for _ in range(2 * workers)]:  # warms all up
+        for answer in [pool.submit(baselines.original_way, paths[0], *job) for _ in range(2 * workers)]:  # warms all up
             answer.result()
         started = time.perf_counter()
-        answers = [pool.submit(rivals.original_way, path, *job) for path in paths]
+        answers = [pool.submit(baselines.original_way, path, *job) for path in paths]
         answers[0].result()
         first_s = time.perf_counter() - started
         counts, sizes = zip(*(answer.result() for answer in answers), strict=True)
@@ -79,9 +81,9 @@ def time_original(paths: list[str], settings: Recipe, folder: str, workers: int)
 
 def copy_limit(settings: Recipe, bank: Bank, device: torch.device) -> float:
     """Windows a second that memory can copy: one core from the bank's pages to a batch, or the GPU inside its own."""
-    length = stages.window_samples(settings)
+    length = measurement.window_samples(settings)
     if device.type == "cuda":
-        return limits.copy_bandwidth(device) / (8 * length)  # read and written
+        return roofline.copy_bandwidth(device) / (8 * length)  # read and written
     waves = np.array(bank.waves[:32])
     target = np.zeros((len(waves), length), np.float32)
     rng = np.random.default_rng(0)
@@ -98,7 +100,7 @@ def run(settings: Recipe, paths: list[str], device: torch.device, epochs: int, f
     result = {"benchmark": "stream", **timing.machine(device), "tracks": len(paths), "rows": []}
     result |= {"window_s": settings.windows.window_s}
     result["workers"] = min(settings.stream.workers, os.cpu_count() or 1)
-    pictures = stages.front_end(settings, device)
+    pictures = measurement.front_end(settings, device)
     disk = with_bank(settings, "disk")
     bank, built_s = fill_bank(paths, disk, folder)
     result["bank"] = {"built_s": built_s, "bytes": bank.pcm.stat().st_size}
@@ -136,7 +138,7 @@ def time_way(
         for number in range(epochs):
             found.append(time_epoch(epoch(stream, settings, number), then, device))
             memory.append(timing.memory(device))
-    row = stages.rates_of([one["windows_per_s"] for one in found])
+    row = measurement.rates_of([one["windows_per_s"] for one in found])
     row |= {"first_batch_s": found[0]["first_batch_s"], "longest_wait_s": max(one["longest_wait_s"] for one in found)}
     return {**row, "memory_mib": memory}
 
@@ -169,14 +171,14 @@ def plot(result: dict, path: Path) -> None:
 
 
 def main(given: list[str] | None = None) -> int:
-    arguments = flags.arguments(__doc__, tracks=64)
-    arguments.add_argument("--originals", type=int, default=4, help="tracks for the original way; 0 leaves it out")
-    arguments.add_argument("--epochs", type=int, default=3, help="times that each figure is taken (default: 3)")
-    arguments.add_argument("--plot", type=Path, metavar="FILE.png", help="keep a plot")
-    args = arguments.parse_args(given)
-    settings = flags.settings_of(args)
+    parser = arguments(__doc__, tracks=64)
+    parser.add_argument("--originals", type=int, default=4, help="tracks for the original way; 0 leaves it out")
+    parser.add_argument("--epochs", type=int, default=3, help="times that each figure is taken (default: 3)")
+    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="keep a plot")
+    args = parser.parse_args(given)
+    settings = settings_of(args)
     with tempfile.TemporaryDirectory() as folder:
-        paths = flags.paths_of(args, Path(folder))
+        paths = paths_of(args, Path(folder))
         result = run(settings, paths, cli.pick_device(args.device), args.epochs, Path(folder), args.originals)
     timing.console().print(table(result))
     if args.plot:

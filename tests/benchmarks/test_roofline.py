@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks import limits, timing
+from benchmarks import roofline, timing
 from melgpu import recipe
 
 CPU = torch.device("cpu")
@@ -23,29 +23,29 @@ class Two(nn.Module):
 
 def test_flops_of_a_network_by_hand():
     convolution, linear = 2 * 8 * 8 * 4 * 27, 2 * 4 * 2
-    assert limits.network_flops(Two(), 8, training=False) == convolution + linear
+    assert roofline.network_flops(Two(), 8, training=False) == convolution + linear
     of_weights, of_inputs = convolution + linear, linear  # nobody wants the picture's gradient
-    assert limits.network_flops(Two(), 8, training=True) == convolution + linear + of_weights + of_inputs
+    assert roofline.network_flops(Two(), 8, training=True) == convolution + linear + of_weights + of_inputs
 
 
 def test_bytes_of_a_network_by_hand():
     forward = (3 * 64 + 4 * 64 + 108 / 4) + (4 + 2 + 8 / 4)  # what goes in, what comes out, the weights of 4 pictures
-    assert limits.network_bytes(Two(), 8, 2, training=False, batch_size=4) == 2 * forward
-    assert limits.network_bytes(Two(), 8, 2, training=True, batch_size=4) == 6 * forward
+    assert roofline.network_bytes(Two(), 8, 2, training=False, batch_size=4) == 2 * forward
+    assert roofline.network_bytes(Two(), 8, 2, training=True, batch_size=4) == 6 * forward
 
 
 def test_work_of_a_front_end():
     zalo = recipe.load([])
     frames = 862
     convolution = frames * 2 * 2048 * 1025 * 2
-    assert limits.front_end_flops("nnaudio", zalo) > convolution
-    assert limits.front_end_flops("fft", zalo) == pytest.approx(frames * 2.5 * 2048 * 11, rel=0.25)
-    assert limits.front_end_bytes(zalo) == 4 * 441_000 + 4 * 512 * 512
+    assert roofline.front_end_flops("nnaudio", zalo) > convolution
+    assert roofline.front_end_flops("fft", zalo) == pytest.approx(frames * 2.5 * 2048 * 11, rel=0.25)
+    assert roofline.front_end_bytes(zalo) == 4 * 441_000 + 4 * 512 * 512
 
 
 def test_peaks_are_measured(quick_limits):
-    assert limits.matmul_flops(CPU, torch.float32, 0.01) > 1e8
-    assert limits.copy_bandwidth(CPU, 0.01) > 1e8
+    assert roofline.matmul_flops(CPU, torch.float32, 0.01) > 1e8
+    assert roofline.copy_bandwidth(CPU, 0.01) > 1e8
 
 
 def test_what_passes_its_limit_is_told():

@@ -5,7 +5,8 @@ import json
 import pytest
 import torch
 
-from benchmarks import __main__, bench, bench_train, suite, timing
+from benchmarks import __main__, bench_train, timing
+from benchmarks.commands import bench, suite
 from melgpu import recipe
 from melgpu.errors import InputError
 from melgpu.models import classifier

@@ -10,11 +10,11 @@ import torch
 from benchmarks import (
     bench_decode,
     bench_features,
+    bench_loader,
     bench_predict,
-    bench_stream,
     bench_train,
-    flags,
-    music,
+    cli,
+    corpus,
     parity,
     timing,
 )
@@ -92,7 +92,7 @@ def test_bench_stream(tmp_path, capsys):
     for number in range(4):
         write_audio(tmp_path / f"{number}.ogg", 8, 44_100, 2, seed=number)
     arguments = ["--music", tmp_path, "--recipe", "demo", "--epochs", "2", "--originals", "1", "--device", "cpu"]
-    result = run(capsys, bench_stream, *arguments, "--plot", tmp_path / "x.png")
+    result = run(capsys, bench_loader, *arguments, "--plot", tmp_path / "x.png")
     rows = {row["way"]: row for row in result["rows"]}
     assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
     pictures = [f"{way}, pictures" for way in ("cold", "bank on disk", "bank in cpu's memory")]
@@ -102,12 +102,12 @@ def test_bench_stream(tmp_path, capsys):
 
 
 def test_composed_music_is_two_minutes_of_stereo(tmp_path):
-    first, second, link = music.compose(tmp_path, "flac", 3, pieces=2)
+    first, second, link = corpus.compose(tmp_path, "flac", 3, pieces=2)
     info = soundfile.info(first)
     assert (info.samplerate, info.channels, info.frames) == (44_100, 2, 120 * 44_100)
     assert os.path.samefile(first, link)
     assert not os.path.samefile(first, second)
-    assert music.own(tmp_path, 2) == [first, link]
+    assert corpus.own(tmp_path, 2) == [first, link]
 
 
 def test_music_is_what_libsndfile_reads(tmp_path):
@@ -115,11 +115,11 @@ def test_music_is_what_libsndfile_reads(tmp_path):
     for folder in (tmp_path, tmp_path / "missing"):
         with pytest.raises(InputError, match=folder.name):
             bench_decode.main(["--music", str(folder)])
-        args = flags.arguments("", tracks=2).parse_args(["--music", str(folder)])
+        args = cli.arguments("", tracks=2).parse_args(["--music", str(folder)])
         with pytest.raises(InputError, match=folder.name):
-            flags.paths_of(args, tmp_path)
+            cli.paths_of(args, tmp_path)
     path = write_audio(tmp_path / "b.ogg")
-    assert music.own(tmp_path, 2) == [str(path)]
+    assert corpus.own(tmp_path, 2) == [str(path)]
 
 
 def test_a_broken_file_is_no_decoded_one(tmp_path):

@@ -5,8 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks import __main__, cost, timing
-from benchmarks.cost import Rates
+from benchmarks import __main__, timing
+from benchmarks.commands import cost
+from benchmarks.commands.cost import Rates
 from melgpu import recipe
 from melgpu.data import windows
 from melgpu.errors import InputError

@@ -19,8 +19,9 @@ import torch
 from rich.box import SIMPLE
 from rich.table import Table
 
-from benchmarks import bench_decode, bench_features, bench_stream, plots, rivals, stages, timing
-from benchmarks.bench import Bench, prepare
+from benchmarks import bench_decode, bench_features, bench_loader, measurement, plots, timing
+from benchmarks.commands.bench import Bench, prepare
+from benchmarks.references import baselines
 from melgpu.data.loader import Stream, examine
 from melgpu.errors import InputError
 from melgpu.recipe import Recipe
@@ -40,7 +41,7 @@ def front_ends(settings: Recipe, device: torch.device) -> dict[str, bench_featur
         found["librosa in one process"] = found.pop("librosa")
     with contextlib.suppress(ModuleNotFoundError):
         if importlib.util.find_spec("nvidia.dali"):
-            from benchmarks import dali
+            from benchmarks.references import dali
 
             found["NVIDIA DALI"] = dali.front_end(settings, device)
     return found
@@ -49,14 +50,14 @@ def front_ends(settings: Recipe, device: torch.device) -> dict[str, bench_featur
 def epochs(bench: Bench, settings: Recipe, stream: Stream, draw: Callable) -> Generator[dict]:
     """An epoch from files to pictures, again and again."""
     for number in itertools.count():
-        yield bench_stream.time_epoch(bench_stream.epoch(stream, settings, number), draw, bench.device)
+        yield bench_loader.time_epoch(bench_loader.epoch(stream, settings, number), draw, bench.device)
 
 
 def originals(bench: Bench) -> Generator[dict]:
     """The original way's pictures of some tracks, drawn and read back."""
     while True:
         some = bench.some_paths(max(1, bench.workers))
-        yield bench_stream.time_original(some, bench.settings, str(bench.folder), bench.workers)
+        yield bench_loader.time_original(some, bench.settings, str(bench.folder), bench.workers)
 
 
 def later(bench: Bench) -> Generator[dict]:
@@ -65,7 +66,7 @@ def later(bench: Bench) -> Generator[dict]:
         picture = str(next(bench.folder.glob("*.jpg")))
         count, size = 8 * bench.track_windows, bench.settings.mel.image_size
         times = bench_decode.measure(
-            rivals.read_back, (size, count), [picture] * max(1, bench.workers), bench.workers, 1
+            baselines.read_back, (size, count), [picture] * max(1, bench.workers), bench.workers, 1
         )
         yield {"windows_per_s": count * max(1, bench.workers) / times[0]}
 
@@ -73,10 +74,10 @@ def later(bench: Bench) -> Generator[dict]:
 def ways(bench: Bench, stack: contextlib.ExitStack) -> dict[str, Generator[dict]]:
     """Every way, by name."""
     settings, device = bench.settings, bench.device
-    disk = bench_stream.with_bank(settings, "disk")
+    disk = bench_loader.with_bank(settings, "disk")
     cold = stack.enter_context(Stream(bench.paths, settings.audio, settings.stream, device))
     banked = stack.enter_context(Stream(bench.paths, disk.audio, disk.stream, device, bench.bank))
-    draw = stages.front_end(settings, device)
+    draw = measurement.front_end(settings, device)
     found = {BASE: epochs(bench, settings, cold, draw), BANK: epochs(bench, disk, banked, draw)}
     for name, own in front_ends(settings, device).items():
         found[f"melgpu's stream, {name}"] = epochs(bench, settings, cold, own)
@@ -97,7 +98,7 @@ def run(bench: Bench) -> dict:
     for name, samples in taken.items():
         rates = [one["windows_per_s"] for one in samples[1:]]  # the first warms up
         others = [one["windows_per_s"] for one in taken[BASE][1:]]
-        row = {"way": name, **stages.rates_of(rates), "base_is_times_as_fast": ratio(others, rates)}
+        row = {"way": name, **measurement.rates_of(rates), "base_is_times_as_fast": ratio(others, rates)}
         wait = {BANK: bank_s * TRACKS, ORIGINAL: bench.track_windows * TRACKS / np.median(rates)}
         space = {BANK: bank_bytes, ORIGINAL: samples[0].get("bytes_a_track", 0)}
         row |= {"disk_bytes": space.get(name, 0) * TRACKS}
@@ -118,7 +119,7 @@ def looks(bench: Bench) -> tuple[float, float, float]:
     look_s = (time.perf_counter() - started) / count
     if flaws:
         raise InputError(flaws)
-    bank, bank_s = bench_stream.fill_bank(bench.paths, bench_stream.with_bank(settings, "disk"), bench.folder / "timed")
+    bank, bank_s = bench_loader.fill_bank(bench.paths, bench_loader.with_bank(settings, "disk"), bench.folder / "timed")
     return look_s, bank_s / count, bank.pcm.stat().st_size / count
 
 

@@ -1,0 +1,1 @@
+"""What melgpu is compared with: the original solution, other front ends, scipy."""
