@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn
@@ -22,6 +22,16 @@ console = Console(highlight=False, soft_wrap=True)
 def say(text: str) -> None:
     """A line for the reader, as is."""
     console.print(escape(text))
+
+
+def show(renderable: RenderableType) -> None:
+    """A table, or whatever else rich renders."""
+    console.print(renderable)
+
+
+def silence(quiet: bool) -> None:
+    """Whether this process says nothing: of several only the main process speaks."""
+    console.quiet = quiet
 
 
 class Tracker:

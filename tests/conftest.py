@@ -63,10 +63,10 @@ def short_music(tmp_path_factory) -> Path:
 @pytest.fixture
 def quick_limits(monkeypatch) -> None:
     """Limits of the machine that are measured in no time, and so mean nothing."""
-    from benchmarks import limits
+    from benchmarks import roofline
 
-    monkeypatch.setitem(limits.SIZES, "cpu", (256,))
-    monkeypatch.setitem(limits.COPY_BYTES, "cpu", 2**20)
+    monkeypatch.setitem(roofline.SIZES, "cpu", (256,))
+    monkeypatch.setitem(roofline.COPY_BYTES, "cpu", 2**20)
 
 
 @pytest.fixture

@@ -5,7 +5,8 @@ import re
 
 import pytest
 
-from benchmarks import __main__, readme
+from benchmarks import __main__
+from benchmarks.commands import readme
 from melgpu.errors import InputError
 from tests.helpers import ROOT
 

@@ -1,18 +1,121 @@
-"""New music files to class probabilities: a table, a CSV."""
+"""Music files to the likeliest classes, in a table, a CSV, or along each file."""
 
+import contextlib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from rich.box import SIMPLE
 from rich.markup import escape
 from rich.table import Table
 
-from melgpu import files
+from melgpu import console, files
 from melgpu.audio.quarantine import Flaw
 from melgpu.audio.remote import is_url
+from melgpu.console import Tracker
+from melgpu.data.loader import Stream
+from melgpu.data.sources import AUDIO_SUFFIXES, find_audio, is_utf8
 from melgpu.errors import InputError
+from melgpu.prediction import ensemble, predictor, timeline_plot
+from melgpu.prediction.ensemble import Ensemble
+from melgpu.prediction.predictor import Listeners
+from melgpu.prediction.timeline import Timeline, expected_windows
+from melgpu.runs.run import Run
+
+
+def predict_files(run: Run, music: list[str], out: Path | None, device: torch.device) -> list[str]:
+    """Show the likeliest classes of music files, and write all to `out`; the problems with files, if there are any.
+
+    Raises InputError where there is nothing to show.
+    """
+    if out:
+        refuse_foreign(out)
+    judges = ensemble.load(run)
+    paths, problems = find_music(music)
+    guarded = {"bank": "off", "on_error": "quarantine", "max_broken_share": 1.0}
+    spec = run.recipe.stream.model_copy(update=guarded)
+    settings = judges.recipe.model_copy(update={"stream": spec, "machine": run.recipe.machine})
+    with Stream(paths, settings.audio, settings.stream, device) as loader:
+        if paths:
+            probs, lost = predictor.track_probs(judges, settings, loader, out)
+    problems += [str(flaw) for flaw in loader.flaws.values()]
+    if not paths or lost.all():
+        raise InputError(problems)
+    console.show(answer_table(paths, probs, judges.class_names, lost))
+    if out:
+        write_answers(out, paths, probs, judges.class_names, loader.flaws)
+        predictor.journal_path(out).unlink(missing_ok=True)
+        console.say(f"Probabilities of all classes: {out}")
+    for problem in problems:
+        console.say(f"broken: {problem}")
+    return problems
+
+
+def write_timelines(run: Run, music: list[str], folder: Path, device: torch.device) -> list[str]:
+    """Write the classes along each music file, from end to end; the problems with files, if there are any.
+
+    Raises InputError where there is nothing to write.
+    """
+    judges = ensemble.load(run)
+    paths, problems = find_music(music)
+    settings = judges.recipe.model_copy(update={"machine": run.recipe.machine})
+    listeners = Listeners(judges.networks, settings, device)
+    audio, spec = judges.recipe.audio, judges.recipe.windows
+    batch_size = run.recipe.stream.predict_batch_size
+    folder.mkdir(parents=True, exist_ok=True)  # an error now rather than after hours
+    expected = [expected_windows(path, audio, spec) for path in paths]
+    written = []
+    title = f"{len(judges.networks)} networks predict {len(paths)} files from end to end"
+    with console.progress(title, sum(expected), "windows") as tracker:
+        for path, name, count in zip(paths, timeline_plot.distinct_names(paths), expected, strict=True):
+            timeline = Timeline(path, audio, spec, device)
+            before = tracker.done
+            if write_timeline(timeline, judges, listeners, batch_size, folder / name, tracker):
+                written.append(f"{path}: {folder / name}.csv and .png")
+            tracker.skip(before + count - tracker.done)  # a header may be wrong about the length
+            if timeline.flaw:
+                problems.append(timeline.flaw)
+    if not written:
+        raise InputError(problems)
+    for line in written:
+        console.say(line)
+    for problem in problems:
+        console.say(f"broken: {problem}")
+    return problems
+
+
+def write_timeline(
+    timeline: Timeline, judges: Ensemble, listeners: Listeners, batch_size: int, out: Path, tracker: Tracker
+) -> bool:
+    """Write OUT.csv and OUT.png of one file; False and nothing where it holds no usable audio."""
+    spans_s, probs = [], []
+    with contextlib.closing(timeline.batches(batch_size)) as batches:
+        for batch, window_probs in listeners.probs(batches):
+            spans_s.append(timeline.span_s(batch.starts))
+            probs.append(judges.combine(window_probs.numpy()))
+            tracker.advance(len(batch.starts), out.name)
+    if not probs:
+        return False
+    title = Path(timeline.path).name
+    timeline_plot.save(out, title, np.concatenate(spans_s), np.concatenate(probs), judges.class_names)
+    return True
+
+
+def find_music(names: list[str]) -> tuple[list[str], list[str]]:
+    """Every audio file or URL named or below a folder named, each once, and what is wrong with other names."""
+    paths, problems = [], []
+    for name in names:
+        found = [str(path) for path in find_audio(Path(name))] if Path(name).is_dir() else [name]
+        if not found:
+            problems.append(f"{name}: no audio files ({' '.join(AUDIO_SUFFIXES)}) in this folder")
+        for path in found:
+            if is_utf8(path):
+                paths.append(path)
+            else:
+                problems.append(f"{path!r}: the file's name is not UTF-8")
+    return list(dict.fromkeys(paths)), problems
 
 
 def answer_table(paths: Sequence[str], probs: np.ndarray, class_names: Sequence[str], lost: Sequence[bool]) -> Table:

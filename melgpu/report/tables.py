@@ -6,6 +6,20 @@ from rich.box import SIMPLE
 from rich.markup import escape
 from rich.table import Table
 
+from melgpu import console
+from melgpu.runs.run import Run
+from melgpu.stacking.stack import compared_predictor, final_predictor
+
+
+def show_scores(run: Run, number: int) -> None:
+    """The scores of a stacked round, and what stacking gained."""
+    scores = run.scores(number)
+    console.show(score_table(f"Round {number}{run.remark}", scores))
+    answer = final_predictor(run.recipe.stacking.answer, len(run.spec(number).blend))
+    console.say(gain_line(compared_predictor(answer), scores))
+    if doubt := doubt_line(answer, scores):
+        console.say(doubt)
+
 
 def score_table(title: str, scores: Mapping[str, Mapping[str, Mapping]]) -> Table:
     """Accuracies with their 95 % confidence intervals: a row a judge, a column a set of tracks; see `Judged.scores`."""

@@ -7,8 +7,7 @@ import numpy as np
 from melgpu.errors import InputError
 from melgpu.runs import predictions
 from melgpu.runs.run import Run, class_numbers
-from melgpu.stacking.evaluation import Judged
-from melgpu.stacking.stack import MEAN, Stack, assign_subfolds, final_predictor, fold_groups
+from melgpu.stacking.stack import assign_subfolds, fold_groups
 from melgpu.stacking.stack_cnn import Rows
 
 
@@ -85,51 +84,3 @@ def _case(run: Run, number: int, votes: Votes, folds: tuple[int, ...]) -> Case:
         train = (votes.matrices[folds[0]][seen], labels[seen])
     subfolds = assign_subfolds(labels[rows], run.recipe.stacking)
     return Case(folds, rows, of_fold, (matrix, labels[rows]), subfolds, train)
-
-
-def judge(run: Run, number: int, votes: Votes, stacks: list[tuple[Case, Stack]]) -> Judged:
-    """What networks, stackers and blends say of each validation track (out of fold) and of each test track."""
-    spec, valid, test = run.spec(number), [], []
-    for case, stack in stacks:
-        valid.append(_networks(spec.backbones, case.valid[0]) | stack.out_of_fold(case.valid[0], case.subfolds))
-        for fold in case.folds:
-            matrix = votes.matrices[fold][run.test_rows]
-            test.append(_networks(spec.backbones, matrix) | stack.predict(matrix))
-    probs = np.stack(
-        [
-            np.concatenate([*(own[name] for own in valid), np.mean([own[name] for own in test], axis=0)])
-            for name in test[0]
-        ]
-    )  # (J, N, C)
-    rows = np.concatenate([*(case.rows for case, _ in stacks), run.test_rows])
-    splits = ["validation" if split == "train" else split for split in run.manifest.splits]
-    probs[:, votes.lost[rows]] = run.prior
-    return Judged(
-        judges=tuple(test[0]),
-        ids=tuple(run.manifest.ids[row] for row in rows),
-        splits=tuple(splits[row] for row in rows),
-        folds=np.concatenate([*(case.of_fold for case, _ in stacks), np.full(len(run.test_rows), -1)]),
-        labels=class_numbers(run.manifest, run.class_names)[rows],
-        trained=np.isin(rows, run.labelled(number)[1]),
-        probs=probs,
-        class_names=tuple(run.class_names),
-        source=_source(run, number, [stack for _, stack in stacks]),
-    )
-
-
-def _networks(names: tuple[str, ...], matrix: np.ndarray) -> dict[str, np.ndarray]:
-    return {name: matrix[:, k] for k, name in enumerate(names)} | {MEAN: matrix.mean(axis=1)}
-
-
-def _source(run: Run, number: int, stacks: list[Stack]) -> dict:
-    settings, fixed = run.recipe.stacking, run.spec(number).blend
-    fitted = [part.weights for stack in stacks for part in stack.subfolds]
-    return {
-        "round": number,
-        "recipe": run.recipe.digest(),
-        "pseudo": run.pseudo_digest(number),
-        "protocol": settings.protocol,
-        "answer": final_predictor(settings.answer, len(fixed)),
-        "weights": fixed,
-        "fitted_weights": {name: float(np.mean([own[name] for own in fitted])) for name in fitted[0]},
-    }

@@ -13,6 +13,9 @@ import numpy as np
 from melgpu import files
 from melgpu.errors import InputError, brief
 from melgpu.metrics import accuracy, bootstrap_interval, share_interval, sign_test
+from melgpu.runs.run import Run, class_numbers
+from melgpu.stacking.dataset import Case, Votes
+from melgpu.stacking.stack import MEAN, Stack, final_predictor
 
 SPLITS = ("validation", "public", "private")
 FORM = {
@@ -111,3 +114,51 @@ def load(path: Path) -> Judged:
     except Exception as error:  # zipfile, zlib, numpy and json each have their own
         raise InputError(f"{path}: damaged, or not what was judged ({brief(error)})") from None
     return judged
+
+
+def judge(run: Run, number: int, votes: Votes, stacks: list[tuple[Case, Stack]]) -> Judged:
+    """What networks, stackers and blends say of each validation track (out of fold) and of each test track."""
+    spec, valid, test = run.spec(number), [], []
+    for case, stack in stacks:
+        valid.append(_networks(spec.backbones, case.valid[0]) | stack.out_of_fold(case.valid[0], case.subfolds))
+        for fold in case.folds:
+            matrix = votes.matrices[fold][run.test_rows]
+            test.append(_networks(spec.backbones, matrix) | stack.predict(matrix))
+    probs = np.stack(
+        [
+            np.concatenate([*(own[name] for own in valid), np.mean([own[name] for own in test], axis=0)])
+            for name in test[0]
+        ]
+    )  # (J, N, C)
+    rows = np.concatenate([*(case.rows for case, _ in stacks), run.test_rows])
+    splits = ["validation" if split == "train" else split for split in run.manifest.splits]
+    probs[:, votes.lost[rows]] = run.prior
+    return Judged(
+        judges=tuple(test[0]),
+        ids=tuple(run.manifest.ids[row] for row in rows),
+        splits=tuple(splits[row] for row in rows),
+        folds=np.concatenate([*(case.of_fold for case, _ in stacks), np.full(len(run.test_rows), -1)]),
+        labels=class_numbers(run.manifest, run.class_names)[rows],
+        trained=np.isin(rows, run.labelled(number)[1]),
+        probs=probs,
+        class_names=tuple(run.class_names),
+        source=_source(run, number, [stack for _, stack in stacks]),
+    )
+
+
+def _networks(names: tuple[str, ...], matrix: np.ndarray) -> dict[str, np.ndarray]:
+    return {name: matrix[:, k] for k, name in enumerate(names)} | {MEAN: matrix.mean(axis=1)}
+
+
+def _source(run: Run, number: int, stacks: list[Stack]) -> dict:
+    settings, fixed = run.recipe.stacking, run.spec(number).blend
+    fitted = [part.weights for stack in stacks for part in stack.subfolds]
+    return {
+        "round": number,
+        "recipe": run.recipe.digest(),
+        "pseudo": run.pseudo_digest(number),
+        "protocol": settings.protocol,
+        "answer": final_predictor(settings.answer, len(fixed)),
+        "weights": fixed,
+        "fitted_weights": {name: float(np.mean([own[name] for own in fitted])) for name in fitted[0]},
+    }

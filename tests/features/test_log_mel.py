@@ -4,7 +4,7 @@ import pytest
 import scipy.signal
 import torch
 
-from benchmarks import reference
+from benchmarks.references import reference
 from melgpu import recipe
 from melgpu.audio.decode import decode
 from melgpu.data import windows

@@ -45,7 +45,7 @@ def test_checkpoints_of_another_job_or_run_are_refused(made, monkeypatch):
     jobs = made.jobs(1)
     said = {"class_names": made.class_names, "digest": made.recipe.digest(), "pseudo": "none"}
     own = [{**asdict(job), **said} for job in jobs]
-    monkeypatch.setattr(ensemble.backbone, "load", lambda path: (None, own[jobs_at.index(path)]))
+    monkeypatch.setattr(ensemble.classifier, "load", lambda path: (None, own[jobs_at.index(path)]))
     jobs_at = [made.checkpoint(job) for job in jobs]
     assert [about for _, about in ensemble.load_networks(made, jobs)] == own
     for key, other in (

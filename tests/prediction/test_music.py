@@ -10,7 +10,7 @@ from melgpu.prediction import music
 def test_a_table_of_the_likeliest_classes(screen):
     text = screen(False)
     probs = np.array([[0.1, 0.6, 0.05, 0.25]])
-    console.console.print(music.answer_table(["[a].mp3"], probs, ["p", "q", "r", "[s]"], [False]))
+    console.show(music.answer_table(["[a].mp3"], probs, ["p", "q", "r", "[s]"], [False]))
     for part in ("[a].mp3", "q 60%", "[s] 25%", "p 10%"):
         assert part in text.getvalue(), text.getvalue()
     assert "r 5%" not in text.getvalue()
@@ -18,7 +18,7 @@ def test_a_table_of_the_likeliest_classes(screen):
 
 def test_what_was_not_heard_is_said(screen):
     text, probs = screen(False), np.array([[0.1, 0.9], [0.5, 0.5]])
-    console.console.print(music.answer_table(["https://x.org/a.mp3", "/b/c.mp3"], probs, ["p", "q"], [False, True]))
+    console.show(music.answer_table(["https://x.org/a.mp3", "/b/c.mp3"], probs, ["p", "q"], [False, True]))
     assert "https://x.org/a.mp3" in text.getvalue()
     assert "c.mp3" in text.getvalue()
     assert "not readable" in text.getvalue()

@@ -7,7 +7,7 @@ def test_a_table_of_scores(screen):
     half = {"accuracy": 0.5, "interval": (0.24, 0.76), "tracks": 10, "trained_on": 6}
     quarter = {"accuracy": 0.25, "interval": (0.0, 0.75), "tracks": 4, "trained_on": 0}
     scores = {"resnet50": {"validation": half}, "blend [x]": {"validation": half, "public": quarter}}
-    console.console.print(tables.score_table("Round 1", scores))
+    console.show(tables.score_table("Round 1", scores))
     for part in ("0.500", "0.24-0.76", "10 tracks", "4 tracks", "6 trained on", "0.250", "blend [x]"):
         assert part in text.getvalue(), text.getvalue()
 

@@ -7,7 +7,7 @@ from melgpu import recipe
 from melgpu.errors import InputError
 from melgpu.runs import predictions
 from melgpu.runs.run import Run, class_numbers
-from melgpu.stacking import dataset
+from melgpu.stacking import dataset, evaluation
 from melgpu.stacking.stack import Stack, fit_subfolds
 from tests.helpers.runs import label, predict, stack_round
 
@@ -73,7 +73,7 @@ def test_judgements_are_where_they_belong(second, monkeypatch, protocol):
     for case in dataset.cases(made, 2, votes):
         parts = fit_subfolds(case.train, case.valid, case.subfolds, ["lightgbm"], made.recipe.stacking)
         stacks.append((case, Stack(2, 2, {"lightgbm": 1.0}, list(parts))))
-    judged = dataset.judge(made, 2, votes, stacks)
+    judged = evaluation.judge(made, 2, votes, stacks)
     assert judged.judges == ("inception_v3", "resnet50", "mean", "lightgbm", "blend")
     assert judged.splits.count("public") == 2
     assert judged.ids[-2:] == ("x.wav", "y.wav")

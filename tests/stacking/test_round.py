@@ -1,4 +1,4 @@
-"""stack.py, with predictions of networks that there are not."""
+"""Rounds are stacked, with predictions of networks that there are not."""
 
 import csv
 from pathlib import Path
@@ -6,12 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import stack
+from melgpu.commands import stack
 from melgpu.data import manifest
 from melgpu.data.sources import Listing
 from melgpu.errors import InputError
 from melgpu.runs import run
 from melgpu.stacking import evaluation
+from melgpu.stacking.round import stack_round
 from tests.helpers.runs import predict
 
 
@@ -36,9 +37,9 @@ def twins(tmp_path, small, monkeypatch) -> run.Run:
 
 
 def test_test_sets_may_share_names(twins, monkeypatch):
-    stack.stack_round(twins, 1)
+    stack_round(twins, 1)
     predict(twins, 2, monkeypatch)
-    stack.stack_round(twins, 2)
+    stack_round(twins, 2)
     told = evaluation.load(twins.judged_path(2))
     for split, path in twins.submissions.items():
         rows = np.flatnonzero(np.array(told.splits) == split)
@@ -54,20 +55,20 @@ def test_test_sets_may_share_names(twins, monkeypatch):
 
 def test_what_is_wrong_with_times_or_report_costs_no_result(twins, capsys):
     twins.times_path.write_text("x")
-    stack.stack_round(twins, 1)
+    stack_round(twins, 1)
     assert twins.is_stacked(1)
     log = twins.job_folder(twins.jobs(1)[0]) / "log.csv"
     log.parent.mkdir(parents=True)
     log.write_text("no log")
-    stack.write_page(twins)
+    stack.write_report(twins)
     assert "No report" in capsys.readouterr().out
     log.unlink()
-    stack.write_page(twins)
+    stack.write_report(twins)
     assert twins.report_path.exists()
 
 
 def test_a_round_that_cannot_be_stacked_yet_shows_the_one_before(twins):
-    stack.stack_round(twins, 1)
+    stack_round(twins, 1)
     with pytest.raises(InputError, match="round 2: no predictions"):
-        stack.stack_or_explain(twins, 2)
+        stack.stack_current_round(twins)
     assert twins.report_path.exists()

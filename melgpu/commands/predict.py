@@ -1,0 +1,50 @@
+"""Predict with a run's networks: the tracks that stacking needs, or any music files."""
+
+import argparse
+from pathlib import Path
+
+from melgpu import cli
+
+EPILOG = """examples:
+  python predict.py --run runs/mine                                 what stacking needs: every track of the run
+  python predict.py --run runs/mine song.mp3 folder/                what is this music?
+  python predict.py --run runs/mine folder/ --out genres.csv        all probabilities as CSV
+  python predict.py --run runs/mine concert.flac --timeline when/   which class when? (files of any length)
+
+Music files are predicted by the latest stacked round: all its networks, and what the recipe makes of them."""
+
+
+def parse_args() -> argparse.Namespace:
+    parser = cli.parser(__doc__, EPILOG)
+    parser.add_argument("music", nargs="*", metavar="FILE_OR_DIR", help="music files or URLs, or folders of music")
+    parser.add_argument("--out", type=Path, metavar="FILE.csv", help="write each file's probabilities of all classes")
+    parser.add_argument("--timeline", type=Path, metavar="DIR", help="write the classes along each file: a CSV, a PNG")
+    return parser.parse_args()
+
+
+def main() -> int:
+    args = parse_args()
+    from melgpu import console, distributed
+    from melgpu.errors import InputError
+    from melgpu.prediction import music
+    from melgpu.prediction.round import predict_round
+    from melgpu.runs import environment
+    from melgpu.runs.run import open_run
+
+    if args.out and not args.music:
+        raise InputError("--out needs music files to predict")
+    if args.timeline and (args.out or not args.music):
+        raise InputError("--timeline needs music files to predict, and no --out: it writes a CSV for each")
+    with distributed.joined(cli.pick_device(args.device)) as device:
+        console.silence(not distributed.is_first())
+        run = open_run(args.run, args.overrides, args.without_pseudo)
+        if note := environment.moved(run.recipe.machine.tuned_on, device):
+            console.say(note)
+        if not args.music:
+            predict_round(run, device)
+            return 0
+        if distributed.count() > 1:
+            raise InputError("new music is for one process: leave torchrun out")
+        if args.timeline:
+            return 2 if music.write_timelines(run, args.music, args.timeline, device) else 0
+        return 2 if music.predict_files(run, args.music, args.out, device) else 0

@@ -1,0 +1,67 @@
+"""Stack the networks of a run's current round: scores, pseudo labels for the next round, in the end submission.csv."""
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from melgpu import cli
+
+if TYPE_CHECKING:
+    from melgpu.runs.run import Run
+
+EPILOG = """examples:
+  python stack.py --run runs/mine
+  python stack.py --run runs/mine --without-pseudo     a round trained without pseudo labels, to see what they change
+
+Needs the predictions of every network of the round (predict.py). Labels of test sets, where their CSVs have them, are
+used for the scores alone. report.html is written at the end of each round, and anew by later calls."""
+
+
+def main() -> None:
+    args = cli.parser(__doc__, EPILOG).parse_args()
+    from melgpu import console
+    from melgpu.report import tables
+    from melgpu.runs.run import open_run
+
+    run = open_run(args.run, args.overrides, args.without_pseudo)
+    number = run.current_round
+    if number is None:
+        number = len(run.recipe.rounds)
+    else:
+        stack_current_round(run)
+    tables.show_scores(run, number)
+    write_report(run)
+    if run.current_round:
+        console.say(f"Round {number} is done. Next: python train.py {run.flags}")
+        return
+    if not args.without_pseudo:
+        for path in run.submissions.values():
+            console.say(f"Submission: {path}")
+    if not run.submissions:
+        console.say("No submission: the run was begun without --test and --private")
+    console.say(f"For music of your own: python predict.py {run.flags} song.mp3 folder/")
+
+
+def stack_current_round(run: "Run") -> None:
+    """Stack a round; where that cannot be done yet, the report shows the earlier ones before InputError is raised."""
+    from melgpu.errors import InputError
+    from melgpu.stacking.round import stack_round
+
+    try:
+        stack_round(run, run.current_round)
+    except InputError:
+        if run.is_stacked(1):
+            write_report(run)
+        raise
+
+
+def write_report(run: "Run") -> None:
+    """Write the report; whatever is wrong with it costs nothing but the report."""
+    from melgpu import console
+    from melgpu.errors import brief
+    from melgpu.report import html
+
+    try:
+        html.write(replace(run, without_pseudo=False))
+        console.say(f"Report: {run.report_path}")
+    except Exception as error:
+        console.say(f"No report: {brief(error)}")

@@ -1,0 +1,96 @@
+"""What a command line asks for to a run: created, or opened again."""
+
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from melgpu import console, recipe
+from melgpu.audio import quarantine
+from melgpu.data.pcm_cache import open_bank
+from melgpu.errors import InputError
+from melgpu.runs import preflight, run, timings
+from melgpu.runs.run import Run
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the tracks of a new run are listed, CSV files or folders, and where the files that the CSVs name lie."""
+
+    labels: Path | None
+    test: Path | None
+    private: Path | None
+    data: str | None
+
+    @property
+    def lists(self) -> dict[str, Path | None]:
+        """By split."""
+        return {"train": self.labels, "public": self.test, "private": self.private}
+
+    @property
+    def flags(self) -> list[str]:
+        """The flags of the command line that were given."""
+        return [f"--{name}" for name in ("labels", "test", "private", "data") if getattr(self, name)]
+
+
+@dataclass(frozen=True)
+class Request:
+    """Which run, by which recipes and overrides."""
+
+    folder: Path
+    recipes: list[str]
+    overrides: list[str]
+    without_pseudo: bool
+
+
+def open_or_create(request: Request, source: Source, device_name: str) -> Run:
+    """The run in the folder asked for, or a new one of the recipe and the tracks. Raises InputError."""
+    if not run.exists(request.folder):
+        return create(request, source, device_name)
+    if source.flags:
+        console.say(f"{request.folder} keeps the tracks it was made with; ignored: {' '.join(source.flags)}")
+    opened = reopen(request)
+    preflight.fill(opened)
+    return opened
+
+
+def create(request: Request, source: Source, device_name: str) -> Run:
+    """A new run. Raises InputError with everything that is wrong with its input."""
+    folder = request.folder
+    if not source.labels:
+        raise InputError(f"{folder}: a new run needs --labels: a CSV of file,label or a folder of class folders")
+    if request.without_pseudo:
+        raise InputError("--without-pseudo is for a run whose first round is done: leave it out")
+    preflight.refuse_unwritable(folder)
+    settings = recipe.load(request.recipes, request.overrides)
+    bank = open_bank(folder / "bank", settings.audio, settings.stream)
+    started = time.monotonic()
+    tracks, flaws = preflight.gather(source.lists, source.data, settings, bank)
+    seconds = time.monotonic() - started
+    made = run.create(folder, settings, tracks, device_name)
+    timings.note(made.times_path, 1, "decode" if bank else "check files", seconds, len(tracks), "tracks")
+    quarantine.note(made.quarantine_path, flaws)
+    if flaws:
+        console.say(quarantine.summary(flaws, made.quarantine_path))
+    return made
+
+
+def reopen(request: Request) -> Run:
+    """The run in a folder; recipes asked for may change how the work is done, but not its results.
+
+    Raises InputError.
+    """
+    opened = run.open_run(request.folder, request.overrides, request.without_pseudo)
+    if not request.recipes:
+        return opened
+    wanted = recipe.load(request.recipes, request.overrides)
+    run.refuse_other_recipe(request.folder, wanted)
+    return replace(opened, recipe=wanted)
+
+
+def check_dataset(request: Request, source: Source) -> int:
+    """Report on the tracks of the lists, or else of the run; how many problems there are. Raises InputError."""
+    if not source.labels:
+        opened = run.open_run(request.folder, request.overrides, request.without_pseudo)
+        return preflight.check(opened.manifest, opened.recipe)
+    settings = recipe.load(request.recipes, request.overrides)
+    return preflight.check(preflight.read(source.lists, source.data), settings)
