@@ -8,7 +8,7 @@ from pathlib import Path
 from benchmarks.cli import arguments
 from melgpu import cli
 
-STAGES = ("decode", "resample", "copy", "features", "stream", "train", "predict")
+STAGES = ("decode", "resample", "copy", "features", "loader", "train", "predict")
 SUITE = """examples:
   python -m benchmarks                        the whole suite on this machine (minutes)
   python -m benchmarks --quick                a first look in under a minute: small pictures, two networks

@@ -22,8 +22,8 @@ from benchmarks.cli import arguments, settings_of
 from benchmarks.references import baselines
 from melgpu import cli
 from melgpu.audio import worker
-from melgpu.audio.pool import Pool
-from melgpu.audio.quarantine import Flaw
+from melgpu.audio.pool import WorkerPool
+from melgpu.audio.quarantine import AudioError
 from melgpu.data import windows
 from melgpu.errors import InputError
 from melgpu.recipe import Recipe
@@ -36,7 +36,10 @@ def ways(settings: Recipe, target: str) -> dict[str, tuple[Callable, tuple]]:
     return {
         "limit": (baselines.limit, job),
         "soundfile, soxr": (baselines.raw, job),
-        "melgpu": (worker.store, (audio.sample_rate, windows.samples(audio.track_s, audio.sample_rate), target, 0)),
+        "melgpu": (
+            worker.decode_to_file,
+            (audio.sample_rate, windows.to_samples(audio.track_s, audio.sample_rate), target, 0),
+        ),
         "NumPy's mean": (baselines.by_hand, job),
         "seeking": (baselines.seek_windows, job),
         "librosa": (baselines.librosa_load, job),
@@ -51,11 +54,11 @@ def track_seconds(paths: list[str], most: float) -> float:
 def measure(call: Callable, more: tuple, paths: list[str], workers: int, repeats: int) -> list[float]:
     """Seconds to call a function for all paths, in `workers` processes that are warm. Raises InputError for a flaw."""
     samples = []
-    with Pool(workers, 600.0) as pool:
+    with WorkerPool(workers, 600.0) as pool:
         for repeat in range(repeats + 1):
             started = time.perf_counter()
             for answer in [pool.submit(call, path, *more) for path in paths]:
-                if isinstance(flaw := answer.result(), Flaw):
+                if isinstance(flaw := answer.result(), AudioError):
                     raise InputError(str(flaw))
             if repeat:  # the first one warms up
                 samples.append(time.perf_counter() - started)

@@ -20,9 +20,9 @@ from rich.table import Table
 
 from benchmarks import measurement, plots, roofline, timing
 from benchmarks.cli import arguments, settings_of
-from melgpu import cli, recipe
+from melgpu import cli
 from melgpu.features.log_mel import LogMel
-from melgpu.recipe import MelSpec
+from melgpu.recipe import MelSpec, Recipe
 
 FrontEnd = Callable[[torch.Tensor], torch.Tensor]
 
@@ -125,7 +125,7 @@ def _fft_rate(spec: MelSpec, waves: torch.Tensor) -> float:
     return len(waves) / min(timing.measure(call, waves.device, 0.25))
 
 
-def run(settings: recipe.Recipe, batch_sizes: list[int], device: torch.device, seconds: float) -> dict:
+def run(settings: Recipe, batch_sizes: list[int], device: torch.device, seconds: float) -> dict:
     """Time every contender at every batch size."""
     sample_rate, window_s = settings.audio.sample_rate, settings.windows.window_s
     result = {"benchmark": "features", **timing.machine(device), "window_s": window_s, "rows": []}
@@ -187,7 +187,7 @@ def main() -> int:
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="keep a plot")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    result = run(settings_of(args), args.batch_sizes, cli.pick_device(args.device), args.seconds)
+    result = run(settings_of(args), args.batch_sizes, cli.select_device(args.device), args.seconds)
     timing.console().print(table(result))
     if args.plot:
         plot(result, args.plot)

@@ -23,26 +23,26 @@ from benchmarks import measurement, plots, roofline, timing
 from benchmarks.cli import arguments, paths_of, settings_of
 from benchmarks.references import baselines
 from melgpu import cli
-from melgpu.audio.pool import Pool
+from melgpu.audio.pool import WorkerPool
 from melgpu.data import windows
 from melgpu.data.batch import Batch
-from melgpu.data.loader import Stream, examine
-from melgpu.data.pcm_cache import Bank, open_bank
+from melgpu.data.loader import WindowLoader, check_files
+from melgpu.data.pcm_cache import PcmCache, open_cache
 from melgpu.errors import InputError
 from melgpu.recipe import Recipe
 
 
 def with_bank(settings: Recipe, bank: str) -> Recipe:
-    return settings.model_copy(update={"stream": settings.stream.model_copy(update={"bank": bank})})
+    return settings.model_copy(update={"loader": settings.loader.model_copy(update={"pcm_cache": bank})})
 
 
-def order_of(settings: Recipe, num_tracks: int, epoch: int) -> windows.Order:
+def order_of(settings: Recipe, num_tracks: int, epoch: int) -> windows.WindowIndex:
     """What an epoch of a network trains on."""
-    whole = windows.training_order(np.arange(num_tracks), [""] * num_tracks, settings.audio, settings.windows)
-    return windows.shuffled(whole, settings.shuffle_tracks_for("resnet50"), settings.seed, epoch)
+    whole = windows.training_windows(np.arange(num_tracks), [""] * num_tracks, settings.audio, settings.windows)
+    return windows.shuffle(whole, settings.shuffle_tracks_for("resnet50"), settings.seed, epoch)
 
 
-def epoch(stream: Stream, settings: Recipe, number: int) -> Iterator[Batch]:
+def epoch(stream: WindowLoader, settings: Recipe, number: int) -> Iterator[Batch]:
     order = order_of(settings, len(stream.paths), number)
     return stream.batches(order, measurement.window_samples(settings), settings.optim.batch_size)
 
@@ -66,7 +66,7 @@ def nothing(waves: torch.Tensor) -> None:
 
 
 def time_original(paths: list[str], settings: Recipe, folder: str, workers: int) -> dict:
-    with Pool(workers, 600.0) as pool:
+    with WorkerPool(workers, 600.0) as pool:
         job = folder, settings.model_dump(mode="json", include={"audio", "windows", "mel"})
         for answer in [pool.submit(baselines.original_way, paths[0], *job) for _ in range(2 * workers)]:  # warms all up
             answer.result()
@@ -79,7 +79,7 @@ def time_original(paths: list[str], settings: Recipe, folder: str, workers: int)
     return {"windows_per_s": rate, "first_batch_s": first_s, "bytes_a_track": sum(sizes) / len(sizes)}
 
 
-def copy_limit(settings: Recipe, bank: Bank, device: torch.device) -> float:
+def copy_limit(settings: Recipe, bank: PcmCache, device: torch.device) -> float:
     """Windows a second that memory can copy: one core from the bank's pages to a batch, or the GPU inside its own."""
     length = measurement.window_samples(settings)
     if device.type == "cuda":
@@ -97,13 +97,13 @@ def copy_limit(settings: Recipe, bank: Bank, device: torch.device) -> float:
 
 def run(settings: Recipe, paths: list[str], device: torch.device, epochs: int, folder: Path, originals: int) -> dict:
     """Time every way once an epoch."""
-    result = {"benchmark": "stream", **timing.machine(device), "tracks": len(paths), "rows": []}
+    result = {"benchmark": "loader", **timing.machine(device), "tracks": len(paths), "rows": []}
     result |= {"window_s": settings.windows.window_s}
-    result["workers"] = min(settings.stream.workers, os.cpu_count() or 1)
+    result["workers"] = min(settings.loader.workers, os.cpu_count() or 1)
     pictures = measurement.front_end(settings, device)
     disk = with_bank(settings, "disk")
     bank, built_s = fill_bank(paths, disk, folder)
-    result["bank"] = {"built_s": built_s, "bytes": bank.pcm.stat().st_size}
+    result["pcm_cache"] = {"built_s": built_s, "bytes": bank.pcm.stat().st_size}
     most = {where: copy_limit(settings, bank, where) for where in (device, torch.device("cpu"))}
     plans = [("cold", settings, None, None), ("bank on disk", disk, bank, most[torch.device("cpu")])]
     plans.append((f"bank in {device}'s memory", with_bank(settings, "gpu"), bank, most[device]))
@@ -117,24 +117,24 @@ def run(settings: Recipe, paths: list[str], device: torch.device, epochs: int, f
     return result
 
 
-def fill_bank(paths: list[str], settings: Recipe, folder: Path) -> tuple[Bank, float]:
+def fill_bank(paths: list[str], settings: Recipe, folder: Path) -> tuple[PcmCache, float]:
     """A bank of all tracks below a folder, and the seconds that it took. Raises InputError where a file is broken."""
-    bank = open_bank(folder / "bank", settings.audio, settings.stream)
+    bank = open_cache(folder / "pcm_cache", settings.audio, settings.loader)
     started = time.perf_counter()
-    flaws = [str(flaw) for flaw in examine(paths, settings.audio, settings.stream, bank) if flaw]
+    flaws = [str(flaw) for flaw in check_files(paths, settings.audio, settings.loader, bank) if flaw]
     if flaws:
         raise InputError(flaws)
     return bank, time.perf_counter() - started
 
 
 def time_way(
-    paths: list[str], settings: Recipe, device: torch.device, bank: Bank | None, then: Callable, epochs: int
+    paths: list[str], settings: Recipe, device: torch.device, bank: PcmCache | None, then: Callable, epochs: int
 ) -> dict:
     """Medians over epochs; the first batch of the first one, and the memory after each."""
     found, memory = [], []
-    with Stream(paths, settings.audio, settings.stream, device, bank) as stream:
-        if settings.stream.bank == "gpu":
-            list(stream.reside(np.arange(len(paths))))
+    with WindowLoader(paths, settings.audio, settings.loader, device, bank) as stream:
+        if settings.loader.pcm_cache == "gpu":
+            list(stream.load_to_device(np.arange(len(paths))))
         for number in range(epochs):
             found.append(time_epoch(epoch(stream, settings, number), then, device))
             memory.append(timing.memory(device))
@@ -179,7 +179,7 @@ def main(given: list[str] | None = None) -> int:
     settings = settings_of(args)
     with tempfile.TemporaryDirectory() as folder:
         paths = paths_of(args, Path(folder))
-        result = run(settings, paths, cli.pick_device(args.device), args.epochs, Path(folder), args.originals)
+        result = run(settings, paths, cli.select_device(args.device), args.epochs, Path(folder), args.originals)
     timing.console().print(table(result))
     if args.plot:
         plot(result, args.plot)

@@ -22,7 +22,7 @@ from benchmarks.cli import arguments, paths_of, settings_of
 from melgpu import cli
 from melgpu.data import windows
 from melgpu.data.batch import Batch
-from melgpu.data.loader import Stream
+from melgpu.data.loader import WindowLoader
 from melgpu.models import classifier, inference
 from melgpu.recipe import Recipe
 
@@ -51,20 +51,20 @@ def time_ready(name: str, settings: Recipe, size: int, repeats: int, device: tor
     return [time_pass(models, measurement.Ready(), [next(ready)], settings, device) for _ in range(repeats + 1)][1:]
 
 
-def order_of(settings: Recipe, num_tracks: int) -> windows.Order:
+def order_of(settings: Recipe, num_tracks: int) -> windows.WindowIndex:
     """The windows by which tracks are judged."""
     public = np.zeros(num_tracks, bool)
-    return windows.prediction_order(np.arange(num_tracks), public, settings.audio, settings.windows)
+    return windows.prediction_windows(np.arange(num_tracks), public, settings.audio, settings.windows)
 
 
 def run(settings: Recipe, paths: list[str], repeats: int, device: torch.device) -> dict:
-    spec, size = settings.rounds[-1], settings.stream.predict_batch_size
+    spec, size = settings.rounds[-1], settings.loader.predict_batch_size
     models = [build(name, settings, device) for name in spec.backbones for _ in spec.folds]
     features, order = measurement.front_end(settings, device), order_of(settings, len(paths))
     pictures = features(measurement.noise(settings, size, device))
     sizes = [len(order[start : start + size]) for start in range(0, len(order), size)]
     samples: dict[str, list[float]] = {"networks alone": [], "files to probabilities": []}
-    with Stream(paths, settings.audio, settings.stream, device) as stream:
+    with WindowLoader(paths, settings.audio, settings.loader, device) as stream:
         for _ in range(repeats + 1):
             ready = (next(measurement.same_batch(pictures[:count])) for count in sizes)
             samples["networks alone"].append(time_pass(models, measurement.Ready(), ready, settings, device))
@@ -74,7 +74,7 @@ def run(settings: Recipe, paths: list[str], repeats: int, device: torch.device) 
     alone, whole = (float(np.median(own)) for own in samples.values())
     result = {"benchmark": "predict", **timing.machine(device), "models": len(models), "tracks": len(paths)}
     result |= {"windows": len(order), "batch_size": size, "image_size": settings.mel.image_size}
-    result |= {"workers": min(settings.stream.workers, os.cpu_count() or 1), "samples_s": samples}
+    result |= {"workers": min(settings.loader.workers, os.cpu_count() or 1), "samples_s": samples}
     return result | {"tracks_per_s": len(paths) / whole, "share_of_the_networks": alone / whole}
 
 
@@ -84,7 +84,7 @@ def main(given: list[str] | None = None) -> int:
     args = parser.parse_args(given)
     settings = settings_of(args)
     with tempfile.TemporaryDirectory() as folder:
-        result = run(settings, paths_of(args, Path(folder)), args.repeats, cli.pick_device(args.device))
+        result = run(settings, paths_of(args, Path(folder)), args.repeats, cli.select_device(args.device))
     low, high = (
         min(result["samples_s"]["files to probabilities"]),
         max(result["samples_s"]["files to probabilities"]),

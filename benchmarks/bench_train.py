@@ -26,7 +26,7 @@ from benchmarks.cli import arguments, paths_of, settings_of
 from melgpu import cli
 from melgpu.data import windows
 from melgpu.data.batch import Batch
-from melgpu.data.loader import BATCHES_AHEAD, Stream, tracks_ahead
+from melgpu.data.loader import BATCHES_AHEAD, WindowLoader, num_prefetched_tracks
 from melgpu.data.targets import Targets
 from melgpu.models import classifier
 from melgpu.recipe import Recipe
@@ -51,7 +51,7 @@ def time_steps(steps: Iterator[int], count: int, device: torch.device) -> float:
 def head_start(settings: Recipe, batch_size: int) -> int:
     """Steps until a stream has used up what it had decoded before the first."""
     track_windows = windows.num_windows(settings.audio.track_s, settings.windows.window_s, settings.windows.hop_s)
-    return BATCHES_AHEAD + 2 + tracks_ahead(settings.stream) * track_windows // batch_size
+    return BATCHES_AHEAD + 2 + num_prefetched_tracks(settings.loader) * track_windows // batch_size
 
 
 def begin(name: str, settings: Recipe, device: torch.device) -> Training:
@@ -88,7 +88,7 @@ def time_ready(name: str, settings: Recipe, batch_size: int, steps: int, repeats
     return time_way(state, name, settings, measurement.Ready(), batches, 2, (steps, repeats))
 
 
-def time_backbone(name: str, stream: Stream, settings: Recipe, batch_size: int, steps: int, repeats: int) -> dict:
+def time_backbone(name: str, stream: WindowLoader, settings: Recipe, batch_size: int, steps: int, repeats: int) -> dict:
     """Seconds a step of one network in each way, and where the time of the whole pipeline goes."""
     state, features = begin(name, settings, stream.device), measurement.front_end(settings, stream.device)
     waves, files = (
@@ -111,9 +111,9 @@ def time_backbone(name: str, stream: Stream, settings: Recipe, batch_size: int, 
 
 def run(settings: Recipe, names: list[str], paths: list[str], args, device: torch.device) -> dict:
     result = {"benchmark": "train", **timing.machine(device), "batch_size": args.batch_size, "tracks": len(paths)}
-    result |= {"image_size": settings.mel.image_size, "workers": min(settings.stream.workers, os.cpu_count() or 1)}
+    result |= {"image_size": settings.mel.image_size, "workers": min(settings.loader.workers, os.cpu_count() or 1)}
     result["rows"] = []
-    with Stream(paths, settings.audio, settings.stream, device) as stream:
+    with WindowLoader(paths, settings.audio, settings.loader, device) as stream:
         for number, name in enumerate(names, start=1):
             Console(stderr=True, highlight=False).print(f"{number}/{len(names)} {name}")
             result["rows"].append(time_backbone(name, stream, settings, args.batch_size, args.steps, args.repeats))
@@ -152,7 +152,7 @@ def main(given: list[str] | None = None) -> int:
     settings = settings_of(args)
     with tempfile.TemporaryDirectory() as folder:
         paths = paths_of(args, Path(folder))
-        result = run(settings, args.backbones, paths, args, cli.pick_device(args.device))
+        result = run(settings, args.backbones, paths, args, cli.select_device(args.device))
     timing.console().print(table(result))
     if args.plot:
         plot(result, args.plot)

@@ -5,7 +5,7 @@ import math
 import os
 from pathlib import Path
 
-from melgpu.recipe import Recipe
+from melgpu.recipe import Recipe, load_recipe
 
 
 def arguments(description: str, tracks: int | str = "", epilog: str = "") -> argparse.ArgumentParser:
@@ -30,12 +30,11 @@ def arguments(description: str, tracks: int | str = "", epilog: str = "") -> arg
 def settings_of(args: argparse.Namespace, *own: str) -> Recipe:
     """The recipe that the flags name, with random weights, no bank, and decoding on all cores.
 
-    `own` are those of these settings ("stream.workers") that stay as the recipe has them.
+    `own` are those of these settings ("loader.workers") that stay as the recipe has them.
     """
-    from melgpu import recipe
 
-    fixed = {"stream.bank": "off", "backbone.pretrained": "false", "stream.workers": os.cpu_count()}
-    return recipe.load(args.recipe, [*(f"{key}={fixed[key]}" for key in fixed if key not in own), *args.overrides])
+    fixed = {"loader.pcm_cache": "off", "backbone.pretrained": "false", "loader.workers": os.cpu_count()}
+    return load_recipe(args.recipe, [*(f"{key}={fixed[key]}" for key in fixed if key not in own), *args.overrides])
 
 
 def paths_of(args: argparse.Namespace, folder: Path, pieces: int = 4, seconds: float = 120) -> list[str]:

@@ -10,7 +10,7 @@ from torch import nn
 from benchmarks import timing
 from melgpu.data import windows
 from melgpu.data.batch import Batch
-from melgpu.data.loader import Stream
+from melgpu.data.loader import WindowLoader
 from melgpu.features.log_mel import LogMel
 from melgpu.recipe import Recipe
 
@@ -29,7 +29,7 @@ def rates_of(samples: list[float]) -> dict:
 
 
 def window_samples(settings: Recipe) -> int:
-    return windows.samples(settings.windows.window_s, settings.audio.sample_rate)
+    return windows.to_samples(settings.windows.window_s, settings.audio.sample_rate)
 
 
 def noise(settings: Recipe, batch_size: int, device: torch.device) -> torch.Tensor:
@@ -49,13 +49,13 @@ def same_batch(waves: torch.Tensor) -> Iterator[Batch]:
     return itertools.repeat(Batch(waves, rows, rows, rows == 0))
 
 
-def epochs(stream: Stream, settings: Recipe, batch_size: int) -> Iterator[Batch]:
+def epochs(stream: WindowLoader, settings: Recipe, batch_size: int) -> Iterator[Batch]:
     """Whole shuffled batches of a stream's tracks, epoch after epoch."""
     tracks = np.arange(len(stream.paths))
-    whole = windows.training_order(tracks, [""] * len(tracks), settings.audio, settings.windows)
+    whole = windows.training_windows(tracks, [""] * len(tracks), settings.audio, settings.windows)
     for epoch in itertools.count():
-        order = windows.shuffled(whole, settings.shuffle_tracks_for("resnet50"), settings.seed, epoch)
-        order = windows.whole_batches(order, batch_size)
+        order = windows.shuffle(whole, settings.shuffle_tracks_for("resnet50"), settings.seed, epoch)
+        order = windows.drop_last(order, batch_size)
         yield from stream.batches(order, window_samples(settings), batch_size)
 
 

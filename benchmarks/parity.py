@@ -19,12 +19,12 @@ from rich.table import Table
 
 from benchmarks import timing
 from benchmarks.references import reference
-from melgpu import cli, recipe
+from melgpu import cli
 from melgpu.audio.decode import conform, decode
 from melgpu.data import windows
 from melgpu.features.log_mel import LogMel
 from melgpu.features.parity import MAX_DB, MEAN_DB
-from melgpu.recipe import Recipe
+from melgpu.recipe import Recipe, load_recipe
 
 BANDS = ("low", "middle", "high")  # thirds of the mel bands
 
@@ -32,10 +32,12 @@ BANDS = ("low", "middle", "high")  # thirds of the mel bands
 def cut(path: Path, settings: Recipe) -> Iterator[np.ndarray]:
     """The windows by which a file is judged."""
     audio = settings.audio
-    whole = conform(decode(path, audio.sample_rate, audio.track_s), windows.samples(audio.track_s, audio.sample_rate))
-    order = windows.prediction_order(np.array([0]), np.array([False]), audio, settings.windows)
+    whole = conform(
+        decode(path, audio.sample_rate, audio.track_s), windows.to_samples(audio.track_s, audio.sample_rate)
+    )
+    order = windows.prediction_windows(np.array([0]), np.array([False]), audio, settings.windows)
     for start in order.starts:
-        yield whole[start : start + windows.samples(settings.windows.window_s, audio.sample_rate)]
+        yield whole[start : start + windows.to_samples(settings.windows.window_s, audio.sample_rate)]
 
 
 def engines(settings: Recipe, device: torch.device) -> Iterator[tuple[str, Callable[[torch.Tensor], torch.Tensor]]]:
@@ -50,7 +52,7 @@ def engines(settings: Recipe, device: torch.device) -> Iterator[tuple[str, Calla
 def _in_tf32(front_end: LogMel, waves: torch.Tensor) -> torch.Tensor:
     torch.backends.cudnn.conv.fp32_precision = "tf32"
     try:
-        return front_end.level(front_end.mels[0](waves))
+        return front_end.power_to_db(front_end.mels[0](waves))
     finally:
         torch.backends.cudnn.conv.fp32_precision = "none"
 
@@ -111,7 +113,7 @@ def main(given: list[str] | None = None) -> None:
     arguments.add_argument("--device", default="auto")
     arguments.add_argument("--out", type=Path, help="keep the result as JSON")
     args = arguments.parse_args(given)
-    result = run(args.audio, recipe.load(args.recipe), cli.pick_device(args.device))
+    result = run(args.audio, load_recipe(args.recipe), cli.select_device(args.device))
     Console().print(table(result))
     timing.finish(result, args.out, ())
 

@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import timing
-from melgpu.data.windows import samples
+from melgpu.data.windows import to_samples
 from melgpu.recipe import Recipe
 
 SIZES = {"cpu": (512, 1024, 2048, 4096), "cuda": (4096, 8192, 16384)}  # of square matrices
@@ -84,7 +84,7 @@ def front_end_flops(engine: str, settings: Recipe) -> float:
     The FFT engines multiply each bin into the two mel bands that it feeds, nnAudio by the whole filterbank.
     """
     spec, bins = settings.mel, settings.mel.n_fft // 2 + 1
-    frames = samples(settings.windows.window_s, settings.audio.sample_rate) // spec.hop_length + 1
+    frames = to_samples(settings.windows.window_s, settings.audio.sample_rate) // spec.hop_length + 1
     if engine == "nnaudio":
         return frames * (2 * 2 * spec.n_fft * bins + 3 * bins + 2 * bins * spec.n_mels)
     log2 = (spec.n_fft - 1).bit_length()
@@ -93,5 +93,5 @@ def front_end_flops(engine: str, settings: Recipe) -> float:
 
 def front_end_bytes(settings: Recipe) -> float:
     """Bytes that any front end must move for one window: its samples in, one grey picture out."""
-    length = samples(settings.windows.window_s, settings.audio.sample_rate)
+    length = to_samples(settings.windows.window_s, settings.audio.sample_rate)
     return 4 * length + 4 * settings.mel.image_size**2

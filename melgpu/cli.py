@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 
-class _Once(argparse.Action):
+class _StoreOnce(argparse.Action):
     """Keeps a flag's value; a second one would silently take its place."""
 
     def __call__(self, parser, namespace, values, option_string=None) -> None:
@@ -25,7 +25,7 @@ def parser(description: str, epilog: str) -> argparse.ArgumentParser:
     shared = argparse.ArgumentParser(
         description=description, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    shared.register("action", None, _Once)
+    shared.register("action", None, _StoreOnce)
     shared.add_argument(
         "--run", type=Path, required=True, metavar="DIR", help="the run's folder; all it makes is there"
     )
@@ -70,12 +70,12 @@ def run(main: Callable[[], int | None]) -> None:
     sys.exit(code)
 
 
-class Stop:
+class GracefulStop:
     """Whether the user or the system asked to stop; who asks twice does not wait for the work in hand."""
 
-    wanted = False
+    requested = False
 
-    def __enter__(self) -> "Stop":
+    def __enter__(self) -> "GracefulStop":
         self._before = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
         return self
 
@@ -84,13 +84,13 @@ class Stop:
             signal.signal(number, handler)
 
     def _ask(self, *signal_and_frame) -> None:
-        if self.wanted:
+        if self.requested:
             raise KeyboardInterrupt
-        self.wanted = True
+        self.requested = True
         print("stopping after this step; asked once more, at once", file=sys.stderr)
 
 
-def pick_device(name: str):
+def select_device(name: str):
     """The torch device of a name; `auto` is a GPU where there is one. Raises InputError."""
     import torch
 

@@ -39,7 +39,7 @@ class Tracker:
 
     def __init__(self, title: str, total: float, unit: str, bar: Progress | None):
         self.title, self.total, self.unit, self.bar = title, total, unit, bar
-        self.done, self.note, self.last_line = 0.0, "", time.monotonic()
+        self.done, self.description, self.last_line = 0.0, "", time.monotonic()
         self.detail, self._last_detail = "", -DETAIL_EVERY_S
         self.worked, self.started = 0.0, 0.0  # since the first unit
         self._task = bar.add_task(title, total=total, left="") if bar else None
@@ -65,7 +65,7 @@ class Tracker:
 
     def _move(self, amount: float, note: str | None) -> None:
         self.done += amount
-        self.note = self.note if note is None else note
+        self.description = self.description if note is None else note
         self._show()
 
     def seconds_left(self) -> float | None:
@@ -74,7 +74,7 @@ class Tracker:
             return None
         return (time.monotonic() - self.started) / self.worked * max(0.0, self.total - self.done)
 
-    def pace(self) -> str:
+    def speed_text(self) -> str:
         """How fast, and how long it will still take."""
         left = self.seconds_left()
         if left is None:
@@ -83,17 +83,19 @@ class Tracker:
         return f"{rate:.{0 if rate >= 10 else 1}f} {self.unit}/s, {duration(left)} left"
 
     def _show(self) -> None:
-        left = self.pace()
+        left = self.speed_text()
         if self.bar and self._task is not None:
             self.bar.update(self._task, completed=self.done, left=left)
         elif time.monotonic() - self.last_line >= LINE_EVERY_S:
             self.last_line = time.monotonic()
             detail = "".join(f"; {line}" for line in self.detail.splitlines())
-            say(f"{self.title}: {self.done / self.total:4.0%}  {self.note}  {left}{detail}")
+            say(f"{self.title}: {self.done / self.total:4.0%}  {self.description}  {left}{detail}")
 
     def __rich__(self) -> Group:
         lines = [
-            Text(f"  {line}", style="dim", no_wrap=True) for line in [self.note, *self.detail.splitlines()] if line
+            Text(f"  {line}", style="dim", no_wrap=True)
+            for line in [self.description, *self.detail.splitlines()]
+            if line
         ]
         return Group(self.bar, *lines) if self.bar else Group(*lines)
 

@@ -12,7 +12,7 @@ from datetime import timedelta
 import torch
 from torch import Tensor, distributed, nn
 
-PATIENCE = timedelta(days=7)  # the first rank may decode a whole data set while the others wait
+TIMEOUT = timedelta(days=7)  # the first rank may decode a whole data set while the others wait
 
 
 class RankLost(OSError):
@@ -20,7 +20,7 @@ class RankLost(OSError):
 
 
 @contextmanager
-def joined(device: torch.device) -> Iterator[torch.device]:
+def init_distributed(device: torch.device) -> Iterator[torch.device]:
     """Be one of torchrun's processes while the block runs; gives the device of this one."""
     if "LOCAL_RANK" not in os.environ:
         yield device
@@ -28,7 +28,7 @@ def joined(device: torch.device) -> Iterator[torch.device]:
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
-    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
+    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
     try:
         yield device
     except RuntimeError as error:
@@ -43,53 +43,53 @@ def rank() -> int:
     return distributed.get_rank() if distributed.is_initialized() else 0
 
 
-def count() -> int:
+def world_size() -> int:
     return distributed.get_world_size() if distributed.is_initialized() else 1
 
 
-def is_first() -> bool:
+def is_main_process() -> bool:
     """The first rank is the one that writes and speaks."""
     return rank() == 0
 
 
-def wait() -> None:
+def barrier() -> None:
     """Until every rank is here."""
-    if count() > 1:
+    if world_size() > 1:
         distributed.barrier()
 
 
-def shared(module: nn.Module) -> nn.Module:
+def wrap_ddp(module: nn.Module) -> nn.Module:
     """The same module with gradients averaged over the ranks; its buffers are the first rank's."""
-    if count() == 1:
+    if world_size() == 1:
         return module
     return nn.parallel.DistributedDataParallel(module)
 
 
-def total(value: Tensor) -> Tensor:
+def all_reduce_sum(value: Tensor) -> Tensor:
     """The sum over all ranks; every rank gets it."""
-    if count() > 1:
+    if world_size() > 1:
         distributed.all_reduce(value)
     return value
 
 
-def average(values: Iterable[Tensor]) -> None:
+def all_reduce_mean(values: Iterable[Tensor]) -> None:
     """Replace tensors by their mean over all ranks."""
-    if count() > 1:
+    if world_size() > 1:
         for value in values:
-            value.copy_(total(value.clone()) / count())
+            value.copy_(all_reduce_sum(value.clone()) / world_size())
 
 
-def spread(values: Iterable[Tensor]) -> None:
+def broadcast(values: Iterable[Tensor]) -> None:
     """Replace tensors by the first rank's."""
-    if count() > 1:
+    if world_size() > 1:
         for value in values:
             distributed.broadcast(value, 0)
 
 
-def gathered(value) -> list | None:
+def gather_to_main(value) -> list | None:
     """What each rank gave, in order, to the first rank; None to the others."""
-    if count() == 1:
+    if world_size() == 1:
         return [value]
-    values = [None] * count() if is_first() else None
+    values = [None] * world_size() if is_main_process() else None
     distributed.gather_object(value, values)
     return values

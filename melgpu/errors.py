@@ -17,7 +17,7 @@ class InputError(ValueError):
         return type(self), (self.problems,)
 
 
-def brief(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
     """An error's text in one line of sane length and characters, whatever a stranger's file put into it."""
     text = " ".join(str(error).split()) or type(error).__name__
     return "".join(character if character.isprintable() else "?" for character in text[:200])

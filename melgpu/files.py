@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from melgpu.errors import InputError, brief
+from melgpu.errors import InputError, one_line
 
 MAX_COMPRESSION = 200  # of a file of arrays; more would be a small file that fills the memory
 
@@ -79,7 +79,7 @@ def read_csv(
             raise ValueError(f"its columns are {', '.join(header)}")
         yield header, rows
     except (OSError, ValueError, OverflowError, csv.Error) as error:
-        raise InputError(f"{path}: not {kind}: {brief(error)}") from None
+        raise InputError(f"{path}: not {kind}: {one_line(error)}") from None
 
 
 def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:

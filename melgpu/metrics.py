@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-DRAWS = 10_000
+NUM_RESAMPLES = 10_000
 
 
 def accuracy(probs: np.ndarray, labels: np.ndarray) -> float:
@@ -22,12 +22,12 @@ def bootstrap_interval(values: np.ndarray, seed: int = 0) -> tuple[float, float]
     if len(values) < 1:
         raise ValueError("an interval needs at least 1 value")
     distinct, counts = np.unique(values, return_counts=True)
-    drawn = np.random.default_rng(seed).multinomial(len(values), counts / len(values), DRAWS)
+    drawn = np.random.default_rng(seed).multinomial(len(values), counts / len(values), NUM_RESAMPLES)
     low, high = np.quantile(drawn @ distinct / len(values), (0.025, 0.975))
     return float(low), float(high)
 
 
-def share_interval(right: np.ndarray) -> tuple[float, float]:
+def accuracy_interval(right: np.ndarray) -> tuple[float, float]:
     """The 95 % confidence interval of the share of True in `right` (N,), by bootstrap.
 
     Where all are alike the bootstrap knows no spread: there it is Wilson's.
@@ -60,7 +60,7 @@ def wilson_interval(share: float, count: int, z: float = 1.96) -> tuple[float, f
     return max(0.0, (middle - spread) / scale), min(1.0, (middle + spread) / scale)
 
 
-def confusion(answers: np.ndarray, labels: np.ndarray, num_classes: int) -> np.ndarray:
+def confusion_counts(answers: np.ndarray, labels: np.ndarray, num_classes: int) -> np.ndarray:
     """How many rows of each class (axis 0) were answered with each class (axis 1), shape (C, C)."""
     return np.bincount(labels * num_classes + answers, minlength=num_classes**2).reshape(num_classes, num_classes)
 
@@ -73,15 +73,15 @@ class Calibration:
     """
 
     confidence: np.ndarray
-    share_right: np.ndarray
+    accuracy: np.ndarray
     counts: np.ndarray
 
     @property
     def error(self) -> float:
-        return float(np.average(np.abs(self.confidence - self.share_right), weights=self.counts))
+        return float(np.average(np.abs(self.confidence - self.accuracy), weights=self.counts))
 
 
-def calibration(probs: np.ndarray, labels: np.ndarray, num_bins: int = 10) -> Calibration:
+def calibration_curve(probs: np.ndarray, labels: np.ndarray, num_bins: int = 10) -> Calibration:
     """Of probs (N, C) and labels (N,), N of at least 1.
 
     Source: Guo et al., "On calibration of modern neural networks", ICML 2017.

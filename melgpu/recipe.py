@@ -21,7 +21,7 @@ from melgpu.errors import InputError
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
-Share = Annotated[float, Field(ge=0, le=1)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
 Hop = Annotated[float, Field(ge=0.01, le=36_000)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 BackboneName = Annotated[str, Field(pattern=r"^[a-z0-9_]+(\.[a-z0-9_]+)?$", max_length=100)]  # ours, or timm's
@@ -68,13 +68,13 @@ class MelSpec(Spec):
     image_size: Annotated[int, Field(ge=75, le=4096)]  # the inception family's smallest input
 
 
-class StreamSpec(Spec):
+class LoaderSpec(Spec):
     workers: Annotated[int, Field(ge=0, le=1024)]
-    decode_ahead: Count
+    prefetch_tracks: Count
     predict_batch_size: Count
-    bank: Literal["off", "disk", "gpu"]
+    pcm_cache: Literal["off", "disk", "gpu"]
     on_error: Literal["raise", "quarantine"]
-    max_broken_share: Share
+    max_error_fraction: Fraction
     timeout_s: Annotated[float, Field(gt=0, le=86_400)]
 
 
@@ -102,7 +102,7 @@ class OptimSpec(Spec):
     batch_size: Annotated[int, Field(ge=2)]
     shuffle_tracks: Count
     weight_decay: Annotated[float, Field(ge=0, lt=1)]
-    first_layer_share: Annotated[float, Field(gt=0, le=1)]
+    first_layer_lr_scale: Annotated[float, Field(gt=0, le=1)]
     balance: Literal["none", "sampling", "weights"]
     label_smoothing: Annotated[float, Field(ge=0, lt=1)]
     ema_decay: Annotated[float, Field(ge=0, lt=1)]
@@ -110,7 +110,7 @@ class OptimSpec(Spec):
     plateau_factor: Annotated[float, Field(gt=0, lt=1)]
     plateau_patience: Count
     stop_patience: Count
-    refresh_batches: Annotated[int, Field(ge=0)]
+    batch_norm_batches: Annotated[int, Field(ge=0)]
     precision: Literal["auto", "float32", "bfloat16"]
 
 
@@ -122,9 +122,9 @@ class OptimOverride(Spec):
 
 
 class AugmentSpec(Spec):
-    flip_probability: Share
+    flip_probability: Fraction
     num_masks: Annotated[int, Field(ge=0)]
-    max_mask: Share
+    max_mask: Fraction
     mixup_alpha: Annotated[float, Field(ge=0)]
 
 
@@ -139,8 +139,8 @@ class RoundSpec(Spec):
 
 
 class PseudoSpec(Spec):
-    threshold: Share
-    agreement: Share
+    threshold: Fraction
+    agreement: Fraction
     max_per_class: Annotated[int, Field(ge=0)]
 
 
@@ -169,7 +169,7 @@ class Recipe(Spec):
     windows: WindowSpec
     folds: FoldSpec
     mel: MelSpec
-    stream: StreamSpec
+    loader: LoaderSpec
     machine: MachineSpec
     backbone: BackboneSpec
     optim: OptimSpec
@@ -207,7 +207,7 @@ class Recipe(Spec):
 
     def shuffle_tracks_for(self, backbone: str) -> int | None:
         """How many tracks are shuffled together; None for all of them, which a bank makes possible."""
-        return None if self.stream.bank != "off" else self.optim_for(backbone).shuffle_tracks
+        return None if self.loader.pcm_cache != "off" else self.optim_for(backbone).shuffle_tracks
 
     def to_json(self) -> str:
         """One canonical line of JSON."""
@@ -215,49 +215,49 @@ class Recipe(Spec):
 
     def digest(self) -> str:
         """A short hash of all that can change a result; of `stream` only the order of windows can."""
-        settings = self.model_dump(mode="json", exclude_none=True, exclude={"stream", "machine"})
-        settings["one_shuffle"] = self.stream.bank != "off"
+        settings = self.model_dump(mode="json", exclude_none=True, exclude={"loader", "machine"})
+        settings["one_shuffle"] = self.loader.pcm_cache != "off"
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
     def to_toml(self) -> str:
         return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
 
 
-def shipped() -> dict[str, Path]:
+def shipped_recipes() -> dict[str, Path]:
     """The recipes that come with the package, by name."""
     folder = Path(str(resources.files("melgpu") / "recipes"))
     return {path.stem: path for path in sorted(folder.glob("*.toml"))}
 
 
-def load(names: list[str], overrides: list[str] | None = None) -> Recipe:
+def load_recipe(names: list[str], overrides: list[str] | None = None) -> Recipe:
     """Lay recipes (names or paths of TOML files), then `table.key=value` overrides, over zalo2019.
 
     Raises InputError with every problem and the path of its setting.
     """
     data = _read("zalo2019")
     for name in names:
-        toml_tables.lay_over(data, _read(name))
+        toml_tables.merge(data, _read(name))
     for override in overrides or []:
-        toml_tables.lay_over(data, toml_tables.parse_override(override))
-    return validate(data, " + ".join([*names, *(f"--set {o}" for o in overrides or [])]))
+        toml_tables.merge(data, toml_tables.parse_override(override))
+    return validate_recipe(data, " + ".join([*names, *(f"--set {o}" for o in overrides or [])]))
 
 
-def lay_overrides(recipe: Recipe, overrides: list[str]) -> Recipe:
+def apply_overrides(recipe: Recipe, overrides: list[str]) -> Recipe:
     """A recipe with `table.key=value` overrides laid over it. Raises InputError."""
     data = json.loads(recipe.to_json())
     for override in overrides:
-        toml_tables.lay_over(data, toml_tables.parse_override(override))
-    return validate(data, " ".join(f"--set {override}" for override in overrides))
+        toml_tables.merge(data, toml_tables.parse_override(override))
+    return validate_recipe(data, " ".join(f"--set {override}" for override in overrides))
 
 
-def differences(old: Recipe, new: Recipe) -> list[str]:
+def recipe_differences(old: Recipe, new: Recipe) -> list[str]:
     """What a change of recipe changes, one `table.key: old, now new` for each setting."""
-    before, after = (dict(toml_tables.flat(json.loads(r.to_json()))) for r in (old, new))
+    before, after = (dict(toml_tables.flatten(json.loads(r.to_json()))) for r in (old, new))
     keys = sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
     return [f"{key}: {before.get(key, 'not set')}, now {after.get(key, 'not set')}" for key in keys]
 
 
-def validate(data: dict, source: str) -> Recipe:
+def validate_recipe(data: dict, source: str) -> Recipe:
     """A Recipe from plain data; `source` names it in error messages."""
     try:
         return Recipe.model_validate_json(json.dumps(data, default=str))
@@ -276,7 +276,7 @@ def _innermost(errors: list) -> list:
 def _describe(error) -> str:
     where = ".".join(str(part) for part in error["loc"] if part != "[key]")
     if error["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(where, [key for key, _ in toml_tables.flat(_read("zalo2019"))], 1)
+        near = difflib.get_close_matches(where, [key for key, _ in toml_tables.flatten(_read("zalo2019"))], 1)
         return f"{where}: there is no such setting" + (f"; did you mean {near[0]}?" if near else "")
     if error["type"] == "value_error":
         return str(error["ctx"]["error"])
@@ -286,7 +286,7 @@ def _describe(error) -> str:
 
 
 def _read(name: str) -> dict:
-    path = shipped().get(name, Path(name))
+    path = shipped_recipes().get(name, Path(name))
     if not path.exists():
-        raise InputError(f"recipe {name}: no such file; shipped recipes: {', '.join(shipped())}")
+        raise InputError(f"recipe {name}: no such file; shipped recipes: {', '.join(shipped_recipes())}")
     return toml_tables.read(path)

@@ -7,20 +7,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from melgpu import files
-from melgpu.errors import InputError, brief
+from melgpu.errors import InputError, one_line
 
-MOST_DOTS = 500  # a key of many more parts takes much memory
+MAX_KEY_DOTS = 500  # a key of many more parts takes much memory
 
 
 def read(path: Path) -> dict:
     """A file's tables. Raises InputError."""
     try:
         text = files.read_text(path, max_bytes=2**18)
-        if any(line.count(".") > MOST_DOTS for line in text.split("\n")):
-            raise ValueError(f"a line with more than {MOST_DOTS} dots")
+        if any(line.count(".") > MAX_KEY_DOTS for line in text.split("\n")):
+            raise ValueError(f"a line with more than {MAX_KEY_DOTS} dots")
         return tomllib.loads(text)
     except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"recipe {path}: {brief(error)}") from None
+        raise InputError(f"recipe {path}: {one_line(error)}") from None
 
 
 def parse_override(text: str) -> dict:
@@ -29,24 +29,24 @@ def parse_override(text: str) -> dict:
     quoted = json.dumps(value.strip(), ensure_ascii=False)
     for line in (text, f"{path}= {quoted}"):
         with contextlib.suppress(tomllib.TOMLDecodeError, RecursionError):
-            if separator and path.count(".") < MOST_DOTS:
+            if separator and path.count(".") < MAX_KEY_DOTS:
                 return tomllib.loads(line)
     raise InputError(f"--set {text}: expected table.key=value")
 
 
-def lay_over(base: dict, changes: dict) -> None:
+def merge(base: dict, changes: dict) -> None:
     """Merge tables key by key, into `base`; an empty table clears the one below it."""
     for key, value in changes.items():
         if isinstance(value, dict) and value and isinstance(base.get(key), dict):
-            lay_over(base[key], value)
+            merge(base[key], value)
         else:
             base[key] = value
 
 
-def flat(data: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
+def flatten(data: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
     """Every setting of nested tables, (table.key, value)."""
     for key, value in data.items():
         if isinstance(value, dict):
-            yield from flat(value, f"{prefix}{key}.")
+            yield from flatten(value, f"{prefix}{key}.")
         else:
             yield prefix + key, value

@@ -13,12 +13,13 @@ if not torch.cuda.is_available():
 
 from rich.console import Console
 
-from melgpu import console, recipe
+from melgpu import console
 from melgpu.data import manifest
-from melgpu.data.sources import Listing
+from melgpu.data.sources import SourceList
 from melgpu.demo import song
 from melgpu.demo.corpus import FORMATS
 from melgpu.demo.corpus import write_audio as write_track
+from melgpu.recipe import Recipe, load_recipe
 from melgpu.runs import run
 from tests.helpers import SMALL, write_audio, write_list
 
@@ -47,8 +48,8 @@ def corpus(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def small() -> recipe.Recipe:
-    return recipe.load(["demo"], SMALL)
+def small() -> Recipe:
+    return load_recipe(["demo"], SMALL)
 
 
 @pytest.fixture(scope="session")
@@ -72,11 +73,11 @@ def quick_limits(monkeypatch) -> None:
 @pytest.fixture
 def made(tmp_path, small) -> run.Run:
     labels = ["a", "b"] * 6
-    train = Listing(
+    train = SourceList(
         [f"{i}.wav" for i in range(12)], [str(tmp_path / f"{i}.wav") for i in range(12)], labels, [""] * 12, [""] * 12
     )
     test_paths = [str(tmp_path / "x.wav"), str(tmp_path / "y.wav")]
-    tests = Listing(["x.wav", "y.wav"], test_paths, ["", ""], ["", ""], ["", ""])
+    tests = SourceList(["x.wav", "y.wav"], test_paths, ["", ""], ["", ""], ["", ""])
     for path in (*train.paths, *tests.paths):
         Path(path).touch()
     return run.create(tmp_path / "run", small, manifest.build({"train": train, "public": tests}, 3, 8), "cpu")

@@ -61,18 +61,18 @@ def test_a_bug_shows_its_traceback():
 
 
 def test_devices():
-    assert cli.pick_device("cpu") == torch.device("cpu")
-    assert cli.pick_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert cli.select_device("cpu") == torch.device("cpu")
+    assert cli.select_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
     with pytest.raises(InputError, match="--device tpu"):
-        cli.pick_device("tpu")
+        cli.select_device("tpu")
 
 
 def test_who_asks_to_stop_twice_does_not_wait(capsys):
     before = signal.getsignal(signal.SIGTERM)
-    with cli.Stop() as stop:
-        assert not stop.wanted
+    with cli.GracefulStop() as stop:
+        assert not stop.requested
         signal.raise_signal(signal.SIGTERM)
-        assert stop.wanted
+        assert stop.requested
         assert "stopping after this step" in capsys.readouterr().err
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)

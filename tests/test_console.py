@@ -50,10 +50,10 @@ def test_speed_counts_from_the_first_unit_and_without_what_was_skipped(monkeypat
     tracker.skip(40)
     now[0] = 30.0  # a slow start
     tracker.advance(10)
-    assert tracker.pace() == "estimating the time"
+    assert tracker.speed_text() == "estimating the time"
     now[0] = 40.0
     tracker.advance(20)
-    assert tracker.pace() == "2.0 windows/s, 0:15 left"
+    assert tracker.speed_text() == "2.0 windows/s, 0:15 left"
 
 
 def test_durations():

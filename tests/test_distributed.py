@@ -27,14 +27,14 @@ PATHS = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 
 def test_one_process_needs_none_of_it():
-    with distributed.joined(torch.device("cpu")) as device:
+    with distributed.init_distributed(torch.device("cpu")) as device:
         assert device == torch.device("cpu")
-        assert (distributed.rank(), distributed.count(), distributed.is_first()) == (0, 1, True)
-        distributed.wait()
-        assert distributed.gathered("x") == ["x"]
-        assert distributed.total(torch.ones(2)).tolist() == [1, 1]
+        assert (distributed.rank(), distributed.world_size(), distributed.is_main_process()) == (0, 1, True)
+        distributed.barrier()
+        assert distributed.gather_to_main("x") == ["x"]
+        assert distributed.all_reduce_sum(torch.ones(2)).tolist() == [1, 1]
         model = torch.nn.Linear(1, 1)
-        assert distributed.shared(model) is model
+        assert distributed.wrap_ddp(model) is model
 
 
 def pairs(epoch, count):

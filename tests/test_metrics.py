@@ -6,7 +6,7 @@ from scipy.stats import binomtest, bootstrap
 from sklearn.metrics import confusion_matrix
 
 from melgpu import metrics
-from melgpu.metrics import accuracy, bootstrap_interval, calibration, share_interval, wilson_interval
+from melgpu.metrics import accuracy, accuracy_interval, bootstrap_interval, calibration_curve, wilson_interval
 
 
 def test_accuracy():
@@ -48,9 +48,9 @@ def test_the_bootstrap_equals_scipys(values):
 
 
 def test_a_share_of_all_or_none_still_has_an_interval():
-    assert share_interval(np.ones(27, bool)) == wilson_interval(1.0, 27)
-    assert share_interval(np.zeros(27, bool)) == wilson_interval(0.0, 27)
-    low, high = share_interval(np.arange(100) < 90)
+    assert accuracy_interval(np.ones(27, bool)) == wilson_interval(1.0, 27)
+    assert accuracy_interval(np.zeros(27, bool)) == wilson_interval(0.0, 27)
+    low, high = accuracy_interval(np.arange(100) < 90)
     assert low < 0.9 < high
 
 
@@ -59,14 +59,14 @@ def test_a_share_of_all_or_none_still_has_an_interval():
 def test_confusion_equals_scikit_learns(pairs):
     labels, answers = np.array(pairs).T
     theirs = confusion_matrix(labels, answers, labels=range(5))
-    np.testing.assert_array_equal(metrics.confusion(answers, labels, 5), theirs)
+    np.testing.assert_array_equal(metrics.confusion_counts(answers, labels, 5), theirs)
 
 
 def test_calibration_by_hand():
     probs = np.array([[0.95, 0.05], [0.96, 0.04], [0.65, 0.35], [1.0, 0.0]])
-    found = calibration(probs, np.array([0, 1, 0, 0]))
+    found = calibration_curve(probs, np.array([0, 1, 0, 0]))
     np.testing.assert_allclose(found.confidence, [0.65, 0.97])
-    np.testing.assert_allclose(found.share_right, [1.0, 2 / 3])
+    np.testing.assert_allclose(found.accuracy, [1.0, 2 / 3])
     np.testing.assert_array_equal(found.counts, [1, 3])
     assert found.error == pytest.approx((0.35 + 3 * (0.97 - 2 / 3)) / 4)
 
@@ -75,5 +75,5 @@ def test_probabilities_that_are_meant_are_calibrated():
     rng = np.random.default_rng(0)
     probs = rng.dirichlet(np.ones(3), 20_000)
     labels = (probs.cumsum(1) < rng.random((20_000, 1))).sum(1)
-    assert calibration(probs, labels).error < 0.015
-    assert calibration(probs, rng.permutation(labels)).error > 0.2
+    assert calibration_curve(probs, labels).error < 0.015
+    assert calibration_curve(probs, rng.permutation(labels)).error > 0.2

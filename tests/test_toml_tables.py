@@ -8,9 +8,9 @@ from melgpu.errors import InputError
 
 def test_tables_are_laid_over_key_by_key_and_cleared_by_empty_ones():
     base = {"a": {"x": 1, "y": {"z": 2}}, "b": {"x": 3}, "c": 4}
-    toml_tables.lay_over(base, {"a": {"y": {"z": 5}}, "b": {}, "d": {"n": 6}})
+    toml_tables.merge(base, {"a": {"y": {"z": 5}}, "b": {}, "d": {"n": 6}})
     assert base == {"a": {"x": 1, "y": {"z": 5}}, "b": {}, "c": 4, "d": {"n": 6}}
-    assert list(toml_tables.flat(base)) == [("a.x", 1), ("a.y.z", 5), ("c", 4), ("d.n", 6)]
+    assert list(toml_tables.flatten(base)) == [("a.x", 1), ("a.y.z", 5), ("c", 4), ("d.n", 6)]
 
 
 @pytest.mark.parametrize(

@@ -16,11 +16,11 @@ from benchmarks.references import baselines
 from melgpu import cli
 from melgpu.audio import worker
 from melgpu.data import windows
-from melgpu.data.pcm_cache import Bank
+from melgpu.data.pcm_cache import PcmCache
 from melgpu.models import classifier
 from melgpu.recipe import Recipe
 
-TABLES = ("audio", "windows", "mel", "stream", "machine", "rounds")
+TABLES = ("audio", "windows", "mel", "loader", "machine", "rounds")
 TRIES = 4  # of a limit that a figure passes: it may have been taken in a bad moment
 
 
@@ -81,14 +81,14 @@ class Bench:
     @property
     def workers(self) -> int:
         """Decoding processes that the recipe's number gives on this machine; 0 is the process itself."""
-        return min(self.settings.stream.workers, self.cores)
+        return min(self.settings.loader.workers, self.cores)
 
     def from_files(self, settings: Recipe) -> Recipe:
         """How steps from files are timed: on a CPU, where they are slow, with less ahead, which is sooner used up."""
         if self.device.type == "cuda":
             return settings
-        ahead = settings.stream.model_copy(update={"decode_ahead": 1})
-        return settings.model_copy(update={"stream": ahead})
+        ahead = settings.loader.model_copy(update={"prefetch_tracks": 1})
+        return settings.model_copy(update={"loader": ahead})
 
     @property
     def track_windows(self) -> int:
@@ -123,7 +123,9 @@ class Bench:
         target = self.folder / "pcm"
         target.touch()
         rate, track_s = self.job
-        return self.in_processes(worker.store, (rate, windows.samples(track_s, rate), str(target), 0), workers)
+        return self.in_processes(
+            worker.decode_to_file, (rate, windows.to_samples(track_s, rate), str(target), 0), workers
+        )
 
     @cached_property
     def limits(self) -> dict[str, Limit]:
@@ -131,7 +133,7 @@ class Bench:
         cpu, seconds = torch.device("cpu"), self.effort.seconds
         found = [
             Limit("soxr within the cache", lambda: max(self.in_processes(baselines.resample_limit, self.job))),
-            Limit("one core's copy", lambda: bench_loader.copy_limit(self.settings, self.bank, cpu)),
+            Limit("one core's copy", lambda: bench_loader.copy_limit(self.settings, self.pcm_cache, cpu)),
             Limit("host to device", lambda: roofline.host_to_device(self.device, seconds)),
             Limit("memory bandwidth", lambda: roofline.copy_bandwidth(self.device, seconds)),
             Limit("matmul in float32", lambda: roofline.matmul_flops(self.device, torch.float32, seconds)),
@@ -189,7 +191,7 @@ class Bench:
         return classifier.build(name, bench_train.NUM_CLASSES, self.settings)
 
     @cached_property
-    def bank(self) -> Bank:
+    def pcm_cache(self) -> PcmCache:
         return bench_loader.fill_bank(self.paths, bench_loader.with_bank(self.settings, "disk"), self.folder)[0]
 
 
@@ -210,7 +212,7 @@ def prepare(args, folder: Path, *own: str) -> Bench:
     A CPU measures the ensemble with the networks of one fold: those of the others take as long. Raises InputError, of
     networks that cannot be used, too, before anything is measured.
     """
-    device = cli.pick_device(args.device)
+    device = cli.select_device(args.device)
     args.tracks = args.tracks or (16 if device.type == "cpu" or args.quick else 128)
     if args.quick:
         args.recipe, args.overrides = args.recipe or ["demo"], [*QUICK, *args.overrides]

@@ -85,18 +85,18 @@ def _more_processes(result: dict) -> list[Change]:
     by_count = {one["workers"]: one["windows_per_s"] for one in result["rows"] if one["stage"] == "decode"}
     now = result["workers"]
     return [
-        Change("audio", f"stream.workers {now} -> {count}", rate / by_count[now])
+        Change("audio", f"loader.workers {now} -> {count}", rate / by_count[now])
         for count, rate in by_count.items()
         if count != now and now in by_count
     ]
 
 
 def _banks(result: dict, rates: dict) -> list[Change]:
-    cold = rates["stream", "files to batches"]
+    cold = rates["loader", "files to batches"]
     found = [(where, rates.get(("copy", f"bank={where}"))) for where in ("disk", "gpu")]
     megabytes = 4 * result["track_s"] * result["recipe"]["audio"]["sample_rate"] / 1e6  # of float32
     price = f"(another order of windows; {megabytes:.1f} MB a track)"
-    return [Change("audio", f"stream.bank off -> {where} {price}", rate / cold) for where, rate in found if rate]
+    return [Change("audio", f"loader.pcm_cache off -> {where} {price}", rate / cold) for where, rate in found if rate]
 
 
 def _engines(result: dict) -> list[Change]:
@@ -142,7 +142,7 @@ def before_networks(result: dict) -> dict[str, float]:
     """Rates of the stages that all networks share, as far as a suite has measured them."""
     rates = {}
     for one in result.get("rows", []):
-        if (one["stage"], one["way"]) == ("stream", "files to batches"):
+        if (one["stage"], one["way"]) == ("loader", "files to batches"):
             rates["audio"] = one["windows_per_s"]
         if one.get("engine") == result["engine"] and one["batch_size"] == result["batch_size"]:
             rates["pictures"] = one["windows_per_s"]

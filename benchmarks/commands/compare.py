@@ -22,7 +22,7 @@ from rich.table import Table
 from benchmarks import bench_decode, bench_features, bench_loader, measurement, plots, timing
 from benchmarks.commands.bench import Bench, prepare
 from benchmarks.references import baselines
-from melgpu.data.loader import Stream, examine
+from melgpu.data.loader import WindowLoader, check_files
 from melgpu.errors import InputError
 from melgpu.recipe import Recipe
 
@@ -47,7 +47,7 @@ def front_ends(settings: Recipe, device: torch.device) -> dict[str, bench_featur
     return found
 
 
-def epochs(bench: Bench, settings: Recipe, stream: Stream, draw: Callable) -> Generator[dict]:
+def epochs(bench: Bench, settings: Recipe, stream: WindowLoader, draw: Callable) -> Generator[dict]:
     """An epoch from files to pictures, again and again."""
     for number in itertools.count():
         yield bench_loader.time_epoch(bench_loader.epoch(stream, settings, number), draw, bench.device)
@@ -75,8 +75,8 @@ def ways(bench: Bench, stack: contextlib.ExitStack) -> dict[str, Generator[dict]
     """Every way, by name."""
     settings, device = bench.settings, bench.device
     disk = bench_loader.with_bank(settings, "disk")
-    cold = stack.enter_context(Stream(bench.paths, settings.audio, settings.stream, device))
-    banked = stack.enter_context(Stream(bench.paths, disk.audio, disk.stream, device, bench.bank))
+    cold = stack.enter_context(WindowLoader(bench.paths, settings.audio, settings.loader, device))
+    banked = stack.enter_context(WindowLoader(bench.paths, disk.audio, disk.loader, device, bench.pcm_cache))
     draw = measurement.front_end(settings, device)
     found = {BASE: epochs(bench, settings, cold, draw), BANK: epochs(bench, disk, banked, draw)}
     for name, own in front_ends(settings, device).items():
@@ -115,7 +115,7 @@ def looks(bench: Bench) -> tuple[float, float, float]:
     """Seconds a track to look at all files, to fill a bank instead, a bank's bytes a track. Raises InputError."""
     settings, count = bench.settings, len(bench.paths)
     started = time.perf_counter()
-    flaws = [str(flaw) for flaw in examine(bench.paths, settings.audio, settings.stream, None) if flaw]
+    flaws = [str(flaw) for flaw in check_files(bench.paths, settings.audio, settings.loader, None) if flaw]
     look_s = (time.perf_counter() - started) / count
     if flaws:
         raise InputError(flaws)

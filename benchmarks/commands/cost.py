@@ -16,17 +16,16 @@ from benchmarks import timing
 from benchmarks.commands import bottleneck, suite
 from benchmarks.commands.bench import networks, prepare
 from benchmarks.commands.compare import duration
-from melgpu import recipe
 from melgpu.data import windows
 from melgpu.errors import InputError
-from melgpu.recipe import Recipe
+from melgpu.recipe import Recipe, load_recipe
 
 CLASS_TRACKS = {str(label): tracks for label, tracks in enumerate((36, 446, 523, 369, 392, 372, 279, 2586, 62, 93), 1)}
 TEST_TRACKS = 1733
 PSEUDO_SHARE = 0.5  # of the test tracks: assumed, as the competition's audio is not to be had
 EPOCHS = 20  # until early stopping, typically: assumed
 LIBRARIES = (1_000, 100_000, 10_000_000)  # tracks to judge
-NEEDED = ["features", "stream", "train", "predict"]
+NEEDED = ["features", "loader", "train", "predict"]
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ class Rates:
     views: float
     shared: bool
 
-    def judge(self, networks: float, views: int) -> float:
+    def report_error(self, networks: float, views: int) -> float:
         """Windows a second from files through so many networks, each so many views."""
         alone = {"audio": self.audio, "pictures": self.pictures, "networks": self.views / (networks * views)}
         return bottleneck.together(alone, self.shared)
@@ -60,7 +59,7 @@ def rates_of(result: dict, settings: Recipe, source: str) -> Rates:
     judged = [one for (stage, way), one in rows.items() if stage == "predict" and way.endswith("networks alone")]
     missing = [*(name for name in names if name not in train), *([] if judged else ["predict"])]
     alone = bottleneck.before_networks(result)
-    missing += [stage for stage, own in (("stream", "audio"), ("features", "pictures")) if own not in alone]
+    missing += [stage for stage, own in (("loader", "audio"), ("features", "pictures")) if own not in alone]
     if missing:
         why = " (it is a first look, --quick)" if result.get("quick") else ""
         told = f"no rates of {', '.join(missing)}{why}; python -m benchmarks --out {source} takes them"
@@ -104,7 +103,7 @@ def training_s(settings: Recipe, rates: Rates, round_number: int, most_epochs: i
         optim = settings.optim_for(name)
         epochs = min(optim.max_epochs, most_epochs or optim.max_epochs)
         train = epoch_windows(settings, round_number, optim.batch_size)
-        total += epochs * (train / rates.train[name] + valid / rates.judge(1, 1))
+        total += epochs * (train / rates.train[name] + valid / rates.report_error(1, 1))
     return total * len(spec.folds)
 
 
@@ -113,7 +112,7 @@ def prediction_s(settings: Recipe, rates: Rates, round_number: int) -> float:
     spec, views = settings.rounds[round_number - 1], 2 if settings.predict.flip else 1
     count = sum(CLASS_TRACKS.values()) * judged_windows(settings, settings.windows.predict_hop_s)
     count += TEST_TRACKS * judged_windows(settings, settings.windows.public_hop_s)
-    return count / rates.judge(len(spec.backbones) * len(spec.folds), views)
+    return count / rates.report_error(len(spec.backbones) * len(spec.folds), views)
 
 
 def steps(settings: Recipe, rates: Rates) -> Iterator[tuple[str, float, float]]:
@@ -129,7 +128,7 @@ def steps(settings: Recipe, rates: Rates) -> Iterator[tuple[str, float, float]]:
 def libraries(settings: Recipe, rates: Rates) -> dict[int, float]:
     """Seconds to judge so many tracks by the last round's ensemble."""
     spec, views = settings.rounds[-1], 2 if settings.predict.flip else 1
-    rate = rates.judge(len(spec.backbones) * len(spec.folds), views)
+    rate = rates.report_error(len(spec.backbones) * len(spec.folds), views)
     count = judged_windows(settings, settings.windows.predict_hop_s)
     return {tracks: tracks * count / rate for tracks in LIBRARIES}
 
@@ -185,7 +184,7 @@ def measured(args) -> tuple[dict, str]:
     if args.measured:
         return read(args.measured), str(args.measured)
     with tempfile.TemporaryDirectory() as folder:
-        return suite.run(prepare(args, Path(folder), "stream.workers"), NEEDED), "suite.json"
+        return suite.run(prepare(args, Path(folder), "loader.workers"), NEEDED), "suite.json"
 
 
 def read(path: Path) -> dict:
@@ -202,7 +201,7 @@ def read(path: Path) -> dict:
 def main(args) -> int:
     """Show and keep what the recipe costs here."""
     result, source = measured(args)
-    cost = of(result, recipe.load(args.recipe, args.overrides), source)
+    cost = of(result, load_recipe(args.recipe, args.overrides), source)
     console = timing.console()
     console.print(table(cost))
     for line in cost["assumptions"]:

@@ -110,7 +110,7 @@ KINDS = {
     "cost": Kind("The whole recipe on this machine", " cost", cost),
     "decode": Kind("Files to samples", ".bench_decode", decode),
     "features": Kind("Waveforms to pictures", ".bench_features", features),
-    "stream": Kind("Files to batches", ".bench_stream", stream),
+    "loader": Kind("Files to batches", ".bench_stream", stream),
     "train": Kind("Training from files, and from what is ready", ".bench_train", train),
     "predict": Kind("The ensemble's judgement of a track", ".bench_predict", predict),
     "parity": Kind("How exact the engines are", ".parity", parity),

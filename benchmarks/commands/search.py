@@ -10,11 +10,11 @@ from rich.box import SIMPLE
 from rich.table import Table
 
 from melgpu.errors import InputError
-from melgpu.recipe import Recipe, lay_overrides
+from melgpu.recipe import Recipe, apply_overrides
 
 WORTH = 1.03  # a setting that gains less stays as it is
 ROUNDS = 2  # of all values, there and back: a machine's speed drifts
-ALWAYS = ("stream.workers", "stream.predict_batch_size", "machine.feature_batch", "machine.channels_last")
+ALWAYS = ("loader.workers", "loader.predict_batch_size", "machine.feature_batch", "machine.channels_last")
 
 
 @dataclass
@@ -50,12 +50,12 @@ class Trial:
     @property
     def kept(self) -> object:
         """The best value that leaves results as they are: there is no bank where there was none."""
-        return self.before if (self.setting, self.before) == ("stream.bank", "off") else self.best
+        return self.before if (self.setting, self.before) == ("loader.pcm_cache", "off") else self.best
 
 
 def changed(settings: Recipe, key: str, value: object) -> Recipe:
     """A recipe with one `table.key` changed. Raises InputError."""
-    return lay_overrides(settings, [f"{key}={tomli_w.dumps({'x': value}).partition('=')[2].strip()}"])
+    return apply_overrides(settings, [f"{key}={tomli_w.dumps({'x': value}).partition('=')[2].strip()}"])
 
 
 def value_of(settings: Recipe, key: str) -> object:

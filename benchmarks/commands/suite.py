@@ -12,7 +12,7 @@ from benchmarks import bench_features, bench_loader, bench_predict, bench_train,
 from benchmarks.commands import bottleneck
 from benchmarks.commands.bench import Bench, Limit, networks, powers, prepare
 from benchmarks.references import baselines
-from melgpu.data.loader import Stream
+from melgpu.data.loader import WindowLoader
 from melgpu.recipe import Recipe
 
 
@@ -50,7 +50,7 @@ def copy(bench: Bench) -> Iterator[dict]:
         bounds["gpu"] = [(bench.limits["memory bandwidth"], 8 * length)]  # read and written
     for where, own in bounds.items():
         wanted = bench_loader.with_bank(bench.settings, where)
-        yield row("copy", f"bank={where}", _stream(bench, wanted, bench_loader.nothing, bench.bank), *own)
+        yield row("copy", f"bank={where}", _stream(bench, wanted, bench_loader.nothing, bench.pcm_cache), *own)
     if on_gpu:
         found = measurement.copies(bench.settings, bench.effort.batch_size, bench.device, bench.effort.seconds)
         yield row("copy", "host to device", found, link)
@@ -70,9 +70,9 @@ def features(bench: Bench) -> Iterator[dict]:
 def stream(bench: Bench) -> Iterator[dict]:
     """Files to batches on the device, and on to pictures."""
     draw, bounds = measurement.front_end(bench.settings, bench.device), [(bench.decode_limit(), 1)]
-    yield row("stream", "files to batches", _stream(bench, bench.settings, bench_loader.nothing, None), *bounds)
+    yield row("loader", "files to batches", _stream(bench, bench.settings, bench_loader.nothing, None), *bounds)
     bounds += [(bench.picture_limit, 1)]
-    yield row("stream", "files to pictures", _stream(bench, bench.settings, draw, None), *bounds)
+    yield row("loader", "files to pictures", _stream(bench, bench.settings, draw, None), *bounds)
 
 
 def _stream(bench: Bench, settings: Recipe, then, bank) -> list[float]:
@@ -89,12 +89,12 @@ def train(bench: Bench) -> Iterator[dict]:
         more = {"backbone": names[0], "batch_size": batch_size, "curve": True}
         yield row("train", f"{names[0]}, batch of {batch_size}", [batch_size / own for own in times], bound, **more)
     settings = bench.from_files(bench.settings)
-    with Stream(bench.paths, settings.audio, settings.stream, bench.device) as files:
+    with WindowLoader(bench.paths, settings.audio, settings.loader, bench.device) as files:
         for name in names:
             yield from _train_one(bench, files, settings, name)
 
 
-def _train_one(bench: Bench, files: Stream, settings: Recipe, name: str) -> Iterator[dict]:
+def _train_one(bench: Bench, files: WindowLoader, settings: Recipe, name: str) -> Iterator[dict]:
     effort, flops = bench.effort, bench.flops(name, True)
     found = bench_train.time_backbone(name, files, settings, effort.batch_size, effort.steps, effort.repeats)
     alone, *others = (bench.network_limit, flops), (bench.picture_limit, 1), (bench.decode_limit(), 1)
@@ -197,7 +197,7 @@ def plot(result: dict, folder: Path) -> None:
 def main(args) -> int:
     """Measure what the flags name, show it, and keep it; 1 where a figure passes its limit."""
     with tempfile.TemporaryDirectory() as folder:
-        result = run(prepare(args, Path(folder), "stream.workers"), args.only or list(STAGES))
+        result = run(prepare(args, Path(folder), "loader.workers"), args.only or list(STAGES))
     console = timing.console()
     console.print(table(result))
     for finding in result["findings"]:

@@ -17,8 +17,8 @@ from benchmarks import bench_features, bench_loader, bench_predict, bench_train,
 from benchmarks.commands.bench import Bench, powers, prepare
 from benchmarks.commands.search import Trial, attempt, changed, distinct, hints, table, toml
 from melgpu import files
-from melgpu.data.loader import Stream
-from melgpu.data.pcm_cache import Bank
+from melgpu.data.loader import WindowLoader
+from melgpu.data.pcm_cache import PcmCache
 from melgpu.features import parity
 from melgpu.features.log_mel import CPU_BATCH
 from melgpu.recipe import Recipe
@@ -28,13 +28,13 @@ from melgpu.runs import environment
 def drawing(bench: Bench, settings: Recipe) -> list[float]:
     """Samples to pictures; raises InputError where an engine misses the parity gate on this device."""
     draw = measurement.front_end(settings, bench.device)
-    parity.refuse_inexact(parity.figures(draw, settings.audio.sample_rate, bench.device))
+    parity.check_parity(parity.measure_parity(draw, settings.audio.sample_rate, bench.device))
     waves = measurement.noise(settings, largest_batch(settings), bench.device)
     return bench_features.time_front_end(draw, waves, bench.effort.seconds)["samples_windows_per_s"]
 
 
 def largest_batch(settings: Recipe) -> int:
-    return max(settings.optim.batch_size, settings.stream.predict_batch_size)
+    return max(settings.optim.batch_size, settings.loader.predict_batch_size)
 
 
 def stepping(bench: Bench, settings: Recipe, names: list[str], answers: bool = False) -> list[float]:
@@ -49,7 +49,7 @@ def stepping(bench: Bench, settings: Recipe, names: list[str], answers: bool = F
 
 def judging(bench: Bench, settings: Recipe, name: str) -> list[float]:
     """Answers of a network to pictures that lie on the device."""
-    size = settings.stream.predict_batch_size
+    size = settings.loader.predict_batch_size
     return [size / own for own in bench_predict.time_ready(name, settings, size, bench.effort.repeats, bench.device)]
 
 
@@ -59,8 +59,8 @@ def streaming(bench: Bench, settings: Recipe) -> list[float]:
     return bench_loader.time_way(bench.paths, settings, bench.device, *job)["samples_windows_per_s"][1:]
 
 
-def bank_of(bench: Bench, settings: Recipe) -> Bank | None:
-    return None if settings.stream.bank == "off" else bench.bank
+def bank_of(bench: Bench, settings: Recipe) -> PcmCache | None:
+    return None if settings.loader.pcm_cache == "off" else bench.pcm_cache
 
 
 def trials(bench: Bench, settings: Recipe, quick: bool) -> Iterator[tuple[Trial, Recipe]]:
@@ -70,19 +70,19 @@ def trials(bench: Bench, settings: Recipe, quick: bool) -> Iterator[tuple[Trial,
     batches = [8, 32] if quick else [8, 16, 32, 64, 128, 256] if on_gpu else [1, 4, 8, 16, 32]
     most = largest_batch(settings)
     unset = most if on_gpu else CPU_BATCH  # what machine.feature_batch = 0 takes
-    at_once = distinct(settings.machine.feature_batch, batches, lambda size: min(size or unset, most))
-    workers = distinct(settings.stream.workers, powers(bench.cores), lambda count: min(count, bench.cores))
+    chunk_size = distinct(settings.machine.feature_batch, batches, lambda size: min(size or unset, most))
+    workers = distinct(settings.loader.workers, powers(bench.cores), lambda count: min(count, bench.cores))
     engines = [name for name, _ in bench_features.engines(settings.mel, settings.audio.sample_rate, bench.device)]
     if settings.mel.engine == "auto":  # which is one of them
         engines.remove(measurement.front_end(settings, bench.device).engine_on(bench.device))
     plan: list[tuple[str, list, Callable[[Recipe], list[float]]]] = [
-        ("stream.workers", workers, lambda now: bench.decode_rates(min(now.stream.workers, bench.cores))),
+        ("loader.workers", workers, lambda now: bench.decode_rates(min(now.loader.workers, bench.cores))),
         ("mel.engine", engines, lambda now: drawing(bench, now)),
-        ("machine.feature_batch", at_once, lambda now: drawing(bench, now)),
+        ("machine.feature_batch", chunk_size, lambda now: drawing(bench, now)),
         ("machine.channels_last", [True, False], lambda now: stepping(bench, now, names, answers=True)),
         ("machine.compile", [] if quick else [True, False], lambda now: stepping(bench, now, names[:1])),
-        ("stream.predict_batch_size", batches[-3:], lambda now: judging(bench, now, names[0])),
-        ("stream.bank", ["disk", *(["gpu"] if on_gpu else [])], lambda now: streaming(bench, now)),
+        ("loader.predict_batch_size", batches[-3:], lambda now: judging(bench, now, names[0])),
+        ("loader.pcm_cache", ["disk", *(["gpu"] if on_gpu else [])], lambda now: streaming(bench, now)),
     ]
     for key, values, measure in plan:
         if values:
@@ -108,9 +108,9 @@ def versus(bench: Bench, tuned: Recipe, name: str) -> dict[str, dict[str, list[f
 def training(bench: Bench, settings: Recipe, name: str) -> Generator[float]:
     """Windows a second of steps from files, sample after sample, each after what was decoded ahead is used up."""
     effort, device, settings = bench.effort, bench.device, bench.from_files(settings)
-    with Stream(bench.paths, settings.audio, settings.stream, device, bank_of(bench, settings)) as stream:
-        if settings.stream.bank == "gpu":
-            list(stream.reside(np.arange(len(bench.paths))))
+    with WindowLoader(bench.paths, settings.audio, settings.loader, device, bank_of(bench, settings)) as stream:
+        if settings.loader.pcm_cache == "gpu":
+            list(stream.load_to_device(np.arange(len(bench.paths))))
         state, draw = bench_train.begin(name, settings, device), measurement.front_end(settings, device)
         batches = measurement.epochs(stream, settings, effort.batch_size)
         loop = bench_train.training_loop(state, name, settings, draw, batches)
@@ -127,9 +127,9 @@ def prediction(bench: Bench, settings: Recipe, name: str) -> Generator[float]:
         measurement.front_end(settings, bench.device),
     )
     models, order = [bench_predict.build(name, settings, device)], bench_predict.order_of(settings, len(paths))
-    with Stream(paths, settings.audio, settings.stream, device, bank_of(bench, settings)) as stream:
+    with WindowLoader(paths, settings.audio, settings.loader, device, bank_of(bench, settings)) as stream:
         while True:
-            batches = stream.batches(order, measurement.window_samples(settings), settings.stream.predict_batch_size)
+            batches = stream.batches(order, measurement.window_samples(settings), settings.loader.predict_batch_size)
             yield len(order) / bench_predict.time_pass(models, draw, batches, settings, device)
 
 
@@ -142,7 +142,9 @@ def ratios(rates: dict[str, list[float]]) -> tuple[float, float, float]:
 def plot(tried: list[Trial], title: str, path: Path) -> None:
     """How many times as fast each value is as the one that was set before."""
     gains = [(one, value) for one in tried if one.before in one.rates for value in one.rates]
-    bars = {(f"{one.setting} = {value}", ""): one.gain(value) for one, value in gains if one.setting != "stream.bank"}
+    bars = {
+        (f"{one.setting} = {value}", ""): one.gain(value) for one, value in gains if one.setting != "loader.pcm_cache"
+    }
     plots.bars(bars, "times as fast as before", title, path, baseline=1.0)
 
 
@@ -166,7 +168,7 @@ def run(bench: Bench, quick: bool) -> tuple[dict, list[Trial], str]:
 def main(args) -> int:
     """Try the settings, write the fastest to a TOML file, and hold them against the default."""
     with tempfile.TemporaryDirectory() as folder:
-        result, tried, text = run(prepare(args, Path(folder), "stream.workers", "stream.bank"), args.quick)
+        result, tried, text = run(prepare(args, Path(folder), "loader.workers", "loader.pcm_cache"), args.quick)
     files.write_text(args.write, text)
     console = timing.console()
     console.print(table(tried))

@@ -25,12 +25,12 @@ from melgpu.errors import InputError
 BLOCK_SAMPLES, SMALL_BLOCK_SAMPLES = 1 << 17, 1 << 11  # of all channels together
 STREAM_BLOCK_SAMPLES = 1 << 14  # a flaw in a stream takes its block with it: 0.2 s of a CD
 TAIL_S = 0.5  # read beyond `max_s`, so that the resampler's end effect stays outside
-SALVAGE_S = 1.0  # a broken file's good beginning counts from this length
-LOUDEST = 1e4  # nothing that was recorded is 80 dB above full scale
-RATES = (1_000, 768_000)  # Hz; a header outside them lies
-LONGEST_S = 7 * 24 * 3600  # a header beyond it lies
-VERSION = 2  # changes when the same file would give other samples
-ABSURD = "contains samples that are not finite numbers, or absurdly large"
+MIN_USABLE_S = 1.0  # a broken file's good beginning counts from this length
+MAX_AMPLITUDE = 1e4  # nothing that was recorded is 80 dB above full scale
+SAMPLE_RATE_LIMITS = (1_000, 768_000)  # Hz; a header outside them lies
+MAX_DURATION_S = 7 * 24 * 3600  # a header beyond it lies
+DECODER_VERSION = 2  # changes when the same file would give other samples
+INVALID_SAMPLES = "contains samples that are not finite numbers, or absurdly large"
 
 
 class DecodeError(InputError):
@@ -38,7 +38,7 @@ class DecodeError(InputError):
 
 
 @dataclass(frozen=True)
-class Sound:
+class DecodedAudio:
     """What a file gave.
 
     wave : shape (T,), float32 at the rate asked for; what was read before the flaw, or nothing
@@ -50,7 +50,7 @@ class Sound:
     wave: np.ndarray
     source_rate: int
     channels: int
-    flaw: str | None
+    error: str | None
 
 
 def decode(path: str | Path, sample_rate: int, max_s: float) -> np.ndarray:
@@ -58,48 +58,48 @@ def decode(path: str | Path, sample_rate: int, max_s: float) -> np.ndarray:
 
     Raises DecodeError.
     """
-    sound = read(path, sample_rate, max_s)
-    if sound.flaw:
-        raise DecodeError(f"{path}: {sound.flaw}")
+    sound = read_audio(path, sample_rate, max_s)
+    if sound.error:
+        raise DecodeError(f"{path}: {sound.error}")
     return sound.wave
 
 
-def read(path: str | Path, sample_rate: int, max_s: float) -> Sound:
+def read_audio(path: str | Path, sample_rate: int, max_s: float) -> DecodedAudio:
     """What `decode` gives, with the flaw of a broken file beside what could be saved of it.
 
     One thread at a time: libsndfile's own notes on standard error are silenced meanwhile.
     """
-    total, rate, channels, flaw = _sum(str(path), max_s + TAIL_S, BLOCK_SAMPLES)
+    total, rate, channels, flaw = _read_channel_sum(str(path), max_s + TAIL_S, BLOCK_SAMPLES)
     if flaw:  # the block with the flaw was lost: come nearer to it in small ones
-        total, rate, channels, flaw = _sum(str(path), max_s + TAIL_S, SMALL_BLOCK_SAMPLES)
+        total, rate, channels, flaw = _read_channel_sum(str(path), max_s + TAIL_S, SMALL_BLOCK_SAMPLES)
     wave = _resampled_mean(total, channels, rate, sample_rate)
-    if len(wave) and not (wave.min() > -LOUDEST and wave.max() < LOUDEST):  # true for NaN, too
-        flaw = flaw or ABSURD
-        total = total[: (np.abs(total) < LOUDEST).argmin()]
+    if len(wave) and not (wave.min() > -MAX_AMPLITUDE and wave.max() < MAX_AMPLITUDE):  # true for NaN, too
+        flaw = flaw or INVALID_SAMPLES
+        total = total[: (np.abs(total) < MAX_AMPLITUDE).argmin()]
         wave = _resampled_mean(total, channels, rate, sample_rate)
-    if flaw and len(total) < SALVAGE_S * rate:
+    if flaw and len(total) < MIN_USABLE_S * rate:
         wave = wave[:0]
     wave = wave[: math.ceil(max_s * sample_rate)]
-    return Sound(wave, rate, channels, flaw or (None if len(wave) else "contains no audio"))
+    return DecodedAudio(wave, rate, channels, flaw or (None if len(wave) else "contains no audio"))
 
 
-def stream(path: str | Path, sample_rate: int) -> Iterator[np.ndarray]:
+def stream_audio(path: str | Path, sample_rate: int) -> Iterator[np.ndarray]:
     """A whole file of any length, piece by piece, each of shape (T,), perhaps empty: the samples that `decode` gives.
 
     Raises DecodeError, of a flaw in the middle after all that was good before it. Memory does not depend on the length.
     """
     resampler, channels, flaw = None, 1, "contains no audio"
     try:
-        for rate, block in _steady_blocks(str(path), STREAM_BLOCK_SAMPLES):
+        for rate, block in _uniform_blocks(str(path), STREAM_BLOCK_SAMPLES):
             if not resampler:
-                _refuse_rate(rate)
+                _check_rate(rate)
                 resampler, channels, flaw = soxr.ResampleStream(rate, sample_rate, 1), block.shape[1], None  # HQ
             total = np.empty(len(block), np.float32)
             _add_channels(block, total)
-            good = _num_good(total, LOUDEST * channels)
+            good = _num_valid(total, MAX_AMPLITUDE * channels)
             yield resampler.resample_chunk(total[:good]) * np.float32(1 / channels)
             if good < len(total):
-                raise InputError(ABSURD)
+                raise InputError(INVALID_SAMPLES)
     except InputError as error:
         flaw = str(error)
     if resampler:
@@ -108,7 +108,7 @@ def stream(path: str | Path, sample_rate: int) -> Iterator[np.ndarray]:
         raise DecodeError(f"{path}: {flaw}")
 
 
-def _num_good(wave: np.ndarray, loudest: float) -> int:
+def _num_valid(wave: np.ndarray, loudest: float) -> int:
     """How many samples come before the first absurd one."""
     if wave.min(initial=0) > -loudest and wave.max(initial=0) < loudest:  # false for NaN, too
         return len(wave)
@@ -123,13 +123,13 @@ def _resampled_mean(total: np.ndarray, channels: int, rate: int, sample_rate: in
     return np.multiply(wave, np.float32(1 / channels), out=wave)
 
 
-def header_s(path: Path) -> float | None:
+def header_duration_s(path: Path) -> float | None:
     """The length in s that a file's header claims; None where it claims none, or an absurd one."""
     if path.suffix.lower() in pyav.SUFFIXES:
-        return pyav.header_s(path)
+        return pyav.header_duration_s(path)
     with _native_stderr_silenced(), contextlib.suppress(soundfile.SoundFileError, RuntimeError):
         info = soundfile.info(path)
-        return info.frames / info.samplerate if 0 < info.frames < LONGEST_S * info.samplerate else None
+        return info.frames / info.samplerate if 0 < info.frames < MAX_DURATION_S * info.samplerate else None
     return None
 
 
@@ -140,14 +140,14 @@ def conform(wave: np.ndarray, num_samples: int) -> np.ndarray:
     return wave[:num_samples] if len(wave) >= num_samples else np.resize(wave, num_samples)
 
 
-def _sum(path: str, max_s: float, block_samples: int) -> tuple[np.ndarray, int, int, str | None]:
+def _read_channel_sum(path: str, max_s: float, block_samples: int) -> tuple[np.ndarray, int, int, str | None]:
     """The sum over channels, shape (T,), of all that can be read; rate, channels, flaw."""
     total, frames, rate, channels, flaw = np.empty(0, np.float32), 0, 0, 0, None
     try:
-        for rate, block in _steady_blocks(path, block_samples):
+        for rate, block in _uniform_blocks(path, block_samples):
             if not frames:
                 channels = block.shape[1]
-                _refuse_rate(rate)
+                _check_rate(rate)
                 total = np.empty(math.ceil(max_s * rate), np.float32)  # takes memory only as it fills
             frames += _add_channels(block, total[frames:])
             if frames == len(total):
@@ -157,10 +157,10 @@ def _sum(path: str, max_s: float, block_samples: int) -> tuple[np.ndarray, int, 
     return total[:frames], rate, channels, flaw
 
 
-def _steady_blocks(path: str, block_samples: int) -> Iterator[tuple[int, np.ndarray]]:
+def _uniform_blocks(path: str, block_samples: int) -> Iterator[tuple[int, np.ndarray]]:
     """`_blocks` of a path or URL, of one rate and number of channels; decoders are silenced only while they work."""
     frames, form = 0, None
-    with remote.local(path) as place:
+    with remote.local_copy(path) as place:
         blocks = _blocks(place, block_samples)
         try:
             while True:
@@ -195,9 +195,9 @@ def _add_channels(block: np.ndarray, out: np.ndarray) -> int:
 
 def _blocks(path: Path, block_samples: int) -> Iterator[tuple[int, np.ndarray]]:
     """Sample rate in Hz and samples, shape (frames, channels), float32, piece by piece. Raises InputError."""
-    _refuse_irregular(path)
+    _check_readable(path)
     if path.suffix.lower() in pyav.SUFFIXES:
-        yield from pyav.blocks(path)
+        yield from pyav.decode_blocks(path)
         return
     try:
         with soundfile.SoundFile(path) as file:
@@ -208,12 +208,12 @@ def _blocks(path: Path, block_samples: int) -> Iterator[tuple[int, np.ndarray]]:
         raise InputError(f"{UNREADABLE} ({_reason(path, error)})") from None
 
 
-def _refuse_rate(rate: int) -> None:
-    if not RATES[0] <= rate <= RATES[1]:
+def _check_rate(rate: int) -> None:
+    if not SAMPLE_RATE_LIMITS[0] <= rate <= SAMPLE_RATE_LIMITS[1]:
         raise InputError(f"its header claims a sample rate of {rate:,} Hz")
 
 
-def _refuse_irregular(path: Path) -> None:
+def _check_readable(path: Path) -> None:
     """A pipe would block, a device may never end: look before opening."""
     try:
         info = os.stat(path)

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-LISTEN_S = 12.0  # as much of a track as a print needs, other starts by 3 s included
+EXCERPT_S = 12.0  # as much of a track as a print needs, other starts by 3 s included
 RATE_HZ = 4096  # all that is above half of this is dropped first
 BAND_EDGES_HZ = np.geomspace(300, 2000, 34)  # of the 33 bands that make 32 differences
 FRAME_S = 0.375

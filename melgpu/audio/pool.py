@@ -17,19 +17,19 @@ class WorkerLost(Exception):
     """A process that crashed or hung over its work; says which."""
 
 
-def processes(workers: int) -> int:
+def num_processes(workers: int) -> int:
     """How many of `workers` processes this machine has cores for."""
     return min(workers, os.cpu_count() or 1)
 
 
-class Pool(contextlib.AbstractContextManager):
+class WorkerPool(contextlib.AbstractContextManager):
     """Calls functions in `workers` processes, which start when first needed; 0 calls them here and now, unguarded."""
 
     def __init__(self, workers: int, timeout_s: float):
-        self.workers, self.timeout_s = processes(workers), timeout_s
+        self.workers, self.timeout_s = num_processes(workers), timeout_s
         self._threads = ThreadPoolExecutor(max(1, self.workers), "decoding")  # each minds one process
         self._own = threading.local()
-        self._desks: list[_Desk] = []
+        self._desks: list[WorkerProcess] = []
 
     def __exit__(self, *exc) -> None:
         for desk in self._desks:
@@ -60,12 +60,12 @@ class Pool(contextlib.AbstractContextManager):
 
     def _call(self, function: Callable, arguments: tuple):
         if not hasattr(self._own, "desk"):
-            self._own.desk = _Desk(self.timeout_s)
+            self._own.desk = WorkerProcess(self.timeout_s)
             self._desks.append(self._own.desk)
         return self._own.desk.call(function, arguments)
 
 
-class _Desk:
+class WorkerProcess:
     """One process and the pipe to it."""
 
     def __init__(self, timeout_s: float):

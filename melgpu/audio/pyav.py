@@ -11,7 +11,7 @@ UNREADABLE = "not readable as audio"
 SUFFIXES = (".m4a", ".mp4", ".aac", ".amr", ".wma", ".webm", ".mka")
 
 
-def blocks(path: Path) -> Iterator[tuple[int, np.ndarray]]:
+def decode_blocks(path: Path) -> Iterator[tuple[int, np.ndarray]]:
     """Sample rate in Hz and samples, shape (frames, channels), float32, piece by piece. Raises InputError."""
     try:
         import av
@@ -31,7 +31,7 @@ def blocks(path: Path) -> Iterator[tuple[int, np.ndarray]]:
         raise InputError(f"{UNREADABLE} ({getattr(error, 'strerror', None) or error})") from None
 
 
-def header_s(path: Path) -> float | None:
+def header_duration_s(path: Path) -> float | None:
     """The length in s that a file's header claims; None where it claims none."""
     import av
 

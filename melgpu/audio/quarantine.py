@@ -7,51 +7,51 @@ from pathlib import Path
 from melgpu import files
 from melgpu.errors import InputError
 
-COLUMNS = ("file", "reason", "salvaged_s")
+COLUMNS = ("file", "reason", "usable_s")
 
 
 @dataclass(frozen=True)
-class Flaw:
+class AudioError:
     """What is wrong with a file; `salvaged_s` of its beginning are in use, 0 where nothing is."""
 
     path: str
     reason: str
-    salvaged_s: float
+    usable_s: float
 
     @property
-    def is_lost(self) -> bool:
-        return self.salvaged_s == 0
+    def unusable(self) -> bool:
+        return self.usable_s == 0
 
     def __str__(self) -> str:
         return f"{self.path}: {self.reason}"
 
 
-def note(path: Path, flaws: Iterable[Flaw]) -> None:
+def record_errors(path: Path, flaws: Iterable[AudioError]) -> None:
     """Add flaws to the record in a file; what it says of the same files is replaced. No flaws, no file."""
-    known = {flaw.path: flaw for flaw in load(path)}
+    known = {flaw.path: flaw for flaw in load_errors(path)}
     found = known | {flaw.path: flaw for flaw in flaws}
     if found == known:
         return
-    rows = ((flaw.path, flaw.reason, f"{flaw.salvaged_s:.1f}") for _, flaw in sorted(found.items()))
+    rows = ((flaw.path, flaw.reason, f"{flaw.usable_s:.1f}") for _, flaw in sorted(found.items()))
     files.write_csv(path, COLUMNS, rows)
 
 
-def load(path: Path) -> list[Flaw]:
+def load_errors(path: Path) -> list[AudioError]:
     """What `note` wrote; nothing where there is no file. Raises InputError for a foreign one."""
     if not path.exists():
         return []
     with files.read_csv(path, "a quarantine", COLUMNS) as (_, rows):
-        return [Flaw(name, reason, float(salvaged_s)) for name, reason, salvaged_s in rows]
+        return [AudioError(name, reason, float(salvaged_s)) for name, reason, salvaged_s in rows]
 
 
-def refuse_many(flaws: dict[str, Flaw], num_files: int, most: float) -> None:
+def check_error_rate(flaws: dict[str, AudioError], num_files: int, most: float) -> None:
     """Raise InputError where more than a share `most` of all files is broken."""
     if len(flaws) > most * num_files:
-        problem = f"{len(flaws)} of {num_files} files are broken, more than stream.max_broken_share = {most:g} allows"
+        problem = f"{len(flaws)} of {num_files} files are broken, more than loader.max_error_fraction = {most:g} allows"
         raise InputError([*map(str, flaws.values()), problem])
 
 
-def summary(flaws: list[Flaw], path: Path) -> str:
+def summarize(flaws: list[AudioError], path: Path) -> str:
     """One line for the reader."""
-    kept = sum(not flaw.is_lost for flaw in flaws)
+    kept = sum(not flaw.unusable for flaw in flaws)
     return f"{len(flaws)} broken files in quarantine, {kept} of them used up to their flaw: {path}"

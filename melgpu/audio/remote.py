@@ -13,41 +13,41 @@ from pathlib import Path, PurePosixPath
 
 from melgpu.errors import InputError
 
-PAUSES_S = (1, 4)  # before a fetch that failed is tried again
+RETRY_DELAYS_S = (1, 4)  # before a fetch that failed is tried again
 
 
 def is_url(path: str) -> bool:
     return re.match(r"[a-z][a-z0-9+.-]+://", path) is not None
 
 
-def absolute(path: str) -> str:
+def absolute_path(path: str) -> str:
     """A path that holds from any folder; a URL as it is."""
     return path if is_url(path) else os.path.abspath(path)
 
 
-def suffix(path: str) -> str:
+def file_suffix(path: str) -> str:
     """The lower-case suffix of a path or URL, with its dot; a URL's query does not count."""
     return PurePosixPath(path.split("?")[0] if is_url(path) else path).suffix.lower()
 
 
 @contextmanager
-def local(path: str) -> Iterator[Path]:
+def local_copy(path: str) -> Iterator[Path]:
     """A file of this machine with the content of `path`. Raises InputError and OSError."""
     if not is_url(path):
         yield Path(path)
         return
     with tempfile.TemporaryDirectory(prefix="melgpu-") as folder:
-        place = Path(folder) / f"fetched{suffix(path)}"
-        _fetch(path, place)
+        place = Path(folder) / f"fetched{file_suffix(path)}"
+        _download(path, place)
         yield place
 
 
-def _fetch(url: str, place: Path) -> None:
+def _download(url: str, place: Path) -> None:
     try:
         import fsspec
     except ImportError:
         raise InputError("URLs need fsspec: pip install 'melgpu[remote]'") from None
-    for pause_s in (*PAUSES_S, None):
+    for pause_s in (*RETRY_DELAYS_S, None):
         try:
             system, name = fsspec.core.url_to_fs(url)
             system.get_file(name, str(place))

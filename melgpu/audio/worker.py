@@ -13,18 +13,18 @@ from pathlib import Path
 
 import numpy as np
 
-from melgpu.audio.decode import conform, read
-from melgpu.audio.quarantine import Flaw
+from melgpu.audio.decode import conform, read_audio
+from melgpu.audio.quarantine import AudioError
 
-MOST_BYTES = 4 << 30  # what a decoder may take beyond the process's own; then the file is broken, not the machine
+MAX_BYTES = 4 << 30  # what a decoder may take beyond the process's own; then the file is broken, not the machine
 
 
-def inspect(path: str, sample_rate: int, num_samples: int) -> Flaw | None:
+def check_file(path: str, sample_rate: int, num_samples: int) -> AudioError | None:
     """What is wrong with a file, found by decoding as much of it as a track needs; None where it is well."""
     return _read(path, sample_rate, num_samples)[1]
 
 
-def store(path: str, sample_rate: int, num_samples: int, target: str, offset: int) -> Flaw | None:
+def decode_to_file(path: str, sample_rate: int, num_samples: int, target: str, offset: int) -> AudioError | None:
     """Decode a file, conform it to `num_samples` and write them, float32, into a file at an offset in bytes.
 
     Returns the file's flaw; of one that gives nothing nothing is written. Raises OSError (a full disk).
@@ -35,14 +35,14 @@ def store(path: str, sample_rate: int, num_samples: int, target: str, offset: in
     return flaw
 
 
-def _read(path: str, sample_rate: int, num_samples: int) -> tuple[np.ndarray, Flaw | None]:
+def _read(path: str, sample_rate: int, num_samples: int) -> tuple[np.ndarray, AudioError | None]:
     try:
-        sound = read(path, sample_rate, num_samples / sample_rate)
+        sound = read_audio(path, sample_rate, num_samples / sample_rate)
     except MemoryError:
-        return np.empty(0, np.float32), Flaw(path, "its decoder asks for more memory than is sane", 0.0)
+        return np.empty(0, np.float32), AudioError(path, "its decoder asks for more memory than is sane", 0.0)
     except Exception as error:  # a file that surprises its decoder is broken, not the run
-        return np.empty(0, np.float32), Flaw(path, f"not readable as audio ({error})", 0.0)
-    return sound.wave, Flaw(path, sound.flaw, round(len(sound.wave) / sample_rate, 1)) if sound.flaw else None
+        return np.empty(0, np.float32), AudioError(path, f"not readable as audio ({error})", 0.0)
+    return sound.wave, AudioError(path, sound.error, round(len(sound.wave) / sample_rate, 1)) if sound.error else None
 
 
 def _write(wave: np.ndarray, target: str, offset: int) -> None:
@@ -85,7 +85,7 @@ def serve(requests: int, lifeline: int) -> None:
 
 def _limit_memory() -> None:
     pages = int(Path("/proc/self/statm").read_text().split()[0])
-    most = pages * resource.getpagesize() + MOST_BYTES
+    most = pages * resource.getpagesize() + MAX_BYTES
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
 

@@ -35,15 +35,15 @@ def main() -> int:
         raise InputError("--out needs music files to predict")
     if args.timeline and (args.out or not args.music):
         raise InputError("--timeline needs music files to predict, and no --out: it writes a CSV for each")
-    with distributed.joined(cli.pick_device(args.device)) as device:
-        console.silence(not distributed.is_first())
+    with distributed.init_distributed(cli.select_device(args.device)) as device:
+        console.silence(not distributed.is_main_process())
         run = open_run(args.run, args.overrides, args.without_pseudo)
         if note := environment.moved(run.recipe.machine.tuned_on, device):
             console.say(note)
         if not args.music:
             predict_round(run, device)
             return 0
-        if distributed.count() > 1:
+        if distributed.world_size() > 1:
             raise InputError("new music is for one process: leave torchrun out")
         if args.timeline:
             return 2 if music.write_timelines(run, args.music, args.timeline, device) else 0

@@ -57,11 +57,11 @@ def stack_current_round(run: "Run") -> None:
 def write_report(run: "Run") -> None:
     """Write the report; whatever is wrong with it costs nothing but the report."""
     from melgpu import console
-    from melgpu.errors import brief
+    from melgpu.errors import one_line
     from melgpu.report import html
 
     try:
         html.write(replace(run, without_pseudo=False))
         console.say(f"Report: {run.report_path}")
     except Exception as error:
-        console.say(f"No report: {brief(error)}")
+        console.say(f"No report: {one_line(error)}")

@@ -48,9 +48,9 @@ def main() -> int:
     request = setup.Request(args.run, args.recipe, args.overrides, args.without_pseudo)
     if args.check:
         return 2 if setup.check_dataset(request, source) else 0
-    with distributed.joined(cli.pick_device(args.device)) as device:
-        console.silence(not distributed.is_first())
-        run = setup.open_or_create(request, source, str(device)) if distributed.is_first() else None
-        distributed.wait()  # until there is a run
+    with distributed.init_distributed(cli.select_device(args.device)) as device:
+        console.silence(not distributed.is_main_process())
+        run = setup.open_or_create(request, source, str(device)) if distributed.is_main_process() else None
+        distributed.barrier()  # until there is a run
         train_round(run or setup.reopen(request), args.backbone, args.fold, device)
     return 0

@@ -24,10 +24,10 @@ class Batch:
     waves: torch.Tensor
     tracks: torch.Tensor
     starts: torch.Tensor
-    heard: torch.Tensor
+    valid: torch.Tensor
 
 
-def by_thread(items: Iterator[Item], depth: int) -> Iterator[Item]:
+def prefetch(items: Iterator[Item], depth: int) -> Iterator[Item]:
     """The same items, made by a thread up to `depth` of them before they are taken."""
     made: queue.Queue = queue.Queue(depth)
     stop = threading.Event()
@@ -63,7 +63,7 @@ def _put(made: queue.Queue, item: tuple, stop: threading.Event) -> None:
             return
 
 
-def to_gpu(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
+def prefetch_to_device(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
     """Batches on a GPU: each is copied, on a CUDA stream of its own, while the one before it is in use."""
     copies, waiting = _copy_stream(device), None
     with contextlib.closing(batches):
@@ -72,10 +72,10 @@ def to_gpu(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
                 waves = batch.waves.to(device, non_blocking=True)
             following = replace(batch, waves=waves), copies.record_event()
             if waiting:
-                yield _arrived(*waiting)
+                yield _wait_for_copy(*waiting)
             waiting = following
         if waiting:
-            yield _arrived(*waiting)
+            yield _wait_for_copy(*waiting)
 
 
 @functools.cache
@@ -84,7 +84,7 @@ def _copy_stream(device: torch.device) -> torch.cuda.Stream:
     return torch.cuda.Stream(device)
 
 
-def _arrived(batch: Batch, copied: torch.cuda.Event) -> Batch:
+def _wait_for_copy(batch: Batch, copied: torch.cuda.Event) -> Batch:
     """No wait of this process: the GPU's current stream waits for the copy."""
     stream = torch.cuda.current_stream(batch.waves.device)
     stream.wait_event(copied)

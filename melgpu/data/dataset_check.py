@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from melgpu.audio import fingerprint, remote
-from melgpu.audio.decode import header_s, read
-from melgpu.audio.pool import Pool, WorkerLost
+from melgpu.audio.decode import header_duration_s, read_audio
+from melgpu.audio.pool import WorkerLost, WorkerPool
 from melgpu.console import duration, say
 from melgpu.data.manifest import Manifest
 
@@ -26,38 +26,38 @@ PIECE = 1 << 16  # bytes of a file's head, middle and end that tell its content
 
 
 @dataclass(frozen=True)
-class Look:
+class FileSummary:
     """What the first `fingerprint.LISTEN_S` of a file say.
 
     `source_rate` in Hz and `channels`, 0 where nothing could be read; `length_s` as its header has it, None where that
     is absurd; `content`, equal for files of equal content; `print`, see `fingerprint`.
     """
 
-    flaw: str | None
+    error: str | None
     source_rate: int
     channels: int
     length_s: float | None
     is_silent: bool
     content: str
-    print: np.ndarray
+    fingerprint: np.ndarray
 
 
-def look(path: str) -> Look:
+def inspect_file(path: str) -> FileSummary:
     """Listen to the beginning of one file."""
     try:
-        with remote.local(path) as place:
-            sound = read(place, RATE, fingerprint.LISTEN_S)
-            content = "" if sound.flaw else _content(place)
-            length_s = None if sound.flaw else header_s(place)
+        with remote.local_copy(path) as place:
+            sound = read_audio(place, RATE, fingerprint.EXCERPT_S)
+            content = "" if sound.error else _content(place)
+            length_s = None if sound.error else header_duration_s(place)
     except Exception as error:  # a file that surprises its decoder is broken, not the check
-        return Look(str(error), 0, 0, None, False, "", np.empty(0, np.uint32))
+        return FileSummary(str(error), 0, 0, None, False, "", np.empty(0, np.uint32))
     heard_s = len(sound.wave) / RATE
-    flaw = sound.flaw
-    if length_s and heard_s < min(length_s, fingerprint.LISTEN_S) - 1:
+    flaw = sound.error
+    if length_s and heard_s < min(length_s, fingerprint.EXCERPT_S) - 1:
         flaw = f"its header promises {length_s:.1f} s and it holds {heard_s:.1f} s"
     is_silent = len(sound.wave) > 0 and bool(np.abs(sound.wave).max() < SILENT)
     words = fingerprint.fingerprint(sound.wave, RATE)
-    return Look(flaw, sound.source_rate, sound.channels, length_s, is_silent, content, words)
+    return FileSummary(flaw, sound.source_rate, sound.channels, length_s, is_silent, content, words)
 
 
 def _content(path: Path) -> str:
@@ -71,20 +71,20 @@ def _content(path: Path) -> str:
     return digest.hexdigest()
 
 
-def looks(paths: Sequence[str], workers: int, timeout_s: float) -> Iterator[Look]:
+def inspect_files(paths: Sequence[str], workers: int, timeout_s: float) -> Iterator[FileSummary]:
     """Look at every file, in the order given."""
-    with Pool(workers, timeout_s) as pool:
-        yield from map(_answer, pool.in_order((look, path) for path in paths))
+    with WorkerPool(workers, timeout_s) as pool:
+        yield from map(_answer, pool.in_order((inspect_file, path) for path in paths))
 
 
-def _answer(answer) -> Look:
+def _answer(answer) -> FileSummary:
     try:
         return answer.result()
     except WorkerLost as error:
-        return Look(str(error), 0, 0, None, False, "", np.empty(0, np.uint32))
+        return FileSummary(str(error), 0, 0, None, False, "", np.empty(0, np.uint32))
 
 
-def same_content(paths: Sequence[str], found: Sequence[Look]) -> list[list[int]]:
+def identical_files(paths: Sequence[str], found: Sequence[FileSummary]) -> list[list[int]]:
     """Groups of two and more files that are equal byte by byte."""
     groups: dict[str, list[list[int]]] = collections.defaultdict(list)  # of each hash
     for number, one in enumerate(found):
@@ -101,15 +101,15 @@ def _are_equal(path: str, other: str) -> bool:
     return remote.is_url(path) or remote.is_url(other) or filecmp.cmp(path, other, shallow=False)
 
 
-def near_duplicates(found: Sequence[Look], same: list[list[int]]) -> list[tuple[int, int, float]]:
+def near_duplicates(found: Sequence[FileSummary], same: list[list[int]]) -> list[tuple[int, int, float]]:
     """Pairs of files that hold the same recording; the share of bits that differ. Not those of equal content."""
     known = {(i, j) for group in same for i in group for j in group}
-    pairs = fingerprint.similar_pairs([one.print for one in found])
+    pairs = fingerprint.similar_pairs([one.fingerprint for one in found])
     return [(i, j, error) for i, j, error in pairs if (i, j) not in known]
 
 
-def say_survey(
-    paths: Sequence[str], found: Sequence[Look], tracks: Manifest | None, track_s: float, problems: Sequence[str]
+def print_report(
+    paths: Sequence[str], found: Sequence[FileSummary], tracks: Manifest | None, track_s: float, problems: Sequence[str]
 ) -> None:
     """What a check of a data set found: formats, lengths, silence, duplicates, labels, and what is wrong."""
     rates = Counter(f"{one.source_rate:,} Hz" for one in found if one.source_rate)
@@ -123,7 +123,7 @@ def say_survey(
         say(f"  {short} are shorter than a track of {duration(track_s)} and will be repeated up to it")
     _say_list("silent", [path for path, one in zip(paths, found, strict=True) if one.is_silent])
     where = _places(tracks) if tracks else [""] * len(paths)
-    groups = same_content(paths, found)
+    groups = identical_files(paths, found)
     _say_list("groups of files with the same content", [" = ".join(paths[i] + where[i] for i in g) for g in groups])
     pairs = sorted(near_duplicates(found, groups), key=lambda pair: where[pair[0]] == where[pair[1]])
     names = [f"{paths[i]}{where[i]} ~ {paths[j]}{where[j]}: {e:.0%} of the bits differ" for i, j, e in pairs]

@@ -23,116 +23,126 @@ import torch
 
 from melgpu.audio import quarantine, worker
 from melgpu.audio.decode import DecodeError
-from melgpu.audio.pool import Pool, WorkerLost, processes
-from melgpu.audio.quarantine import Flaw
-from melgpu.data.batch import Batch, by_thread, to_gpu
-from melgpu.data.pcm_cache import Bank, Entry, Resident
-from melgpu.data.windows import Order, first_uses, numbered, samples
-from melgpu.recipe import AudioSpec, StreamSpec
+from melgpu.audio.pool import WorkerLost, WorkerPool, num_processes
+from melgpu.audio.quarantine import AudioError
+from melgpu.data.batch import Batch, prefetch, prefetch_to_device
+from melgpu.data.pcm_cache import CacheEntry, DeviceCache, PcmCache
+from melgpu.data.windows import WindowIndex, first_occurrence, to_samples, unique_inverse
+from melgpu.recipe import AudioSpec, LoaderSpec
 
 BATCHES_AHEAD = 2
 
 
-def examine(paths: Sequence[str], audio: AudioSpec, spec: StreamSpec, bank: Bank | None) -> Iterator[Flaw | None]:
+def check_files(
+    paths: Sequence[str], audio: AudioSpec, spec: LoaderSpec, bank: PcmCache | None
+) -> Iterator[AudioError | None]:
     """Decode each file once, into the bank where there is one: its flaw, or None, in the order given."""
-    with Pool(spec.workers, spec.timeout_s) as pool:
+    with WorkerPool(spec.workers, spec.timeout_s) as pool:
         if bank:
             yield from bank.fill(paths, pool)
             return
-        job = audio.sample_rate, samples(audio.track_s, audio.sample_rate)
-        answers = pool.in_order((worker.inspect, path, *job) for path in paths)
-        yield from map(_flaw, paths, answers)
+        job = audio.sample_rate, to_samples(audio.track_s, audio.sample_rate)
+        answers = pool.in_order((worker.check_file, path, *job) for path in paths)
+        yield from map(_worker_result, paths, answers)
 
 
-def _flaw(path: str, answer: Future) -> Flaw | None:
+def _worker_result(path: str, answer: Future) -> AudioError | None:
     try:
         return answer.result()
     except WorkerLost as error:
-        return Flaw(path, str(error), 0.0)
+        return AudioError(path, str(error), 0.0)
 
 
-def tracks_ahead(spec: StreamSpec) -> int:
+def num_prefetched_tracks(spec: LoaderSpec) -> int:
     """How many tracks are decoded before their turn: as many as told, and enough for all processes."""
-    return max(spec.decode_ahead, 2 * processes(spec.workers))
+    return max(spec.prefetch_tracks, 2 * num_processes(spec.workers))
 
 
-class Stream(contextlib.AbstractContextManager):
+class WindowLoader(contextlib.AbstractContextManager):
     """Gives the windows of a manifest's files, as often as asked; its processes start at the first file.
 
     `flaws` are those of the files met so far, by path, as they were when last met.
     """
 
     def __init__(
-        self, paths: Sequence[str], audio: AudioSpec, spec: StreamSpec, device: torch.device, bank: Bank | None = None
+        self,
+        paths: Sequence[str],
+        audio: AudioSpec,
+        spec: LoaderSpec,
+        device: torch.device,
+        bank: PcmCache | None = None,
     ):
-        self.paths, self.spec, self.device, self.bank = paths, spec, device, bank
-        self.sample_rate, self.track_samples = audio.sample_rate, samples(audio.track_s, audio.sample_rate)
-        self.flaws: dict[str, Flaw] = {}
-        self._pool = Pool(spec.workers, spec.timeout_s)
-        self._resident: Resident | None = None
+        self.paths, self.spec, self.device, self.pcm_cache = paths, spec, device, bank
+        self.sample_rate, self.track_samples = audio.sample_rate, to_samples(audio.track_s, audio.sample_rate)
+        self.errors: dict[str, AudioError] = {}
+        self._pool = WorkerPool(spec.workers, spec.timeout_s)
+        self._device_cache: DeviceCache | None = None
         self._buffers: list[np.ndarray] = []
-        self._spare: list[_Memory] = []
+        self._spare: list[SharedSlots] = []
 
     def __exit__(self, *exc) -> None:
         self._pool.__exit__(*exc)
         while self._spare:
             self._spare.pop().close()
 
-    def batches(self, order: Order, window_samples: int, batch_size: int) -> Iterator[Batch]:
+    def batches(self, order: WindowIndex, window_samples: int, batch_size: int) -> Iterator[Batch]:
         """The windows of `order`, `batch_size` at a time; the last batch may be smaller.
 
         Raises DecodeError for a broken file, or InputError where too many are, as the recipe's `stream` says.
         """
-        if self._resident and self._resident.has(order.tracks):
+        if self._device_cache and self._device_cache.has(order.tracks):
             return (
-                self._batch(part, *self._resident.gather(part, window_samples)) for part in _parts(order, batch_size)
+                self._batch(part, *self._device_cache.gather(part, window_samples))
+                for part in _parts(order, batch_size)
             )
-        made = by_thread(self._gathered(order, window_samples, batch_size), BATCHES_AHEAD)
-        return to_gpu(made, self.device) if self.device.type == "cuda" else made
+        made = prefetch(self._gathered(order, window_samples, batch_size), BATCHES_AHEAD)
+        return prefetch_to_device(made, self.device) if self.device.type == "cuda" else made
 
-    def reside(self, rows: np.ndarray) -> Iterator[None]:
+    def load_to_device(self, rows: np.ndarray) -> Iterator[None]:
         """Copy these rows from the bank into the device's memory, one after another; later batches come from there."""
-        resident = Resident(rows, self.track_samples, self.device)
+        resident = DeviceCache(rows, self.track_samples, self.device)
         for row in rows.tolist():
-            entry = self.bank.find(self.paths[row])
+            entry = self.pcm_cache.find(self.paths[row])
             if entry:
-                resident.put(row, self.bank.waves[entry.slot])
-            self.judge(entry.flaw if entry else Flaw(self.paths[row], "gave nothing to the bank", 0.0))
+                resident.put(row, self.pcm_cache.waves[entry.slot])
+            self.report_error(entry.error if entry else AudioError(self.paths[row], "gave nothing to the bank", 0.0))
             yield None
-        self._resident = resident
+        self._device_cache = resident
 
-    def judge(self, flaw: Flaw | None) -> None:
+    def report_error(self, flaw: AudioError | None) -> None:
         """Remember a flaw, or raise, as the recipe says."""
         if flaw is None:
             return
         if self.spec.on_error == "raise":
             raise DecodeError(str(flaw))
-        self.flaws[flaw.path] = flaw
-        quarantine.refuse_many(self.flaws, len(self.paths), self.spec.max_broken_share)
+        self.errors[flaw.path] = flaw
+        quarantine.check_error_rate(self.errors, len(self.paths), self.spec.max_error_fraction)
 
-    def banked(self, row: int) -> Entry | None:
-        return self.bank.find(self.paths[row]) if self.bank else None
+    def cached(self, row: int) -> CacheEntry | None:
+        return self.pcm_cache.find(self.paths[row]) if self.pcm_cache else None
 
-    def fetch(self, row: int, target: str, offset: int) -> Future:
+    def submit_decode(self, row: int, target: str, offset: int) -> Future:
         """The flaw to come of a file whose samples go to a place in a file."""
-        return self._pool.submit(worker.store, self.paths[row], self.sample_rate, self.track_samples, target, offset)
+        return self._pool.submit(
+            worker.decode_to_file, self.paths[row], self.sample_rate, self.track_samples, target, offset
+        )
 
-    def lend(self, slots: int) -> "_Memory":
+    def acquire(self, slots: int) -> "SharedSlots":
         """Memory for so many tracks, of an earlier epoch if there is enough: fresh pages cost time."""
         fitting = self._spare and len(self._spare[-1].slots) >= slots
-        return self._spare.pop() if fitting else _Memory(slots, self.track_samples)
+        return self._spare.pop() if fitting else SharedSlots(slots, self.track_samples)
 
-    def take_back(self, memory: "_Memory") -> None:
+    def release(self, memory: "SharedSlots") -> None:
         """Keep the largest."""
         *small, largest = sorted([*self._spare, memory], key=lambda one: len(one.slots))
         self._spare = [largest]
         for one in small:
             one.close()
 
-    def _gathered(self, order: Order, window_samples: int, batch_size: int) -> Iterator[Batch]:
+    def _gathered(self, order: WindowIndex, window_samples: int, batch_size: int) -> Iterator[Batch]:
         """Batches in memory of this machine (pinned, for a GPU)."""
-        plan = _Plan(order, batch_size)
-        with _Tracks(self, plan.rows, plan.most_open) as tracks:
+        plan = Schedule(order, batch_size)
+        with TrackBuffer(self, plan.rows, plan.max_open) as tracks:
             for number, part in enumerate(_parts(order, batch_size)):
                 waves = self._buffer(len(part), window_samples)
                 heard = np.ones(len(part), bool)
@@ -155,11 +165,11 @@ class Stream(contextlib.AbstractContextManager):
         return torch.from_numpy(self._buffers[-1])
 
     @staticmethod
-    def _batch(part: Order, waves: torch.Tensor, heard: torch.Tensor) -> Batch:
+    def _batch(part: WindowIndex, waves: torch.Tensor, heard: torch.Tensor) -> Batch:
         return Batch(waves, torch.from_numpy(part.tracks).long(), torch.from_numpy(part.starts).long(), heard)
 
 
-def _parts(order: Order, batch_size: int) -> Iterator[Order]:
+def _parts(order: WindowIndex, batch_size: int) -> Iterator[WindowIndex]:
     return (order[start : start + batch_size] for start in range(0, len(order), batch_size))
 
 
@@ -171,26 +181,26 @@ def _uses(arrays: list[np.ndarray]) -> list[int]:
 UNUSED = _uses([np.empty(0)])[0]  # differs between versions of Python
 
 
-class _Plan:
+class Schedule:
     """When each track of an order is wanted: known before anything is decoded."""
 
-    def __init__(self, order: Order, batch_size: int):
-        rows, numbers = numbered(order.tracks)
-        first = first_uses(numbers, len(rows))
-        last = (len(order) - 1 - first_uses(numbers[::-1], len(rows))) // batch_size
+    def __init__(self, order: WindowIndex, batch_size: int):
+        rows, numbers = unique_inverse(order.tracks)
+        first = first_occurrence(numbers, len(rows))
+        last = (len(order) - 1 - first_occurrence(numbers[::-1], len(rows))) // batch_size
         self.rows = rows[np.argsort(first)]  # in the order of first use
         by_end = np.argsort(last, kind="stable")
         batches = -(-len(order) // batch_size)
         self._ending, self._ends = rows[by_end], np.searchsorted(last[by_end], np.arange(batches + 1))
         begins, ends = (np.bincount(places, minlength=batches) for places in (first // batch_size, last))
-        self.most_open = int((begins.cumsum() - ends.cumsum() + ends).max(initial=0))
+        self.max_open = int((begins.cumsum() - ends.cumsum() + ends).max(initial=0))
 
     def rows_that_end(self, number: int) -> list[int]:
         """The tracks whose last window is in a batch."""
         return self._ending[self._ends[number] : self._ends[number + 1]].tolist()
 
 
-class _Memory:
+class SharedSlots:
     """Places for tracks, shape (slots, samples of a track), that decoding processes write to and this one reads.
 
     It grows as it is written to, and is not bound by /dev/shm.
@@ -210,17 +220,17 @@ class _Memory:
         os.close(self._file)
 
 
-class _Tracks(contextlib.AbstractContextManager):
+class TrackBuffer(contextlib.AbstractContextManager):
     """Conformed waves by row, from the bank or decoded in the order of `rows`, some of them before their turn."""
 
-    def __init__(self, stream: Stream, rows: np.ndarray, most_open: int):
+    def __init__(self, stream: WindowLoader, rows: np.ndarray, most_open: int):
         self._stream = stream
-        entries = ((row, stream.banked(row)) for row in rows.tolist())
+        entries = ((row, stream.cached(row)) for row in rows.tolist())
         self._entries = {row: entry for row, entry in entries if entry}  # asked once: files may change meanwhile
         self._missing = iter([row for row in rows.tolist() if row not in self._entries])
-        ahead = tracks_ahead(stream.spec)
+        ahead = num_prefetched_tracks(stream.spec)
         slots = 0 if len(self._entries) == len(rows) else most_open + ahead
-        self._memory = stream.lend(slots)
+        self._memory = stream.acquire(slots)
         self._free = list(range(slots))
         self._pending: collections.deque[tuple[int, int, Future]] = collections.deque()
         self._waves: dict[int, tuple[int, np.ndarray | None]] = {}
@@ -239,27 +249,27 @@ class _Tracks(contextlib.AbstractContextManager):
         if row in self._waves:
             self._free.append(self._waves.pop(row)[0])
 
-    def _of_bank(self, entry: Entry) -> np.ndarray:
-        self._stream.judge(entry.flaw)
-        return self._stream.bank.waves[entry.slot]
+    def _of_bank(self, entry: CacheEntry) -> np.ndarray:
+        self._stream.report_error(entry.error)
+        return self._stream.pcm_cache.waves[entry.slot]
 
     def _begin_next(self) -> None:
         for row in itertools.islice(self._missing, 1):
             slot = self._free.pop()
-            self._pending.append((row, slot, self._stream.fetch(row, *self._memory.place(slot))))
+            self._pending.append((row, slot, self._stream.submit_decode(row, *self._memory.place(slot))))
 
     def _end_next(self) -> None:
         row, slot, answer = self._pending[0]
         path = self._stream.paths[row]
-        self._stream.flaws.pop(path, None)  # it may be well by now
-        flaw = _flaw(path, answer)
-        self._stream.judge(flaw)
+        self._stream.errors.pop(path, None)  # it may be well by now
+        flaw = _worker_result(path, answer)
+        self._stream.report_error(flaw)
         self._pending.popleft()
-        self._waves[row] = slot, None if flaw and flaw.is_lost else self._memory.slots[slot]
+        self._waves[row] = slot, None if flaw and flaw.unusable else self._memory.slots[slot]
         self._begin_next()
 
     def __exit__(self, *exc) -> None:
         for _, _, answer in self._pending:  # nobody may write to the descriptor once its number is free
             if not answer.cancel():
                 answer.exception()
-        self._stream.take_back(self._memory)
+        self._stream.release(self._memory)

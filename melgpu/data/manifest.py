@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from melgpu import files
-from melgpu.audio.remote import absolute
-from melgpu.data.sources import Listing, is_utf8, natural_key
+from melgpu.audio.remote import absolute_path
+from melgpu.data.sources import SourceList, is_utf8, natural_key
 from melgpu.errors import InputError
 
 SPLITS = ("train", "public", "private")
@@ -45,13 +45,13 @@ class Manifest:
         return sorted({self.labels[row] for row in self.rows("train")}, key=natural_key)
 
 
-def build(listings: dict[str, Listing], num_folds: int, seed: int, lost: Collection[str] = ()) -> Manifest:
+def build(listings: dict[str, SourceList], num_folds: int, seed: int, lost: Collection[str] = ()) -> Manifest:
     """Join the listings of the splits and draw the folds of the training tracks; paths in `lost` get none.
 
     Raises InputError with every duplicate id, class too small for the folds and unknown test label.
     """
     problems = [problem for listing in listings.values() for problem in _check_names(listing)]
-    problems += _check_twins(listings)
+    problems += _check_duplicates(listings)
     train = _without(listings["train"], lost)
     counts = Counter(train.labels)
     problems += _check_artists(train, num_folds)
@@ -74,13 +74,13 @@ def build(listings: dict[str, Listing], num_folds: int, seed: int, lost: Collect
     return _join(listings, folds)
 
 
-def _without(listing: Listing, lost: Collection[str]) -> Listing:
+def _without(listing: SourceList, lost: Collection[str]) -> SourceList:
     kept = [row for row, path in enumerate(listing.paths) if path not in lost]
     columns = (listing.ids, listing.paths, listing.labels, listing.groups, listing.lines)
-    return Listing(*([column[row] for row in kept] for column in columns))
+    return SourceList(*([column[row] for row in kept] for column in columns))
 
 
-def _check_names(listing: Listing) -> Iterable[str]:
+def _check_names(listing: SourceList) -> Iterable[str]:
     seen: dict[str, str] = {}
     for name, line in zip(listing.ids, listing.lines, strict=True):
         if name in seen:
@@ -90,7 +90,7 @@ def _check_names(listing: Listing) -> Iterable[str]:
         seen.setdefault(name, line)
 
 
-def _check_twins(listings: dict[str, Listing]) -> Iterable[str]:
+def _check_duplicates(listings: dict[str, SourceList]) -> Iterable[str]:
     """A file in two places would be judged, or pseudo-labelled, by networks that were trained on it."""
     seen: dict[str, tuple[str, str]] = {}
     for split in (split for split in SPLITS if split in listings):
@@ -104,7 +104,7 @@ def _check_twins(listings: dict[str, Listing]) -> Iterable[str]:
                 yield f"{line}: {name} is the same file as {known}"
 
 
-def _check_artists(train: Listing, num_folds: int) -> Iterable[str]:
+def _check_artists(train: SourceList, num_folds: int) -> Iterable[str]:
     """With artists kept together, a class needs as many artists as there are folds."""
     if not any(train.groups):
         return
@@ -116,19 +116,19 @@ def _check_artists(train: Listing, num_folds: int) -> Iterable[str]:
             yield f"class {label!r} has tracks of {len(names)} artists, fewer than {num_folds} folds"
 
 
-def _check_labels(listing: Listing, known: Counter) -> Iterable[str]:
+def _check_labels(listing: SourceList, known: Counter) -> Iterable[str]:
     for name, label, line in zip(listing.ids, listing.labels, listing.lines, strict=True):
         if label and label not in known:
             yield f"{line}: {name} has the label {label!r}, which no training track has"
 
 
-def _join(listings: dict[str, Listing], folds: np.ndarray) -> Manifest:
+def _join(listings: dict[str, SourceList], folds: np.ndarray) -> Manifest:
     splits = [split for split in SPLITS if split in listings]
     parts = [listings[split] for split in splits]
     sizes = [len(part.ids) for part in parts]
     return Manifest(
         tuple(name for part in parts for name in part.ids),
-        tuple(absolute(path) for part in parts for path in part.paths),
+        tuple(absolute_path(path) for part in parts for path in part.paths),
         tuple(label for part in parts for label in part.labels),
         tuple(split for split, size in zip(splits, sizes, strict=True) for _ in range(size)),
         np.concatenate([folds, np.full(sum(sizes[1:]), -1)]),
@@ -171,11 +171,11 @@ def load(path: Path, num_folds: int) -> Manifest:
     with files.read_csv(path, "a manifest", COLUMNS) as (_, rows):
         ids, paths, labels, splits, folds = zip(*rows, strict=True)
         made = Manifest(ids, paths, labels, splits, np.array(folds, np.int64))
-        _refuse_impossible(made, num_folds)
+        _check_columns(made, num_folds)
     return made
 
 
-def _refuse_impossible(made: Manifest, num_folds: int) -> None:
+def _check_columns(made: Manifest, num_folds: int) -> None:
     """Raise ValueError where columns hold what `build` never makes of them."""
     if not set(made.splits) <= set(SPLITS):
         raise ValueError(f"a split that is none of {', '.join(SPLITS)}")

@@ -22,37 +22,41 @@ import torch
 
 from melgpu import files
 from melgpu.audio import remote, worker
-from melgpu.audio.decode import VERSION
-from melgpu.audio.pool import Pool, WorkerLost
-from melgpu.audio.quarantine import Flaw
-from melgpu.data.windows import Order, samples
+from melgpu.audio.decode import DECODER_VERSION
+from melgpu.audio.pool import WorkerLost, WorkerPool
+from melgpu.audio.quarantine import AudioError
+from melgpu.data.windows import WindowIndex, to_samples
 from melgpu.errors import InputError
-from melgpu.recipe import AudioSpec, StreamSpec
+from melgpu.recipe import AudioSpec, LoaderSpec
 
 SYNC_EVERY = 16  # tracks
 
 
-def open_bank(folder: Path, audio: AudioSpec, spec: StreamSpec) -> "Bank | None":
+def open_cache(folder: Path, audio: AudioSpec, spec: LoaderSpec) -> "PcmCache | None":
     """The bank that a recipe asks for; None where it asks for none."""
-    return None if spec.bank == "off" else Bank(folder, audio.sample_rate, samples(audio.track_s, audio.sample_rate))
+    return (
+        None
+        if spec.pcm_cache == "off"
+        else PcmCache(folder, audio.sample_rate, to_samples(audio.track_s, audio.sample_rate))
+    )
 
 
 @dataclass(frozen=True)
-class Entry:
+class CacheEntry:
     """Where a track lies, and its flaw if only its beginning could be read."""
 
     slot: int
-    flaw: Flaw | None
+    error: AudioError | None
 
 
-class Bank:
+class PcmCache:
     """Waves of tracks at one sample rate, conformed to one length."""
 
     def __init__(self, folder: Path, sample_rate: int, num_samples: int):
         self.folder, self.sample_rate, self.num_samples = folder, sample_rate, num_samples
-        self.pcm = folder / f"pcm-{sample_rate}-{num_samples}-v{VERSION}.f32"
+        self.pcm = folder / f"pcm-{sample_rate}-{num_samples}-v{DECODER_VERSION}.f32"
         self.journal = self.pcm.with_suffix(".jsonl")
-        self.entries: dict[str, Entry] = {}
+        self.entries: dict[str, CacheEntry] = {}
         self.waves = np.empty((0, num_samples), np.float32)
         self._refresh()
 
@@ -60,11 +64,11 @@ class Bank:
     def slot_bytes(self) -> int:
         return 4 * self.num_samples
 
-    def find(self, path: str) -> Entry | None:
+    def find(self, path: str) -> CacheEntry | None:
         """Where a file's samples lie in `waves`; None where they do not, or the file has changed."""
         return self.entries.get(_key(path))
 
-    def fill(self, paths: Iterable[str], pool: Pool) -> Iterator[Flaw | None]:
+    def fill(self, paths: Iterable[str], pool: WorkerPool) -> Iterator[AudioError | None]:
         """Decode what is missing; yields each file's flaw, in order. Waits for another job that fills the same bank.
 
         A file that gives nothing is tried again the next time. Raises InputError where the disk is too small.
@@ -77,7 +81,7 @@ class Bank:
             yield from self._fill(paths, pool)
             self._refresh()
 
-    def _fill(self, paths: list[str], pool: Pool) -> Iterator[Flaw | None]:
+    def _fill(self, paths: list[str], pool: WorkerPool) -> Iterator[AudioError | None]:
         free = collections.deque([1 + max((entry.slot for entry in self.entries.values()), default=-1)])
         pending, done = collections.deque(), []
         try:
@@ -94,7 +98,7 @@ class Bank:
                     future.exception()
             self._sync(done)
 
-    def _submit(self, path: str, free: collections.deque, pool: Pool) -> tuple:
+    def _submit(self, path: str, free: collections.deque, pool: WorkerPool) -> tuple:
         key = _key(path)
         if key in self.entries:
             return path, key, self.entries[key], None
@@ -102,22 +106,22 @@ class Bank:
         if not free:
             free.append(slot + 1)
         job = (path, self.sample_rate, self.num_samples, str(self.pcm), slot * self.slot_bytes)
-        return path, key, slot, pool.submit(worker.store, *job)
+        return path, key, slot, pool.submit(worker.decode_to_file, *job)
 
-    def _take(self, path: str, key: str, place, future, free: collections.deque, done: list) -> Flaw | None:
+    def _take(self, path: str, key: str, place, future, free: collections.deque, done: list) -> AudioError | None:
         if future is None:
-            return place.flaw
+            return place.error
         try:
             flaw = future.result()
         except WorkerLost as error:
-            flaw = Flaw(path, str(error), 0.0)
-        if flaw and flaw.is_lost:
+            flaw = AudioError(path, str(error), 0.0)
+        if flaw and flaw.unusable:
             free.appendleft(place)
         else:
-            done.append((key, Entry(place, flaw)))
+            done.append((key, CacheEntry(place, flaw)))
         return flaw
 
-    def _sync(self, done: list[tuple[str, Entry]]) -> None:
+    def _sync(self, done: list[tuple[str, CacheEntry]]) -> None:
         """Samples first, then the lines that name them."""
         if not done:
             return
@@ -141,13 +145,13 @@ class Bank:
         if len(self.entries) < len(dict(self._lines())):
             files.write_text(self.journal, "\n".join(_line(key, entry) for key, entry in self.entries.items()))
 
-    def _lines(self) -> Iterator[tuple[str, Entry]]:
+    def _lines(self) -> Iterator[tuple[str, CacheEntry]]:
         if not self.journal.is_file():
             return
         for line in self.journal.read_text(encoding="utf-8", errors="replace").splitlines():
             with contextlib.suppress(ValueError, KeyError, TypeError, OverflowError, RecursionError):  # cut off
                 data = json.loads(line)
-                yield str(data["key"]), Entry(int(data["slot"]), _flaw(data["flaw"]))
+                yield str(data["key"]), CacheEntry(int(data["slot"]), _parse_error(data["error"]))
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
@@ -161,11 +165,11 @@ class Bank:
         if needed > free:
             raise InputError(
                 f"{self.folder}: the bank needs {needed / 1e9:.1f} GB more and the disk has {free / 1e9:.1f} GB left: "
-                "free some space, or begin the run without a bank (--set stream.bank=off)"
+                "free some space, or begin the run without a bank (--set loader.pcm_cache=off)"
             )
 
 
-class Resident:
+class DeviceCache:
     """Conformed tracks in a device's memory, from which windows are gathered on the device."""
 
     def __init__(self, rows: np.ndarray, num_samples: int, device: torch.device):
@@ -174,7 +178,7 @@ class Resident:
         except RuntimeError as error:  # torch says so when memory runs out, on any device
             need = 4e-9 * len(rows) * num_samples
             raise InputError(
-                f"{len(rows)} tracks need {need:.1f} GB of {device}'s memory: --set stream.bank=disk ({error})"
+                f"{len(rows)} tracks need {need:.1f} GB of {device}'s memory: --set loader.pcm_cache=disk ({error})"
             ) from None
         self._place = {row: place for place, row in enumerate(rows.tolist())}
         self._heard = np.zeros(len(rows), bool)
@@ -187,7 +191,7 @@ class Resident:
     def has(self, rows: np.ndarray) -> bool:
         return all(row in self._place for row in np.unique(rows).tolist())
 
-    def gather(self, part: Order, window_samples: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def gather(self, part: WindowIndex, window_samples: int) -> tuple[torch.Tensor, torch.Tensor]:
         """The windows of `part`, shape (B, T), on the device; and which of them were heard, (B,) bool, on the CPU."""
         places = np.array([self._place[row] for row in part.tracks.tolist()], np.int64)
         where = torch.from_numpy(np.stack([places, part.starts])).to(self._waves.device, non_blocking=True)
@@ -195,11 +199,11 @@ class Resident:
         return windows[where[0], where[1]], torch.from_numpy(self._heard[places])
 
 
-def _flaw(data: dict | None) -> Flaw | None:
-    return Flaw(str(data["path"]), str(data["reason"]), float(data["salvaged_s"])) if data else None
+def _parse_error(data: dict | None) -> AudioError | None:
+    return AudioError(str(data["path"]), str(data["reason"]), float(data["usable_s"])) if data else None
 
 
-def _line(key: str, entry: Entry) -> str:
+def _line(key: str, entry: CacheEntry) -> str:
     return json.dumps({"key": key, **asdict(entry)})
 
 

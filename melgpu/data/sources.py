@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from melgpu.audio import pyav
-from melgpu.audio.remote import is_url, suffix
+from melgpu.audio.remote import file_suffix, is_url
 from melgpu.errors import InputError
 
 AUDIO_SUFFIXES = (".mp3", ".ogg", ".oga", ".opus", ".flac", ".wav", ".aif", ".aiff", *pyav.SUFFIXES)
@@ -27,7 +27,7 @@ def is_utf8(name: str) -> bool:
 
 
 @dataclass(frozen=True)
-class Listing:
+class SourceList:
     """What a CSV or a folder says of one split, before files are looked at."""
 
     ids: list[str]
@@ -37,7 +37,7 @@ class Listing:
     lines: list[str]  # where each row comes from, for error messages
 
 
-def read_listing(source: Path, data: str | None, labelled: bool) -> Listing:
+def read_source(source: Path, data: str | None, labelled: bool) -> SourceList:
     """A CSV, or a folder: with one sub-folder a class where `labelled`, of any music otherwise.
 
     Files of a CSV are looked for below `data` (a folder or URL), then beside the CSV; URLs stay as they are. Raises
@@ -56,7 +56,7 @@ def find_audio(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: natural_key(path.as_posix()))
 
 
-def _read_folder(folder: Path, labelled: bool) -> Listing:
+def _read_folder(folder: Path, labelled: bool) -> SourceList:
     paths = find_audio(folder)
     if not paths:
         raise InputError(f"{folder}: no audio files ({' '.join(AUDIO_SUFFIXES)}) in this folder")
@@ -66,10 +66,10 @@ def _read_folder(folder: Path, labelled: bool) -> Listing:
         raise InputError(f"{folder / name}: not in a sub-folder that names its class" for name in loose)
     labels = [name.split("/")[0] if labelled else "" for name in ids]
     names = [str(path) for path in paths]
-    return Listing(ids, names, labels, [""] * len(ids), names)
+    return SourceList(ids, names, labels, [""] * len(ids), names)
 
 
-def _read_csv(source: Path, data: str | None, labelled: bool) -> Listing:
+def _read_csv(source: Path, data: str | None, labelled: bool) -> SourceList:
     try:
         with open(source, newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(file, strict=True)
@@ -79,7 +79,7 @@ def _read_csv(source: Path, data: str | None, labelled: bool) -> Listing:
     if not rows:
         raise InputError(f"{source}: the file is empty")
     columns, rows = _columns(source, rows, labelled)
-    listing, problems = Listing([], [], [], [], []), []
+    listing, problems = SourceList([], [], [], [], []), []
     for line, row in rows:
         where = f"{source}, line {line}"
         if len(row) != columns["width"]:
@@ -107,7 +107,7 @@ def _columns(source: Path, rows: list, labelled: bool) -> tuple[dict[str, int], 
     }  # the first known name wins
     if "file" in columns:
         rows = rows[1:]
-    elif suffix(first[0].strip()) in AUDIO_SUFFIXES:
+    elif file_suffix(first[0].strip()) in AUDIO_SUFFIXES:
         columns = {"file": 0, "label": 1} if len(first) > 1 else {"file": 0}
     else:
         raise InputError(

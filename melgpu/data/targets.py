@@ -20,9 +20,9 @@ class Targets:
 
     def of(self, batch: Batch, smoothing: float) -> Tensor:
         """Shares of the classes, shape (B, C), on the CPU; each row sums to its weight, 0 where nothing was heard."""
-        classes = torch.where(batch.heard, self.classes[batch.tracks], 0)
+        classes = torch.where(batch.valid, self.classes[batch.tracks], 0)
         hot = F.one_hot(classes, len(self.weights)) * (1 - smoothing) + smoothing / len(self.weights)
-        return hot * (self.weights[classes] * batch.heard)[:, None]
+        return hot * (self.weights[classes] * batch.valid)[:, None]
 
 
 def class_weights(classes: Tensor, num_classes: int) -> Tensor:

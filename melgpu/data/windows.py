@@ -13,7 +13,7 @@ from melgpu.recipe import AudioSpec, WindowSpec
 
 
 @dataclass(frozen=True)
-class Order:
+class WindowIndex:
     """Windows in the order in which they are wanted: manifest row and start in samples, each of shape (N,), int32."""
 
     tracks: np.ndarray
@@ -22,11 +22,11 @@ class Order:
     def __len__(self) -> int:
         return len(self.tracks)
 
-    def __getitem__(self, part: slice | np.ndarray) -> "Order":
-        return Order(self.tracks[part], self.starts[part])
+    def __getitem__(self, part: slice | np.ndarray) -> "WindowIndex":
+        return WindowIndex(self.tracks[part], self.starts[part])
 
 
-def samples(seconds: float, sample_rate: int) -> int:
+def to_samples(seconds: float, sample_rate: int) -> int:
     """A duration in whole samples."""
     return round(seconds * sample_rate)
 
@@ -36,49 +36,49 @@ def num_windows(track_s: float, window_s: float, hop_s: float) -> int:
     return int((track_s - window_s) / hop_s + 1e-6) + 1
 
 
-def in_order(tracks: np.ndarray, counts: np.ndarray, hop_samples: np.ndarray) -> Order:
+def regular_windows(tracks: np.ndarray, counts: np.ndarray, hop_samples: np.ndarray) -> WindowIndex:
     """The windows of each track in turn: `counts[i]` of track `tracks[i]`, `hop_samples[i]` apart."""
     first = np.cumsum(counts) - counts
     starts = np.arange(counts.sum(), dtype=np.int32) - np.repeat(first.astype(np.int32), counts)
     starts *= np.repeat(hop_samples.astype(np.int32), counts)
-    return Order(np.repeat(tracks.astype(np.int32), counts), starts)
+    return WindowIndex(np.repeat(tracks.astype(np.int32), counts), starts)
 
 
-def numbered(tracks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def unique_inverse(tracks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The different tracks, sorted, and each window's place among them: np.unique without sorting the windows."""
     seen = np.zeros(tracks.max(initial=-1) + 1, bool)
     seen[tracks] = True
     return np.flatnonzero(seen), (np.cumsum(seen, dtype=np.int32) - 1)[tracks]
 
 
-def first_uses(numbers: np.ndarray, count: int) -> np.ndarray:
+def first_occurrence(numbers: np.ndarray, count: int) -> np.ndarray:
     """Where each of `count` numbers occurs first, shape (count,)."""
     first = np.empty(count, np.int64)
     first[numbers[::-1]] = np.arange(len(numbers))[::-1]  # of repeated indices the last one stays
     return first
 
 
-def training_order(tracks: np.ndarray, labels: list[str], audio: AudioSpec, spec: WindowSpec) -> Order:
+def training_windows(tracks: np.ndarray, labels: list[str], audio: AudioSpec, spec: WindowSpec) -> WindowIndex:
     """The windows of training tracks, in order; those of `dense_classes` stand closer."""
     dense = np.array([label in spec.dense_classes for label in labels], bool)
     return _with_hops(tracks, np.where(dense, spec.dense_hop_s, spec.hop_s), audio, spec)
 
 
-def prediction_order(tracks: np.ndarray, public: np.ndarray, audio: AudioSpec, spec: WindowSpec) -> Order:
+def prediction_windows(tracks: np.ndarray, public: np.ndarray, audio: AudioSpec, spec: WindowSpec) -> WindowIndex:
     """The windows that stand for each track when it is judged; `public`, shape (N,) bool, has a hop of its own."""
     return _with_hops(tracks, np.where(public, spec.public_hop_s, spec.predict_hop_s), audio, spec)
 
 
-def _with_hops(tracks: np.ndarray, hops_s: np.ndarray, audio: AudioSpec, spec: WindowSpec) -> Order:
+def _with_hops(tracks: np.ndarray, hops_s: np.ndarray, audio: AudioSpec, spec: WindowSpec) -> WindowIndex:
     hops, which = np.unique(hops_s, return_inverse=True)
     counts = np.array([num_windows(audio.track_s, spec.window_s, hop_s) for hop_s in hops], np.int64)
-    hop_samples = np.array([samples(hop_s, audio.sample_rate) for hop_s in hops], np.int64)
-    order = in_order(np.asarray(tracks, np.int64), counts[which], hop_samples[which])
-    last = samples(audio.track_s, audio.sample_rate) - samples(spec.window_s, audio.sample_rate)
-    return Order(order.tracks, np.minimum(order.starts, last))  # hops that round up add up
+    hop_samples = np.array([to_samples(hop_s, audio.sample_rate) for hop_s in hops], np.int64)
+    order = regular_windows(np.asarray(tracks, np.int64), counts[which], hop_samples[which])
+    last = to_samples(audio.track_s, audio.sample_rate) - to_samples(spec.window_s, audio.sample_rate)
+    return WindowIndex(order.tracks, np.minimum(order.starts, last))  # hops that round up add up
 
 
-def balanced(order: Order, classes: np.ndarray, seed: int, epoch: int) -> Order:
+def class_balanced(order: WindowIndex, classes: np.ndarray, seed: int, epoch: int) -> WindowIndex:
     """As many windows drawn from `order` so that each class has the same share; `classes`, shape (N,), one a window.
 
     Systematic sampling, class by class: a window that is due 2.3 times comes twice or three times. A pure function of
@@ -91,13 +91,13 @@ def balanced(order: Order, classes: np.ndarray, seed: int, epoch: int) -> Order:
     return order[np.repeat(by_class, np.diff(passed, prepend=0))]
 
 
-def with_random_starts(order: Order, last_start: int, seed: int, epoch: int) -> Order:
+def with_random_starts(order: WindowIndex, last_start: int, seed: int, epoch: int) -> WindowIndex:
     """The same tracks, with windows that begin anywhere up to `last_start`; a pure function of (seed, epoch)."""
     starts = np.random.default_rng([seed, epoch, 2]).integers(0, last_start + 1, len(order))
-    return Order(order.tracks, starts.astype(np.int32))
+    return WindowIndex(order.tracks, starts.astype(np.int32))
 
 
-def shuffled(order: Order, shuffle_tracks: int | None, seed: int, epoch: int) -> Order:
+def shuffle(order: WindowIndex, shuffle_tracks: int | None, seed: int, epoch: int) -> WindowIndex:
     """The order of an epoch, a pure function of (seed, epoch).
 
     The p-th track of a permutation has its windows at random places between p / shuffle_tracks and one more: a chunk
@@ -107,37 +107,37 @@ def shuffled(order: Order, shuffle_tracks: int | None, seed: int, epoch: int) ->
     rng = np.random.default_rng([seed, epoch])
     place = rng.random(len(order))
     if shuffle_tracks:
-        tracks, numbers = numbered(order.tracks)
+        tracks, numbers = unique_inverse(order.tracks)
         place += (rng.permutation(len(tracks)) / shuffle_tracks)[numbers]
     return order[np.argsort(place)]
 
 
-def shared_places(order: Order, rank: int, ranks: int) -> np.ndarray:
+def shard_positions(order: WindowIndex, rank: int, ranks: int) -> np.ndarray:
     """Where in an order the windows of one of several processes stand.
 
     It takes every `ranks`-th track in the order of first use, with all its windows.
     """
-    return np.flatnonzero(_turns(order.tracks) % ranks == rank)
+    return np.flatnonzero(_track_turns(order.tracks) % ranks == rank)
 
 
-def share(order: Order, rank: int, ranks: int) -> Order:
+def shard(order: WindowIndex, rank: int, ranks: int) -> WindowIndex:
     """The windows of one of several processes, in their order."""
-    return order if ranks == 1 else order[shared_places(order, rank, ranks)]
+    return order if ranks == 1 else order[shard_positions(order, rank, ranks)]
 
 
-def _turns(tracks: np.ndarray) -> np.ndarray:
+def _track_turns(tracks: np.ndarray) -> np.ndarray:
     """For each window, the how-manieth different track its own is, shape (N,)."""
-    rows, numbers = numbered(tracks)
-    return np.argsort(np.argsort(first_uses(numbers, len(rows))))[numbers]
+    rows, numbers = unique_inverse(tracks)
+    return np.argsort(np.argsort(first_occurrence(numbers, len(rows))))[numbers]
 
 
-def whole_batches(order: Order, batch_size: int, rank: int = 0, ranks: int = 1) -> Order:
+def drop_last(order: WindowIndex, batch_size: int, rank: int = 0, ranks: int = 1) -> WindowIndex:
     """One process's share in whole batches, as many of them for every rank.
 
     An incomplete last batch would have poor batch-norm statistics; an order too small for one stays as it is. Raises
     InputError where there are fewer tracks than ranks.
     """
-    least = len(order) if ranks == 1 else int(np.bincount(_turns(order.tracks) % ranks, minlength=ranks).min())
+    least = len(order) if ranks == 1 else int(np.bincount(_track_turns(order.tracks) % ranks, minlength=ranks).min())
     if not least:
         raise InputError(f"{len(order)} windows are of fewer than {ranks} tracks: not every process has one")
-    return share(order, rank, ranks)[: least // batch_size * batch_size or least]
+    return shard(order, rank, ranks)[: least // batch_size * batch_size or least]

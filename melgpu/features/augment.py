@@ -9,7 +9,7 @@ from torch import Tensor
 
 from melgpu.recipe import AugmentSpec
 
-DARKEST = 0.0
+MASK_VALUE = 0.0
 
 
 def augment(images: Tensor, spec: AugmentSpec) -> Tensor:
@@ -21,20 +21,20 @@ def augment(images: Tensor, spec: AugmentSpec) -> Tensor:
     single = _without_replicas(images)
     changed = torch.where(draws < spec.flip_probability, single.flip(-1), single)
     if spec.num_masks:
-        changed = _masked(changed, spec.num_masks, round(spec.max_mask * images.shape[-1]))
+        changed = _mask_stripes(changed, spec.num_masks, round(spec.max_mask * images.shape[-1]))
     return changed.expand_as(images)
 
 
-def _masked(images: Tensor, num_masks: int, max_pixels: int) -> Tensor:
+def _mask_stripes(images: Tensor, num_masks: int, max_pixels: int) -> Tensor:
     """The same stripes in all channels of an image."""
     keep = images.new_ones(len(images), 1, *images.shape[2:])
     for _ in range(num_masks):
         for axis in (2, 3):
-            keep = torchaudio.functional.mask_along_axis_iid(keep, max_pixels, DARKEST, axis)
+            keep = torchaudio.functional.mask_along_axis_iid(keep, max_pixels, MASK_VALUE, axis)
     return images * keep
 
 
-def mixed(images: Tensor, targets: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
+def mixup(images: Tensor, targets: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
     """Images (B, 3, S, S) on the device and targets (B, C) on the CPU, each mixed with a random other of the batch.
 
     Source: Zhang et al., "mixup: Beyond Empirical Risk Minimization" (2018), with a share for each pair.
@@ -47,7 +47,7 @@ def mixed(images: Tensor, targets: Tensor, alpha: float) -> tuple[Tensor, Tensor
     return torch.lerp(others, single, weights).expand_as(images), torch.lerp(targets[partners], targets, shares)
 
 
-def mirrored(images: Tensor) -> Tensor:
+def flip_time(images: Tensor) -> Tensor:
     """Images, shape (B, 3, S, S), with time reversed."""
     return _without_replicas(images).flip(-1).expand_as(images)
 

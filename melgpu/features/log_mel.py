@@ -37,35 +37,37 @@ class LogMel(nn.Module):
     geometry leaves mel bands without a bin.
     """
 
-    def __init__(self, spec: MelSpec, sample_rate: int, at_once: int = 0):
+    def __init__(self, spec: MelSpec, sample_rate: int, chunk_size: int = 0):
         """`at_once` windows go through at a time; 0 takes CPU_BATCH on a CPU and all on a GPU."""
         super().__init__()
-        self.spec, self.at_once = spec, at_once
+        self.spec, self.chunk_size = spec, chunk_size
         self._adds_floor = spec.trainable == "fourier"
         shares = (1, 2, 4) if spec.channels == "resolutions" else (1,)
         self.mels = nn.ModuleList(_mel_spectrogram(spec, sample_rate, spec.n_fft // share) for share in shares)
-        bank = self.mels[0].mel_basis.detach()  # (M, F)
-        if not bool(bank.any(1).all()):
+        mel_basis = self.mels[0].mel_basis.detach()  # (M, F)
+        if not bool(mel_basis.any(1).all()):
             raise InputError(
-                f"mel.n_mels = {spec.n_mels}: {int((~bank.any(1)).sum())} mel bands contain no bin of an FFT of "
+                f"mel.n_mels = {spec.n_mels}: {int((~mel_basis.any(1)).sum())} mel bands contain no bin of an FFT of "
                 f"{spec.n_fft} at {sample_rate} Hz; use fewer bands or a larger mel.n_fft"
             )
         with warnings.catch_warnings(action="ignore"):  # torch calls its CSR tensors beta, and cannot copy them
             dense = spec.engine == "nnaudio"
-            self.register_buffer("bank", bank.clone() if dense else bank.to_sparse_csr(), persistent=False)
+            self.register_buffer(
+                "mel_basis", mel_basis.clone() if dense else mel_basis.to_sparse_csr(), persistent=False
+            )
         if spec.channels == "viridis":
             self.register_buffer("colours", _viridis(), persistent=False)
         if spec.channels == "mfcc":
             self.register_buffer("dct", _liftered_dct(spec.n_mels), persistent=False)
         if spec.engine == "fused":
-            self._prepare_fused(bank)
+            self._prepare_fused(mel_basis)
 
     def forward(self, waves: Tensor) -> Tensor:
         """Pictures, shape (B, 3, S, S), float32; with grey channels, three views of one."""
         learns = torch.is_grad_enabled() and self.spec.trainable != "none"
-        at_once = self.at_once or (CPU_BATCH if waves.device.type == "cpu" else len(waves))
+        chunk_size = self.chunk_size or (CPU_BATCH if waves.device.type == "cpu" else len(waves))
         with torch.set_grad_enabled(learns), torch.autocast(waves.device.type, enabled=False), _ieee_float32():
-            pictures = [self._pictures(part) for part in waves.float().split(at_once)]
+            pictures = [self._pictures(part) for part in waves.float().split(chunk_size)]
         return (pictures[0] if len(pictures) == 1 else torch.cat(pictures)).expand(-1, 3, -1, -1)
 
     def _pictures(self, waves: Tensor) -> Tensor:
@@ -85,14 +87,14 @@ class LogMel(nn.Module):
 
         `which` picks the resolution: 0 for a window of n_fft, 1 and 2 for a half and a quarter of it.
         """
-        return self.level(self.power(waves, which))
+        return self.power_to_db(self.power(waves, which))
 
     def exact_decibels(self, waves: Tensor) -> Tensor:
         """`decibels` as `forward` computes them: IEEE float32, without autocast."""
         with torch.no_grad(), torch.autocast(waves.device.type, enabled=False), _ieee_float32():
             return self.decibels(waves.float())
 
-    def level(self, power: Tensor) -> Tensor:
+    def power_to_db(self, power: Tensor) -> Tensor:
         """Power (B, M, N) in dB re each window's maximum."""
         peak = power.amax((-2, -1), keepdim=True)
         reference = peak.clamp(min=AMIN).log10().masked_fill(~peak.isfinite(), torch.nan)
@@ -125,15 +127,15 @@ class LogMel(nn.Module):
     def _power_fft(self, waves: Tensor, which: int) -> Tensor:
         def of_one(wave: Tensor) -> Tensor:  # one at a time stays in the cache
             spectra = self._spectra(wave, which)
-            return torch.sparse.mm(self.bank, spectra.real.square() + spectra.imag.square())
+            return torch.sparse.mm(self.mel_basis, spectra.real.square() + spectra.imag.square())
 
         return torch.stack([of_one(wave) for wave in waves])
 
-    def _prepare_fused(self, bank: Tensor) -> None:
+    def _prepare_fused(self, mel_basis: Tensor) -> None:
         from melgpu.features import triton_kernels  # needs Triton
 
         self.kernels = triton_kernels
-        first_bin, band_weights = triton_kernels.banded(bank)
+        first_bin, band_weights = triton_kernels.banded(mel_basis)
         self.register_buffer("first_bin", first_bin, persistent=False)
         self.register_buffer("band_weights", band_weights, persistent=False)
 
@@ -161,7 +163,7 @@ class LogMel(nn.Module):
     def draw(self, decibels: Tensor) -> Tensor:
         """dB (B, C, M, N) to pictures (B, C, S, S) in [0, 1]."""
         if self.spec.range == "window":
-            return self._fit(_stretched(decibels).flip(-2))
+            return self._fit(_scale_to_range(decibels).flip(-2))
         return self._fit((decibels / self.spec.top_db + 1).flip(-2))
 
     def _fit(self, pictures: Tensor) -> Tensor:
@@ -179,7 +181,7 @@ class LogMel(nn.Module):
         """Pictures (B, 1, S, S) of the MFCC, stretched to their own range, and of the slope, grey where flat."""
         mfcc = (decibels.mT @ self.dct).mT.unsqueeze(1)
         slope = compute_deltas(decibels, win_length=9).unsqueeze(1) / (2 * DELTA_DB) + 0.5
-        return self._fit(_stretched(mfcc).flip(-2)), self._fit(slope.clamp(0, 1).flip(-2))
+        return self._fit(_scale_to_range(mfcc).flip(-2)), self._fit(slope.clamp(0, 1).flip(-2))
 
 
 def _mel_spectrogram(spec: MelSpec, sample_rate: int, win_length: int) -> MelSpectrogram:
@@ -209,7 +211,7 @@ def _liftered_dct(n_mels: int) -> Tensor:
     return (create_dct(NUM_MFCC + 1, n_mels, "ortho") * lift)[:, 1:]
 
 
-def _stretched(values: Tensor) -> Tensor:
+def _scale_to_range(values: Tensor) -> Tensor:
     """Each window's channel (last two axes) scaled to [0, 1]; a flat one is 0."""
     low, high = values.amin((-2, -1), keepdim=True), values.amax((-2, -1), keepdim=True)
     return (values - low) / (high - low).clamp(min=1e-6)

@@ -32,12 +32,12 @@ def reference_decibels(front_end: LogMel, wave: torch.Tensor) -> torch.Tensor:
     window = torch.hann_window(spec.n_fft, dtype=torch.float64)
     wave = wave.double().cpu()
     spectra = torch.stft(wave, spec.n_fft, spec.hop_length, window=window, pad_mode="constant", return_complex=True)
-    power = front_end.bank.to_dense().double().cpu() @ spectra.abs().square()
+    power = front_end.mel_basis.to_dense().double().cpu() @ spectra.abs().square()
     return (10 * (power.clamp(min=AMIN) / power.max().clamp(min=AMIN)).log10()).clamp(min=-spec.top_db)
 
 
 @torch.no_grad()
-def figures(front_end: LogMel, sample_rate: int, device: torch.device) -> dict:
+def measure_parity(front_end: LogMel, sample_rate: int, device: torch.device) -> dict:
     """Largest and mean error in dB on this device, the engine, and the probe's picture (JSON data)."""
     wave = probe_wave(sample_rate)
     expected = reference_decibels(front_end, wave)
@@ -57,7 +57,7 @@ def figures(front_end: LogMel, sample_rate: int, device: torch.device) -> dict:
     }
 
 
-def refuse_inexact(found: dict) -> None:
+def check_parity(found: dict) -> None:
     """Raise InputError where figures miss the gate."""
     if not (found["max_db"] <= MAX_DB and found["mean_db"] <= MEAN_DB):
         raise InputError(
@@ -66,7 +66,7 @@ def refuse_inexact(found: dict) -> None:
         )
 
 
-def refuse_other(found: dict, trained_with: dict, name: str) -> None:
+def check_same_pictures(found: dict, trained_with: dict, name: str) -> None:
     """Raise InputError where a front end draws other pictures than the one that a checkpoint was trained with."""
     pairs = list(zip(found["picture"], trained_with["picture"], strict=False))
     worst = max((abs(now - then) for now, then in pairs), default=1.0)

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from melgpu import files
-from melgpu.errors import InputError, brief
+from melgpu.errors import InputError, one_line
 
 FORMAT = "melgpu 1"
 MOST_SAID = 2**21  # characters of JSON; a network says 10,000 of itself
@@ -23,10 +23,10 @@ class CheckpointError(InputError):
     """A checkpoint that cannot be used; the message names it and the reason."""
 
 
-def save(path: Path, tensors: dict[str, torch.Tensor], about: dict) -> None:
+def save(path: Path, tensors: dict[str, torch.Tensor], metadata: dict) -> None:
     """Write tensors and what they are (JSON data), whole or not at all. Raises OSError."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    text = json.dumps(about)
+    text = json.dumps(metadata)
     header = {FORMAT: f"{_hash(tensors, text)} {text}"}  # of several keys safetensors shuffles the order
     with files.atomic_write(path) as temporary:
         try:
@@ -44,20 +44,20 @@ def load(path: Path) -> tuple[dict[str, torch.Tensor], dict]:
             if FORMAT not in header:
                 raise CheckpointError(f"{path}: a safetensors file, but not one of melgpu's")
             written, _, text = header[FORMAT].partition(" ")
-            about = _about(text)
+            metadata = _about(text)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             if written != _hash(tensors, text):
                 raise ValueError("its content is not what was written")
-            return tensors, about
+            return tensors, metadata
     except CheckpointError:
         raise
     except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:  # RuntimeError: nested too deeply
-        raise CheckpointError(f"{path}: damaged or no checkpoint ({brief(error)})") from None
+        raise CheckpointError(f"{path}: damaged or no checkpoint ({one_line(error)})") from None
 
 
-def _hash(tensors: dict[str, torch.Tensor], about: str) -> str:
+def _hash(tensors: dict[str, torch.Tensor], metadata: str) -> str:
     """Of all that a checkpoint holds; finds damage that the file's form does not show."""
-    found = hashlib.sha256(about.encode())
+    found = hashlib.sha256(metadata.encode())
     for name, tensor in sorted(tensors.items()):
         found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         found.update(tensor.reshape(-1).view(torch.uint8).numpy())
@@ -67,10 +67,10 @@ def _hash(tensors: dict[str, torch.Tensor], about: str) -> str:
 def _about(text: str) -> dict:
     if len(text) > MOST_SAID:
         raise ValueError(f"it says {len(text)} characters of itself")
-    about = json.loads(text)
-    if not isinstance(about, dict):
+    metadata = json.loads(text)
+    if not isinstance(metadata, dict):
         raise ValueError("what it says of itself is no table")
-    return about
+    return metadata
 
 
 def load_into(module: torch.nn.Module, tensors: dict[str, torch.Tensor], path: Path, assign: bool = False) -> None:
@@ -85,7 +85,7 @@ def load_into(module: torch.nn.Module, tensors: dict[str, torch.Tensor], path: P
     try:
         module.load_state_dict(tensors, assign=assign)
     except RuntimeError as error:
-        raise CheckpointError(f"{misfit} ({brief(error)})") from None
+        raise CheckpointError(f"{misfit} ({one_line(error)})") from None
     for name, value in tensors.items():
         if not value.isfinite().all():
             raise CheckpointError(f"{path}: {name} holds what is no number")

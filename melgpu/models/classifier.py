@@ -16,11 +16,10 @@ from timm.models import group_parameters
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
-from melgpu import recipe
-from melgpu.errors import InputError, brief
+from melgpu.errors import InputError, one_line
 from melgpu.features.log_mel import LogMel
 from melgpu.models import checkpoint, schema
-from melgpu.recipe import Recipe
+from melgpu.recipe import Recipe, validate_recipe
 
 NATURAL_MEAN, NATURAL_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's pictures
 WEIGHT_FILES = ("{}.safetensors", "{}/model.safetensors", "{}.pth", "{}/pytorch_model.bin")
@@ -66,7 +65,7 @@ def try_out(name: str, settings: Recipe) -> None:
         with torch.inference_mode():
             Classifier(name, 2, settings).eval()(torch.zeros(1, 3, size, size))
     except Exception as error:  # each network has its own ways to be unfit
-        raise InputError(f"{name}: this network cannot be used here ({brief(error)})") from None
+        raise InputError(f"{name}: this network cannot be used here ({one_line(error)})") from None
 
 
 class Classifier(nn.Module):
@@ -176,32 +175,34 @@ def find_weights(name: str, folder: Path) -> Path:
 
 def load(path: Path) -> tuple[Classifier, dict]:
     """A trained network from its checkpoint, and what the checkpoint says of it. Raises CheckpointError."""
-    tensors, about = checkpoint.load(path)
-    schema.check(schema.Network, about, path)
-    settings = recipe.validate(about["recipe"], f"of {path}")
+    tensors, metadata = checkpoint.load(path)
+    schema.check(schema.Network, metadata, path)
+    settings = validate_recipe(metadata["recipe"], f"of {path}")
     try:
-        model = Classifier(about["backbone"], len(about["class_names"]), settings)
+        model = Classifier(metadata["backbone"], len(metadata["class_names"]), settings)
     except (InputError, RuntimeError, AssertionError) as error:
-        raise checkpoint.CheckpointError(f"{path}: no such network can be built ({brief(error)})") from None
+        raise checkpoint.CheckpointError(f"{path}: no such network can be built ({one_line(error)})") from None
     checkpoint.load_into(model, tensors, path)
-    return model, about
+    return model, metadata
 
 
-def parameter_groups(model: Classifier, head_only: bool, weight_decay: float, first_layer_share: float) -> list[dict]:
+def parameter_groups(
+    model: Classifier, head_only: bool, weight_decay: float, first_layer_lr_scale: float
+) -> list[dict]:
     """Parameter groups for AdamW, the head's last; biases and norms do not decay.
 
-    `share` of the learning rate: 1 for the head, `first_layer_share` for the body's first layers, those between on a
+    `share` of the learning rate: 1 for the head, `first_layer_lr_scale` for the body's first layers, those between on a
     geometric scale. Source: Howard and Ruder, "Universal Language Model Fine-tuning" (2018), section 3.2.
     """
     if head_only:
         return _decaying(model.head.parameters(), weight_decay, 1.0)
-    if first_layer_share == 1:
+    if first_layer_lr_scale == 1:
         return _decaying(model.parameters(), weight_decay, 1.0)
     layers = group_parameters(model.body, model.body.group_matcher(coarse=True), reverse=True)
     groups = []
     for layer in range(depth := max(layers.values()) + 1):
         own = [parameter for name, parameter in model.body.named_parameters() if layers[name] == layer]
-        groups += _decaying(own, weight_decay, first_layer_share ** (1 - layer / depth))
+        groups += _decaying(own, weight_decay, first_layer_lr_scale ** (1 - layer / depth))
     rest = [parameter for name, parameter in model.named_parameters() if not name.startswith("body.")]
     return groups + _decaying(rest, weight_decay, 1.0)
 

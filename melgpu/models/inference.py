@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from melgpu.data.batch import Batch
 from melgpu.errors import InputError
-from melgpu.features.augment import mirrored
+from melgpu.features.augment import flip_time
 
 
 @torch.inference_mode()
@@ -74,7 +74,7 @@ def _views_of(models: Sequence[nn.Module], features: nn.Module, batch: Batch, fl
 
 
 def _views(pictures: Tensor, flip: bool) -> list[Tensor]:
-    return [pictures, mirrored(pictures)] if flip else [pictures]
+    return [pictures, flip_time(pictures)] if flip else [pictures]
 
 
 def _probs(model: nn.Module, views: list[Tensor], bfloat16: bool, parts: int) -> Tensor | None:

@@ -19,9 +19,9 @@ from pydantic import (
 )
 
 from melgpu import files
-from melgpu.errors import InputError, brief
+from melgpu.errors import InputError, one_line
 from melgpu.models.checkpoint import CheckpointError
-from melgpu.recipe import BackboneName, Count, Positive, Share, Stacker
+from melgpu.recipe import BackboneName, Count, Fraction, Positive, Stacker
 
 Number = Annotated[int, Field(ge=0)]
 
@@ -97,7 +97,7 @@ class StackShape(Claim):
     num_models: Annotated[int, Field(ge=1, le=1000)]
     num_classes: Annotated[int, Field(ge=1, le=10_000)]
     weights: Annotated[dict[Stacker, Positive], Field(min_length=1)]
-    fitted_weights: Annotated[list[dict[Stacker, Share]], FailFast(), Field(min_length=1, max_length=1000)]
+    fitted_weights: Annotated[list[dict[Stacker, Fraction]], FailFast(), Field(min_length=1, max_length=1000)]
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -157,10 +157,10 @@ class State(Claim):
     training: Training
 
 
-def check(kind: type[Claim], about: dict, path: Path) -> None:
+def check(kind: type[Claim], metadata: dict, path: Path) -> None:
     """Raise CheckpointError where what the file at `path` says of itself is not what its kind says."""
     try:
-        kind.model_validate(about)
+        kind.model_validate(metadata)
     except ValidationError as error:
         raise CheckpointError(f"{path}: a checkpoint, but not {kind.what} ({_first(error)})") from None
 
@@ -172,10 +172,10 @@ def read_json(kind: type[BaseModel], path: Path) -> dict:
     except ValidationError as error:
         raise InputError(f"{path}: {_first(error)}") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: {brief(error)}") from None
+        raise InputError(f"{path}: {one_line(error)}") from None
 
 
 def _first(error: ValidationError) -> str:
     first = error.errors(include_input=False, include_url=False)[0]
     where, reason = ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")
-    return brief(ValueError(f"{where}: {reason}" if where else reason))
+    return one_line(ValueError(f"{where}: {reason}" if where else reason))

@@ -8,11 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from melgpu import recipe
 from melgpu.errors import InputError
 from melgpu.models import checkpoint, classifier
 from melgpu.models.classifier import Classifier
-from melgpu.recipe import Recipe
+from melgpu.recipe import Recipe, validate_recipe
 from melgpu.runs.run import Job, Run
 from melgpu.stacking.stack import MEAN, Stack, final_predictor, fold_groups, load_stack
 
@@ -37,7 +36,7 @@ class Ensemble:
             return probs.mean(axis=0)
         answers = []
         for fold, stack in ((fold, stack) for folds, stack in self.stacks.items() for fold in folds):
-            members = [k for k, (_, about) in enumerate(self.networks) if about["fold"] == fold]
+            members = [k for k, (_, metadata) in enumerate(self.networks) if metadata["fold"] == fold]
             answers.append(stack.predict(probs[members].swapaxes(0, 1))[self.answer])
         return np.mean(answers, axis=0)
 
@@ -54,7 +53,7 @@ def load(run: Run) -> Ensemble:
     groups = fold_groups(stacking_spec.protocol, spec.folds) if stacked else []
     stacks = {folds: _load_stack(run, number, folds) for folds in groups}
     answer = final_predictor(stacking_spec.answer, len(spec.blend))
-    settings = recipe.validate(networks[0][1]["recipe"], f"of {run.checkpoint(jobs[0])}")
+    settings = validate_recipe(networks[0][1]["recipe"], f"of {run.checkpoint(jobs[0])}")
     digests = [checkpoint.digest(run.checkpoint(job)) for job in jobs]
     return Ensemble(networks, digests, stacks, answer, run.class_names, settings)
 
@@ -63,9 +62,9 @@ def load_networks(run: Run, jobs: list[Job]) -> list[tuple[Classifier, dict]]:
     """The networks of these very jobs, with what their checkpoints say of them. Raises InputError."""
     loaded = [classifier.load(run.checkpoint(job)) for job in jobs]
     problems = []
-    for job, (_, about) in zip(jobs, loaded, strict=True):
+    for job, (_, metadata) in zip(jobs, loaded, strict=True):
         wanted = asdict(job) | {"pseudo": run.pseudo_digest(job.round)}
-        problems += _differences(run, run.checkpoint(job), about, wanted)
+        problems += _differences(run, run.checkpoint(job), metadata, wanted)
     if problems:
         raise InputError(problems)
     return loaded
@@ -73,9 +72,9 @@ def load_networks(run: Run, jobs: list[Job]) -> list[tuple[Classifier, dict]]:
 
 def _load_stack(run: Run, number: int, folds: tuple[int, ...]) -> Stack:
     path, spec = run.stack_path(number, folds), run.spec(number)
-    stack, about = load_stack(path)
+    stack, metadata = load_stack(path)
     wanted = {"round": number, "folds": list(folds), "models": list(spec.backbones)}
-    problems = _differences(run, path, about, wanted | {"pseudo": run.pseudo_digest(number)})
+    problems = _differences(run, path, metadata, wanted | {"pseudo": run.pseudo_digest(number)})
     if (stack.num_models, stack.num_classes) != (len(spec.backbones), len(run.class_names)):
         problems.append(f"{path}: stacks other numbers of networks and classes")
     if stack.weights != spec.blend:
@@ -85,7 +84,7 @@ def _load_stack(run: Run, number: int, folds: tuple[int, ...]) -> Stack:
     return stack
 
 
-def _differences(run: Run, path: Path, about: dict, wanted: dict) -> list[str]:
+def _differences(run: Run, path: Path, metadata: dict, wanted: dict) -> list[str]:
     """What a checkpoint says of itself that its place in the run does not."""
     wanted = wanted | {"class_names": run.class_names, "digest": run.recipe.digest()}
-    return [f"{path}: of another {key} than its run's" for key in wanted if about.get(key) != wanted[key]]
+    return [f"{path}: of another {key} than its run's" for key in wanted if metadata.get(key) != wanted[key]]

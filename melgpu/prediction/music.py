@@ -12,10 +12,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from melgpu import console, files
-from melgpu.audio.quarantine import Flaw
+from melgpu.audio.quarantine import AudioError
 from melgpu.audio.remote import is_url
 from melgpu.console import Tracker
-from melgpu.data.loader import Stream
+from melgpu.data.loader import WindowLoader
 from melgpu.data.sources import AUDIO_SUFFIXES, find_audio, is_utf8
 from melgpu.errors import InputError
 from melgpu.prediction import ensemble, predictor, timeline_plot
@@ -34,18 +34,18 @@ def predict_files(run: Run, music: list[str], out: Path | None, device: torch.de
         refuse_foreign(out)
     judges = ensemble.load(run)
     paths, problems = find_music(music)
-    guarded = {"bank": "off", "on_error": "quarantine", "max_broken_share": 1.0}
-    spec = run.recipe.stream.model_copy(update=guarded)
-    settings = judges.recipe.model_copy(update={"stream": spec, "machine": run.recipe.machine})
-    with Stream(paths, settings.audio, settings.stream, device) as loader:
+    guarded = {"pcm_cache": "off", "on_error": "quarantine", "max_error_fraction": 1.0}
+    spec = run.recipe.loader.model_copy(update=guarded)
+    settings = judges.recipe.model_copy(update={"loader": spec, "machine": run.recipe.machine})
+    with WindowLoader(paths, settings.audio, settings.loader, device) as loader:
         if paths:
             probs, lost = predictor.track_probs(judges, settings, loader, out)
-    problems += [str(flaw) for flaw in loader.flaws.values()]
+    problems += [str(flaw) for flaw in loader.errors.values()]
     if not paths or lost.all():
         raise InputError(problems)
     console.show(answer_table(paths, probs, judges.class_names, lost))
     if out:
-        write_answers(out, paths, probs, judges.class_names, loader.flaws)
+        write_answers(out, paths, probs, judges.class_names, loader.errors)
         predictor.journal_path(out).unlink(missing_ok=True)
         console.say(f"Probabilities of all classes: {out}")
     for problem in problems:
@@ -63,7 +63,7 @@ def write_timelines(run: Run, music: list[str], folder: Path, device: torch.devi
     settings = judges.recipe.model_copy(update={"machine": run.recipe.machine})
     listeners = Listeners(judges.networks, settings, device)
     audio, spec = judges.recipe.audio, judges.recipe.windows
-    batch_size = run.recipe.stream.predict_batch_size
+    batch_size = run.recipe.loader.predict_batch_size
     folder.mkdir(parents=True, exist_ok=True)  # an error now rather than after hours
     expected = [expected_windows(path, audio, spec) for path in paths]
     written = []
@@ -75,8 +75,8 @@ def write_timelines(run: Run, music: list[str], folder: Path, device: torch.devi
             if write_timeline(timeline, judges, listeners, batch_size, folder / name, tracker):
                 written.append(f"{path}: {folder / name}.csv and .png")
             tracker.skip(before + count - tracker.done)  # a header may be wrong about the length
-            if timeline.flaw:
-                problems.append(timeline.flaw)
+            if timeline.error:
+                problems.append(timeline.error)
     if not written:
         raise InputError(problems)
     for line in written:
@@ -136,18 +136,18 @@ def refuse_foreign(out: Path) -> None:
         raise InputError(f"--out {out}: a folder; name a file in it")
     if out.exists():
         with files.read_csv(out, "an earlier result of this script, which alone --out may replace") as (header, _):
-            if (header[:1], header[-1:]) != (["file"], ["flaw"]):
+            if (header[:1], header[-1:]) != (["file"], ["error"]):
                 raise ValueError(f"its columns are {', '.join(header)}")
 
 
 def write_answers(
-    out: Path, paths: Sequence[str], probs: np.ndarray, class_names: Sequence[str], flaws: Mapping[str, Flaw]
+    out: Path, paths: Sequence[str], probs: np.ndarray, class_names: Sequence[str], flaws: Mapping[str, AudioError]
 ) -> None:
     """Probabilities of all classes, (N, C), one row a file; empty cells for one that gave nothing."""
     rows = (_answer(path, own, flaws.get(path)) for path, own in zip(paths, probs, strict=True))
-    files.write_csv(out, ["file", *class_names, "flaw"], rows)
+    files.write_csv(out, ["file", *class_names, "error"], rows)
 
 
-def _answer(path: str, probs: np.ndarray, flaw: Flaw | None) -> list[str]:
-    cells = [""] * len(probs) if flaw and flaw.is_lost else [f"{p:.6f}" for p in probs]
+def _answer(path: str, probs: np.ndarray, flaw: AudioError | None) -> list[str]:
+    cells = [""] * len(probs) if flaw and flaw.unusable else [f"{p:.6f}" for p in probs]
     return [path, *cells, flaw.reason if flaw else ""]

@@ -16,8 +16,8 @@ from melgpu import console
 from melgpu.audio.remote import is_url
 from melgpu.data import windows
 from melgpu.data.batch import Batch
-from melgpu.data.loader import Stream
-from melgpu.data.windows import Order
+from melgpu.data.loader import WindowLoader
+from melgpu.data.windows import WindowIndex
 from melgpu.features import parity
 from melgpu.features.log_mel import LogMel
 from melgpu.models import classifier, inference
@@ -34,9 +34,11 @@ class Listeners:
         """From networks and what their checkpoints say. Raises InputError where one was trained on other pictures."""
         machine = settings.machine
         self._features = LogMel(settings.mel, settings.audio.sample_rate, machine.feature_batch).to(device)
-        front_end = parity.figures(self._features, settings.audio.sample_rate, device)
-        for about in (about for model, about in networks if model.front_end is None):
-            parity.refuse_other(front_end, about["front_end"], f"{about['backbone']}, fold {about['fold']}")
+        front_end = parity.measure_parity(self._features, settings.audio.sample_rate, device)
+        for metadata in (metadata for model, metadata in networks if model.front_end is None):
+            parity.check_same_pictures(
+                front_end, metadata["front_end"], f"{metadata['backbone']}, fold {metadata['fold']}"
+            )
         self._flip = settings.predict.flip
         self._bfloat16 = classifier.use_bfloat16(settings.optim.precision, device)
         self._models = [model.to(device).lay_out(machine.channels_last) for model, _ in networks]
@@ -49,8 +51,8 @@ class Listeners:
 def listen(
     networks: list[tuple[Classifier, dict]],
     settings: Recipe,
-    stream: Stream,
-    order: Order,
+    stream: WindowLoader,
+    order: WindowIndex,
     journal: Journal,
     title: str,
 ) -> Iterator[tuple[slice, Answers]]:
@@ -58,48 +60,55 @@ def listen(
 
     A batch with windows that were not heard is tried again: its file may be well by now.
     """
-    size, todo = settings.stream.predict_batch_size, np.arange(len(order))
+    size, todo = settings.loader.predict_batch_size, np.arange(len(order))
     with console.progress(title, len(order), "windows") as tracker:
         for answers in journal.kept():
-            for flaw in (flaw for flaw in answers.flaws if not flaw.is_lost):
-                stream.judge(flaw)
-            if answers.heard.all():
-                todo = todo[(todo < answers.place) | (todo >= answers.place + len(answers.heard))]
+            for flaw in (flaw for flaw in answers.errors if not flaw.unusable):
+                stream.report_error(flaw)
+            if answers.valid.all():
+                todo = todo[(todo < answers.place) | (todo >= answers.place + len(answers.valid))]
                 yield _part(answers), answers
         tracker.skip(len(order) - len(todo))
         if len(todo) == 0:
             return
-        listeners, known, places = Listeners(networks, settings, stream.device), set(stream.flaws), iter(todo[::size])
-        window_samples = windows.samples(settings.windows.window_s, settings.audio.sample_rate)
+        listeners, known, places = Listeners(networks, settings, stream.device), set(stream.errors), iter(todo[::size])
+        window_samples = windows.to_samples(settings.windows.window_s, settings.audio.sample_rate)
         for batch, probs in listeners.probs(stream.batches(order[todo], window_samples, size)):
-            new = [flaw for path, flaw in list(stream.flaws.items()) if path not in known]
+            new = [flaw for path, flaw in list(stream.errors.items()) if path not in known]
             known |= {flaw.path for flaw in new}
-            answers = Answers(int(next(places)), probs.numpy(), batch.heard.numpy(), new)
+            answers = Answers(int(next(places)), probs.numpy(), batch.valid.numpy(), new)
             journal.add(answers)
             yield _part(answers), answers
-            tracker.advance(len(batch.heard))
+            tracker.advance(len(batch.valid))
 
 
 def _part(answers: Answers) -> slice:
-    return slice(answers.place, answers.place + len(answers.heard))
+    return slice(answers.place, answers.place + len(answers.valid))
 
 
-def track_probs(judges: Ensemble, settings: Recipe, stream: Stream, out: Path | None) -> tuple[np.ndarray, np.ndarray]:
+def track_probs(
+    judges: Ensemble, settings: Recipe, stream: WindowLoader, out: Path | None
+) -> tuple[np.ndarray, np.ndarray]:
     """The judges' probabilities for each file of a stream, shape (N, C), and which files gave nothing, shape (N,).
 
     With `out`, what is known is kept beside it (`journal_path`) until the caller has written it.
     """
     num_files = len(stream.paths)
-    order = windows.prediction_order(np.arange(num_files), np.zeros(num_files, bool), settings.audio, settings.windows)
-    about = {"networks": judges.digests, "batch": settings.stream.predict_batch_size}
-    about["files"] = [_stamp(path) for path in stream.paths]
+    order = windows.prediction_windows(
+        np.arange(num_files), np.zeros(num_files, bool), settings.audio, settings.windows
+    )
+    metadata = {"networks": judges.digests, "batch": settings.loader.predict_batch_size}
+    metadata["files"] = [_stamp(path) for path in stream.paths]
     sums = np.zeros((num_files, len(judges.networks), len(judges.class_names)))
     heard = np.zeros(num_files, bool)
     title = f"{len(judges.networks)} networks listen to {num_files} files"
-    with tempfile.TemporaryDirectory() as folder, Journal(journal_path(out or Path(folder) / "out"), about) as journal:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Journal(journal_path(out or Path(folder) / "out"), metadata) as journal,
+    ):
         for part, answers in listen(judges.networks, settings, stream, order, journal, title):
             np.add.at(sums, order.tracks[part], answers.probs.swapaxes(0, 1))
-            heard[order.tracks[part][answers.heard]] = True
+            heard[order.tracks[part][answers.valid]] = True
     return judges.combine((sums * num_files / len(order)).swapaxes(0, 1)), ~heard
 
 

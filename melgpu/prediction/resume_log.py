@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from melgpu.audio.quarantine import Flaw
+from melgpu.audio.quarantine import AudioError
 from melgpu.errors import InputError
 
 HEADER = struct.Struct("<QI")
@@ -32,14 +32,14 @@ class Answers:
 
     place: int
     probs: np.ndarray
-    heard: np.ndarray
-    flaws: Sequence[Flaw] = ()
+    valid: np.ndarray
+    errors: Sequence[AudioError] = ()
 
 
 class Journal(contextlib.AbstractContextManager):
     """A file of answers in the order of their batches; held by one process at a time."""
 
-    def __init__(self, path: Path, about: dict):
+    def __init__(self, path: Path, metadata: dict):
         """`about`, JSON data, is all that the answers depend on. Raises InputError where another process is at it."""
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
@@ -49,28 +49,28 @@ class Journal(contextlib.AbstractContextManager):
         except BlockingIOError:
             self._file.close()
             raise InputError(f"{path}: another process is predicting this") from None
-        if self._frame() != json.dumps(about).encode():
+        if self._frame() != json.dumps(metadata).encode():
             self._file.seek(0)
             self._file.truncate()
-            self._append(json.dumps(about).encode())
+            self._append(json.dumps(metadata).encode())
 
     def kept(self) -> Iterator[Answers]:
         """The answers that an earlier process left, from the first batch on; to be exhausted before `add`."""
         while content := self._frame():
             line, data = content.split(b"\n", 1)
-            about = json.loads(line)
-            num_models, num_windows, num_classes = about["shape"]
+            metadata = json.loads(line)
+            num_models, num_windows, num_classes = metadata["shape"]
             probs = np.frombuffer(data, np.float32, num_models * num_windows * num_classes)
             heard = np.frombuffer(data, bool, num_windows, offset=probs.nbytes)
-            flaws = [Flaw(**flaw) for flaw in about["flaws"]]
-            yield Answers(about["place"], probs.reshape(about["shape"]), heard, flaws)
+            flaws = [AudioError(**flaw) for flaw in metadata["errors"]]
+            yield Answers(metadata["place"], probs.reshape(metadata["shape"]), heard, flaws)
         self._file.truncate()
 
     def add(self, answers: Answers) -> None:
-        about = {"place": answers.place, "shape": answers.probs.shape}
-        about["flaws"] = [asdict(flaw) for flaw in answers.flaws]
-        data = answers.probs.astype(np.float32).tobytes() + answers.heard.tobytes()
-        self._append(json.dumps(about).encode() + b"\n" + data)
+        metadata = {"place": answers.place, "shape": answers.probs.shape}
+        metadata["errors"] = [asdict(flaw) for flaw in answers.errors]
+        data = answers.probs.astype(np.float32).tobytes() + answers.valid.tobytes()
+        self._append(json.dumps(metadata).encode() + b"\n" + data)
 
     def __exit__(self, *exc) -> None:
         self._file.close()

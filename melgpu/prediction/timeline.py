@@ -14,8 +14,8 @@ import torch
 
 from melgpu.audio import decode
 from melgpu.audio.decode import DecodeError
-from melgpu.data.batch import Batch, by_thread, to_gpu
-from melgpu.data.windows import samples
+from melgpu.data.batch import Batch, prefetch, prefetch_to_device
+from melgpu.data.windows import to_samples
 from melgpu.recipe import AudioSpec, WindowSpec
 
 BATCHES_AHEAD = 2
@@ -30,10 +30,10 @@ class Timeline:
 
     def __init__(self, path: str, audio: AudioSpec, spec: WindowSpec, device: torch.device):
         self.path, self.device, self.sample_rate = path, device, audio.sample_rate
-        self.window_samples = samples(spec.window_s, audio.sample_rate)
-        self.hop_samples = samples(spec.predict_hop_s, audio.sample_rate)
+        self.window_samples = to_samples(spec.window_s, audio.sample_rate)
+        self.hop_samples = to_samples(spec.predict_hop_s, audio.sample_rate)
         self.num_samples = 0
-        self.flaw: str | None = None
+        self.error: str | None = None
 
     def batches(self, batch_size: int) -> Iterator[Batch]:
         """Every window, `batch_size` at a time, all of track 0; none of a file that gives nothing.
@@ -41,8 +41,8 @@ class Timeline:
         What was good before a flaw is used as a file of its own. To be closed by who does not take all: a thread
         decodes ahead.
         """
-        made = by_thread(self._gathered(batch_size), BATCHES_AHEAD)
-        return to_gpu(made, self.device) if self.device.type == "cuda" else made
+        made = prefetch(self._gathered(batch_size), BATCHES_AHEAD)
+        return prefetch_to_device(made, self.device) if self.device.type == "cuda" else made
 
     def span_s(self, starts: torch.Tensor) -> np.ndarray:
         """Where in the file windows that start at `starts`, shape (B,), begin and end in s, shape (B, 2)."""
@@ -54,7 +54,7 @@ class Timeline:
         """Batches in memory of this machine (pinned, for a GPU)."""
         starts: list[int] = []
         for start, wave in cut(self._blocks(), self.window_samples, self.hop_samples):
-            if self.flaw and self.num_samples < decode.SALVAGE_S * self.sample_rate:
+            if self.error and self.num_samples < decode.MIN_USABLE_S * self.sample_rate:
                 return
             if not starts:
                 waves = torch.empty(batch_size, self.window_samples, pin_memory=self.device.type == "cuda")
@@ -68,11 +68,11 @@ class Timeline:
 
     def _blocks(self) -> Iterator[np.ndarray]:
         try:
-            for block in decode.stream(self.path, self.sample_rate):
+            for block in decode.stream_audio(self.path, self.sample_rate):
                 self.num_samples += len(block)
                 yield block
         except DecodeError as error:
-            self.flaw = str(error)
+            self.error = str(error)
 
 
 def _batch(waves: torch.Tensor, starts: list[int]) -> Batch:
@@ -108,5 +108,5 @@ def expected_windows(path: str, audio: AudioSpec, spec: WindowSpec) -> int:
     """How many a file has by what its header claims; as many as a track where it claims nothing."""
     length_s = None
     with contextlib.suppress(Exception):  # whatever is wrong with it, decoding will say
-        length_s = decode.header_s(Path(path))
+        length_s = decode.header_duration_s(Path(path))
     return 1 + max(0, math.ceil(((length_s or audio.track_s) - spec.window_s) / spec.predict_hop_s))

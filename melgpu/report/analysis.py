@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from melgpu.errors import InputError
-from melgpu.metrics import bootstrap_interval, confusion, sign_test, wilson_interval
+from melgpu.metrics import bootstrap_interval, confusion_counts, sign_test, wilson_interval
 from melgpu.runs import predictions, pseudo_labels
 from melgpu.runs.run import Job, Run, class_numbers
 from melgpu.stacking import evaluation
@@ -103,7 +103,7 @@ def window_accuracy(run: Run, job: Job) -> float | None:
     if said.ids != run.manifest.ids:
         raise InputError(f"{run.predictions_path(job)}: not of this run's tracks")
     labels = class_numbers(run.manifest, run.class_names)
-    counts = (np.array(said.splits) == "valid") & ~said.lost & (labels >= 0)
+    counts = (np.array(said.splits) == "valid") & ~said.unusable & (labels >= 0)
     chosen = np.repeat(counts, said.num_windows)
     right = said.probs.argmax(1) == np.repeat(labels, said.num_windows)
     return float(right[chosen].mean()) if chosen.any() else None
@@ -200,7 +200,9 @@ class ClassScore:
 def counts(chapter: Chapter, split: str) -> np.ndarray:
     """How many tracks of each class (axis 0) were answered with each class (axis 1), shape (C, C)."""
     rows = chapter.judged.rows(split)
-    return confusion(chapter.judged.answers[rows].argmax(1), chapter.judged.labels[rows], len(chapter.run.class_names))
+    return confusion_counts(
+        chapter.judged.answers[rows].argmax(1), chapter.judged.labels[rows], len(chapter.run.class_names)
+    )
 
 
 def class_scores(table: np.ndarray, names: list[str]) -> list[ClassScore]:

@@ -12,8 +12,8 @@ import torch
 
 from melgpu.audio import decode
 from melgpu.audio.remote import is_url
-from melgpu.data.loader import Stream
-from melgpu.data.windows import Order, samples
+from melgpu.data.loader import WindowLoader
+from melgpu.data.windows import WindowIndex, to_samples
 from melgpu.errors import InputError
 from melgpu.features.log_mel import LogMel
 from melgpu.report import plots
@@ -64,7 +64,7 @@ class Heard:
     picture: str | None
     sound: str | None
     file_s: float | None
-    flaw: str | None
+    error: str | None
 
 
 def worst(judged: Judged, most: int = MOST) -> list[Mistake]:
@@ -140,17 +140,17 @@ def hear(run: Run, chosen: list[Window]) -> Iterator[Heard]:
 
 def waves(run: Run, chosen: list[Window]) -> Iterator[tuple[torch.Tensor, str | None]]:
     """Each window, of different tracks, as the networks heard it, shape (T,); or silence, and why."""
-    guarded = run.recipe.stream.model_copy(update={"on_error": "quarantine", "max_broken_share": 1.0})
-    starts = [samples(window.start_s, run.recipe.audio.sample_rate) for window in chosen]
-    order = Order(np.array([window.row for window in chosen], np.int32), np.array(starts, np.int32))
-    with Stream(run.manifest.paths, run.recipe.audio, guarded, torch.device("cpu"), run.bank) as stream:
+    guarded = run.recipe.loader.model_copy(update={"on_error": "quarantine", "max_error_fraction": 1.0})
+    starts = [to_samples(window.start_s, run.recipe.audio.sample_rate) for window in chosen]
+    order = WindowIndex(np.array([window.row for window in chosen], np.int32), np.array(starts, np.int32))
+    with WindowLoader(run.manifest.paths, run.recipe.audio, guarded, torch.device("cpu"), run.pcm_cache) as stream:
         for batch, window in zip(stream.batches(order, sampling.window_samples(run), 1), chosen, strict=True):
-            flaw = None if batch.heard[0] else stream.flaws[run.manifest.paths[window.row]].reason
+            flaw = None if batch.valid[0] else stream.errors[run.manifest.paths[window.row]].reason
             yield batch.waves[0], flaw
 
 
 def _file_s(path: str) -> float | None:
-    return None if is_url(path) else decode.header_s(Path(path))
+    return None if is_url(path) else decode.header_duration_s(Path(path))
 
 
 def sound(wave: np.ndarray, sample_rate: int) -> str:

@@ -15,7 +15,7 @@ from melgpu import files
 from melgpu.audio import quarantine
 from melgpu.console import duration
 from melgpu.errors import InputError
-from melgpu.metrics import Calibration, calibration
+from melgpu.metrics import Calibration, calibration_curve
 from melgpu.report import analysis, error_analysis, plots, summary
 from melgpu.report.analysis import Chapter
 from melgpu.runs import timings
@@ -37,7 +37,7 @@ def render(run: Run, now: datetime) -> str:
     if last is None:
         raise InputError(f"{run.folder}: no round is stacked yet, there is nothing to show")
     parts = _scores(chapters) | _worth(run, chapters) | _time(run, chapters)
-    flaws = quarantine.load(run.quarantine_path)
+    flaws = quarantine.load_errors(run.quarantine_path)
     return _template().render(
         run=run,
         now=now,
@@ -46,7 +46,7 @@ def render(run: Run, now: datetime) -> str:
         in_short=_in_short(last, parts) | {"files": summary.broken(flaws)},
         views=[_view(last, split) for split in analysis.splits(last)],
         mistakes=_mistakes(last),
-        flaws=flaws,
+        errors=flaws,
         recipe=files.read_text(run.folder / "recipe.toml"),
         **parts,
     )
@@ -114,7 +114,7 @@ class View:
 def _view(chapter: Chapter, split: str) -> View:
     rows, names = chapter.judged.rows(split), chapter.run.class_names
     probs, labels = chapter.judged.answers[rows], chapter.judged.labels[rows]
-    table, found = analysis.counts(chapter, split), calibration(probs, labels)
+    table, found = analysis.counts(chapter, split), calibration_curve(probs, labels)
     most = MOST_PAIRS if len(names) <= MOST_CLASSES else MANY_PAIRS
     pairs = [(names[t], names[a], int(table[t, a]), int(table[t].sum())) for t, a in analysis.confused(table, most)]
     scores, words = analysis.class_scores(table, names), summary.sureness(probs, labels)

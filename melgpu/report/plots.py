@@ -74,8 +74,8 @@ def reliability(found: Calibration) -> str:
     with _styled():
         figure = _figure(3.5, 3.7)
         right, many = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
-        sure, share = 100 * found.confidence, 100 * found.share_right
-        bounds = 100 * np.array([wilson_interval(*pair) for pair in zip(found.share_right, found.counts, strict=True)])
+        sure, share = 100 * found.confidence, 100 * found.accuracy
+        bounds = 100 * np.array([wilson_interval(*pair) for pair in zip(found.accuracy, found.counts, strict=True)])
         spread = np.abs(bounds.T - share)
         right.plot([0, 100], [0, 100], color=QUIET, linewidth=0.9, linestyle=(0, (4, 3)))
         right.errorbar(sure, share, spread, fmt="o", color=ACCENT, markersize=5, elinewidth=1, clip_on=False)

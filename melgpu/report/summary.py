@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from melgpu.audio.quarantine import Flaw
+from melgpu.audio.quarantine import AudioError
 from melgpu.console import duration
-from melgpu.metrics import calibration, wilson_interval
+from melgpu.metrics import calibration_curve, wilson_interval
 from melgpu.report import analysis
 from melgpu.report.analysis import NAMES, Chapter, Gain, PseudoClass, Spent
 from melgpu.runs.run import Run
@@ -141,8 +141,8 @@ def probabilities(chapter: Chapter, scores: dict) -> str:
 
 def sureness(probs: np.ndarray, labels: np.ndarray) -> str:
     """Mean probability of the answers beside the share that is right."""
-    found = calibration(probs, labels)
-    sure, right = (float(np.average(own, weights=found.counts)) for own in (found.confidence, found.share_right))
+    found = calibration_curve(probs, labels)
+    sure, right = (float(np.average(own, weights=found.counts)) for own in (found.confidence, found.accuracy))
     low, high = wilson_interval(right, len(labels))
     gap = "too modest" if sure < low else "too sure" if sure > high else "no further apart than chance may do"
     return f"On average answers are {percent(sure)} sure and {percent(right)} right: {gap}"
@@ -173,9 +173,9 @@ def time(trainings: Sequence[Spent], pieces: Sequence[Piece]) -> str:
     return f"{duration(sum(stages.values()))} in all: {', '.join(told)}.{network or ''}"
 
 
-def broken(flaws: Sequence[Flaw]) -> str:
+def broken(flaws: Sequence[AudioError]) -> str:
     """How many files are in quarantine."""
-    kept = sum(not flaw.is_lost for flaw in flaws)
+    kept = sum(not flaw.unusable for flaw in flaws)
     return (
         f"Files in quarantine: {len(flaws)}; used up to their flaw: {kept}." if flaws else "No file is in quarantine."
     )

@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 
 from melgpu import files
-from melgpu.errors import InputError, brief
+from melgpu.errors import InputError, one_line
 
 FORM = {  # kind of numpy dtype and number of axes
     "ids": ("U", 1),
     "splits": ("U", 1),
-    "lost": ("b", 1),
+    "unusable": ("b", 1),
     "num_windows": ("i", 1),
     "probs": ("f", 2),
     "class_names": ("U", 1),
@@ -36,14 +36,16 @@ class Predictions:
 
     ids: tuple[str, ...]
     splits: tuple[str, ...]
-    lost: np.ndarray
+    unusable: np.ndarray
     num_windows: np.ndarray
     probs: np.ndarray
     class_names: tuple[str, ...]
     source: dict
 
     def __post_init__(self):
-        assert len(self.ids) == len(self.splits) == len(self.lost) == len(self.num_windows), "columns differ in length"
+        assert len(self.ids) == len(self.splits) == len(self.unusable) == len(self.num_windows), (
+            "columns differ in length"
+        )
         assert self.probs.shape == (self.num_windows.sum(), len(self.class_names)), "columns differ in length"
         assert isinstance(self.source, dict), "it does not say what made it"
 
@@ -67,12 +69,14 @@ class Predictions:
         windows = [np.arange(self._first[row], self._first[row] + self.num_windows[row]) for row in order]
         ids, splits = (tuple(column[row] for row in order) for column in (self.ids, self.splits))
         num_windows, probs = self.num_windows[order], self.probs[np.concatenate(windows)]
-        return replace(self, ids=ids, splits=splits, lost=self.lost[order], num_windows=num_windows, probs=probs)
+        return replace(
+            self, ids=ids, splits=splits, unusable=self.unusable[order], num_windows=num_windows, probs=probs
+        )
 
 
 def save(predictions: Predictions, path: Path) -> None:
     columns = {name: np.array(getattr(predictions, name), np.str_) for name in ("ids", "splits", "class_names")}
-    numbers = {"lost": predictions.lost, "num_windows": predictions.num_windows}
+    numbers = {"unusable": predictions.unusable, "num_windows": predictions.num_windows}
     source = np.array(json.dumps(predictions.source))
     files.save_arrays(path, {**columns, **numbers, "probs": predictions.probs.astype(np.float32), "source": source})
 
@@ -84,7 +88,7 @@ def load(path: Path) -> Predictions:
         columns = {name: tuple(data[name].tolist()) for name in ("ids", "splits", "class_names")}
         return Predictions(**{**data, **columns, "source": json.loads(str(data["source"]))})
     except Exception as error:  # zipfile, zlib, numpy and json each have their own
-        raise InputError(f"{path}: damaged or no predictions ({brief(error)})") from None
+        raise InputError(f"{path}: damaged or no predictions ({one_line(error)})") from None
 
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:

@@ -9,13 +9,13 @@ import numpy as np
 
 from melgpu import console
 from melgpu.audio import quarantine
-from melgpu.audio.quarantine import Flaw
-from melgpu.audio.remote import absolute, is_url
+from melgpu.audio.quarantine import AudioError
+from melgpu.audio.remote import absolute_path, is_url
 from melgpu.data import dataset_check, manifest
-from melgpu.data.loader import Stream, examine
+from melgpu.data.loader import WindowLoader, check_files
 from melgpu.data.manifest import Manifest
-from melgpu.data.pcm_cache import Bank
-from melgpu.data.sources import Listing, read_listing
+from melgpu.data.pcm_cache import PcmCache
+from melgpu.data.sources import SourceList, read_source
 from melgpu.errors import InputError
 from melgpu.features.log_mel import LogMel
 from melgpu.models import classifier
@@ -33,8 +33,8 @@ def refuse_unwritable(folder: Path) -> None:
 
 
 def gather(
-    sources: dict[str, Path | None], data: str | None, settings: Recipe, bank: Bank | None = None
-) -> tuple[Manifest, list[Flaw]]:
+    sources: dict[str, Path | None], data: str | None, settings: Recipe, bank: PcmCache | None = None
+) -> tuple[Manifest, list[AudioError]]:
     """Read the lists of all splits, decode every file (into the bank, where there is one), and draw the folds.
 
     Returns the tracks and the flaws of files that go into quarantine. Raises InputError with all problems: of form if
@@ -45,19 +45,19 @@ def gather(
     problems += [*_missing_networks(settings), *_problems_of(LogMel, settings.mel, settings.audio.sample_rate)]
     paths = list(dict.fromkeys(path for one in listings.values() for path in one.paths))
     flaws = find_flaws(paths, settings, None if problems else bank)
-    if flaws and settings.stream.on_error == "raise":
-        console.say("Broken files stop a new run; it goes on without them with --set stream.on_error=quarantine")
+    if flaws and settings.loader.on_error == "raise":
+        console.say("Broken files stop a new run; it goes on without them with --set loader.on_error=quarantine")
         problems += _located(flaws, listings)
     if problems:
         raise InputError(problems)
-    quarantine.refuse_many(flaws, len(paths), settings.stream.max_broken_share)
-    lost = {path for path, flaw in flaws.items() if flaw.is_lost}
+    quarantine.check_error_rate(flaws, len(paths), settings.loader.max_error_fraction)
+    lost = {path for path, flaw in flaws.items() if flaw.unusable}
     tracks = manifest.build(listings, settings.folds.num_folds, settings.folds.seed, lost)
     _note_dense_classes(tracks, settings)
-    return tracks, [replace(flaw, path=absolute(flaw.path)) for flaw in flaws.values()]
+    return tracks, [replace(flaw, path=absolute_path(flaw.path)) for flaw in flaws.values()]
 
 
-def read(sources: dict[str, Path | None], data: str | None) -> dict[str, Listing]:
+def read(sources: dict[str, Path | None], data: str | None) -> dict[str, SourceList]:
     """The lists of all splits. Raises InputError with what is wrong with their form."""
     listings, problems = {}, []
     if data and not is_url(data) and not Path(data).is_dir():
@@ -65,7 +65,7 @@ def read(sources: dict[str, Path | None], data: str | None) -> dict[str, Listing
     for split, source in sources.items():
         if source:
             try:
-                listings[split] = read_listing(source, data, labelled=split == "train")
+                listings[split] = read_source(source, data, labelled=split == "train")
             except InputError as error:
                 problems += error.problems
     if problems:
@@ -73,12 +73,12 @@ def read(sources: dict[str, Path | None], data: str | None) -> dict[str, Listing
     return listings
 
 
-def find_flaws(paths: list[str], settings: Recipe, bank: Bank | None) -> dict[str, Flaw]:
+def find_flaws(paths: list[str], settings: Recipe, bank: PcmCache | None) -> dict[str, AudioError]:
     """What is wrong with audio files, by path, found by decoding as much of them as the recipe uses."""
     flaws = {}
     title = "decoding into the bank" if bank else "looking at the audio files"
     with console.progress(title, len(paths), "files") as tracker:
-        for path, flaw in zip(paths, examine(paths, settings.audio, settings.stream, bank), strict=True):
+        for path, flaw in zip(paths, check_files(paths, settings.audio, settings.loader, bank), strict=True):
             tracker.advance(1)
             if flaw:
                 flaws[path] = flaw
@@ -87,24 +87,24 @@ def find_flaws(paths: list[str], settings: Recipe, bank: Bank | None) -> dict[st
 
 def fill(run: Run) -> None:
     """Decode what a run's bank lacks, but for files that gave nothing before: of those the stream will say so."""
-    if run.bank is None:
+    if run.pcm_cache is None:
         return
-    lost = {flaw.path for flaw in quarantine.load(run.quarantine_path) if flaw.is_lost}
-    missing = [path for path in run.manifest.paths if path not in lost and run.bank.find(path) is None]
+    lost = {flaw.path for flaw in quarantine.load_errors(run.quarantine_path) if flaw.unusable}
+    missing = [path for path in run.manifest.paths if path not in lost and run.pcm_cache.find(path) is None]
     if missing:
-        find_flaws(missing, run.recipe, run.bank)
+        find_flaws(missing, run.recipe, run.pcm_cache)
 
 
-def reside(stream: Stream, rows: np.ndarray) -> None:
+def reside(stream: WindowLoader, rows: np.ndarray) -> None:
     """Bring the tracks of these rows from the bank into the device's memory, where the recipe says so."""
-    if stream.spec.bank != "gpu":
+    if stream.spec.pcm_cache != "gpu":
         return
     with console.progress(f"loading the bank into {stream.device}", len(rows), "tracks") as tracker:
-        for _ in stream.reside(rows):
+        for _ in stream.load_to_device(rows):
             tracker.advance(1)
 
 
-def check(what: Manifest | dict[str, Listing], settings: Recipe) -> int:
+def check(what: Manifest | dict[str, SourceList], settings: Recipe) -> int:
     """Report what the lists and the first seconds of every file say of a data set; how many problems it has."""
     tracks, problems = what, []
     if not isinstance(what, Manifest):
@@ -114,16 +114,16 @@ def check(what: Manifest | dict[str, Listing], settings: Recipe) -> int:
     paths = tracks.paths if tracks else [path for one in what.values() for path in one.paths]
     found = []
     with console.progress("listening to the beginning of each file", len(paths), "files") as tracker:
-        for one in dataset_check.looks(paths, settings.stream.workers, settings.stream.timeout_s):
+        for one in dataset_check.inspect_files(paths, settings.loader.workers, settings.loader.timeout_s):
             found.append(one)
             tracker.advance(1)
-    problems += [f"{path}: {one.flaw}" for path, one in zip(paths, found, strict=True) if one.flaw]
+    problems += [f"{path}: {one.error}" for path, one in zip(paths, found, strict=True) if one.error]
     problems += _unknown_networks(settings)
-    dataset_check.say_survey(paths, found, tracks, settings.audio.track_s, problems)
+    dataset_check.print_report(paths, found, tracks, settings.audio.track_s, problems)
     return len(problems)
 
 
-def _located(flaws: dict[str, Flaw], listings: dict[str, Listing]) -> Iterator[str]:
+def _located(flaws: dict[str, AudioError], listings: dict[str, SourceList]) -> Iterator[str]:
     for one in listings.values():
         for path, line in zip(one.paths, one.lines, strict=True):
             if path in flaws:

@@ -21,13 +21,13 @@ from pathlib import Path
 
 import numpy as np
 
-from melgpu import files, recipe, toml_tables
+from melgpu import files, toml_tables
 from melgpu.data import manifest
 from melgpu.data.manifest import Manifest
-from melgpu.data.pcm_cache import Bank, open_bank
+from melgpu.data.pcm_cache import PcmCache, open_cache
 from melgpu.errors import InputError
 from melgpu.models import checkpoint, schema
-from melgpu.recipe import Recipe, RoundSpec
+from melgpu.recipe import Recipe, RoundSpec, apply_overrides, recipe_differences, validate_recipe
 from melgpu.runs import environment, predictions, pseudo_labels
 
 
@@ -143,8 +143,8 @@ class Run:
         return np.bincount(labels, minlength=len(self.class_names)) / len(rows)
 
     @cached_property
-    def bank(self) -> Bank | None:
-        return open_bank(self.folder / "bank", self.recipe.audio, self.recipe.stream)
+    def pcm_cache(self) -> PcmCache | None:
+        return open_cache(self.folder / "pcm_cache", self.recipe.audio, self.recipe.loader)
 
     @property
     def quarantine_path(self) -> Path:
@@ -263,7 +263,7 @@ def open_run(folder: Path, overrides: list[str] | None = None, without_pseudo: b
             f"{folder}: no run there; start one with python train.py --run {folder} --labels CSV_OR_FOLDER"
         )
     made_with = _stored_recipe(folder)
-    settings = recipe.lay_overrides(made_with, overrides or [])
+    settings = apply_overrides(made_with, overrides or [])
     refuse_other_recipe(folder, settings)
     tracks = manifest.load(folder / "manifest.csv", settings.folds.num_folds)
     opened = Run(folder, settings, tracks, without_pseudo)
@@ -277,7 +277,7 @@ def open_run(folder: Path, overrides: list[str] | None = None, without_pseudo: b
 def _stored_recipe(folder: Path) -> Recipe:
     path = folder / "recipe.toml"
     try:
-        return recipe.validate(toml_tables.read(path), str(path))
+        return validate_recipe(toml_tables.read(path), str(path))
     except InputError as error:
         hint = f"{path} is damaged, or of a version of melgpu that this one cannot go on with: choose another --run"
         raise InputError([*error.problems, hint]) from None
@@ -288,7 +288,7 @@ def refuse_other_recipe(folder: Path, wanted: Recipe) -> None:
     stored = _stored_recipe(folder)
     if wanted.digest() == stored.digest():
         return
-    changes = recipe.differences(stored, wanted)
+    changes = recipe_differences(stored, wanted)
     raise InputError(
         f"{folder} was made with another recipe ({'; '.join(changes)}): choose another --run, or leave the change out"
     )

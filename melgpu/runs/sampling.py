@@ -5,38 +5,38 @@ import torch
 
 from melgpu.data import targets, windows
 from melgpu.data.targets import Targets
-from melgpu.data.windows import Order
+from melgpu.data.windows import WindowIndex
 from melgpu.runs.run import Job, Run, class_numbers
 
 
 def window_samples(run: Run) -> int:
-    return windows.samples(run.recipe.windows.window_s, run.recipe.audio.sample_rate)
+    return windows.to_samples(run.recipe.windows.window_s, run.recipe.audio.sample_rate)
 
 
-def training_order(run: Run, job: Job) -> Order:
+def training_order(run: Run, job: Job) -> WindowIndex:
     """The windows that a job trains on, not shuffled."""
     tracks, (rows, _) = run.labelled(job.round)[0], run.round_rows(job.round, job.fold)
     labels = [tracks.labels[row] for row in rows]
-    return windows.training_order(rows, labels, run.recipe.audio, run.recipe.windows)
+    return windows.training_windows(rows, labels, run.recipe.audio, run.recipe.windows)
 
 
 def epoch_windows(run: Run, job: Job) -> int:
     """How many windows an epoch of a job trains on."""
-    return len(windows.whole_batches(training_order(run, job), run.recipe.optim_for(job.backbone).batch_size))
+    return len(windows.drop_last(training_order(run, job), run.recipe.optim_for(job.backbone).batch_size))
 
 
-def epoch_order(run: Run, job: Job, epoch: int, rank: int, ranks: int) -> Order:
+def epoch_order(run: Run, job: Job, epoch: int, rank: int, ranks: int) -> WindowIndex:
     """The windows of an epoch in whole batches, in their order, for one of several processes."""
     recipe, optim = run.recipe, run.recipe.optim_for(job.backbone)
     order, seed = training_order(run, job), run.recipe.seed
     if optim.balance == "sampling":
-        order = windows.balanced(order, round_classes(run, job)[order.tracks], seed, epoch)
+        order = windows.class_balanced(order, round_classes(run, job)[order.tracks], seed, epoch)
     if recipe.windows.random_starts:
-        whole = windows.samples(recipe.audio.track_s, recipe.audio.sample_rate)
+        whole = windows.to_samples(recipe.audio.track_s, recipe.audio.sample_rate)
         order = windows.with_random_starts(order, whole - window_samples(run), seed, epoch)
     chunk = recipe.shuffle_tracks_for(job.backbone)
-    order = windows.shuffled(order, chunk and chunk * ranks, seed, epoch)
-    return windows.whole_batches(order, optim.batch_size, rank, ranks)
+    order = windows.shuffle(order, chunk and chunk * ranks, seed, epoch)
+    return windows.drop_last(order, optim.batch_size, rank, ranks)
 
 
 def round_classes(run: Run, job: Job) -> np.ndarray:
@@ -53,7 +53,7 @@ def training_targets(run: Run, job: Job) -> Targets:
     return Targets(classes, targets.class_weights(trained, num_classes))
 
 
-def prediction_order(run: Run, rows: np.ndarray) -> Order:
+def prediction_order(run: Run, rows: np.ndarray) -> WindowIndex:
     """The windows that stand for tracks when they are judged."""
     public = np.array([run.manifest.splits[row] == "public" for row in rows], bool)
-    return windows.prediction_order(rows, public, run.recipe.audio, run.recipe.windows)
+    return windows.prediction_windows(rows, public, run.recipe.audio, run.recipe.windows)

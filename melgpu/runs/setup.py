@@ -4,10 +4,11 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from melgpu import console, recipe
+from melgpu import console
 from melgpu.audio import quarantine
-from melgpu.data.pcm_cache import open_bank
+from melgpu.data.pcm_cache import open_cache
 from melgpu.errors import InputError
+from melgpu.recipe import load_recipe
 from melgpu.runs import preflight, run, timings
 from melgpu.runs.run import Run
 
@@ -61,16 +62,16 @@ def create(request: Request, source: Source, device_name: str) -> Run:
     if request.without_pseudo:
         raise InputError("--without-pseudo is for a run whose first round is done: leave it out")
     preflight.refuse_unwritable(folder)
-    settings = recipe.load(request.recipes, request.overrides)
-    bank = open_bank(folder / "bank", settings.audio, settings.stream)
+    settings = load_recipe(request.recipes, request.overrides)
+    bank = open_cache(folder / "pcm_cache", settings.audio, settings.loader)
     started = time.monotonic()
     tracks, flaws = preflight.gather(source.lists, source.data, settings, bank)
     seconds = time.monotonic() - started
     made = run.create(folder, settings, tracks, device_name)
     timings.note(made.times_path, 1, "decode" if bank else "check files", seconds, len(tracks), "tracks")
-    quarantine.note(made.quarantine_path, flaws)
+    quarantine.record_errors(made.quarantine_path, flaws)
     if flaws:
-        console.say(quarantine.summary(flaws, made.quarantine_path))
+        console.say(quarantine.summarize(flaws, made.quarantine_path))
     return made
 
 
@@ -82,7 +83,7 @@ def reopen(request: Request) -> Run:
     opened = run.open_run(request.folder, request.overrides, request.without_pseudo)
     if not request.recipes:
         return opened
-    wanted = recipe.load(request.recipes, request.overrides)
+    wanted = load_recipe(request.recipes, request.overrides)
     run.refuse_other_recipe(request.folder, wanted)
     return replace(opened, recipe=wanted)
 
@@ -92,5 +93,5 @@ def check_dataset(request: Request, source: Source) -> int:
     if not source.labels:
         opened = run.open_run(request.folder, request.overrides, request.without_pseudo)
         return preflight.check(opened.manifest, opened.recipe)
-    settings = recipe.load(request.recipes, request.overrides)
+    settings = load_recipe(request.recipes, request.overrides)
     return preflight.check(preflight.read(source.lists, source.data), settings)

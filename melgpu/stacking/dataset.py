@@ -19,7 +19,7 @@ class Votes:
     """
 
     matrices: dict[int, np.ndarray]
-    lost: np.ndarray
+    unusable: np.ndarray
 
     def of_networks(self, rows: np.ndarray) -> np.ndarray:
         """The class that each of the V networks of all folds finds likeliest, shape (V, R)."""
@@ -36,7 +36,7 @@ class Case:
     folds: tuple[int, ...]
     rows: np.ndarray
     of_fold: np.ndarray
-    valid: Rows
+    validation: Rows
     subfolds: np.ndarray
     train: Rows | None
 
@@ -53,7 +53,7 @@ def hear(run: Run, number: int) -> Votes:
         fold: predictions.align(members, run.manifest.ids, run.class_names, wanted | {"fold": fold})
         for fold, members in loaded.items()
     }
-    return Votes(matrices, np.any([member.lost for members in loaded.values() for member in members], axis=0))
+    return Votes(matrices, np.any([member.unusable for members in loaded.values() for member in members], axis=0))
 
 
 def _load(run: Run, number: int, fold: int) -> list[predictions.Predictions]:
@@ -74,7 +74,7 @@ def cases(run: Run, number: int, votes: Votes) -> list[Case]:
 
 def _case(run: Run, number: int, votes: Votes, folds: tuple[int, ...]) -> Case:
     labels = class_numbers(run.labelled(number)[0], run.class_names)
-    sides = {fold: [rows[~votes.lost[rows]] for rows in run.round_rows(number, fold)] for fold in folds}
+    sides = {fold: [rows[~votes.unusable[rows]] for rows in run.round_rows(number, fold)] for fold in folds}
     rows = np.concatenate([valid for _, valid in sides.values()])
     of_fold = np.repeat(folds, [len(valid) for _, valid in sides.values()])
     matrix = np.concatenate([votes.matrices[fold][valid] for fold, (_, valid) in sides.items()])

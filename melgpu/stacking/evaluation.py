@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from melgpu import files
-from melgpu.errors import InputError, brief
-from melgpu.metrics import accuracy, bootstrap_interval, share_interval, sign_test
+from melgpu.errors import InputError, one_line
+from melgpu.metrics import accuracy, accuracy_interval, bootstrap_interval, sign_test
 from melgpu.runs.run import Run, class_numbers
 from melgpu.stacking.dataset import Case, Votes
 from melgpu.stacking.stack import MEAN, Stack, final_predictor
@@ -86,7 +86,7 @@ class Judged:
         gain = right.astype(float) - plain
         return {
             "accuracy": accuracy(self.probs[judge, rows], labels),
-            "interval": share_interval(right),
+            "interval": accuracy_interval(right),
             "tracks": len(rows),
             "trained_on": int(self.trained[rows].sum()),
             "gain": float(gain.mean()),
@@ -112,7 +112,7 @@ def load(path: Path) -> Judged:
         if not {"mean", judged.source.get("answer")} <= set(judged.judges):
             raise ValueError("a judge is missing")
     except Exception as error:  # zipfile, zlib, numpy and json each have their own
-        raise InputError(f"{path}: damaged, or not what was judged ({brief(error)})") from None
+        raise InputError(f"{path}: damaged, or not what was judged ({one_line(error)})") from None
     return judged
 
 
@@ -120,7 +120,9 @@ def judge(run: Run, number: int, votes: Votes, stacks: list[tuple[Case, Stack]])
     """What networks, stackers and blends say of each validation track (out of fold) and of each test track."""
     spec, valid, test = run.spec(number), [], []
     for case, stack in stacks:
-        valid.append(_networks(spec.backbones, case.valid[0]) | stack.out_of_fold(case.valid[0], case.subfolds))
+        valid.append(
+            _networks(spec.backbones, case.validation[0]) | stack.out_of_fold(case.validation[0], case.subfolds)
+        )
         for fold in case.folds:
             matrix = votes.matrices[fold][run.test_rows]
             test.append(_networks(spec.backbones, matrix) | stack.predict(matrix))
@@ -132,7 +134,7 @@ def judge(run: Run, number: int, votes: Votes, stacks: list[tuple[Case, Stack]])
     )  # (J, N, C)
     rows = np.concatenate([*(case.rows for case, _ in stacks), run.test_rows])
     splits = ["validation" if split == "train" else split for split in run.manifest.splits]
-    probs[:, votes.lost[rows]] = run.prior
+    probs[:, votes.unusable[rows]] = run.prior
     return Judged(
         judges=tuple(test[0]),
         ids=tuple(run.manifest.ids[row] for row in rows),

@@ -41,11 +41,11 @@ def stack_round(run: Run, number: int) -> None:
 def fit_stack(run: Run, number: int, case: Case, tracker: Tracker) -> Stack:
     """The stackers of one stacking set, a part for each of its sub-folds."""
     spec = run.spec(number)
-    _, num_models, num_classes = case.valid[0].shape
+    _, num_models, num_classes = case.validation[0].shape
     stack = Stack(num_models, num_classes, spec.blend)
     title = f"fold {' '.join(map(str, case.folds))}"
     tracker.advance(0, f"{title}, learning from {'the training side' if case.train else 'validation tracks'}")
-    for part in fit_subfolds(case.train, case.valid, case.subfolds, list(spec.blend), run.recipe.stacking):
+    for part in fit_subfolds(case.train, case.validation, case.subfolds, list(spec.blend), run.recipe.stacking):
         stack.subfolds.append(part)
         tracker.advance(1, f"{title}, sub-fold {len(stack.subfolds)}/{case.num_subfolds}")
     return stack
@@ -53,7 +53,7 @@ def fit_stack(run: Run, number: int, case: Case, tracker: Tracker) -> Stack:
 
 def save_case(run: Run, number: int, case: Case, stack: Stack) -> None:
     """Write a stack for predict.py, which predicts new music with it."""
-    about = {
+    metadata = {
         "round": number,
         "folds": list(case.folds),
         "models": list(run.spec(number).backbones),
@@ -61,13 +61,13 @@ def save_case(run: Run, number: int, case: Case, stack: Stack) -> None:
         "digest": run.recipe.digest(),
         "pseudo": run.pseudo_digest(number),
     }
-    save_stack(stack, run.stack_path(number, case.folds), about)
+    save_stack(stack, run.stack_path(number, case.folds), metadata)
 
 
 def write_submissions(run: Run, made: Judged) -> None:
     """The final labels of each test set; a track without usable audio gets the training tracks' commonest class."""
-    if flaws := quarantine.load(run.quarantine_path):
-        console.say(quarantine.summary(flaws, run.quarantine_path))
+    if flaws := quarantine.load_errors(run.quarantine_path):
+        console.say(quarantine.summarize(flaws, run.quarantine_path))
     for split, path in run.submissions.items():
         rows = [row for row, own in enumerate(made.splits) if own == split]
         labels = [made.class_names[c] for c in made.answers[rows].argmax(axis=1)]
@@ -77,7 +77,7 @@ def write_submissions(run: Run, made: Judged) -> None:
 def write_pseudo_labels(run: Run, number: int, made: Judged, votes: Votes) -> None:
     """Choose the pseudo labels for the next round, of tracks with usable audio, and write them."""
     public = run.manifest.rows("public")
-    is_heard = ~votes.lost[public]
+    is_heard = ~votes.unusable[public]
     ids = [run.manifest.ids[row] for row in public[is_heard]]
     probs = made.answers[np.array(made.splits) == "public"][is_heard]
     chosen = pseudo_labels.select(ids, probs, votes.of_networks(public[is_heard]), run.class_names, run.recipe.pseudo)

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from melgpu.errors import InputError, brief
+from melgpu.errors import InputError, one_line
 from melgpu.models import checkpoint, schema
 from melgpu.recipe import StackingSpec
 from melgpu.stacking import boosting, stack_cnn
@@ -155,7 +155,7 @@ def fit_blend_weights(probs: dict[str, np.ndarray], labels: np.ndarray, steps: i
     return dict(zip(probs, weights.tolist(), strict=True))
 
 
-def save_stack(stack: Stack, path: Path, about: dict) -> None:
+def save_stack(stack: Stack, path: Path, metadata: dict) -> None:
     """One checkpoint; LightGBM's text travels as bytes."""
     tensors = {}
     for number, subfold in enumerate(stack.subfolds):
@@ -167,19 +167,19 @@ def save_stack(stack: Stack, path: Path, about: dict) -> None:
                 tensors[f"{name}.{number}"] = torch.frombuffer(text, dtype=torch.uint8)
     fitted = [subfold.weights for subfold in stack.subfolds]
     shape = {"num_models": stack.num_models, "num_classes": stack.num_classes}
-    checkpoint.save(path, tensors, {**about, "stack": {**shape, "weights": stack.weights, "fitted_weights": fitted}})
+    checkpoint.save(path, tensors, {**metadata, "stack": {**shape, "weights": stack.weights, "fitted_weights": fitted}})
 
 
 def load_stack(path: Path) -> tuple[Stack, dict]:
     """A stack and what was said about it. Raises CheckpointError."""
-    tensors, about = checkpoint.load(path)
-    schema.check(schema.Stack, about, path)
-    shape = about["stack"]
+    tensors, metadata = checkpoint.load(path)
+    schema.check(schema.Stack, metadata, path)
+    shape = metadata["stack"]
     stack = Stack(shape["num_models"], shape["num_classes"], shape["weights"])
     for number, weights in enumerate(shape["fitted_weights"]):
         stackers = {name: _load_stacker(name, number, stack, tensors, path) for name in stack.weights}
         stack.subfolds.append(Subfold(stackers, weights))
-    return stack, about
+    return stack, metadata
 
 
 def _load_stacker(name: str, number: int, stack: Stack, tensors: dict[str, Tensor], path: Path):
@@ -198,4 +198,4 @@ def _load_trees(name: str, stack: Stack, tensors: dict[str, Tensor], path: Path)
         text = tensors[name].numpy().tobytes().decode()
         return boosting.load(text, stack.num_models * stack.num_classes, stack.num_classes)
     except (KeyError, TypeError, ValueError) as error:
-        raise checkpoint.CheckpointError(f"{path}: {name} is no model of LightGBM's ({brief(error)})") from None
+        raise checkpoint.CheckpointError(f"{path}: {name} is no model of LightGBM's ({one_line(error)})") from None

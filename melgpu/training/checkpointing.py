@@ -15,7 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from melgpu import files
-from melgpu.errors import InputError, brief
+from melgpu.errors import InputError, one_line
 from melgpu.models import checkpoint, schema
 from melgpu.runs.run import Job, Run
 from melgpu.training.loop import STAGES, Training
@@ -45,9 +45,9 @@ def _lock(descriptor: int, folder: Path) -> None:
 
 def keep(run: Run, job: Job, training: Training, front_end: dict) -> None:
     """Write a training as it stands after an epoch; `front_end` are its pictures' figures (see `parity.figures`)."""
-    folder, about = run.job_folder(job), _about(run, job, training) | {"front_end": front_end}
+    folder, metadata = run.job_folder(job), _about(run, job, training) | {"front_end": front_end}
     if training.progress.improved:
-        checkpoint.save(run.checkpoint(job), training.judged.state_dict(), about)
+        checkpoint.save(run.checkpoint(job), training.judged.state_dict(), metadata)
     if not training.progress.finished(run.recipe.optim_for(job.backbone)):
         keep_state(run, job, training)
     if run.recipe.machine.tensorboard:
@@ -91,8 +91,8 @@ def summary_writer() -> type:
 def keep_state(run: Run, job: Job, training: Training) -> None:
     """Write all that a training needs to go on from this very step."""
     tensors, state = training.state()
-    about = {"digest": run.recipe.digest(), "pseudo": run.pseudo_digest(job.round), "training": state}
-    checkpoint.save(run.job_folder(job) / "last.safetensors", tensors, about)
+    metadata = {"digest": run.recipe.digest(), "pseudo": run.pseudo_digest(job.round), "training": state}
+    checkpoint.save(run.job_folder(job) / "last.safetensors", tensors, metadata)
 
 
 def resume(run: Run, job: Job, training: Training) -> bool:
@@ -100,16 +100,16 @@ def resume(run: Run, job: Job, training: Training) -> bool:
     path = run.job_folder(job) / "last.safetensors"
     if not path.exists():
         return False
-    tensors, about = checkpoint.load(path)
-    if about.get("digest") != run.recipe.digest():
+    tensors, metadata = checkpoint.load(path)
+    if metadata.get("digest") != run.recipe.digest():
         raise checkpoint.CheckpointError(f"{path}: made with another recipe")
-    if about.get("pseudo") != run.pseudo_digest(job.round):
+    if metadata.get("pseudo") != run.pseudo_digest(job.round):
         raise checkpoint.CheckpointError(f"{path}: made with other pseudo labels")
-    schema.check(schema.State, about, path)
+    schema.check(schema.State, metadata, path)
     try:
-        training.restore(tensors, about["training"], run.recipe.optim_for(job.backbone))
+        training.restore(tensors, metadata["training"], run.recipe.optim_for(job.backbone))
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise checkpoint.CheckpointError(f"{path}: does not fit {job.name} ({brief(error)})") from None
+        raise checkpoint.CheckpointError(f"{path}: does not fit {job.name} ({one_line(error)})") from None
     return True
 
 

@@ -19,7 +19,7 @@ from melgpu import distributed
 from melgpu.data.batch import Batch
 from melgpu.data.targets import Targets
 from melgpu.errors import InputError
-from melgpu.features.augment import augment, mixed
+from melgpu.features.augment import augment, mixup
 from melgpu.models import checkpoint, classifier
 from melgpu.models.classifier import Classifier, use_bfloat16
 from melgpu.models.inference import describe_broken, window_probs
@@ -46,7 +46,7 @@ def train_epoch(
     seed: int,
 ) -> Iterator[int]:
     """One optimizer step a batch, from the step where `training` stands; yields the number of windows of each."""
-    model, progress, clock = distributed.shared(training.model), training.progress, training.clock
+    model, progress, clock = distributed.wrap_ddp(training.model), training.progress, training.clock
     bfloat16 = use_bfloat16(spec.precision, training.sums.device)
     model.train()
     clock.mark(None)
@@ -55,8 +55,8 @@ def train_epoch(
         torch.manual_seed(step_seed(seed, progress.epoch, progress.step, distributed.rank()))
         images, wanted = augment(features(batch.waves), augment_spec), targets.of(batch, spec.label_smoothing)
         if augment_spec.mixup_alpha:
-            images, wanted = mixed(images, wanted, augment_spec.mixup_alpha)
-        wanted = (wanted / max(1, int(batch.heard.sum()))).to(images.device, non_blocking=True)
+            images, wanted = mixup(images, wanted, augment_spec.mixup_alpha)
+        wanted = (wanted / max(1, int(batch.valid.sum()))).to(images.device, non_blocking=True)
         clock.mark("pictures")
         while (sums := _backward(training, model, images, wanted, bfloat16)) is None:
             training.micro_batch = -(-min(training.micro_batch, len(images)) // 2)
@@ -86,7 +86,7 @@ def _backward(training: "Training", model: nn.Module, images: Tensor, wanted: Te
         if images.requires_grad:
             images.backward(pictures.grad)
     except torch.OutOfMemoryError:
-        if distributed.count() > 1 or min(training.micro_batch, len(images)) == 1:
+        if distributed.world_size() > 1 or min(training.micro_batch, len(images)) == 1:
             raise InputError("the device's memory runs out: set a smaller machine.micro_batch") from None
         return None
     return sums
@@ -102,7 +102,7 @@ def refresh_batch_norm(
     images = (features(batch.waves) for batch in itertools.islice(batches, num_batches))
     with torch.autocast(next(model.parameters()).device.type, torch.bfloat16, enabled=bfloat16):
         torch.optim.swa_utils.update_bn(images, model)
-    distributed.average(buffer for buffer in model.buffers() if buffer.is_floating_point())
+    distributed.all_reduce_mean(buffer for buffer in model.buffers() if buffer.is_floating_point())
 
 
 def window_accuracy(
@@ -111,11 +111,11 @@ def window_accuracy(
     """Share of windows (of all ranks) whose likeliest class is right, without flips; yields 0 after each batch."""
     counts = torch.zeros(2, dtype=torch.int64)
     for batch, probs in window_probs([model], features, batches, flip=False, bfloat16=bfloat16):
-        right = (probs[0].argmax(1) == classes[batch.tracks]) & batch.heard
-        counts += torch.stack([right.sum(), batch.heard.sum()])
+        right = (probs[0].argmax(1) == classes[batch.tracks]) & batch.valid
+        counts += torch.stack([right.sum(), batch.valid.sum()])
         yield 0
     device = next(model.parameters()).device
-    right, heard = distributed.total(counts.to(device)).tolist()
+    right, heard = distributed.all_reduce_sum(counts.to(device)).tolist()
     return right / max(1, heard)
 
 
@@ -158,10 +158,10 @@ class Training:
         parts = {name: module.state_dict() for name, module in modules.items()}
         parts |= {"optimizer": optimizer, "epoch": {"sums": self.sums}}
         tensors = {f"{part}.{name}": value for part, values in parts.items() for name, value in values.items()}
-        about = {"groups": groups, "progress": asdict(self.progress), "log": self.log}
-        return tensors, about | {"micro_batch": self.micro_batch, "ranks": distributed.count()}
+        metadata = {"groups": groups, "progress": asdict(self.progress), "log": self.log}
+        return tensors, metadata | {"micro_batch": self.micro_batch, "ranks": distributed.world_size()}
 
-    def restore(self, tensors: dict[str, Tensor], about: dict, spec: OptimSpec) -> None:
+    def restore(self, tensors: dict[str, Tensor], metadata: dict, spec: OptimSpec) -> None:
         """The inverse of `state`; with another number of processes the step is that of as many windows.
 
         Raises KeyError, TypeError, ValueError or RuntimeError where tensors are not this training's.
@@ -173,13 +173,13 @@ class Training:
         self.model.load_state_dict(parts["model"])
         if self.average:
             self.average.module.load_state_dict(parts["average"])
-        self.progress, self.log = Progress(**about["progress"]), about["log"]
+        self.progress, self.log = Progress(**metadata["progress"]), metadata["log"]
         epoch = self.progress.epoch if self.progress.step else max(0, self.progress.epoch - 1)
         self.optimizer = make_optimizer(self.model, spec, epoch)
-        self.sums.copy_(parts["epoch"]["sums"] * about["ranks"] / distributed.count())
-        self.progress.step = self.progress.step * about["ranks"] // distributed.count()
-        self.micro_batch = min(self.micro_batch, about["micro_batch"])
-        checkpoint.unpack_optimizer(self.optimizer, parts["optimizer"], about["groups"])
+        self.sums.copy_(parts["epoch"]["sums"] * metadata["ranks"] / distributed.world_size())
+        self.progress.step = self.progress.step * metadata["ranks"] // distributed.world_size()
+        self.micro_batch = min(self.micro_batch, metadata["micro_batch"])
+        checkpoint.unpack_optimizer(self.optimizer, parts["optimizer"], metadata["groups"])
 
 
 def start(model: Classifier, spec: OptimSpec, machine: MachineSpec) -> Training:
@@ -219,7 +219,9 @@ def fit(
         training.clock.restart()
         batches = train_batches(epoch, progress.step)
         yield from train_epoch(training, features, batches, targets, spec, augment_spec, seed)
-        loss, accuracy = (distributed.total(training.sums.clone()) / distributed.count() / progress.step).tolist()
+        loss, accuracy = (
+            distributed.all_reduce_sum(training.sums.clone()) / distributed.world_size() / progress.step
+        ).tolist()
         if not math.isfinite(loss):
             raise InputError(_explain(training.model, features, train_batches(epoch, 0), epoch))
         record = {"epoch": epoch + 1, "lr": lr_of(training.optimizer), "loss": loss, "accuracy": accuracy}
@@ -240,9 +242,9 @@ def _validate(
     model, epoch = training.judged, training.progress.epoch
     features = getattr(model, "front_end", None) or features
     bfloat16 = use_bfloat16(spec.precision, training.sums.device)
-    if spec.refresh_batches and epoch >= spec.warmup_epochs:  # a frozen body keeps its statistics
-        refresh_batch_norm(model, features, train_batches(epoch, 0), spec.refresh_batches, bfloat16)
-    distributed.spread(model.buffers())
+    if spec.batch_norm_batches and epoch >= spec.warmup_epochs:  # a frozen body keeps its statistics
+        refresh_batch_norm(model, features, train_batches(epoch, 0), spec.batch_norm_batches, bfloat16)
+    distributed.broadcast(model.buffers())
     accuracy = yield from window_accuracy(model, features, valid_batches(), targets.classes, bfloat16)
     training.clock.mark("validation")
     return accuracy

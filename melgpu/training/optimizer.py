@@ -46,7 +46,7 @@ def make_optimizer(model: Classifier, spec: OptimSpec, epoch: int) -> torch.opti
     """AdamW over what trains in this epoch: in warm-up the head alone."""
     warm_up = epoch < spec.warmup_epochs
     model.freeze_body(warm_up)
-    groups = classifier.parameter_groups(model, warm_up, spec.weight_decay, spec.first_layer_share)
+    groups = classifier.parameter_groups(model, warm_up, spec.weight_decay, spec.first_layer_lr_scale)
     optimizer = torch.optim.AdamW(groups, fused=True)
     set_lr(optimizer, spec.warmup_lr if warm_up else spec.lr)
     return optimizer

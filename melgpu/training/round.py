@@ -11,7 +11,7 @@ from melgpu.audio import quarantine
 from melgpu.console import Tracker
 from melgpu.data import windows
 from melgpu.data.batch import Batch
-from melgpu.data.loader import Stream
+from melgpu.data.loader import WindowLoader
 from melgpu.errors import InputError
 from melgpu.features import parity
 from melgpu.features.log_mel import LogMel
@@ -37,24 +37,24 @@ def train_round(run: Run, backbone: str | None, fold: int | None, device: torch.
     if note := environment.moved(machine.tuned_on, device):
         console.say(note)
     features = LogMel(run.recipe.mel, run.recipe.audio.sample_rate, machine.feature_batch).to(device)
-    figures = parity.figures(features, run.recipe.audio.sample_rate, device)
-    parity.refuse_inexact(figures)
-    with Stream(run.manifest.paths, run.recipe.audio, run.recipe.stream, device, run.bank) as loader:
+    figures = parity.measure_parity(features, run.recipe.audio.sample_rate, device)
+    parity.check_parity(figures)
+    with WindowLoader(run.manifest.paths, run.recipe.audio, run.recipe.loader, device, run.pcm_cache) as loader:
         train_jobs(run, missing, loader, features, figures)
-    distributed.wait()
+    distributed.barrier()
     say_next(run)
 
 
-def train_jobs(run: Run, jobs: list[Job], loader: Stream, features: LogMel, figures: dict) -> None:
+def train_jobs(run: Run, jobs: list[Job], loader: WindowLoader, features: LogMel, figures: dict) -> None:
     """Train networks one after another."""
     total = sum(run.recipe.optim_for(job.backbone).max_epochs * sampling.epoch_windows(run, job) for job in jobs)
     title = f"round {run.current_round}: training {len(jobs)} networks"
     if jobs:
         preflight.reside(loader, run.labelled_rows(run.current_round))
-    with console.progress(title, total, "windows") as tracker, cli.Stop() as stop:
+    with console.progress(title, total, "windows") as tracker, cli.GracefulStop() as stop:
         for number, job in enumerate(jobs, start=1):
             training = JobTraining(run, job, loader, features, figures, f"{number}/{len(jobs)} {job.name}")
-            with checkpointing.held(run, job) if distributed.is_first() else nullcontext():
+            with checkpointing.held(run, job) if distributed.is_main_process() else nullcontext():
                 training.fit(tracker, stop)
 
 
@@ -70,7 +70,7 @@ class JobTraining:
 
     run: Run
     job: Job
-    loader: Stream
+    loader: WindowLoader
     features: LogMel
     figures: dict
     title: str
@@ -82,11 +82,11 @@ class JobTraining:
     @property
     def windows_per_step(self) -> int:
         """Of all processes together."""
-        return self.optim.batch_size * distributed.count()
+        return self.optim.batch_size * distributed.world_size()
 
     def train_batches(self, epoch: int, first_step: int) -> Iterator[Batch]:
         """This process's batches of an epoch, from one of its steps on."""
-        order = sampling.epoch_order(self.run, self.job, epoch, distributed.rank(), distributed.count())
+        order = sampling.epoch_order(self.run, self.job, epoch, distributed.rank(), distributed.world_size())
         batch_size = self.optim.batch_size
         return self.loader.batches(order[first_step * batch_size :], sampling.window_samples(self.run), batch_size)
 
@@ -94,15 +94,15 @@ class JobTraining:
         """This process's batches of the fold's validation tracks."""
         _, rows = self.run.fold_rows(self.job.fold)
         order = sampling.prediction_order(self.run, rows)
-        own = windows.share(order, distributed.rank(), distributed.count())
-        batch_size = self.run.recipe.stream.predict_batch_size
+        own = windows.shard(order, distributed.rank(), distributed.world_size())
+        batch_size = self.run.recipe.loader.predict_batch_size
         return self.loader.batches(own, sampling.window_samples(self.run), batch_size)
 
     def start(self) -> Training:
         """A fresh training, or the interrupted one from where it stopped. Raises InputError."""
         recipe = self.run.recipe
         torch.manual_seed(recipe.seed)
-        if recipe.mel.trainable != "none" and distributed.count() > 1:
+        if recipe.mel.trainable != "none" and distributed.world_size() > 1:
             raise InputError(f"mel.trainable {recipe.mel.trainable} learns in one process only: leave torchrun out")
         model = classifier.build(self.job.backbone, len(self.run.class_names), recipe).to(self.loader.device)
         state = loop.start(model, self.optim, recipe.machine)
@@ -111,7 +111,7 @@ class JobTraining:
             console.say(f"{self.title}: going on in epoch {progress.epoch + 1} after step {progress.step}")
         return state
 
-    def fit(self, tracker: Tracker, stop: cli.Stop) -> None:
+    def fit(self, tracker: Tracker, stop: cli.GracefulStop) -> None:
         """Train to the end; what was asked to stop ends with KeyboardInterrupt and a saved state."""
         run, job, recipe = self.run, self.job, self.run.recipe
         state = self.start()
@@ -125,18 +125,18 @@ class JobTraining:
             if isinstance(done, dict):
                 self.end_epoch(state, done["epoch"])
                 continue
-            self.show(tracker, state, epoch_windows, done * distributed.count())
+            self.show(tracker, state, epoch_windows, done * distributed.world_size())
             if state.micro_batch < micro_batch:
                 micro_batch = state.micro_batch
                 console.say(f"{self.title}: the GPU's memory ran out, going on with {micro_batch} windows at once")
-            if distributed.is_first():
+            if distributed.is_main_process():
                 is_due = done and state.progress.step % recipe.machine.save_every == 0
-                if stop.wanted or is_due:
+                if stop.requested or is_due:
                     checkpointing.keep_state(run, job, state)
-                if stop.wanted:  # the other processes end with this one
+                if stop.requested:  # the other processes end with this one
                     raise KeyboardInterrupt
         tracker.skip((self.optim.max_epochs - state.progress.epoch) * epoch_windows)
-        if distributed.is_first():
+        if distributed.is_main_process():
             checkpointing.finish(run, job, state)
 
     def show(self, tracker: Tracker, state: Training, epoch_windows: int, done: int) -> None:
@@ -151,11 +151,11 @@ class JobTraining:
 
     def end_epoch(self, state: Training, epoch: int) -> None:
         """Save what an epoch gave, and say so."""
-        flaws = distributed.gathered(self.loader.flaws)
+        flaws = distributed.gather_to_main(self.loader.errors)
         if flaws:
             checkpointing.keep(self.run, self.job, state, self.figures)
             found = [flaw for own in flaws for flaw in own.values()]
-            quarantine.note(self.run.quarantine_path, found)
+            quarantine.record_errors(self.run.quarantine_path, found)
         record = state.log[-1]
         console.say(
             f"{self.title}, epoch {epoch}/{self.optim.max_epochs}: loss {record['loss']:.3f}, "

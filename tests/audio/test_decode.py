@@ -9,7 +9,15 @@ import soxr
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from melgpu.audio.decode import SALVAGE_S, STREAM_BLOCK_SAMPLES, DecodeError, conform, decode, read, stream
+from melgpu.audio.decode import (
+    MIN_USABLE_S,
+    STREAM_BLOCK_SAMPLES,
+    DecodeError,
+    conform,
+    decode,
+    read_audio,
+    stream_audio,
+)
 from tests.helpers import odd_files, write_audio
 
 RATE = 22_050
@@ -50,17 +58,17 @@ def test_any_name_will_do(tmp_path):
 
 def test_every_odd_file_is_read_or_refused_with_its_reason(tmp_path, capfd):
     for name, expected in odd_files.write(tmp_path).items():
-        sound = read(tmp_path / name, RATE, 60)
+        sound = read_audio(tmp_path / name, RATE, 60)
         reason, seconds = expected if isinstance(expected, tuple) else (expected, 0)
         if isinstance(expected, float):
-            assert sound.flaw is None, (name, sound.flaw)
+            assert sound.error is None, (name, sound.error)
             assert len(sound.wave) / RATE == pytest.approx(expected, abs=0.3), name
             continue
-        assert reason in sound.flaw, (name, sound.flaw)
+        assert reason in sound.error, (name, sound.error)
         assert len(sound.wave) / RATE == pytest.approx(seconds, abs=0.7), name
         with pytest.raises(DecodeError) as caught:
             decode(tmp_path / name, RATE, 60)
-        assert str(caught.value) == f"{tmp_path / name}: {sound.flaw}"
+        assert str(caught.value) == f"{tmp_path / name}: {sound.error}"
     assert capfd.readouterr().err == ""  # nothing from the native decoders
 
 
@@ -71,7 +79,7 @@ def test_a_stream_gives_the_same_samples(tmp_path, suffix, rate, channels):
         channels = min(channels, 2)
     path = write_audio(tmp_path / f"x{suffix}", 12, rate, channels)
     for wanted in (RATE, rate):
-        pieces = list(stream(path, wanted))
+        pieces = list(stream_audio(path, wanted))
         assert {piece.dtype for piece in pieces} == {np.dtype(np.float32)}
         np.testing.assert_allclose(np.concatenate(pieces), decode(path, wanted, 60), atol=2e-6)
 
@@ -80,7 +88,7 @@ def streamed(path) -> tuple[float, str | None]:
     """How many seconds a stream gives, and its flaw."""
     seconds = 0.0
     try:
-        for piece in stream(path, RATE):
+        for piece in stream_audio(path, RATE):
             assert np.isfinite(piece).all()
             seconds += len(piece) / RATE
     except DecodeError as error:
@@ -93,16 +101,18 @@ def test_a_stream_gives_what_is_good_of_every_odd_file_then_its_flaw(tmp_path, c
         if name == "three_hours.flac":
             continue
         seconds, flaw = streamed(tmp_path / name)
-        sound = read(tmp_path / name, RATE, 60)
-        assert flaw == (sound.flaw and f"{tmp_path / name}: {sound.flaw}") or "broken after" in sound.flaw, name
-        short = 0 if sound.flaw is None else max(SALVAGE_S, STREAM_BLOCK_SAMPLES / RATE)  # a flaw takes its block along
+        sound = read_audio(tmp_path / name, RATE, 60)
+        assert flaw == (sound.error and f"{tmp_path / name}: {sound.error}") or "broken after" in sound.error, name
+        short = (
+            0 if sound.error is None else max(MIN_USABLE_S, STREAM_BLOCK_SAMPLES / RATE)
+        )  # a flaw takes its block along
         assert seconds == pytest.approx(len(sound.wave) / RATE, abs=short + 2 / RATE), name
         assert (flaw is None) == isinstance(expected, float)
     assert capfd.readouterr().err == ""
 
 
 def test_between_the_pieces_of_a_stream_errors_are_seen(tmp_path, capfd):
-    pieces = stream(write_audio(tmp_path / "x.mp3", 5), RATE)
+    pieces = stream_audio(write_audio(tmp_path / "x.mp3", 5), RATE)
     next(pieces)
     os.write(2, b"heard")
     assert capfd.readouterr().err == "heard"
@@ -120,13 +130,13 @@ def test_what_was_good_before_a_flaw_is_saved(tmp_path):
     path = write_audio(tmp_path / "x.flac", 30)
     whole, data = decode(path, 8_000, 60), path.read_bytes()
     path.write_bytes(data[: len(data) // 3])
-    saved = read(path, 8_000, 60)
-    assert saved.flaw
+    saved = read_audio(path, 8_000, 60)
+    assert saved.error
     assert 8.5 < len(saved.wave) / 8_000 < 10.5
     np.testing.assert_allclose(saved.wave[:-4000], whole[: len(saved.wave) - 4000], atol=2e-6)  # but the end effect
     path.write_bytes(data[: len(data) // 40])  # less than is worth it
-    assert len(data) / 40 < len(data) * SALVAGE_S / 30
-    assert len(read(path, 8_000, 60).wave) == 0
+    assert len(data) / 40 < len(data) * MIN_USABLE_S / 30
+    assert len(read_audio(path, 8_000, 60).wave) == 0
 
 
 def test_a_wave_is_saved_up_to_its_first_absurd_sample(tmp_path):
@@ -134,8 +144,8 @@ def test_a_wave_is_saved_up_to_its_first_absurd_sample(tmp_path):
         wave = np.full(3 * RATE, 0.5, np.float32)
         wave[2 * RATE] = absurd
         soundfile.write(tmp_path / "x.wav", wave, RATE, subtype="FLOAT")
-        saved = read(tmp_path / "x.wav", RATE, 60)
-        assert "absurdly large" in saved.flaw
+        saved = read_audio(tmp_path / "x.wav", RATE, 60)
+        assert "absurdly large" in saved.error
         assert len(saved.wave) == 2 * RATE
 
 

@@ -11,7 +11,7 @@ from melgpu.audio.decode import decode
 from melgpu.demo import corpus, song
 
 RATE = song.RATE
-LISTEN = round(fingerprint.LISTEN_S * RATE)
+LISTEN = round(fingerprint.EXCERPT_S * RATE)
 MIN_FRAMES = int(np.ceil(fingerprint.MIN_OVERLAP_S / fingerprint.HOP_S))
 
 
@@ -52,7 +52,7 @@ CHANGES = {
 def test_a_changed_recording_is_found(label, change):
     wave, rate = CHANGES[change](piece(label))
     original = fingerprint.fingerprint(piece(label)[:LISTEN], RATE)
-    changed = fingerprint.fingerprint(wave[: round(fingerprint.LISTEN_S * rate)], rate)
+    changed = fingerprint.fingerprint(wave[: round(fingerprint.EXCERPT_S * rate)], rate)
     assert indices([original, *strangers(), changed]) == [(0, 4)]
 
 
@@ -61,7 +61,7 @@ def test_a_changed_recording_is_found(label, change):
 def test_an_encoded_recording_is_found(tmp_path, label, name):
     corpus.write_audio(tmp_path / name, 0.5 * piece(label)[RATE:], 44_100, stereo=True)
     original = fingerprint.fingerprint(piece(label)[:LISTEN], RATE)
-    encoded = fingerprint.fingerprint(decode(tmp_path / name, RATE, fingerprint.LISTEN_S), RATE)
+    encoded = fingerprint.fingerprint(decode(tmp_path / name, RATE, fingerprint.EXCERPT_S), RATE)
     assert indices([*strangers(), encoded, original]) == [(3, 4)]
 
 

@@ -7,27 +7,27 @@ import numpy as np
 import pytest
 
 from melgpu.audio import worker
-from melgpu.audio.pool import Pool, WorkerLost
+from melgpu.audio.pool import WorkerLost, WorkerPool
 from tests.helpers import write_audio
 
 
 @pytest.fixture
 def pool():
-    with Pool(1, timeout_s=2.0) as made:
+    with WorkerPool(1, timeout_s=2.0) as made:
         yield made
 
 
 @pytest.mark.parametrize("workers", [0, 1, 2])
 def test_results_and_errors_come_back(workers, tmp_path):
     path = str(write_audio(tmp_path / "x.wav", 1))
-    with Pool(workers, 60.0) as pool:
-        answers = [pool.submit(worker.inspect, name, 8_000, 8_000) for name in (path, "/absent.wav", path)]
+    with WorkerPool(workers, 60.0) as pool:
+        answers = [pool.submit(worker.check_file, name, 8_000, 8_000) for name in (path, "/absent.wav", path)]
         assert [answer.result() and answer.result().reason for answer in answers] == [
             None,
             "No such file or directory",
             None,
         ]
-        broken = pool.submit(worker.store, path, 8_000, 8_000, "/absent/folder/file", 0)
+        broken = pool.submit(worker.decode_to_file, path, 8_000, 8_000, "/absent/folder/file", 0)
         with pytest.raises(FileNotFoundError, match="/absent/folder/file"):
             broken.result()
 
@@ -42,7 +42,7 @@ def raise_unsendable():
 
 
 def test_what_cannot_be_sent_back_is_said():
-    with Pool(1, 60.0) as pool:  # which imports this module, and torch with it
+    with WorkerPool(1, 60.0) as pool:  # which imports this module, and torch with it
         with pytest.raises(RuntimeError, match="cannot be sent"):
             pool.submit(raise_unsendable).result()
         assert pool.submit(os.getpid).result()
@@ -50,7 +50,7 @@ def test_what_cannot_be_sent_back_is_said():
 
 def test_calls_in_order(tmp_path):
     for workers in (0, 2):
-        with Pool(workers, 60.0) as pool:
+        with WorkerPool(workers, 60.0) as pool:
             answers = pool.in_order((divmod, number, 7) for number in range(30))
             assert [answer.result() for answer in answers] == [divmod(number, 7) for number in range(30)]
 
@@ -94,7 +94,7 @@ def test_a_decoder_that_wants_all_memory_gets_none(pool):
 
 
 def test_closing_does_not_wait_for_what_hangs():
-    with Pool(1, timeout_s=600.0) as pool:
+    with WorkerPool(1, timeout_s=600.0) as pool:
         pool.submit(os.getpid).result()
         hung = pool.submit(time.sleep, 600)
         while not hung.running():

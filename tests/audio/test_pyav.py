@@ -19,20 +19,20 @@ def test_containers_give_their_music(tmp_path, suffix, channels):
 
 
 def test_no_more_is_decoded_than_is_taken(tmp_path):
-    blocks = pyav.blocks(write_container(tmp_path / "x.m4a", 8))
+    blocks = pyav.decode_blocks(write_container(tmp_path / "x.m4a", 8))
     rate, block = next(blocks)
     assert (rate, block.shape[1], block.dtype) == (44_100, 1, np.float32)
     assert len(block) <= 4096
 
 
 def test_lengths_by_the_header(tmp_path):
-    assert pyav.header_s(write_container(tmp_path / "x.m4a", 8)) == pytest.approx(8, abs=0.2)
+    assert pyav.header_duration_s(write_container(tmp_path / "x.m4a", 8)) == pytest.approx(8, abs=0.2)
 
 
 def test_a_container_without_music_is_refused(tmp_path):
     (tmp_path / "x.wma").write_bytes(b"no music" * 100)
     with pytest.raises(InputError, match="not readable as audio"):
-        list(pyav.blocks(tmp_path / "x.wma"))
+        list(pyav.decode_blocks(tmp_path / "x.wma"))
 
 
 def test_without_the_extra_its_name_is_said(tmp_path):

@@ -3,11 +3,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from melgpu.audio import quarantine
-from melgpu.audio.quarantine import Flaw
+from melgpu.audio.quarantine import AudioError
 from melgpu.errors import InputError
 
 texts = st.text(st.characters(codec="utf-8", exclude_characters="\r\0"), min_size=1)
-flaws = st.lists(st.builds(Flaw, texts, texts, st.integers(0, 1200).map(lambda tenths: tenths / 10)))
+flaws = st.lists(st.builds(AudioError, texts, texts, st.integers(0, 1200).map(lambda tenths: tenths / 10)))
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
@@ -16,9 +16,9 @@ def test_keeps_the_latest_of_each_file(tmp_path, first, second):
     path = tmp_path / "quarantine.csv"
     path.unlink(missing_ok=True)
     for found in (first, second):
-        quarantine.note(path, found)
+        quarantine.record_errors(path, found)
     latest = {flaw.path: flaw for flaw in [*first, *second]}
-    assert {flaw.path: flaw for flaw in quarantine.load(path)} == latest
+    assert {flaw.path: flaw for flaw in quarantine.load_errors(path)} == latest
     assert path.exists() == bool(latest)
 
 
@@ -26,17 +26,17 @@ def test_a_foreign_file_is_refused(tmp_path):
     for content in (b"a,b\n", b"", b"\xff\xfe", b"file,reason,salvaged_s\na,b\n", b"file,reason,salvaged_s\na,b,c\n"):
         (tmp_path / "x.csv").write_bytes(content)
         with pytest.raises(InputError, match=r"x\.csv: not a quarantine"):
-            quarantine.load(tmp_path / "x.csv")
+            quarantine.load_errors(tmp_path / "x.csv")
 
 
 def test_too_many_are_refused_and_all_named():
-    found = {name: Flaw(name, "empty", 0.0) for name in "abc"}
-    quarantine.refuse_many(found, 60, 0.05)
-    with pytest.raises(InputError, match=r"3 of 59 files are broken, more than stream\.max_broken") as caught:
-        quarantine.refuse_many(found, 59, 0.05)
+    found = {name: AudioError(name, "empty", 0.0) for name in "abc"}
+    quarantine.check_error_rate(found, 60, 0.05)
+    with pytest.raises(InputError, match=r"3 of 59 files are broken, more than loader\.max_error") as caught:
+        quarantine.check_error_rate(found, 59, 0.05)
     assert len(caught.value.problems) == 4
 
 
 def test_the_summary_counts_what_is_in_use(tmp_path):
-    found = [Flaw("a", "cut", 30.0), Flaw("b", "empty", 0.0)]
-    assert quarantine.summary(found, tmp_path).startswith("2 broken files in quarantine, 1 of them used")
+    found = [AudioError("a", "cut", 30.0), AudioError("b", "empty", 0.0)]
+    assert quarantine.summarize(found, tmp_path).startswith("2 broken files in quarantine, 1 of them used")

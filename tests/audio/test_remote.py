@@ -30,15 +30,15 @@ def test_what_is_a_url():
         assert remote.is_url(url)
     for path in ("/a/b.mp3", "a.mp3", "C:/a.mp3", "a://", "://a", "a b://c"):
         assert not remote.is_url(path) or path == "a://"
-    assert remote.suffix("https://x.org/a.MP3?b=c.txt") == ".mp3"
-    assert remote.suffix("a?b.ogg") == ".ogg"
+    assert remote.file_suffix("https://x.org/a.MP3?b=c.txt") == ".mp3"
+    assert remote.file_suffix("a?b.ogg") == ".ogg"
 
 
 def test_a_url_gives_what_the_file_gives(tmp_path, site):
     path = write_audio(tmp_path / "x.mp3", 2)
     for url in (f"{site}/x.mp3", f"{site}/x.mp3?token=1", f"file://{path}"):
         np.testing.assert_array_equal(decode(url, 8_000, 5), decode(path, 8_000, 5))
-    with remote.local(f"{site}/x.mp3") as place:
+    with remote.local_copy(f"{site}/x.mp3") as place:
         assert place.read_bytes() == path.read_bytes()
     assert not place.exists()
 
@@ -53,10 +53,10 @@ def test_a_fetch_that_fails_is_tried_again(tmp_path, site, monkeypatch):
 
     monkeypatch.setattr(Quiet, "send_head", send_head)
     monkeypatch.setattr(Quiet, "do_HEAD", lambda self: self.send_error(405))
-    monkeypatch.setattr(remote, "PAUSES_S", (0.01, 0.01))
-    with remote.local(f"{site}/x.wav") as place:
+    monkeypatch.setattr(remote, "RETRY_DELAYS_S", (0.01, 0.01))
+    with remote.local_copy(f"{site}/x.wav") as place:
         assert place.read_bytes() == (tmp_path / "x.wav").read_bytes()
-    with pytest.raises(InputError, match="cannot be fetched"), remote.local(f"{site}/x.wav"):
+    with pytest.raises(InputError, match="cannot be fetched"), remote.local_copy(f"{site}/x.wav"):
         pass
     assert next(answers, None) is None
 
@@ -64,7 +64,7 @@ def test_a_fetch_that_fails_is_tried_again(tmp_path, site, monkeypatch):
 def test_what_cannot_be_fetched_is_named(site):
     with pytest.raises(DecodeError, match=r"absent\.mp3: cannot be fetched"):
         decode(f"{site}/absent.mp3", 8_000, 5)
-    with pytest.raises(InputError, match="cannot be fetched"), remote.local("nonsense://x/y.mp3"):
+    with pytest.raises(InputError, match="cannot be fetched"), remote.local_copy("nonsense://x/y.mp3"):
         pass
 
 

@@ -8,14 +8,14 @@ import pytest
 
 from melgpu.audio import worker
 from melgpu.audio.decode import conform, decode
-from melgpu.audio.pool import Pool
+from melgpu.audio.pool import WorkerPool
 from tests.helpers import write_audio
 
 
 def test_stores_the_conformed_wave_where_it_is_told(tmp_path):
     path, target = write_audio(tmp_path / "x.flac", 1.5), tmp_path / "pcm"
     target.write_bytes(b"")
-    assert worker.store(str(path), 8_000, 16_000, str(target), 4 * 16_000) is None
+    assert worker.decode_to_file(str(path), 8_000, 16_000, str(target), 4 * 16_000) is None
     stored = np.fromfile(target, np.float32).reshape(2, 16_000)
     np.testing.assert_array_equal(stored[1], conform(decode(path, 8_000, 2.0), 16_000))
     assert not stored[0].any()
@@ -24,24 +24,24 @@ def test_stores_the_conformed_wave_where_it_is_told(tmp_path):
 def test_says_what_is_wrong_and_how_much_was_saved(tmp_path):
     data = write_audio(tmp_path / "x.flac", 30).read_bytes()
     (tmp_path / "cut.flac").write_bytes(data[: len(data) // 2])
-    flaw = worker.inspect(str(tmp_path / "cut.flac"), 8_000, 60 * 8_000)
-    assert 5 < flaw.salvaged_s < 15
-    assert worker.inspect(str(tmp_path / "cut.flac"), 8_000, 2 * 8_000) is None  # its beginning is well
+    flaw = worker.check_file(str(tmp_path / "cut.flac"), 8_000, 60 * 8_000)
+    assert 5 < flaw.usable_s < 15
+    assert worker.check_file(str(tmp_path / "cut.flac"), 8_000, 2 * 8_000) is None  # its beginning is well
     (tmp_path / "target").touch()
-    lost = worker.store(str(tmp_path / "absent.mp3"), 8_000, 8_000, str(tmp_path / "target"), 0)
-    assert lost.is_lost
+    lost = worker.decode_to_file(str(tmp_path / "absent.mp3"), 8_000, 8_000, str(tmp_path / "target"), 0)
+    assert lost.unusable
     assert (tmp_path / "target").stat().st_size == 0
 
 
 def test_a_full_disk_is_an_error_and_no_flaw_of_the_track(tmp_path):
     path = write_audio(tmp_path / "x.wav", 1)
     with pytest.raises(OSError, match="No space left on device"):
-        worker.store(str(path), 8_000, 8_000, "/dev/full", 0)
+        worker.decode_to_file(str(path), 8_000, 8_000, "/dev/full", 0)
 
 
 def lead(connection) -> None:
     """A parent with a pool of workers, that waits to be killed."""
-    pool = Pool(1, 60.0)
+    pool = WorkerPool(1, 60.0)
     connection.send(pool.submit(os.getpid).result())
     time.sleep(60)
 

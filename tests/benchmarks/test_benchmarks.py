@@ -18,10 +18,10 @@ from benchmarks import (
     parity,
     timing,
 )
-from melgpu import recipe
 from melgpu.audio import worker
 from melgpu.errors import InputError
 from melgpu.features.parity import MAX_DB, MEAN_DB
+from melgpu.recipe import load_recipe
 from tests.helpers import call, write_audio
 
 
@@ -62,7 +62,7 @@ def test_the_limit_is_that_of_the_best_number_of_windows(monkeypatch):
 
     monkeypatch.setattr(torch, "stft", lambda waves, *rest, **more: asked.append(len(waves)))
     monkeypatch.setattr(timing, "measure", measure)
-    assert bench_features.limit(recipe.load([]).mel, torch.zeros(8, 10)) == ("bare FFT", 8.0)  # 4 in half a second
+    assert bench_features.limit(load_recipe([]).mel, torch.zeros(8, 10)) == ("bare FFT", 8.0)  # 4 in half a second
 
 
 def test_parity(tmp_path, capsys):
@@ -127,7 +127,7 @@ def test_a_broken_file_is_no_decoded_one(tmp_path):
     path.write_bytes(b"no music")
     target.touch()
     with pytest.raises(InputError, match=r"a\.flac: not readable"):
-        bench_decode.measure(worker.store, (8000, 8000, str(target), 0), [str(path)], 0, 1)
+        bench_decode.measure(worker.decode_to_file, (8000, 8000, str(target), 0), [str(path)], 0, 1)
 
 
 def test_measuring_waits_for_enough():

@@ -21,7 +21,7 @@ def test_audio_overlaps_on_a_gpu_and_all_share_a_cpu():
 
 
 def test_a_gain_ends_where_the_next_stage_limits():
-    faster = Change("audio", "stream.workers 2 -> 8", 4.0)
+    faster = Change("audio", "loader.workers 2 -> 8", 4.0)
     assert bottleneck.gain(RATES, faster, shared=False) == pytest.approx(400 / 3 / 100)  # the device's 7.5 ms
     assert bottleneck.gain(RATES, faster, shared=True) == pytest.approx(17.5 / 10)
     assert bottleneck.gain(RATES, Change("pictures", "", 9.0), shared=False) == 1.0
@@ -65,7 +65,7 @@ def result(**more):
         row("features", "nnaudio, batch of 8", 400.0, engine="nnaudio", batch_size=8),
         row("features", "fused, batch of 8", 1600.0, engine="fused", batch_size=8),
         row("features", "fused, batch of 16", 9999.0, engine="fused", batch_size=16),
-        row("stream", "files to batches", 100.0),
+        row("loader", "files to batches", 100.0),
         row("train", "resnet50, pictures ready", 210.0, 420.0),
         row("train", "resnet50, from files", 99.0),
         row("predict", "6 networks, networks alone", 20.0, 80.0),
@@ -80,7 +80,7 @@ def result(**more):
 def test_findings_name_the_bottleneck_the_setting_and_the_gain():
     train, predict = bottleneck.findings(result())
     assert train.startswith("train resnet50: audio limits (100.0 windows/s alone); 99.0 windows/s together")
-    assert "Change stream.workers 2 -> 4: predicted 1.38 times" in train  # from 100 to 1 / (1 / 400 + 1 / 210)
+    assert "Change loader.workers 2 -> 4: predicted 1.38 times" in train  # from 100 to 1 / (1 / 400 + 1 / 210)
     assert predict.startswith("predict 6 networks: network limits (20.0 windows/s alone, 95% of the GPU's work on a")
     assert "at most 3.50 times as fast" in predict  # from 52.5 ms to 12.5 + 2.5
     assert "To try: machine.compile (python" in predict  # the other one is set
@@ -94,8 +94,8 @@ def test_nothing_that_is_set_is_named_as_something_to_try():
 
 def test_changes_come_from_what_was_measured():
     found = {change.what: change for change in bottleneck.changes(result())}
-    assert found["stream.workers 2 -> 4"].factor == 2.0
-    bank = "stream.bank off -> disk (another order of windows; 10.6 MB a track)"  # 120 s x 22,050 x 4 bytes
+    assert found["loader.workers 2 -> 4"].factor == 2.0
+    bank = "loader.pcm_cache off -> disk (another order of windows; 10.6 MB a track)"  # 120 s x 22,050 x 4 bytes
     assert found[bank].factor == 50.0
     assert found["mel.engine nnaudio -> fused"].factor == 4.0
     slow = {change.what: change for change in bottleneck.changes(result(precision="float32"))}

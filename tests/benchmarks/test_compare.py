@@ -7,8 +7,8 @@ import torch
 
 from benchmarks import __main__, measurement
 from benchmarks.commands import compare
-from melgpu import recipe
 from melgpu.errors import InputError
+from melgpu.recipe import load_recipe
 from tests.helpers.benchmarks import flags, run
 
 
@@ -37,7 +37,7 @@ def test_every_core_gets_a_process(short_music, monkeypatch):
     def look(bench):
         monkeypatch.setattr(compare.bench_stream, "time_original", lambda *given: jobs.append(given) or {})
         next(compare.originals(bench))
-        jobs.append((bench.workers, bench.settings.stream.workers))
+        jobs.append((bench.workers, bench.settings.loader.workers))
         raise InputError("seen enough")
 
     monkeypatch.setattr(compare, "run", look)
@@ -48,7 +48,7 @@ def test_every_core_gets_a_process(short_music, monkeypatch):
 
 
 def test_librosa_is_told_to_work_in_one_process():
-    found = compare.front_ends(recipe.load([]), torch.device("cpu"))
+    found = compare.front_ends(load_recipe([]), torch.device("cpu"))
     assert "librosa in one process" in found
     assert "librosa" not in found
 
@@ -68,7 +68,7 @@ def test_durations_have_the_unit_that_suits():
 
 def test_dali_draws_the_same_pictures():
     pytest.importorskip("nvidia.dali")
-    settings, device = recipe.load([]), torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    settings, device = load_recipe([]), torch.device("cuda" if torch.cuda.is_available() else "cpu")
     waves = measurement.noise(settings, 2, device)
     drawn = compare.front_ends(settings, device)["NVIDIA DALI"](waves)
     assert (drawn - measurement.front_end(settings, device)(waves)).abs().mean() < 1e-3

@@ -8,12 +8,12 @@ import pytest
 from benchmarks import __main__, timing
 from benchmarks.commands import cost
 from benchmarks.commands.cost import Rates
-from melgpu import recipe
 from melgpu.data import windows
 from melgpu.errors import InputError
+from melgpu.recipe import load_recipe
 from tests.helpers.benchmarks import TINY
 
-ZALO = recipe.load([])
+ZALO = load_recipe([])
 NAMES = sorted({name for spec in ZALO.rounds for name in spec.backbones})
 FAST = Rates(dict.fromkeys(NAMES, 100.0), audio=1e9, pictures=1e9, views=1000.0, shared=False)
 
@@ -21,7 +21,7 @@ FAST = Rates(dict.fromkeys(NAMES, 100.0), audio=1e9, pictures=1e9, views=1000.0,
 def test_the_competitions_tracks_and_their_windows():
     assert sum(cost.CLASS_TRACKS.values()) == 5158
     labels = [label for label, tracks in cost.CLASS_TRACKS.items() for _ in range(tracks)]
-    order = windows.training_order(np.arange(5158), labels, ZALO.audio, ZALO.windows)
+    order = windows.training_windows(np.arange(5158), labels, ZALO.audio, ZALO.windows)
     assert len(order) == 191 * 21 + 4967 * 11 == 58_648  # classes 1, 9 and 10 are dense
     assert cost.epoch_windows(ZALO, 1, 32) == 46_912  # 1,466 batches of four fifths
     assert cost.epoch_windows(ZALO, 2, 32) == 56_768  # and 866.5 test tracks of 11.37 windows each: 1,774 batches
@@ -50,7 +50,7 @@ def test_prediction_is_a_pass_of_all_networks_and_both_views():
 
 def result(**more) -> dict:
     rows = [{"stage": "train", "way": f"{name}, from files", "windows_per_s": 100.0} for name in NAMES]
-    rows += [{"stage": "stream", "way": "files to batches", "windows_per_s": 1e9}]
+    rows += [{"stage": "loader", "way": "files to batches", "windows_per_s": 1e9}]
     features = {"stage": "features", "way": "fft, batch of 32", "engine": "fft", "batch_size": 32}
     rows += [{**features, "windows_per_s": 1e9}, {**features, "batch_size": 8, "windows_per_s": 1.0}]
     rows += [{"stage": "predict", "way": "6 networks, networks alone", "windows_per_s": 1000 / 12, "models": 6}]
@@ -69,7 +69,7 @@ def test_rates_come_from_a_suite():
     with pytest.raises(InputError, match=r"no rates of resnet50, stream \(it is a first look, --quick\);"):
         cost.rates_of(result(rows=rows, quick=True), ZALO, "x")
     with pytest.raises(InputError, match=r"another recipe \(mel differs"):
-        cost.rates_of(result(), recipe.load([], ["mel.image_size=80"]), "x")
+        cost.rates_of(result(), load_recipe([], ["mel.image_size=80"]), "x")
 
 
 def test_the_cost_of_a_kept_result(tmp_path, capsys):

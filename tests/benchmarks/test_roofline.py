@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from benchmarks import roofline, timing
-from melgpu import recipe
+from melgpu.recipe import load_recipe
 
 CPU = torch.device("cpu")
 
@@ -35,7 +35,7 @@ def test_bytes_of_a_network_by_hand():
 
 
 def test_work_of_a_front_end():
-    zalo = recipe.load([])
+    zalo = load_recipe([])
     frames = 862
     convolution = frames * 2 * 2048 * 1025 * 2
     assert roofline.front_end_flops("nnaudio", zalo) > convolution

@@ -7,9 +7,9 @@ import torch
 
 from benchmarks import __main__, bench_train, timing
 from benchmarks.commands import bench, suite
-from melgpu import recipe
 from melgpu.errors import InputError
 from melgpu.models import classifier
+from melgpu.recipe import load_recipe
 from tests.helpers import call
 from tests.helpers.benchmarks import TINY, flags, run
 
@@ -40,8 +40,8 @@ def test_one_stage_alone(short_music, quick_limits, capsys):
 
 
 def test_networks_of_all_rounds_are_trained_and_known(short_music, tmp_path):
-    assert bench.networks(recipe.load([]))[:3] == ["densenet201", "inception_v3", "densenet169"]
-    assert sorted(bench.networks(recipe.load([]))) == sorted(classifier.BACKBONES)
+    assert bench.networks(load_recipe([]))[:3] == ["densenet201", "inception_v3", "densenet169"]
+    assert sorted(bench.networks(load_recipe([]))) == sorted(classifier.BACKBONES)
     args = __main__.suite().parse_args([*map(str, flags(short_music)), "--set", TINY.replace("resnet10t", "resnet5")])
     with pytest.raises(InputError, match="no network resnet5"):
         bench.prepare(args, tmp_path)
@@ -71,16 +71,16 @@ def test_a_limit_taken_in_a_bad_moment_is_taken_again():
 def test_every_process_has_files_enough(monkeypatch, tmp_path):
     given = []
     monkeypatch.setattr(bench.bench_decode, "measure", lambda call, more, paths, *rest: given.extend(paths) or [2.0])
-    some = bench.Bench(recipe.load([]), ["a", "b", "c"], None, tmp_path, bench.Effort(4, (), 1, 1, 0.1, 1))
+    some = bench.Bench(load_recipe([]), ["a", "b", "c"], None, tmp_path, bench.Effort(4, (), 1, 1, 0.1, 1))
     assert some.in_processes(None, (), workers=12) == [48 * 11 / 2.0]
     assert given == 16 * ["a", "b", "c"]
 
 
 def test_a_gpu_trains_from_files_by_the_recipes_own_settings(tmp_path):
-    settings = recipe.load([], ["stream.decode_ahead=99", "stream.workers=1"])
+    settings = load_recipe([], ["loader.prefetch_tracks=99", "loader.workers=1"])
     for device, ahead in (("cuda", 99), ("cpu", 1)):
         some = bench.Bench(settings, [], torch.device(device), tmp_path, bench.effort(torch.device(device), True))
-        assert some.from_files(settings).stream.decode_ahead == ahead
+        assert some.from_files(settings).loader.prefetch_tracks == ahead
 
 
 def test_powers():

@@ -10,9 +10,10 @@ import torch
 from benchmarks import __main__, bench_train, measurement
 from benchmarks.commands import search, tune
 from benchmarks.commands.search import Trial
-from melgpu import recipe, toml_tables
+from melgpu import toml_tables
 from melgpu.errors import InputError
 from melgpu.models import inference
+from melgpu.recipe import load_recipe
 from melgpu.runs import environment
 from tests.helpers.benchmarks import flags, run
 
@@ -39,7 +40,7 @@ def test_a_gain_has_to_come_in_every_round():
 
 def test_rounds_go_there_and_back():
     asked = []
-    wanted = recipe.load([])
+    wanted = load_recipe([])
     search.attempt(wanted, "machine.feature_batch", [3, 5], lambda now: asked.append(now.machine.feature_batch))
     assert asked == [0, 3, 5, 5, 3, 0]
 
@@ -50,10 +51,10 @@ def test_values_that_are_equal_in_effect_are_left_out():
 
 
 def test_a_bank_is_told_and_not_taken():
-    off = Trial("stream.bank", "off", {"off": [[1.0], [1.0]], "disk": [[9.0], [9.0]]})
+    off = Trial("loader.pcm_cache", "off", {"off": [[1.0], [1.0]], "disk": [[9.0], [9.0]]})
     assert (off.best, off.kept) == ("disk", "off")
     assert "9.0 times as fast" in search.hints([off])[0]
-    disk = Trial("stream.bank", "disk", {"disk": [[1.0], [1.0]], "gpu": [[9.0], [9.0]]})
+    disk = Trial("loader.pcm_cache", "disk", {"disk": [[1.0], [1.0]], "gpu": [[9.0], [9.0]]})
     assert (disk.kept, search.hints([disk])) == ("gpu", [])
 
 
@@ -63,7 +64,7 @@ def test_what_does_not_work_here_is_left_out():
             raise RuntimeError("no memory\nat all")
         return [float(settings.machine.feature_batch + 1)] * 2
 
-    tried = search.attempt(recipe.load([]), "machine.feature_batch", [3, 5], measure)
+    tried = search.attempt(load_recipe([]), "machine.feature_batch", [3, 5], measure)
     assert tried.rates == {0: [[1.0] * 2] * 2, 5: [[6.0] * 2] * 2}
     assert tried.refused == {3: "no memory"}
     assert tried.kept == 5
@@ -72,7 +73,7 @@ def test_what_does_not_work_here_is_left_out():
 def test_an_engine_that_misses_the_gate_is_refused(monkeypatch):
     monkeypatch.setattr(tune.parity, "MAX_DB", 0.0)
     bench = type("Bench", (), {"device": CPU})
-    tried = search.attempt(recipe.load(["demo"]), "mel.engine", ["fft"], lambda now: tune.drawing(bench, now))
+    tried = search.attempt(load_recipe(["demo"]), "mel.engine", ["fft"], lambda now: tune.drawing(bench, now))
     assert tried.rates == {}
     assert set(tried.refused) == {"auto", "fft"}
     assert all("inexact" in why for why in tried.refused.values())
@@ -85,20 +86,20 @@ def test_the_ratio_is_taken_sample_by_sample():
 def test_tune(short_music, quick_limits, tmp_path, capsys):
     path = tmp_path / "tuned.toml"
     result = run(capsys, "tune", *flags(short_music), "--write", path, "--plot", tmp_path / "x.png")
-    assert [one["setting"] for one in result["trials"]][-1] == "stream.bank"
+    assert [one["setting"] for one in result["trials"]][-1] == "loader.pcm_cache"
     assert (result["quick"], result["batch_size"]) == (True, 4)
     assert result["precision"] in ("float32", "bfloat16")
     assert [one["backbones"] for one in result["recipe"]["rounds"]] == [["resnet10t", "test_efficientnet"]]
     assert all(one["samples_windows_per_s"] for one in result["trials"])
     assert len(result["versus"]["training"]["tuned"]) == len(result["versus"]["training"]["default"]) > 0
-    made = recipe.load(["zalo2019", str(path)])
+    made = load_recipe(["zalo2019", str(path)])
     assert made.machine.tuned_on == environment.stamp(CPU)
-    assert made.model_copy(update={"mel": recipe.load([]).mel}).digest() == recipe.load([]).digest()
-    assert set(toml_tables.read(path)) <= {"machine", "stream", "mel"}
+    assert made.model_copy(update={"mel": load_recipe([]).mel}).digest() == load_recipe([]).digest()
+    assert set(toml_tables.read(path)) <= {"machine", "loader", "mel"}
 
 
 def test_a_recipes_own_bank_stays_and_serves_prediction(short_music, tmp_path, monkeypatch):
-    (tmp_path / "own.toml").write_text("[stream]\nbank = 'disk'\n")
+    (tmp_path / "own.toml").write_text("[loader]\npcm_cache = 'disk'\n")
     given, seen = [], []
 
     class Watched(tune.Stream):
@@ -109,10 +110,10 @@ def test_a_recipes_own_bank_stays_and_serves_prediction(short_music, tmp_path, m
     def look(bench, quick):
         with contextlib.closing(tune.prediction(bench, bench.settings, "resnet10t")) as loop:
             next(loop)
-        seen.append((bench.settings.stream.bank, given == [bench.bank]))
+        seen.append((bench.settings.loader.pcm_cache, given == [bench.pcm_cache]))
         raise InputError("seen enough")
 
-    monkeypatch.setattr(tune, "Stream", Watched)
+    monkeypatch.setattr(tune, "WindowLoader", Watched)
     monkeypatch.setattr(tune, "run", look)
     with pytest.raises(InputError, match="seen enough"):
         __main__.main(["tune", *map(str, [*flags(short_music), "--recipe", "demo", "--recipe", tmp_path / "own.toml"])])
@@ -133,7 +134,7 @@ def test_tuned_settings_leave_results_as_they_are(tmp_path, tuned):
     overrides = ["optim.precision='float32'", "mel.image_size=75", "backbone.dropout=0.0"]
     found = []
     for names in (["demo"], ["demo", str(path)]):
-        settings = recipe.load(names, overrides)
+        settings = load_recipe(names, overrides)
         torch.manual_seed(0)
         state, draw = bench_train.begin("resnet10t", settings, CPU), measurement.front_end(settings, CPU)
         batches = measurement.same_batch(measurement.noise(settings, 8, CPU))

@@ -149,7 +149,7 @@ def test_new_music_gets_three_classes_and_all_probabilities(finished, corpus, tm
     )
     assert answer.returncode == 0, answer.stderr
     rows = rows_of(tmp_path / "o.csv")
-    assert rows[0] == ["file", "aria", "breakbeat", "waltz", "flaw"]
+    assert rows[0] == ["file", "aria", "breakbeat", "waltz", "error"]
     assert [os.path.basename(row[0]) for row in rows[1:]] == ["private0.mp3", "long.flac", "nhạc số 1.ogg", "short.mp3"]
     probs = np.array([row[1:-1] for row in rows[1:]], float)
     np.testing.assert_allclose(probs.sum(1), 1, atol=1e-5)
@@ -160,7 +160,7 @@ def test_new_music_gets_three_classes_and_all_probabilities(finished, corpus, tm
 def test_new_music_that_was_a_test_track_gets_the_same_answer(finished, corpus, tmp_path):
     folder, _ = finished
     answers = dict(rows_of(folder / "submission-private.csv")[1:])
-    tuned = ["machine.channels_last=false", "machine.feature_batch=2", "stream.predict_batch_size=5"]  # speed only
+    tuned = ["machine.channels_last=false", "machine.feature_batch=2", "loader.predict_batch_size=5"]  # speed only
     more = [part for setting in (*tuned, "machine.tuned_on='a GPU'") for part in ("--set", setting)]
     told = call("predict.py", "--run", folder, corpus / "audio" / "private0.mp3", "--out", tmp_path / "o.csv", *more)
     assert "machine settings were tuned on a GPU" in told.stdout.replace("\n", " ")
@@ -221,7 +221,7 @@ def test_a_run_without_test_sets_reaches_new_music(corpus, tmp_path):
     calls = [call("train.py", "--run", folder, "--recipe", "demo", *sets(), *more, *lists(corpus)[:4])]
     assert "machine settings were tuned on a GPU" in calls[0].stdout.replace("\n", " ")
     calls += [call(script, "--run", folder) for script in ("predict.py", "stack.py")]
-    calls.append(call("predict.py", "--run", folder, "--set", "stream.workers=0", corpus / "audio" / "test0.mp3"))
+    calls.append(call("predict.py", "--run", folder, "--set", "loader.workers=0", corpus / "audio" / "test0.mp3"))
     for one in calls:
         assert one.returncode == 0, one.stderr + one.stdout
     assert "test0.mp3" in calls[-1].stdout
@@ -235,10 +235,10 @@ def test_broken_files_go_into_quarantine_and_no_test_track_is_lost(corpus, tmp_p
     for name in ("train5.flac", "test1.ogg"):
         (data / "audio" / name).write_text("no music")
     rounds = "rounds=[{backbones=['inception_v3', 'resnet50'], folds=[0], blend={cnn=0.9, lightgbm=0.1}}]"
-    safe = ["--set", "stream.on_error=quarantine", "--set", "stream.max_broken_share=0.2"]
+    safe = ["--set", "loader.on_error=quarantine", "--set", "loader.max_error_fraction=0.2"]
     calls = [call("train.py", "--run", folder, "--recipe", "demo", *sets(), "--set", rounds, *safe, *lists(data))]
     (data / "audio" / "private0.mp3").unlink()  # broken only after the check; not so in the bank, which is deleted
-    shutil.rmtree(folder / "bank")
+    shutil.rmtree(folder / "pcm_cache")
     calls += [call(script, "--run", folder) for script in ("predict.py", "stack.py")]
     for one in calls:
         assert one.returncode == 0, one.stderr + one.stdout
@@ -246,8 +246,8 @@ def test_broken_files_go_into_quarantine_and_no_test_track_is_lost(corpus, tmp_p
     assert sorted(recorded) == ["private0.mp3", "test1.ogg", "train5.flac"]
     assert "3 broken files in quarantine" in calls[-1].stdout
     made = predictions.load(folder / "round1" / "predictions" / "resnet50-fold0.npz")
-    assert [made.ids[row] for row in np.flatnonzero(made.lost)] == ["train5.flac", "test1.ogg", "private0.mp3"]
-    np.testing.assert_allclose(made.track_probs[made.lost], [[6 / 17, 6 / 17, 5 / 17]] * 3, atol=1e-6)
+    assert [made.ids[row] for row in np.flatnonzero(made.unusable)] == ["train5.flac", "test1.ogg", "private0.mp3"]
+    np.testing.assert_allclose(made.track_probs[made.unusable], [[6 / 17, 6 / 17, 5 / 17]] * 3, atol=1e-6)
     answered, listed = rows_of(folder / "submission.csv"), rows_of(corpus / "test.csv")
     assert [row[0] for row in answered[1:]] == [row[0] for row in listed[1:]]
     assert dict(rows_of(folder / "submission-private.csv"))["private0.mp3"] in ("aria", "breakbeat")
@@ -378,7 +378,7 @@ def test_a_killed_prediction_goes_on_to_the_same_answers(finished, tmp_path):
     made = folder / "round2" / "predictions"
     for path in (*made.iterdir(), folder / "round2" / "stack" / "scores.json"):
         path.unlink()
-    command = ["predict.py", "--run", folder, "--set", "stream.predict_batch_size=2"]
+    command = ["predict.py", "--run", folder, "--set", "loader.predict_batch_size=2"]
 
     def kept() -> int:
         return sum(path.stat().st_size for path in made.glob("*.journal"))
@@ -398,7 +398,7 @@ def test_a_killed_prediction_goes_on_to_the_same_answers(finished, tmp_path):
     shutil.copytree(folder, again)
     for path in (again / "round2" / "predictions").iterdir():
         path.unlink()
-    assert call("predict.py", "--run", again, "--set", "stream.predict_batch_size=2").returncode == 0
+    assert call("predict.py", "--run", again, "--set", "loader.predict_batch_size=2").returncode == 0
     for path in made.iterdir():
         one, other = predictions.load(path), predictions.load(again / "round2" / "predictions" / path.name)
         np.testing.assert_array_equal(one.probs, other.probs)

@@ -7,13 +7,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from melgpu.data.batch import Batch, by_thread, to_gpu
+from melgpu.data.batch import Batch, prefetch, prefetch_to_device
 
 
 @settings(deadline=None, max_examples=50)
 @given(st.lists(st.integers(), max_size=20), st.integers(1, 5))
 def test_a_thread_gives_the_same_items_in_order(items, depth):
-    assert list(by_thread(iter(x for x in items), depth)) == items
+    assert list(prefetch(iter(x for x in items), depth)) == items
 
 
 def test_it_runs_ahead_only_as_far_as_told():
@@ -24,7 +24,7 @@ def test_it_runs_ahead_only_as_far_as_told():
             made.append(number)
             yield number
 
-    items = by_thread(count(), 3)
+    items = prefetch(count(), 3)
     assert [next(items) for _ in range(4)] == [0, 1, 2, 3]
     time.sleep(0.3)
     assert len(made) <= 4 + 3 + 1  # taken, waiting, in hand
@@ -37,7 +37,7 @@ def test_an_error_comes_after_the_items_before_it():
         yield 1
         raise KeyError("no more")
 
-    items = by_thread(fail(), 2)
+    items = prefetch(fail(), 2)
     assert next(items) == 1
     with pytest.raises(KeyError, match="no more"):
         next(items)
@@ -52,5 +52,5 @@ def test_copies_to_a_gpu_are_whole_when_they_are_used():
             yield Batch(waves, rows, rows, rows >= 0)
 
     device = torch.device("cuda")
-    sums = [batch.waves.double().sum() for batch in to_gpu(batches(), device)]
+    sums = [batch.waves.double().sum() for batch in prefetch_to_device(batches(), device)]
     assert [float(total) for total in sums] == [64 * 100_000 * number for number in range(20)]

@@ -31,11 +31,11 @@ def files(tmp_path_factory) -> list[str]:
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_files_are_looked_at_in_order(files, workers):
-    found = list(dataset_check.looks(files, workers, 60.0))
+    found = list(dataset_check.inspect_files(files, workers, 60.0))
     assert [one.is_silent for one in found] == [False] * 5 + [True] + [False] * 2
-    assert [bool(one.flaw) for one in found] == [False] * 6 + [True] * 2
+    assert [bool(one.error) for one in found] == [False] * 6 + [True] * 2
     assert (found[5].source_rate, found[5].channels, found[5].length_s) == (44_100, 2, 1.0)
-    assert dataset_check.same_content(files, found) == [[0, 4]]
+    assert dataset_check.identical_files(files, found) == [[0, 4]]
     assert [(i, j) for i, j, _ in dataset_check.near_duplicates(found, [[0, 4]])] == [(1, 3)]
 
 
@@ -44,14 +44,14 @@ def test_equal_heads_and_ends_are_not_equal_content(tmp_path):
     data[len(data) // 4] ^= 1
     (tmp_path / "b.wav").write_bytes(data)
     paths = [str(tmp_path / "a.wav"), str(tmp_path / "b.wav")]
-    found = list(dataset_check.looks(paths, 0, 60.0))
+    found = list(dataset_check.inspect_files(paths, 0, 60.0))
     assert found[0].content == found[1].content
-    assert dataset_check.same_content(paths, found) == []
+    assert dataset_check.identical_files(paths, found) == []
 
 
 def test_a_broken_promise_is_told(tmp_path):
     path = write_audio(tmp_path / "x.mp3", 30)
-    assert dataset_check.look(str(path)).flaw is None
+    assert dataset_check.inspect_file(str(path)).error is None
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 5])
-    assert dataset_check.look(str(path)).flaw == "its header promises 30.0 s and it holds 5.9 s"
-    assert dataset_check.look(str(write_audio(tmp_path / "short.mp3", 0.3))).flaw is None
+    assert dataset_check.inspect_file(str(path)).error == "its header promises 30.0 s and it holds 5.9 s"
+    assert dataset_check.inspect_file(str(write_audio(tmp_path / "short.mp3", 0.3))).error is None

@@ -16,10 +16,10 @@ from melgpu.audio import worker
 from melgpu.audio.decode import DecodeError, conform, decode
 from melgpu.data import loader as stream_module
 from melgpu.data import windows
-from melgpu.data.loader import Stream, examine
-from melgpu.data.pcm_cache import Bank
+from melgpu.data.loader import WindowLoader, check_files
+from melgpu.data.pcm_cache import PcmCache
 from melgpu.errors import InputError
-from melgpu.recipe import AudioSpec, StreamSpec
+from melgpu.recipe import AudioSpec, LoaderSpec
 from tests.helpers import odd_files, write_audio
 
 AUDIO = AudioSpec(sample_rate=8_000, track_s=6.0)
@@ -27,9 +27,9 @@ WINDOW = 16_000
 CPU = torch.device("cpu")
 
 
-def spec(workers=0, bank="off", ahead=3, **more) -> StreamSpec:
-    settings = {"on_error": "raise", "max_broken_share": 0.5, "timeout_s": 60.0, **more}
-    return StreamSpec(workers=workers, decode_ahead=ahead, predict_batch_size=4, bank=bank, **settings)
+def spec(workers=0, pcm_cache="off", ahead=3, **more) -> LoaderSpec:
+    settings = {"on_error": "raise", "max_error_fraction": 0.5, "timeout_s": 60.0, **more}
+    return LoaderSpec(workers=workers, prefetch_tracks=ahead, predict_batch_size=4, pcm_cache=pcm_cache, **settings)
 
 
 @pytest.fixture(scope="module")
@@ -40,19 +40,19 @@ def paths(tmp_path_factory) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def order() -> windows.Order:
-    return windows.shuffled(windows.in_order(np.arange(9), np.full(9, 3), np.full(9, 16_000)), 4, seed=1, epoch=2)
+def order() -> windows.WindowIndex:
+    return windows.shuffle(windows.regular_windows(np.arange(9), np.full(9, 3), np.full(9, 16_000)), 4, seed=1, epoch=2)
 
 
 @pytest.fixture(scope="module")
-def bank(paths, tmp_path_factory) -> Bank:
-    made = Bank(tmp_path_factory.mktemp("bank"), 8_000, 48_000)
-    assert list(examine(paths, AUDIO, spec(2), made)) == [None] * 9
+def bank(paths, tmp_path_factory) -> PcmCache:
+    made = PcmCache(tmp_path_factory.mktemp("pcm_cache"), 8_000, 48_000)
+    assert list(check_files(paths, AUDIO, spec(2), made)) == [None] * 9
     return made
 
 
 def collect(paths, order, settings, bank=None, batch_size=5) -> list:
-    with Stream(paths, AUDIO, settings, CPU, bank) as stream:
+    with WindowLoader(paths, AUDIO, settings, CPU, bank) as stream:
         return list(stream.batches(order, WINDOW, batch_size))
 
 
@@ -61,7 +61,7 @@ def same(one: list, other: list) -> bool:
         torch.equal(a.waves, b.waves)
         and torch.equal(a.tracks, b.tracks)
         and torch.equal(a.starts, b.starts)
-        and torch.equal(a.heard, b.heard)
+        and torch.equal(a.valid, b.valid)
         for a, b in zip(one, other, strict=True)
     )
 
@@ -84,16 +84,16 @@ def test_batches_do_not_depend_on_workers(paths, order, workers):
 def test_batches_do_not_depend_on_the_bank(paths, order, bank, decoded):
     cold = collect(paths, order, spec())
     decoded.clear()
-    assert same(cold, collect(paths, order, spec(bank="disk"), bank))
-    with Stream(paths, AUDIO, spec(bank="gpu"), CPU, bank) as stream:
-        assert len(list(stream.reside(np.arange(9)))) == 9
+    assert same(cold, collect(paths, order, spec(pcm_cache="disk"), bank))
+    with WindowLoader(paths, AUDIO, spec(pcm_cache="gpu"), CPU, bank) as stream:
+        assert len(list(stream.load_to_device(np.arange(9)))) == 9
         assert same(cold, list(stream.batches(order, WINDOW, 5)))
     assert not decoded
 
 
 def test_what_is_not_resident_comes_from_the_bank(paths, order, bank):
-    with Stream(paths, AUDIO, spec(bank="gpu"), CPU, bank) as stream:
-        list(stream.reside(np.arange(8)))
+    with WindowLoader(paths, AUDIO, spec(pcm_cache="gpu"), CPU, bank) as stream:
+        list(stream.load_to_device(np.arange(8)))
         assert same(collect(paths, order, spec()), list(stream.batches(order, WINDOW, 5)))
 
 
@@ -105,14 +105,14 @@ def decoded(monkeypatch) -> list[str]:
         seen.append(str(path))
         return original(path, *rest)
 
-    original = worker.store
-    monkeypatch.setattr(worker, "store", spy)
+    original = worker.decode_to_file
+    monkeypatch.setattr(worker, "decode_to_file", spy)
     return seen
 
 
 def test_each_track_is_decoded_once_and_ahead_only_as_far_as_told(paths, order, decoded, monkeypatch):
     monkeypatch.setattr(stream_module, "BATCHES_AHEAD", 1)
-    with Stream(paths, AUDIO, spec(ahead=2), CPU) as stream:
+    with WindowLoader(paths, AUDIO, spec(ahead=2), CPU) as stream:
         batches = stream.batches(order, WINDOW, 2)
         next(batches)
         time.sleep(0.3)  # the thread has gone as far as it may
@@ -125,8 +125,8 @@ def test_each_track_is_decoded_once_and_ahead_only_as_far_as_told(paths, order, 
 @settings(deadline=None, max_examples=30)
 @given(st.integers(0, 5), st.integers(1, 4), st.integers(1, 9), st.integers(1, 7), st.integers(0, 26))
 def test_any_shuffle_batch_size_and_start_gives_the_windows_asked_for(bank, paths, epoch, ahead, chunk, size, start):
-    whole = windows.in_order(np.arange(9), np.full(9, 3), np.full(9, 16_000))
-    order = windows.shuffled(whole, chunk, 0, epoch)[start:]
+    whole = windows.regular_windows(np.arange(9), np.full(9, 3), np.full(9, 16_000))
+    order = windows.shuffle(whole, chunk, 0, epoch)[start:]
     waves = {row: bank.waves[bank.find(path).slot] for row, path in enumerate(paths)}
     found = collect(paths, order, spec(0, "disk", ahead), bank, size)
     assert torch.cat([batch.tracks for batch in found]).tolist() == order.tracks.tolist()
@@ -161,41 +161,43 @@ def test_a_broken_file_is_named(mixed, order, workers):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_in_quarantine_a_broken_file_is_silent_and_its_good_beginning_a_track(paths, mixed, order, workers, tmp_path):
     well, quarantining = collect(paths, order, spec()), spec(workers, on_error="quarantine")
-    beginning = conform(worker.read(mixed[1], 8_000, 6.0).wave, 48_000)
-    with Stream(mixed, AUDIO, quarantining, CPU) as stream:
+    beginning = conform(worker.read_audio(mixed[1], 8_000, 6.0).wave, 48_000)
+    with WindowLoader(mixed, AUDIO, quarantining, CPU) as stream:
         found = list(stream.batches(order, WINDOW, 5))
-    assert {path: flaw.is_lost for path, flaw in stream.flaws.items()} == {mixed[0]: True, mixed[1]: False}
+    assert {path: flaw.unusable for path, flaw in stream.errors.items()} == {mixed[0]: True, mixed[1]: False}
     for batch, good in zip(found, well, strict=True):
-        assert torch.equal(batch.heard, batch.tracks != 0)
+        assert torch.equal(batch.valid, batch.tracks != 0)
         assert not batch.waves[batch.tracks == 0].any()
         assert torch.equal(batch.waves[batch.tracks > 1], good.waves[good.tracks > 1])
         for wave, start in zip(batch.waves[batch.tracks == 1], batch.starts[batch.tracks == 1], strict=True):
             np.testing.assert_array_equal(wave, beginning[start : start + WINDOW])
-    kept = Bank(tmp_path / "bank", 8_000, 48_000)
-    assert [flaw and flaw.is_lost for flaw in examine(mixed, AUDIO, quarantining, kept)] == [True, False] + [None] * 7
-    with Stream(mixed, AUDIO, spec(bank="gpu", on_error="quarantine"), CPU, kept) as stream:
+    kept = PcmCache(tmp_path / "pcm_cache", 8_000, 48_000)
+    assert [flaw and flaw.unusable for flaw in check_files(mixed, AUDIO, quarantining, kept)] == [True, False] + [
+        None
+    ] * 7
+    with WindowLoader(mixed, AUDIO, spec(pcm_cache="gpu", on_error="quarantine"), CPU, kept) as stream:
         assert same(found, list(stream.batches(order, WINDOW, 5)))
-        list(stream.reside(np.arange(9)))
+        list(stream.load_to_device(np.arange(9)))
         assert same(found, list(stream.batches(order, WINDOW, 5)))
-        assert set(stream.flaws) == set(mixed[:2])
+        assert set(stream.errors) == set(mixed[:2])
 
 
 def test_good_files_come_through_beside_every_odd_one(paths, tmp_path):
     expected = odd_files.write(tmp_path)
     odd = [str(tmp_path / name) for name in sorted(expected)]
     mixed = [path for pair in zip(odd, itertools.cycle(paths), strict=False) for path in pair]
-    whole = windows.in_order(np.arange(len(mixed)), np.full(len(mixed), 3), np.full(len(mixed), 16_000))
-    order = windows.shuffled(whole, 8, seed=0, epoch=0)
-    guarded = spec(2, on_error="quarantine", max_broken_share=1.0)
-    with Stream(mixed, AUDIO, guarded, CPU) as stream:
+    whole = windows.regular_windows(np.arange(len(mixed)), np.full(len(mixed), 3), np.full(len(mixed), 16_000))
+    order = windows.shuffle(whole, 8, seed=0, epoch=0)
+    guarded = spec(2, on_error="quarantine", max_error_fraction=1.0)
+    with WindowLoader(mixed, AUDIO, guarded, CPU) as stream:
         found = list(stream.batches(order, WINDOW, 8))
     good = {path: conform(decode(path, 8_000, 6.0), 48_000) for path in paths}
     for batch in found:
-        for wave, row, start, heard in zip(batch.waves, batch.tracks, batch.starts, batch.heard, strict=True):
+        for wave, row, start, heard in zip(batch.waves, batch.tracks, batch.starts, batch.valid, strict=True):
             if mixed[row] in good:
                 assert np.array_equal(wave, good[mixed[row]][start : start + WINDOW])
             assert heard == (not isinstance(expected.get(Path(mixed[row]).name), str))
-    assert {Path(path).name for path in stream.flaws} == {
+    assert {Path(path).name for path in stream.errors} == {
         name for name, outcome in expected.items() if not isinstance(outcome, float)
     } - {"cut.flac", "garbage.flac", "garbage.mp3"}  # their first 6 s are well
 
@@ -203,20 +205,20 @@ def test_good_files_come_through_beside_every_odd_one(paths, tmp_path):
 def test_a_file_that_is_well_again_is_no_longer_broken(paths, order, tmp_path):
     names = [str(tmp_path / "0.wav"), *paths[1:]]
     (tmp_path / "0.wav").write_text("no music")
-    with Stream(names, AUDIO, spec(on_error="quarantine"), CPU) as stream:
+    with WindowLoader(names, AUDIO, spec(on_error="quarantine"), CPU) as stream:
         list(stream.batches(order, WINDOW, 5))
-        assert list(stream.flaws) == names[:1]
+        assert list(stream.errors) == names[:1]
         shutil.copy(paths[0], names[0])
         found = list(stream.batches(order, WINDOW, 5))
-        assert not stream.flaws
+        assert not stream.errors
     assert same(found, collect(paths, order, spec()))
 
 
 def test_a_file_touched_during_an_epoch_comes_from_the_bank_to_its_end(paths, order, tmp_path):
     names = [shutil.copy(path, tmp_path) for path in paths]
-    kept = Bank(tmp_path / "bank", 8_000, 48_000)
-    list(examine(names, AUDIO, spec(), kept))
-    with Stream(names, AUDIO, spec(bank="disk"), CPU, kept) as stream:
+    kept = PcmCache(tmp_path / "pcm_cache", 8_000, 48_000)
+    list(check_files(names, AUDIO, spec(), kept))
+    with WindowLoader(names, AUDIO, spec(pcm_cache="disk"), CPU, kept) as stream:
         batches = stream.batches(order, WINDOW, 2)
         found = [next(batches)]
         for name in names:
@@ -228,18 +230,18 @@ def test_a_file_touched_during_an_epoch_comes_from_the_bank_to_its_end(paths, or
 
 
 def test_all_processes_have_tracks_to_decode():
-    assert stream_module.tracks_ahead(spec(workers=2, ahead=1)) == 2 * min(2, os.cpu_count())
-    assert stream_module.tracks_ahead(spec(workers=0, ahead=3)) == 3
+    assert stream_module.num_prefetched_tracks(spec(workers=2, ahead=1)) == 2 * min(2, os.cpu_count())
+    assert stream_module.num_prefetched_tracks(spec(workers=0, ahead=3)) == 3
 
 
 def test_too_many_broken_files_stop_the_stream(mixed, order):
     with pytest.raises(InputError, match="2 of 9 files are broken, more than"):
-        collect(mixed, order, spec(on_error="quarantine", max_broken_share=0.2))
+        collect(mixed, order, spec(on_error="quarantine", max_error_fraction=0.2))
 
 
 def test_a_decoder_that_hangs_or_crashes_costs_its_file_alone(paths, order, monkeypatch):
     harmless = spec(1, on_error="quarantine", timeout_s=2.0)
-    with Stream(paths, AUDIO, harmless, CPU) as stream:
+    with WindowLoader(paths, AUDIO, harmless, CPU) as stream:
         original = stream._pool.submit
 
         def submit(function, path, *rest):
@@ -249,16 +251,16 @@ def test_a_decoder_that_hangs_or_crashes_costs_its_file_alone(paths, order, monk
 
         monkeypatch.setattr(stream._pool, "submit", submit)
         found = list(stream.batches(order, WINDOW, 5))
-    assert set(stream.flaws) == {paths[3], paths[5]}
+    assert set(stream.errors) == {paths[3], paths[5]}
     for batch, good in zip(found, collect(paths, order, spec()), strict=True):
         lost = (batch.tracks == 3) | (batch.tracks == 5)
-        assert torch.equal(batch.heard, ~lost)
+        assert torch.equal(batch.valid, ~lost)
         assert torch.equal(batch.waves[~lost], good.waves[~lost])
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_files_are_examined_in_the_order_given(mixed, workers):
-    flaws = list(examine(mixed, AUDIO, spec(workers), None))
+    flaws = list(check_files(mixed, AUDIO, spec(workers), None))
     assert [flaw and Path(flaw.path).name for flaw in flaws] == ["broken.mp3", "cut.flac"] + [None] * 7
 
 
@@ -266,7 +268,7 @@ def test_an_abandoned_stream_ends(paths, order):
     gc.collect()
     before = threading.active_count()
     open_files = len(os.listdir("/proc/self/fd"))
-    with Stream(paths, AUDIO, spec(2), CPU) as stream:
+    with WindowLoader(paths, AUDIO, spec(2), CPU) as stream:
         batches = stream.batches(order, WINDOW, 2)
         next(batches)
         batches.close()
@@ -275,12 +277,12 @@ def test_an_abandoned_stream_ends(paths, order):
 
 
 def test_ten_epochs_take_no_more_memory_than_two(paths):
-    whole = windows.in_order(np.arange(9), np.full(9, 3), np.full(9, 16_000))
+    whole = windows.regular_windows(np.arange(9), np.full(9, 3), np.full(9, 16_000))
     page = os.sysconf("SC_PAGE_SIZE")
     taken = []
-    with Stream(paths, AUDIO, spec(2), CPU) as stream:
+    with WindowLoader(paths, AUDIO, spec(2), CPU) as stream:
         for epoch in range(10):
-            for _ in stream.batches(windows.shuffled(whole, 4, 0, epoch), WINDOW, 5):
+            for _ in stream.batches(windows.shuffle(whole, 4, 0, epoch), WINDOW, 5):
                 pass
             taken.append(int(Path("/proc/self/statm").read_text().split()[1]) * page)
     assert taken[-1] - taken[1] < 5e6  # the memory of eight more epochs is 10 MB
@@ -289,9 +291,9 @@ def test_ten_epochs_take_no_more_memory_than_two(paths):
 @pytest.mark.gpu
 def test_batches_on_a_gpu_are_those_of_the_cpu(paths, order, bank):
     expected = collect(paths, order, spec())
-    for wanted, own in ((spec(2), None), (spec(bank="gpu"), bank)):
-        with Stream(paths, AUDIO, wanted, torch.device("cuda"), own) as stream:
+    for wanted, own in ((spec(2), None), (spec(pcm_cache="gpu"), bank)):
+        with WindowLoader(paths, AUDIO, wanted, torch.device("cuda"), own) as stream:
             if own:
-                list(stream.reside(np.arange(9)))
+                list(stream.load_to_device(np.arange(9)))
             found = list(stream.batches(order, WINDOW, 5))
         assert all(torch.equal(a.waves.cpu(), b.waves) for a, b in zip(found, expected, strict=True))

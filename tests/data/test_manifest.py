@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from melgpu.data import manifest
-from melgpu.data.sources import Listing, read_listing
+from melgpu.data.sources import SourceList, read_source
 from melgpu.errors import InputError
 from tests.helpers.runs import ZALO_COUNTS, read, touch
 
@@ -24,7 +24,7 @@ def listings(
         if rows:
             path = folder / f"{split}.csv"
             path.write_text("".join(f"{name},{label}\n" for name, label in rows))
-            result[split] = read_listing(path, None, labelled=split == "train")
+            result[split] = read_source(path, None, labelled=split == "train")
     return result
 
 
@@ -80,7 +80,7 @@ def test_names_that_are_not_utf8_are_named(tmp_path):
     name = b"caf\xe9.mp3".decode("utf-8", "surrogateescape")
     touch(tmp_path, *(f"{c}/{i}.mp3" for c in "ab" for i in range(3)), f"a/{name}")
     with pytest.raises(InputError, match="the file's name is not UTF-8"):
-        manifest.build({"train": read_listing(tmp_path, None, labelled=True)}, 3, 8)
+        manifest.build({"train": read_source(tmp_path, None, labelled=True)}, 3, 8)
 
 
 def test_one_class_is_no_classification(tmp_path):
@@ -92,7 +92,7 @@ def test_manifest_survives_its_file(tmp_path):
     rows = [(f'ü "{i}",\n.mp3', str(i % 2)) for i in range(4)]
     for name, _ in rows:
         touch(tmp_path, name)
-    train = Listing(
+    train = SourceList(
         [n for n, _ in rows], [str(tmp_path / n) for n, _ in rows], [c for _, c in rows], [""] * 4, [""] * 4
     )
     made = manifest.build({"train": train}, 2, 8)

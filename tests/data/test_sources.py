@@ -1,6 +1,6 @@
 import pytest
 
-from melgpu.data.sources import natural_key, read_listing
+from melgpu.data.sources import natural_key, read_source
 from melgpu.errors import InputError
 from tests.helpers.runs import read, touch
 
@@ -57,7 +57,7 @@ def test_all_malformed_rows_are_listed(tmp_path):
 
 def test_class_folders(tmp_path):
     touch(tmp_path, "rock/b.mp3", "rock/a.flac", "pop/live/c.ogg", "pop/cover.jpg")
-    listing = read_listing(tmp_path, None, labelled=True)
+    listing = read_source(tmp_path, None, labelled=True)
     assert dict(zip(listing.ids, listing.labels, strict=True)) == {
         "pop/live/c.ogg": "pop",
         "rock/a.flac": "rock",
@@ -67,21 +67,21 @@ def test_class_folders(tmp_path):
 
 def test_folder_problems(tmp_path):
     with pytest.raises(InputError, match="no audio files"):
-        read_listing(tmp_path, None, labelled=True)
+        read_source(tmp_path, None, labelled=True)
     touch(tmp_path, "loose.mp3", "rock/a.mp3")
     with pytest.raises(InputError, match=r"loose\.mp3: not in a sub-folder"):
-        read_listing(tmp_path, None, labelled=True)
-    assert len(read_listing(tmp_path, None, labelled=False).ids) == 2
+        read_source(tmp_path, None, labelled=True)
+    assert len(read_source(tmp_path, None, labelled=False).ids) == 2
     with pytest.raises(InputError, match="no such file or folder"):
-        read_listing(tmp_path / "absent", None, labelled=True)
+        read_source(tmp_path / "absent", None, labelled=True)
 
 
 def test_urls_stay_what_they_are(tmp_path):
     (tmp_path / "x.csv").write_text("s3://bucket/a.mp3,1\nb.ogg,2\nhttps://x.org/c.flac?token=1,1\n")
-    listing = read_listing(tmp_path / "x.csv", "gs://other/music/", labelled=True)
+    listing = read_source(tmp_path / "x.csv", "gs://other/music/", labelled=True)
     assert listing.paths == ["s3://bucket/a.mp3", "gs://other/music/b.ogg", "https://x.org/c.flac?token=1"]
     (tmp_path / "y.csv").write_text("https://x.org/c.flac?token=1,1\n")
-    assert read_listing(tmp_path / "y.csv", None, labelled=True).ids == ["https://x.org/c.flac?token=1"]
+    assert read_source(tmp_path / "y.csv", None, labelled=True).ids == ["https://x.org/c.flac?token=1"]
 
 
 def test_the_first_known_column_wins(tmp_path):

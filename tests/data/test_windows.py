@@ -3,24 +3,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from melgpu import recipe
 from melgpu.data import windows
-from melgpu.recipe import AudioSpec
+from melgpu.recipe import AudioSpec, load_recipe
 from tests.helpers.runs import ZALO_COUNTS
 
-ZALO = recipe.load([])
+ZALO = load_recipe([])
 
 
 def test_counts_of_the_competition():
     assert windows.num_windows(120, 20, 10) == 11
     assert windows.num_windows(120, 20, 5) == 21
     labels = [label for label, count in ZALO_COUNTS.items() for _ in range(count)]
-    order = windows.training_order(np.arange(len(labels)), labels, ZALO.audio, ZALO.windows)
+    order = windows.training_windows(np.arange(len(labels)), labels, ZALO.audio, ZALO.windows)
     assert len(order) == 58_648
 
 
 def test_test_protocols():
-    order = windows.prediction_order(np.array([7, 9]), np.array([True, False]), ZALO.audio, ZALO.windows)
+    order = windows.prediction_windows(np.array([7, 9]), np.array([True, False]), ZALO.audio, ZALO.windows)
     assert np.bincount(order.tracks)[[7, 9]].tolist() == [21, 11]
     assert order.starts[:3].tolist() == [0, 110_250, 220_500]
     assert order.starts[order.tracks == 9].max() == 2_205_000
@@ -42,22 +41,22 @@ def test_samples_of_windows_fit_the_samples_of_the_track(rate, window, hop, more
     window_s, hop_s = window / 16, hop / 16
     audio = AudioSpec(sample_rate=rate, track_s=window_s + more * hop_s / 3)
     spec = ZALO.windows.model_copy(update={"window_s": window_s, "predict_hop_s": hop_s, "public_hop_s": hop_s})
-    starts = windows.prediction_order(np.array([5]), np.array([False]), audio, spec).starts
+    starts = windows.prediction_windows(np.array([5]), np.array([False]), audio, spec).starts
     assert starts[0] == 0
-    assert starts[-1] + windows.samples(window_s, rate) <= windows.samples(audio.track_s, rate)
+    assert starts[-1] + windows.to_samples(window_s, rate) <= windows.to_samples(audio.track_s, rate)
     assert (abs(np.diff(starts) - hop_s * rate) <= 1 + 0.5 * len(starts)).all()
 
 
 orders = st.builds(
-    lambda counts: windows.in_order(np.arange(len(counts)) * 3, np.array(counts), np.full(len(counts), 100)),
+    lambda counts: windows.regular_windows(np.arange(len(counts)) * 3, np.array(counts), np.full(len(counts), 100)),
     st.lists(st.integers(1, 5), min_size=1, max_size=40),
 )
 
 
 @given(orders, st.integers(1, 50), st.integers(0, 9), st.integers(0, 9))
 def test_an_epoch_is_a_permutation_in_chunks_of_tracks(order, shuffle_tracks, seed, epoch):
-    made = windows.shuffled(order, shuffle_tracks, seed, epoch)
-    again = windows.shuffled(order, shuffle_tracks, seed, epoch)
+    made = windows.shuffle(order, shuffle_tracks, seed, epoch)
+    again = windows.shuffle(order, shuffle_tracks, seed, epoch)
     assert (made.tracks == again.tracks).all()
     assert (made.starts == again.starts).all()
     pairs = list(zip(made.tracks, made.starts, strict=True))
@@ -70,31 +69,31 @@ def test_an_epoch_is_a_permutation_in_chunks_of_tracks(order, shuffle_tracks, se
 
 
 def test_epochs_and_seeds_differ():
-    order = windows.in_order(np.arange(20), np.full(20, 3), np.full(20, 10))
-    made = [windows.shuffled(order, 8, seed, epoch).tracks.tolist() for seed in (0, 1) for epoch in (0, 1)]
+    order = windows.regular_windows(np.arange(20), np.full(20, 3), np.full(20, 10))
+    made = [windows.shuffle(order, 8, seed, epoch).tracks.tolist() for seed in (0, 1) for epoch in (0, 1)]
     assert len({tuple(tracks) for tracks in made}) == 4
 
 
 def test_only_whole_batches_unless_there_is_none():
-    order = windows.in_order(np.arange(10), np.ones(10, int), np.ones(10, int))
-    assert len(windows.whole_batches(order, 4)) == 8
-    assert len(windows.whole_batches(order, 5)) == 10
-    assert len(windows.whole_batches(order, 16)) == 10
+    order = windows.regular_windows(np.arange(10), np.ones(10, int), np.ones(10, int))
+    assert len(windows.drop_last(order, 4)) == 8
+    assert len(windows.drop_last(order, 5)) == 10
+    assert len(windows.drop_last(order, 16)) == 10
 
 
 @given(st.lists(st.integers(0, 30), max_size=50))
 def test_numbers_and_first_uses_are_those_of_unique(tracks):
-    rows, numbers = windows.numbered(np.array(tracks, np.int32))
+    rows, numbers = windows.unique_inverse(np.array(tracks, np.int32))
     expected, first, inverse = np.unique(np.array(tracks, np.int32), return_index=True, return_inverse=True)
     assert (rows == expected).all()
     assert (numbers == inverse).all()
-    assert (windows.first_uses(numbers, len(rows)) == first).all()
+    assert (windows.first_occurrence(numbers, len(rows)) == first).all()
 
 
 @given(orders, st.integers(0, 9), st.integers(1, 5))
 def test_ranks_share_the_windows_and_never_a_track(order, epoch, ranks):
-    for made in (order, windows.shuffled(order, 8, 0, epoch)):
-        shares = [windows.share(made, rank, ranks) for rank in range(ranks)]
+    for made in (order, windows.shuffle(order, 8, 0, epoch)):
+        shares = [windows.shard(made, rank, ranks) for rank in range(ranks)]
         pairs = [(t, s) for part in shares for t, s in zip(part.tracks, part.starts, strict=True)]
         assert sorted(pairs) == sorted(zip(made.tracks, made.starts, strict=True))
         held = [set(part.tracks.tolist()) for part in shares]
@@ -106,19 +105,19 @@ def test_ranks_share_the_windows_and_never_a_track(order, epoch, ranks):
 def test_ranks_take_equal_numbers_of_whole_batches(order, batch_size, ranks):
     if len(set(order.tracks.tolist())) < ranks:
         with pytest.raises(ValueError, match="not every process has one"):
-            windows.whole_batches(order, batch_size, 0, ranks)
+            windows.drop_last(order, batch_size, 0, ranks)
         return
-    parts = [windows.whole_batches(order, batch_size, rank, ranks) for rank in range(ranks)]
+    parts = [windows.drop_last(order, batch_size, rank, ranks) for rank in range(ranks)]
     assert len({len(part) for part in parts}) == 1
     assert len(parts[0]) < batch_size or len(parts[0]) % batch_size == 0
-    shares = [windows.share(order, rank, ranks) for rank in range(ranks)]
+    shares = [windows.shard(order, rank, ranks) for rank in range(ranks)]
     assert all((part.starts == own[: len(part)].starts).all() for part, own in zip(parts, shares, strict=True))
     assert min(map(len, shares)) - len(parts[0]) < batch_size
 
 
 def test_new_tracks_are_wanted_at_an_even_pace():
-    order = windows.in_order(np.arange(1000), np.full(1000, 11), np.full(1000, 10))
-    made = windows.shuffled(order, 64, 0, 0)
+    order = windows.regular_windows(np.arange(1000), np.full(1000, 11), np.full(1000, 10))
+    made = windows.shuffle(order, 64, 0, 0)
     seen, wanted = set(), []
     for start in range(0, len(made), 32):
         own = set(made.tracks[start : start + 32].tolist())
@@ -129,8 +128,8 @@ def test_new_tracks_are_wanted_at_an_even_pace():
 
 
 def test_without_a_number_the_whole_epoch_is_one_shuffle():
-    order = windows.in_order(np.arange(500), np.full(500, 4), np.full(500, 10))
-    made = windows.shuffled(order, None, 0, 0)
+    order = windows.regular_windows(np.arange(500), np.full(500, 4), np.full(500, 10))
+    made = windows.shuffle(order, None, 0, 0)
     assert len(set(made.tracks[:500].tolist())) > 300
     assert sorted(made.tracks.tolist()) == sorted(order.tracks.tolist())
 
@@ -138,18 +137,18 @@ def test_without_a_number_the_whole_epoch_is_one_shuffle():
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=200), st.integers(0, 99))
 def test_balanced_windows_are_as_many_and_equal_in_all_classes(classes, seed):
     classes = np.array(classes)
-    order = windows.in_order(np.arange(len(classes)), np.ones(len(classes), int), np.ones(len(classes), int))
-    drawn = windows.balanced(order, classes, seed, 1)
+    order = windows.regular_windows(np.arange(len(classes)), np.ones(len(classes), int), np.ones(len(classes), int))
+    drawn = windows.class_balanced(order, classes, seed, 1)
     assert len(drawn) == len(order)
     counts = np.bincount(classes[drawn.tracks], minlength=5)[np.unique(classes)]
     assert counts.max() - counts.min() <= 2
-    assert windows.balanced(order, classes, seed, 1).tracks.tolist() == drawn.tracks.tolist()
+    assert windows.class_balanced(order, classes, seed, 1).tracks.tolist() == drawn.tracks.tolist()
 
 
 def test_balanced_windows_use_all_of_a_rare_class():
     classes = np.array([0] * 90 + [1] * 10)
-    order = windows.in_order(np.arange(100), np.ones(100, int), np.ones(100, int))
-    drawn = windows.balanced(order, classes, 0, 0)
+    order = windows.regular_windows(np.arange(100), np.ones(100, int), np.ones(100, int))
+    drawn = windows.class_balanced(order, classes, 0, 0)
     assert np.bincount(drawn.tracks, minlength=100)[90:].tolist() == [5] * 10
-    others = windows.balanced(order, classes, 0, 1)
+    others = windows.class_balanced(order, classes, 0, 1)
     assert set(drawn.tracks[drawn.tracks < 90]) != set(others.tracks[others.tracks < 90])

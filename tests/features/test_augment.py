@@ -1,11 +1,11 @@
 import torch
 
-from melgpu import recipe
-from melgpu.features.augment import augment, mirrored, mixed
+from melgpu.features.augment import augment, flip_time, mixup
+from melgpu.recipe import load_recipe
 
 
 def spec(**changes):
-    return recipe.load([]).augment.model_copy(update=changes)
+    return load_recipe([]).augment.model_copy(update=changes)
 
 
 def views(probability: float, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -36,11 +36,11 @@ def test_probability_0_and_1_are_certain():
 def test_replicated_channels_stay_views_of_one():
     single = torch.rand(6, 1, 8, 8, generator=torch.Generator().manual_seed(2))
     replicated = single.expand(-1, 3, -1, -1)
-    for call in (mirrored, seeded):
+    for call in (flip_time, seeded):
         views = call(replicated)
         assert torch.equal(views, call(replicated.contiguous()))
         assert views.untyped_storage().nbytes() == single.untyped_storage().nbytes()
-    assert torch.equal(mirrored(replicated), replicated.flip(-1))
+    assert torch.equal(flip_time(replicated), replicated.flip(-1))
 
 
 def seeded(images):
@@ -65,7 +65,7 @@ def test_masks_blank_stripes_of_time_and_frequency():
 def test_mixed_pictures_and_targets_have_the_same_shares():
     images = torch.arange(4.0).view(4, 1, 1, 1).expand(-1, 3, 5, 5)
     torch.manual_seed(0)
-    pictures, targets = mixed(images, torch.eye(4), 0.4)
+    pictures, targets = mixup(images, torch.eye(4), 0.4)
     assert torch.allclose(targets.sum(1), torch.ones(4))
     assert torch.allclose(pictures[:, 0, 0, 0], targets @ torch.arange(4.0))
     assert not torch.equal(targets, torch.eye(4))

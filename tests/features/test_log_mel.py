@@ -5,16 +5,16 @@ import scipy.signal
 import torch
 
 from benchmarks.references import reference
-from melgpu import recipe
 from melgpu.audio.decode import decode
 from melgpu.data import windows
 from melgpu.demo import song
 from melgpu.errors import InputError
 from melgpu.features.log_mel import LogMel
+from melgpu.recipe import load_recipe
 from tests.helpers import write_audio
 
 RATE = 22_050
-SPEC = recipe.load([]).mel
+SPEC = load_recipe([]).mel
 
 
 @pytest.fixture(scope="module", params=["nnaudio", "fft"])
@@ -143,8 +143,8 @@ def test_autocast_does_not_touch_it(front_end):
 
 
 def test_the_demo_recipe_agrees_too():
-    demo = recipe.load(["demo"])
-    wave = signals()["music"][: windows.samples(demo.windows.window_s, demo.audio.sample_rate)]
+    demo = load_recipe(["demo"])
+    wave = signals()["music"][: windows.to_samples(demo.windows.window_s, demo.audio.sample_rate)]
     expected = reference_decibels(wave, demo.mel, demo.audio.sample_rate)
     front_end = LogMel(demo.mel, demo.audio.sample_rate)
     with torch.no_grad():

@@ -1,18 +1,18 @@
 import pytest
 import torch
 
-from melgpu import recipe
 from melgpu.errors import InputError
 from melgpu.features import parity
 from melgpu.features.log_mel import LogMel
+from melgpu.recipe import load_recipe
 
-DEMO = recipe.load(["demo"])
+DEMO = load_recipe(["demo"])
 CPU = torch.device("cpu")
 
 
 def figures(**changes) -> dict:
     front_end = LogMel(DEMO.mel.model_copy(update=changes), DEMO.audio.sample_rate)
-    return parity.figures(front_end, DEMO.audio.sample_rate, CPU)
+    return parity.measure_parity(front_end, DEMO.audio.sample_rate, CPU)
 
 
 @pytest.mark.parametrize("engine", ["nnaudio", "fft", "fused"])
@@ -20,18 +20,18 @@ def test_every_engine_passes_the_gate_and_matches_the_others(engine):
     found = figures(engine=engine)
     assert found["engine"] == engine
     assert 0 < found["max_db"] <= parity.MAX_DB
-    parity.refuse_inexact(found)
-    parity.refuse_other(found, figures(), "x.safetensors")
+    parity.check_parity(found)
+    parity.check_same_pictures(found, figures(), "x.safetensors")
 
 
 def test_an_inexact_front_end_is_refused(monkeypatch):
     front_end = LogMel(DEMO.mel, DEMO.audio.sample_rate)
     monkeypatch.setattr(front_end, "power", lambda waves, which=0: LogMel.power(front_end, waves.half().float()))
-    found = parity.figures(front_end, DEMO.audio.sample_rate, CPU)
+    found = parity.measure_parity(front_end, DEMO.audio.sample_rate, CPU)
     with pytest.raises(InputError, match="the front end is inexact on cpu: engine fft"):
-        parity.refuse_inexact(found)
+        parity.check_parity(found)
     with pytest.raises(InputError):
-        parity.refuse_inexact({**found, "max_db": float("nan")})
+        parity.check_parity({**found, "max_db": float("nan")})
 
 
 @pytest.mark.parametrize(
@@ -47,4 +47,4 @@ def test_an_inexact_front_end_is_refused(monkeypatch):
 )
 def test_other_pictures_are_refused(changes):
     with pytest.raises(InputError, match=r"x\.safetensors: trained on other pictures"):
-        parity.refuse_other(figures(**changes), figures(), "x.safetensors")
+        parity.check_same_pictures(figures(**changes), figures(), "x.safetensors")

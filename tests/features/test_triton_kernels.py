@@ -6,12 +6,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from melgpu import recipe
 from melgpu.features import triton_kernels
 from melgpu.features.log_mel import LogMel
+from melgpu.recipe import load_recipe
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-SPEC = recipe.load([]).mel.model_copy(update={"n_fft": 512, "hop_length": 128, "n_mels": 75, "image_size": 96})
+SPEC = load_recipe([]).mel.model_copy(update={"n_fft": 512, "hop_length": 128, "n_mels": 75, "image_size": 96})
 RATE = 8_000
 
 

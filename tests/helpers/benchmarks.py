@@ -15,4 +15,4 @@ def run(capsys, *given) -> dict:
 
 def flags(folder) -> list:
     """Of a command that takes seconds."""
-    return ["--quick", "--music", folder, "--set", TINY, "--set", "stream.workers=1", "--device", "cpu"]
+    return ["--quick", "--music", folder, "--set", TINY, "--set", "loader.workers=1", "--device", "cpu"]

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from melgpu import files, recipe
+from melgpu import files
 from melgpu.audio import quarantine
 from melgpu.data import manifest
-from melgpu.data.sources import Listing
+from melgpu.data.sources import SourceList
+from melgpu.recipe import load_recipe
 from melgpu.runs import predictions, pseudo_labels, run, sampling, timings
 from melgpu.runs.run import Job, Run
 from melgpu.stacking import evaluation
@@ -20,7 +21,7 @@ from tests.helpers import SMALL, write_audio
 
 CLASSES = ("<script>alert('x')</script>", 'a "b" & 🎵', "polka-" * 20)
 SHORT = "train1.wav"
-SETTINGS = [*SMALL, "stream.workers=0", "stream.bank='off'", "windows.dense_classes=[]"]
+SETTINGS = [*SMALL, "loader.workers=0", "loader.pcm_cache='off'", "windows.dense_classes=[]"]
 
 
 def make(
@@ -38,7 +39,7 @@ def make(
     stack(made, 2)
     stack(dataclasses.replace(made, without_pseudo=True), 2)
     timings.note(made.times_path, 1, "predict", 7.5, 150, "windows")
-    quarantine.note(made.quarantine_path, [quarantine.Flaw("<b>.mp3", "broken after 3.0 s", 3.0)])
+    quarantine.record_errors(made.quarantine_path, [quarantine.AudioError("<b>.mp3", "broken after 3.0 s", 3.0)])
     return made
 
 
@@ -48,12 +49,14 @@ def start(folder: Path, classes: tuple[str, ...], per_class: int, labelled: bool
     for split, share in (("train", per_class), ("public", per_class // 2), ("private", per_class // 2)):
         ids = [f"{split}{i}.wav" for i in range(share * len(classes))]
         labels = [classes[i % len(classes)] if labelled or split == "train" else "" for i in range(len(ids))]
-        listings[split] = Listing(ids, [str(folder / name) for name in ids], labels, [""] * len(ids), [""] * len(ids))
+        listings[split] = SourceList(
+            ids, [str(folder / name) for name in ids], labels, [""] * len(ids), [""] * len(ids)
+        )
         for name in ids:
             number += 1
             if audio:
                 write_audio(folder / name, 7.0 if name == SHORT else 19.0, 11_025, seed=number)
-    settings = recipe.load(["demo"], SETTINGS)
+    settings = load_recipe(["demo"], SETTINGS)
     return run.create(folder / "run", settings, manifest.build(listings, 3, 8), "a 'device' & more")
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from melgpu.data.sources import Listing, read_listing
+from melgpu.data.sources import SourceList, read_source
 from melgpu.runs import predictions, pseudo_labels, run, sampling
 from melgpu.runs.predictions import Predictions
 from melgpu.runs.run import Run
@@ -19,9 +19,9 @@ def touch(folder: Path, *names: str) -> None:
         (folder / name).write_bytes(b"x")
 
 
-def read(path: Path, text: str | bytes, labelled: bool = True) -> Listing:
+def read(path: Path, text: str | bytes, labelled: bool = True) -> SourceList:
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    return read_listing(path, None, labelled)
+    return read_source(path, None, labelled)
 
 
 def label(name: str, own: str) -> pseudo_labels.PseudoLabel:

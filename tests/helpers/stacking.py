@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from melgpu import recipe
+from melgpu.recipe import load_recipe
 
-SPEC = recipe.load(["demo"], ["stacking.max_epochs=15", "stacking.num_trees=15"]).stacking
+SPEC = load_recipe(["demo"], ["stacking.max_epochs=15", "stacking.num_trees=15"]).stacking
 
 
 def votes(count: int, seed: int, num_models: int = 3, num_classes: int = 4) -> tuple[np.ndarray, np.ndarray]:

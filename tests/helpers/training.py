@@ -3,20 +3,20 @@
 import torch
 from torch import nn
 
-from melgpu import recipe
 from melgpu.data.batch import Batch
 from melgpu.data.targets import Targets
+from melgpu.recipe import load_recipe
 from melgpu.training import loop
 
 FRONT_END = {"engine": "fft", "device": "cpu", "max_db": 0.0, "mean_db": 0.0, "picture": [0.5] * 432}
 
-DEMO = recipe.load(["demo"], ["optim.precision='float32'", "optim.max_epochs=4", "optim.batch_size=4"])
+DEMO = load_recipe(["demo"], ["optim.precision='float32'", "optim.max_epochs=4", "optim.batch_size=4"])
 
 
 OPTIM = DEMO.optim
 
 
-AUGMENT, MACHINE = recipe.load([]).augment, recipe.load([]).machine
+AUGMENT, MACHINE = load_recipe([]).augment, load_recipe([]).machine
 
 
 class Pictures(nn.Module):

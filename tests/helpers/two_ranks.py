@@ -26,7 +26,7 @@ class Linear(nn.Module):
         self.body.requires_grad_(not frozen)
 
 
-SPEC = OPTIM.model_copy(update={"max_epochs": 3, "warmup_epochs": 1, "refresh_batches": 0})
+SPEC = OPTIM.model_copy(update={"max_epochs": 3, "warmup_epochs": 1, "batch_norm_batches": 0})
 NO_FLIPS = AUGMENT.model_copy(update={"flip_probability": 0.0})
 
 
@@ -47,10 +47,10 @@ def train(rank: int, count: int) -> loop.Training:
 
 
 def main() -> None:
-    with distributed.joined(torch.device("cpu")):
-        state = train(distributed.rank(), distributed.count())
+    with distributed.init_distributed(torch.device("cpu")):
+        state = train(distributed.rank(), distributed.world_size())
         found = {"weights": state.model.state_dict(), "log": results(state.log)}
-        found["gathered"] = distributed.gathered(distributed.rank())
+        found["gathered"] = distributed.gather_to_main(distributed.rank())
         torch.save(found, Path(sys.argv[1]) / f"{distributed.rank()}.pt")
 
 

@@ -18,10 +18,10 @@ def save(path):
 
 def test_round_trip(tmp_path):
     save(tmp_path / "x")
-    tensors, about = checkpoint.load(tmp_path / "x")
+    tensors, metadata = checkpoint.load(tmp_path / "x")
     assert torch.equal(tensors["a"], torch.arange(6.0).view(2, 3))
     assert tensors["b"].dtype == torch.bool
-    assert about == {"épreuve": [1, None]}
+    assert metadata == {"épreuve": [1, None]}
 
 
 class Payload:
@@ -85,7 +85,7 @@ def test_headers_that_lie_are_refused(tmp_path, header, reason):
 
 
 @pytest.mark.parametrize(
-    ("about", "reason"),
+    ("metadata", "reason"),
     [
         ("[" * 100_000, "recursion"),
         ('{"a":' * 100_000, "recursion"),
@@ -98,8 +98,8 @@ def test_headers_that_lie_are_refused(tmp_path, header, reason):
     ],
     ids=lambda text: text[:8],
 )
-def test_what_is_no_table_is_refused(tmp_path, about, reason):
-    save_file({}, tmp_path / "x", {checkpoint.FORMAT: f"0 {about}"})
+def test_what_is_no_table_is_refused(tmp_path, metadata, reason):
+    save_file({}, tmp_path / "x", {checkpoint.FORMAT: f"0 {metadata}"})
     with pytest.raises(checkpoint.CheckpointError, match=f"x: damaged or no checkpoint .*{reason}"):
         checkpoint.load(tmp_path / "x")
 
@@ -120,7 +120,7 @@ def test_what_is_no_file_is_refused_at_once(tmp_path, name):
 def test_any_cut_and_any_changed_bit_is_refused(tmp_path_factory, data):
     path = tmp_path_factory.getbasetemp() / "bits"
     save(path)
-    content, (tensors, about) = bytearray(path.read_bytes()), checkpoint.load(path)
+    content, (tensors, metadata) = bytearray(path.read_bytes()), checkpoint.load(path)
     place = data.draw(st.integers(0, len(content) - 1))
     if data.draw(st.booleans()):
         del content[place:]
@@ -129,7 +129,7 @@ def test_any_cut_and_any_changed_bit_is_refused(tmp_path_factory, data):
     path.write_bytes(content)
     with contextlib.suppress(checkpoint.CheckpointError):  # else what changed is of no meaning: the form's blanks
         found, said = checkpoint.load(path)
-        assert said == about
+        assert said == metadata
         assert found.keys() == tensors.keys()
         assert all(torch.equal(found[key], tensors[key]) for key in tensors)
 
@@ -201,8 +201,8 @@ def test_an_optimizer_survives(tmp_path, layout):
     checkpoint.save(tmp_path / "x", tensors, {"groups": groups})
     twin, other = fresh(2)
     twin.load_state_dict(model.state_dict())
-    loaded, about = checkpoint.load(tmp_path / "x")
-    checkpoint.unpack_optimizer(other, loaded, about["groups"])
+    loaded, metadata = checkpoint.load(tmp_path / "x")
+    checkpoint.unpack_optimizer(other, loaded, metadata["groups"])
     for _ in range(3):
         step(model, optimizer)
         step(twin, other)

@@ -7,29 +7,29 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from melgpu import recipe
 from melgpu.errors import InputError
 from melgpu.models import checkpoint, classifier
+from melgpu.recipe import Recipe, load_recipe
 from tests.helpers.training import FRONT_END
 
-SCRATCH = recipe.load(["scratch"])
+SCRATCH = load_recipe(["scratch"])
 
 
-def with_weights(folder) -> recipe.Recipe:
-    return recipe.load([], [f"backbone.weights_dir={folder}"])
+def with_weights(folder) -> Recipe:
+    return load_recipe([], [f"backbone.weights_dir={folder}"])
 
 
 def said(*overrides: str, **changes) -> dict:
     """What a network's checkpoint says of itself."""
-    settings = recipe.load(["demo"], list(overrides))
-    about = {"round": 1, "backbone": "resnet50", "fold": 0, "class_names": ["a", "b", "c"], "front_end": FRONT_END}
-    about |= {
+    settings = load_recipe(["demo"], list(overrides))
+    metadata = {"round": 1, "backbone": "resnet50", "fold": 0, "class_names": ["a", "b", "c"], "front_end": FRONT_END}
+    metadata |= {
         "recipe": json.loads(settings.to_json()),
         "digest": settings.digest(),
         "pseudo": "none",
         "scores": {"loss": 0.5},
     }
-    return about | {"environment": {"python": "3", "packages": {}, "git_commit": None}} | changes
+    return metadata | {"environment": {"python": "3", "packages": {}, "git_commit": None}} | changes
 
 
 def imagenet_file(name: str, path) -> dict[str, torch.Tensor]:
@@ -56,7 +56,7 @@ def test_weights_come_from_a_local_file(name, tmp_path):
 
 
 def test_the_layout_changes_speed_only(tmp_path):
-    settings = [recipe.load(["demo"], [f"machine.channels_last={way}"]) for way in ("true", "false")]
+    settings = [load_recipe(["demo"], [f"machine.channels_last={way}"]) for way in ("true", "false")]
     images = torch.rand(4, 3, 75, 75, generator=torch.Generator().manual_seed(1))
     found = []
     for one in settings:
@@ -132,7 +132,7 @@ def test_no_download_says_how_to_go_on(monkeypatch):
         raise ConnectionError("no route to host")
 
     monkeypatch.setattr(classifier.timm, "create_model", offline)
-    spec = recipe.load([])
+    spec = load_recipe([])
     with pytest.raises(InputError) as caught:
         classifier.build("xception", 3, spec)
     for part in ("no route to host", "backbone.weights_dir", "--recipe scratch", "legacy_xception.tf_in1k.safetensors"):
@@ -158,8 +158,8 @@ def test_a_frozen_body_stays_as_it_is():
 def test_a_checkpoint_of_something_else_is_refused(tmp_path):
     model = classifier.build("resnet50", 3, SCRATCH)
     checkpoint.save(tmp_path / "good", model.state_dict(), said())
-    again, about = classifier.load(tmp_path / "good")
-    assert about == said()
+    again, metadata = classifier.load(tmp_path / "good")
+    assert metadata == said()
     good = model.state_dict()
     assert all(torch.equal(v, again.state_dict()[k]) for k, v in good.items())
     for tensors, wrong, reason in (
@@ -204,7 +204,7 @@ def test_a_checkpoint_that_claims_the_impossible_is_refused_before_a_network_is_
         (name,) = change
         with pytest.raises(checkpoint.CheckpointError, match=rf"x: a checkpoint, but not of one of .*\({name}"):
             classifier.load(tmp_path / "x")
-    huge = json.loads(recipe.load(["demo"]).to_json())
+    huge = json.loads(load_recipe(["demo"]).to_json())
     huge["mel"] |= {"n_fft": 2**40, "image_size": 10**9}
     checkpoint.save(tmp_path / "x", {}, said(recipe=huge))
     with pytest.raises(InputError) as caught:
@@ -224,7 +224,7 @@ def test_precision():
 
 @pytest.mark.parametrize(("trainable", "learns"), [("mel", "mel_basis"), ("fourier", "stft.wcos")])
 def test_a_front_end_that_learns_is_trained_and_saved_with_its_network(tmp_path, trainable, learns):
-    settings = recipe.load(["demo"], [f"mel.trainable='{trainable}'", "mel.engine='nnaudio'"])
+    settings = load_recipe(["demo"], [f"mel.trainable='{trainable}'", "mel.engine='nnaudio'"])
     model = classifier.build("resnet50", 3, settings)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     before = {key: value.clone() for key, value in model.front_end.named_parameters()}
@@ -234,8 +234,8 @@ def test_a_front_end_that_learns_is_trained_and_saved_with_its_network(tmp_path,
     optimizer.step()
     changed = {key for key, value in model.front_end.named_parameters() if not torch.equal(value, before[key])}
     assert any(learns in key for key in changed)
-    about = said(f"mel.trainable='{trainable}'", "mel.engine='nnaudio'")
-    checkpoint.save(tmp_path / "x", model.state_dict(), about)
+    metadata = said(f"mel.trainable='{trainable}'", "mel.engine='nnaudio'")
+    checkpoint.save(tmp_path / "x", model.state_dict(), metadata)
     again, _ = classifier.load(tmp_path / "x")
     with torch.no_grad():
         assert torch.equal(again.front_end(waves), model.front_end(waves))
@@ -243,7 +243,7 @@ def test_a_front_end_that_learns_is_trained_and_saved_with_its_network(tmp_path,
 
 @pytest.mark.parametrize("trainable", ["mel", "fourier"])
 def test_a_front_end_that_learns_is_averaged_and_frozen_with_its_network(trainable):
-    settings = recipe.load(["demo"], [f"mel.trainable='{trainable}'", "mel.engine='nnaudio'"])
+    settings = load_recipe(["demo"], [f"mel.trainable='{trainable}'", "mel.engine='nnaudio'"])
     model = classifier.build("resnet50", 3, settings)
     average = classifier.averaged(model, 0.9).module
     waves = torch.randn(1, 66_150, generator=torch.Generator().manual_seed(0))
@@ -261,7 +261,7 @@ def test_shared_front_ends_are_not_saved():
 
 
 def test_any_network_of_timm_by_its_name():
-    settings = recipe.load(["scratch"], ["mel.image_size=96"])
+    settings = load_recipe(["scratch"], ["mel.image_size=96"])
     for name in ("test_convnext.r160_in1k", "test_vit", "test_efficientnet"):
         model = classifier.build(name, 3, settings).eval()
         with torch.inference_mode():
@@ -273,7 +273,7 @@ def test_any_network_of_timm_by_its_name():
 
 @pytest.mark.parametrize("name", ["densenet169", "inception_v3", "test_vit"])
 def test_first_layers_learn_at_their_share_of_the_rate(name):
-    model = classifier.build(name, 3, recipe.load(["scratch"], ["mel.image_size=96"]))
+    model = classifier.build(name, 3, load_recipe(["scratch"], ["mel.image_size=96"]))
     groups = classifier.parameter_groups(model, False, 0.05, 0.1)
     assert sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
     shares = {id(p): group["share"] for group in groups for p in group["params"]}
@@ -301,7 +301,7 @@ def test_an_average_follows_its_network():
 
 
 def test_networks_that_see_no_pictures_are_refused_before_training():
-    settings = recipe.load(["scratch"], ["mel.image_size=96"])
+    settings = load_recipe(["scratch"], ["mel.image_size=96"])
     for name in ("resnet10t", "mobilenetv3_small_050", "resnet50"):
         classifier.try_out(name, settings)
     with pytest.raises(InputError, match="no network resnet50"):

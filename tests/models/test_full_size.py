@@ -4,16 +4,16 @@ import numpy as np
 import pytest
 import torch
 
-from melgpu import recipe
 from melgpu.data import windows
-from melgpu.data.loader import Stream
+from melgpu.data.loader import WindowLoader
 from melgpu.data.targets import Targets
 from melgpu.demo import corpus, song
 from melgpu.features.log_mel import LogMel
 from melgpu.models import classifier, inference
+from melgpu.recipe import load_recipe
 from melgpu.training import loop
 
-ZALO = recipe.load([], ["stream.workers=0", "backbone.pretrained=false"])
+ZALO = load_recipe([], ["loader.workers=0", "backbone.pretrained=false"])
 
 
 @pytest.fixture(scope="module")
@@ -32,10 +32,10 @@ def test_one_step_and_22_views(name, mp3, tmp_path):
     model = classifier.build(name, 10, ZALO).to(device)
     optim = ZALO.optim_for(name)
     bfloat16 = classifier.use_bfloat16(optim.precision, device)
-    order = windows.prediction_order(np.array([0]), np.array([False]), ZALO.audio, ZALO.windows)
-    window_samples = windows.samples(ZALO.windows.window_s, ZALO.audio.sample_rate)
+    order = windows.prediction_windows(np.array([0]), np.array([False]), ZALO.audio, ZALO.windows)
+    window_samples = windows.to_samples(ZALO.windows.window_s, ZALO.audio.sample_rate)
     assert (len(order), window_samples) == (11, 441_000)
-    with Stream([mp3], ZALO.audio, ZALO.stream, device) as stream:
+    with WindowLoader([mp3], ZALO.audio, ZALO.loader, device) as stream:
         before = {key: value.clone() for key, value in model.state_dict().items()}
         state = loop.start(model, optim.model_copy(update={"warmup_epochs": 0}), ZALO.machine)
         batches = stream.batches(order[:2], window_samples, 2)

@@ -47,7 +47,7 @@ def test_checkpoints_of_another_job_or_run_are_refused(made, monkeypatch):
     own = [{**asdict(job), **said} for job in jobs]
     monkeypatch.setattr(ensemble.classifier, "load", lambda path: (None, own[jobs_at.index(path)]))
     jobs_at = [made.checkpoint(job) for job in jobs]
-    assert [about for _, about in ensemble.load_networks(made, jobs)] == own
+    assert [metadata for _, metadata in ensemble.load_networks(made, jobs)] == own
     for key, other in (
         ("class_names", ["b", "a"]),
         ("backbone", "xception"),
@@ -69,18 +69,18 @@ def cnn_stack(num_models: int, weights: dict[str, float]) -> Stack:
 
 def test_stacks_of_another_fold_or_run_are_refused(made):
     path, stack = made.stack_path(1, (0,)), cnn_stack(2, {"cnn": 1.0})
-    about = {"round": 1, "folds": [0], "models": list(made.spec(1).backbones), "class_names": made.class_names}
-    about |= {"digest": made.recipe.digest(), "pseudo": "none"}
-    save_stack(stack, path, about)
+    metadata = {"round": 1, "folds": [0], "models": list(made.spec(1).backbones), "class_names": made.class_names}
+    metadata |= {"digest": made.recipe.digest(), "pseudo": "none"}
+    save_stack(stack, path, metadata)
     assert ensemble._load_stack(made, 1, (0,)).weights == {"cnn": 1.0}
     for wrong, change, reason in (
-        (stack, {"models": about["models"][::-1]}, "of another models"),
+        (stack, {"models": metadata["models"][::-1]}, "of another models"),
         (stack, {"class_names": ["b", "a"]}, "of another class_names"),
         (stack, {"folds": [1]}, "of another folds"),
         (stack, {"pseudo": "0a"}, "of another pseudo"),
         (cnn_stack(3, {"cnn": 1.0}), {}, "other numbers of networks and classes"),
         (cnn_stack(2, {"cnn": 0.5}), {}, "blends {'cnn': 0.5}, not {'cnn': 1.0}"),
     ):
-        save_stack(wrong, path, about | change)
+        save_stack(wrong, path, metadata | change)
         with pytest.raises(InputError, match=f"{path}: .*{reason}"):
             ensemble._load_stack(made, 1, (0,))

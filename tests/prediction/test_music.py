@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from melgpu import console
-from melgpu.audio.quarantine import Flaw
+from melgpu.audio.quarantine import AudioError
 from melgpu.errors import InputError
 from melgpu.prediction import music
 
@@ -26,10 +26,10 @@ def test_what_was_not_heard_is_said(screen):
 
 
 def test_answers(tmp_path):
-    flaws = {"b.mp3": Flaw("b.mp3", "empty", 0.0)}
+    flaws = {"b.mp3": AudioError("b.mp3", "empty", 0.0)}
     music.write_answers(tmp_path / "a.csv", ["a.mp3", "b.mp3"], np.array([[0.1, 0.9], [0.5, 0.5]]), ["p", "q"], flaws)
     rows = (tmp_path / "a.csv").read_text().split()
-    assert rows == ["file,p,q,flaw", "a.mp3,0.100000,0.900000,", "b.mp3,,,empty"]
+    assert rows == ["file,p,q,error", "a.mp3,0.100000,0.900000,", "b.mp3,,,empty"]
     music.refuse_foreign(tmp_path / "a.csv")  # its own may be replaced
     music.refuse_foreign(tmp_path / "absent.csv")
 

@@ -5,18 +5,18 @@ import numpy as np
 import pytest
 import torch
 
-from melgpu import recipe
 from melgpu.data import windows
-from melgpu.data.loader import Stream
+from melgpu.data.loader import WindowLoader
 from melgpu.prediction import predictor
 from melgpu.prediction.resume_log import Answers, Journal
+from melgpu.recipe import load_recipe
 from tests.helpers import write_audio
 from tests.helpers.training import Corner
 
 CPU = torch.device("cpu")
-SETTINGS = recipe.load(["demo"], ["stream.workers=0", "stream.bank=off", "stream.predict_batch_size=4"])
+SETTINGS = load_recipe(["demo"], ["loader.workers=0", "loader.pcm_cache=off", "loader.predict_batch_size=4"])
 GUARDED = SETTINGS.model_copy(
-    update={"stream": SETTINGS.stream.model_copy(update={"on_error": "quarantine", "max_broken_share": 1.0})}
+    update={"loader": SETTINGS.loader.model_copy(update={"on_error": "quarantine", "max_error_fraction": 1.0})}
 )
 
 
@@ -30,9 +30,9 @@ class Network(Corner):
 @pytest.fixture
 def networks(monkeypatch):
     """Two networks that count how often they are asked; their checkpoints fit any front end."""
-    monkeypatch.setattr(predictor.parity, "refuse_other", lambda *args: None)
-    about = {"front_end": {}, "backbone": "corner", "fold": 0}
-    return [(Network(), about), (Network(), about)]
+    monkeypatch.setattr(predictor.parity, "check_same_pictures", lambda *args: None)
+    metadata = {"front_end": {}, "backbone": "corner", "fold": 0}
+    return [(Network(), metadata), (Network(), metadata)]
 
 
 def paths(folder) -> list[str]:
@@ -43,13 +43,13 @@ def paths(folder) -> list[str]:
 
 def listen(networks, names, path, stop=None):
     """Probabilities (K, W, C), heard (W,), flaws; `stop` ends it after so many batches, as a kill would."""
-    order = windows.prediction_order(np.arange(5), np.zeros(5, bool), SETTINGS.audio, SETTINGS.windows)
+    order = windows.prediction_windows(np.arange(5), np.zeros(5, bool), SETTINGS.audio, SETTINGS.windows)
     probs, heard = np.full((2, 15, 3), np.nan, np.float32), np.zeros(15, bool)
-    with Stream(names, GUARDED.audio, GUARDED.stream, CPU) as stream, Journal(path, {"x": 1}) as journal:
+    with WindowLoader(names, GUARDED.audio, GUARDED.loader, CPU) as stream, Journal(path, {"x": 1}) as journal:
         answered = predictor.listen(networks, GUARDED, stream, order, journal, "listening")
         for part, answers in itertools.islice(answered, stop):
-            probs[:, part], heard[part] = answers.probs, answers.heard
-        return probs, heard, dict(stream.flaws)
+            probs[:, part], heard[part] = answers.probs, answers.valid
+        return probs, heard, dict(stream.errors)
 
 
 def test_a_prediction_stopped_anywhere_goes_on_to_the_same_answers(networks, tmp_path):

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from melgpu.audio.quarantine import Flaw
+from melgpu.audio.quarantine import AudioError
 from melgpu.errors import InputError
 from melgpu.prediction.resume_log import Answers, Journal
 
@@ -10,7 +10,7 @@ ABOUT = {"checkpoints": ["a", "b"], "tracks": 3}
 
 def answers(number: int, size: int = 4) -> Answers:
     rng = np.random.default_rng(number)
-    flaws = [Flaw(f"é{number}.mp3", "cut\noff", 1.5)] if number % 2 else []
+    flaws = [AudioError(f"é{number}.mp3", "cut\noff", 1.5)] if number % 2 else []
     return Answers(4 * number, rng.random((2, size, 3), np.float32), rng.random(size) < 0.5, flaws)
 
 
@@ -25,8 +25,8 @@ def check(kept: list[Answers]) -> None:
     for number, one in enumerate(kept):
         expected = answers(number, 4 if number < 4 else 1)
         np.testing.assert_array_equal(one.probs, expected.probs)
-        np.testing.assert_array_equal(one.heard, expected.heard)
-        assert (one.place, one.flaws) == (expected.place, expected.flaws)
+        np.testing.assert_array_equal(one.valid, expected.valid)
+        assert (one.place, one.errors) == (expected.place, expected.errors)
 
 
 def kept(path) -> list[Answers]:

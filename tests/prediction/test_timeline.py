@@ -8,10 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from melgpu import recipe
 from melgpu.audio.decode import conform, decode
 from melgpu.prediction.timeline import Timeline, cut, expected_windows
-from melgpu.recipe import AudioSpec, WindowSpec
+from melgpu.recipe import AudioSpec, WindowSpec, load_recipe
 from tests.helpers import write_audio
 
 RATE = 8_000
@@ -20,7 +19,7 @@ CPU = torch.device("cpu")
 
 
 def spec(hop_s: float = 1.0) -> WindowSpec:
-    return recipe.load(["demo"]).windows.model_copy(update={"window_s": 2.0, "predict_hop_s": hop_s})
+    return load_recipe(["demo"]).windows.model_copy(update={"window_s": 2.0, "predict_hop_s": hop_s})
 
 
 def listen(path, hop_s: float = 1.0, batch_size: int = 3) -> tuple[Timeline, list]:
@@ -56,14 +55,14 @@ def test_batches_are_windows_of_the_decoded_file(tmp_path, suffix, hop_s):
     timeline, batches = listen(path, hop_s)
     wave = decode(path, RATE, 60)
     assert timeline.num_samples == len(wave)
-    assert timeline.flaw is None
+    assert timeline.error is None
     assert [len(batch.waves) for batch in batches[:-1]] == [3] * (len(batches) - 1)
     starts = torch.cat([batch.starts for batch in batches])
     assert starts.dtype == torch.int64
     assert starts[-1] == len(wave) - 2 * RATE
     assert len(starts) == expected_windows(str(path), AUDIO, spec(hop_s))
     for batch in batches:
-        assert batch.heard.all()
+        assert batch.valid.all()
         assert not batch.tracks.any()
         for own, start in zip(batch.waves.numpy(), batch.starts.tolist(), strict=True):
             np.testing.assert_allclose(own, wave[start : start + 2 * RATE], atol=2e-6)
@@ -86,7 +85,7 @@ def test_what_was_good_before_a_flaw_is_used(tmp_path):
     timeline, batches = listen(tmp_path / "x.wav")
     assert [start for batch in batches for start in batch.starts.tolist()] == [0, RATE, 2 * RATE, 3 * RATE]
     assert all((batch.waves == 0.5).all() for batch in batches)
-    assert timeline.flaw.startswith(f"{tmp_path / 'x.wav'}: contains samples that are not finite")
+    assert timeline.error.startswith(f"{tmp_path / 'x.wav'}: contains samples that are not finite")
 
 
 def test_less_than_is_worth_saving_and_nothing_give_no_windows(tmp_path):
@@ -97,8 +96,8 @@ def test_less_than_is_worth_saving_and_nothing_give_no_windows(tmp_path):
     for name, reason in (("x.wav", "absurdly large"), ("y.mp3", "not readable"), ("absent.flac", "No such file")):
         timeline, batches = listen(tmp_path / name)
         assert not batches
-        assert f"{tmp_path / name}: " in timeline.flaw
-        assert reason in timeline.flaw
+        assert f"{tmp_path / name}: " in timeline.error
+        assert reason in timeline.error
 
 
 def test_who_closes_it_ends_its_thread(tmp_path):
@@ -113,7 +112,7 @@ def test_memory_does_not_grow_with_the_length(monkeypatch):
         for _ in range(10 * 3600):
             yield np.zeros(1_000, np.float32)
 
-    monkeypatch.setattr("melgpu.audio.decode.stream", hours)
+    monkeypatch.setattr("melgpu.audio.decode.stream_audio", hours)
     timeline = Timeline("x.flac", AudioSpec(sample_rate=1_000, track_s=6.0), spec(5.0), CPU)
     tracemalloc.start()
     try:
@@ -139,5 +138,5 @@ def test_batches_on_a_gpu_are_those_of_the_cpu(tmp_path):
     _, expected = listen(tmp_path / "x.wav")
     timeline = Timeline(str(tmp_path / "x.wav"), AUDIO, spec(), torch.device("cuda"))
     found = list(timeline.batches(3))
-    assert timeline.flaw
+    assert timeline.error
     assert all(torch.equal(a.waves.cpu(), b.waves) for a, b in zip(found, expected, strict=True))

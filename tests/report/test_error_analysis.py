@@ -89,7 +89,7 @@ def test_a_file_shorter_than_a_track_says_so(shown, found):
     row = shown.manifest.ids.index(report_run.SHORT)
     (one,) = error_analysis.hear(shown, [error_analysis.Window(row, 12.0, 18.0, 0.1, 0.9)])
     assert one.file_s == pytest.approx(7)
-    assert one.flaw is None
+    assert one.error is None
 
 
 def test_files_that_are_gone_or_broken_are_told_of(tmp_path):
@@ -99,9 +99,9 @@ def test_files_that_are_gone_or_broken_are_told_of(tmp_path):
     gone, broken, well = error_analysis.hear(
         shown, [error_analysis.Window(row, 0.0, 6.0, 0.1, 0.9) for row in range(3)]
     )
-    assert "No such file" in gone.flaw
-    assert broken.flaw
-    assert gone.picture is gone.sound is broken.picture is broken.sound is well.flaw is None
+    assert "No such file" in gone.error
+    assert broken.error
+    assert gone.picture is gone.sound is broken.picture is broken.sound is well.error is None
     assert well.picture.startswith("data:image/png")
 
 
@@ -126,7 +126,13 @@ def test_predictions_of_other_tracks_are_refused(shown, found):
     kept = path.read_bytes()
     said = predictions.load(path)
     other = predictions.Predictions(
-        tuple(reversed(said.ids)), said.splits, said.lost, said.num_windows, said.probs, said.class_names, said.source
+        tuple(reversed(said.ids)),
+        said.splits,
+        said.unusable,
+        said.num_windows,
+        said.probs,
+        said.class_names,
+        said.source,
     )
     predictions.save(other, path)
     with pytest.raises(InputError, match=path.name):

@@ -10,7 +10,7 @@ import pytest
 
 from melgpu.console import duration
 from melgpu.errors import InputError
-from melgpu.metrics import calibration
+from melgpu.metrics import calibration_curve
 from melgpu.report import analysis, error_analysis, html, summary
 from melgpu.runs import pseudo_labels
 from melgpu.runs.run import Run
@@ -174,7 +174,7 @@ def test_classes_and_calibration_of_each_split(read, shown):
         rows = told.rows(split)
         right = told.answers[rows].argmax(1) == told.labels[rows]
         assert f"{summary.SPLIT_NAMES[split]}, {len(rows)} tracks" in read.said("classes")
-        error = calibration(told.answers[rows], told.labels[rows]).error
+        error = calibration_curve(told.answers[rows], told.labels[rows]).error
         assert f"The mean gap between sure and right is {100 * error:.1f} points" in read.said("trust")
         for number, name in enumerate(shown.class_names):
             own = told.labels[rows] == number

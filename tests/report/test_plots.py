@@ -7,7 +7,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from melgpu.metrics import calibration
+from melgpu.metrics import calibration_curve
 from melgpu.report import plots
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -58,7 +58,7 @@ def test_one_epoch_is_drawn_too_and_letters_are_the_readers():
 
 def test_calibration_is_drawn_with_its_counts():
     probs = np.random.default_rng(0).dirichlet(np.ones(3), 200)
-    found = calibration(probs, probs.argmax(1) * (np.arange(200) % 3 > 0))
+    found = calibration_curve(probs, probs.argmax(1) * (np.arange(200) % 3 > 0))
     picture = svg(plots.reliability(found))
     assert letters(picture)[-len(found.counts) - 1 :] == [*map(str, found.counts), "answers"]
 

@@ -3,7 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from melgpu.audio.quarantine import Flaw
+from melgpu.audio.quarantine import AudioError
 from melgpu.report import analysis, summary
 from melgpu.report.analysis import Gain, Spent
 from melgpu.runs.timings import Piece
@@ -123,7 +123,7 @@ def test_time_and_broken_files_in_words():
     assert summary.time([], pieces) == "5:00 in all: stack 5:00."
     assert summary.time([], []) == "Nothing was measured."
     assert (
-        summary.broken([Flaw("x", "y", 0.0), Flaw("z", "y", 3.0)])
+        summary.broken([AudioError("x", "y", 0.0), AudioError("z", "y", 3.0)])
         == "Files in quarantine: 2; used up to their flaw: 1."
     )
     assert summary.broken([]) == "No file is in quarantine."

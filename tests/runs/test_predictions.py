@@ -41,7 +41,7 @@ def test_tracks_are_found_by_id_and_split():
     moved = own.in_order(tracks)
     assert (moved.ids, moved.splits) == (("a.mp3", "a.mp3", "b.mp3"), ("public", "train", "valid"))
     np.testing.assert_array_equal(moved.probs, own.probs[[3, 4, 5, 0, 1, 2]])
-    np.testing.assert_array_equal(moved.lost, [True, False, False])
+    np.testing.assert_array_equal(moved.unusable, [True, False, False])
     np.testing.assert_allclose(moved.track_probs, own.track_probs[[2, 0, 1]])
     assert own.in_order(tracks[:2]) is own
     assert own.in_order([*tracks[:2], ("c.mp3", "train")]) is own
@@ -60,7 +60,7 @@ def test_round_trip(tmp_path):
     )
     np.testing.assert_array_equal(again.probs, made().probs)
     np.testing.assert_array_equal(again.num_windows, made().num_windows)
-    np.testing.assert_array_equal(again.lost, made().lost)
+    np.testing.assert_array_equal(again.unusable, made().unusable)
 
 
 def test_damaged_and_pickled_files_are_refused(tmp_path):
@@ -97,7 +97,7 @@ def arrays(path, **changes) -> dict:
         ({"ids": np.array([["a"], ["b"], ["c"]])}, "ids has another dtype or shape"),
         ({"ids": np.array(["a", "b"])}, "columns differ in length"),
         ({"ids": np.array([print] * 3, object)}, "Object arrays cannot be loaded"),
-        ({"lost": np.zeros(3, [("a", "i4")])}, "lost has another dtype or shape"),
+        ({"unusable": np.zeros(3, [("a", "i4")])}, "unusable has another dtype or shape"),
         ({"num_windows": np.array([3, 0, 3])}, "windows of the tracks"),
         ({"num_windows": np.array([7, -2, 1])}, "windows of the tracks"),
         ({"num_windows": np.array([2**62, 2**62, 2**63 + 6], np.uint64).view(np.int64)}, "windows of the tracks"),

@@ -5,11 +5,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from melgpu import recipe
 from melgpu.audio import quarantine
-from melgpu.audio.quarantine import Flaw
-from melgpu.data.pcm_cache import open_bank
+from melgpu.audio.quarantine import AudioError
+from melgpu.data.pcm_cache import open_cache
 from melgpu.errors import InputError
+from melgpu.recipe import load_recipe
 from melgpu.runs import preflight
 from tests.helpers import write_audio, write_list
 
@@ -17,14 +17,14 @@ SCRATCH = ["backbone.pretrained=false", "folds.num_folds=3"]
 
 
 def settings(*overrides):
-    return recipe.load(
+    return load_recipe(
         ["demo"], [*SCRATCH, "rounds=[{backbones=['resnet50','xception'], folds=[0], blend={cnn=1.0}}]", *overrides]
     )
 
 
 def gather(folder, wanted=None, **sources):
     wanted = wanted or settings()
-    bank = open_bank(folder / "bank", wanted.audio, wanted.stream)
+    bank = open_cache(folder / "pcm_cache", wanted.audio, wanted.loader)
     return preflight.gather({"train": None, "public": None, "private": None, **sources}, None, wanted, bank)
 
 
@@ -85,8 +85,8 @@ def test_in_quarantine_broken_files_get_no_fold(tmp_path):
     (tmp_path / "3.wav").write_text("no music")
     train, test = write_list(tmp_path / "train.csv", rows), write_list(tmp_path / "test.csv", [("gone.wav",)])
     with pytest.raises(InputError, match="2 of 9 files are broken, more than"):
-        gather(tmp_path, settings("stream.on_error=quarantine"), train=train, public=test)
-    wanted = settings("stream.on_error=quarantine", "stream.max_broken_share=0.3")
+        gather(tmp_path, settings("loader.on_error=quarantine"), train=train, public=test)
+    wanted = settings("loader.on_error=quarantine", "loader.max_error_fraction=0.3")
     tracks, flaws = gather(tmp_path, wanted, train=train, public=test)
     assert [flaw.path for flaw in flaws] == [str(tmp_path / "3.wav"), str(tmp_path / "gone.wav")]
     assert tracks.folds[3] == -1
@@ -99,7 +99,7 @@ def test_flaws_name_files_as_the_manifest_does(tmp_path, monkeypatch):
         write_audio(tmp_path / "music" / "ab"[number % 2] / f"{number}.wav", 1, seed=number)
     (tmp_path / "music" / "a" / "text.wav").write_text("no music")
     monkeypatch.chdir(tmp_path)
-    wanted = settings("stream.on_error=quarantine", "stream.max_broken_share=0.3")
+    wanted = settings("loader.on_error=quarantine", "loader.max_error_fraction=0.3")
     tracks, flaws = gather(tmp_path, wanted, train=Path("music"))
     assert [flaw.path for flaw in flaws] == [str(tmp_path / "music" / "a" / "text.wav")]
     assert flaws[0].path in tracks.paths
@@ -107,16 +107,16 @@ def test_flaws_name_files_as_the_manifest_does(tmp_path, monkeypatch):
 
 def test_a_bank_is_full_afterwards(tmp_path):
     rows = [(write_audio(tmp_path / f"{i}.wav", 1, seed=i).name, "ab"[i % 2]) for i in range(6)]
-    gather(tmp_path, settings("stream.bank=disk"), train=write_list(tmp_path / "train.csv", rows))
-    wanted = settings("stream.bank=disk")
-    bank = open_bank(tmp_path / "bank", wanted.audio, wanted.stream)
+    gather(tmp_path, settings("loader.pcm_cache=disk"), train=write_list(tmp_path / "train.csv", rows))
+    wanted = settings("loader.pcm_cache=disk")
+    bank = open_cache(tmp_path / "pcm_cache", wanted.audio, wanted.loader)
     assert all(bank.find(str(tmp_path / name)) for name, _ in rows)
-    paths = [str(write_audio(tmp_path / f"{name}.wav", 1)) for name in ("more", "lost", "cut")] + [
+    paths = [str(write_audio(tmp_path / f"{name}.wav", 1)) for name in ("more", "unusable", "cut")] + [
         str(tmp_path / "0.wav")
     ]
     record = tmp_path / "quarantine.csv"
-    quarantine.note(record, [Flaw(paths[1], "broken", 0.0), Flaw(paths[2], "cut off", 0.5)])
-    run = SimpleNamespace(bank=bank, manifest=SimpleNamespace(paths=paths), recipe=wanted, quarantine_path=record)
+    quarantine.record_errors(record, [AudioError(paths[1], "broken", 0.0), AudioError(paths[2], "cut off", 0.5)])
+    run = SimpleNamespace(pcm_cache=bank, manifest=SimpleNamespace(paths=paths), recipe=wanted, quarantine_path=record)
     preflight.fill(run)
     assert [bank.find(path) is not None for path in paths] == [True, False, True, True]
 
@@ -145,12 +145,12 @@ def test_networks_that_timm_does_not_know_are_named(tmp_path):
     wanted = settings(
         "rounds=[{backbones=['resnet_50', 'resnet50'], folds=[0], blend={cnn=1.0}}]",
         "optim_overrides.vgg61.lr=1e-3",
-        "stream.bank=disk",
+        "loader.pcm_cache=disk",
     )
     train = write_list(tmp_path / "train.csv", rows)
     with pytest.raises(InputError) as caught:
         gather(tmp_path, wanted, train=train)
-    assert not (tmp_path / "bank").exists()  # nothing is decoded for a run that cannot be
+    assert not (tmp_path / "pcm_cache").exists()  # nothing is decoded for a run that cannot be
     assert preflight.check(preflight.read({"train": train}, None), wanted) == 2
     told = str(caught.value)
     assert "there is no network resnet_50; did you mean resnet50" in told

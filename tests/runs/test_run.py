@@ -19,7 +19,7 @@ def test_a_run_survives_its_folder(made):
 def test_another_recipe_is_refused_by_its_settings(made):
     with pytest.raises(InputError, match="seed: 0, now 5"):
         run.open_run(made.folder, ["seed=5"])
-    assert run.open_run(made.folder, ["stream.workers=7"]).recipe.stream.workers == 7
+    assert run.open_run(made.folder, ["loader.workers=7"]).recipe.loader.workers == 7
     with pytest.raises(InputError, match="there is no such setting"):
         run.open_run(made.folder, ["stream.wokers=7"])
     with pytest.raises(InputError, match="no run there"):

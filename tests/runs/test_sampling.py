@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from melgpu import recipe
+from melgpu.recipe import load_recipe
 from melgpu.runs import run, sampling
 from tests.helpers.runs import label, stack_round
 
@@ -23,7 +23,7 @@ def test_epochs_count_the_windows_that_train(made):
 
 
 def test_zalo_orders_follow_the_protocol(made):
-    zalo = run.Run(made.folder, recipe.load([]), made.manifest)
+    zalo = run.Run(made.folder, load_recipe([]), made.manifest)
     order = sampling.prediction_order(zalo, np.array([0, 12]))
     assert np.bincount(order.tracks)[[0, 12]].tolist() == [11, 21]
 

@@ -3,8 +3,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from melgpu import recipe
 from melgpu.errors import InputError
+from melgpu.recipe import apply_overrides
 from melgpu.runs import predictions
 from melgpu.runs.run import Run, class_numbers
 from melgpu.stacking import dataset, evaluation
@@ -28,13 +28,13 @@ def test_tracks_in_another_order_are_put_in_theirs(second):
     predictions.save(said.in_order(list(tracks)[::-1]), path)
     assert predictions.load(path).ids == said.ids[::-1]
     votes = dataset.hear(second, 2)
-    np.testing.assert_array_equal(votes.lost, expected.lost)
+    np.testing.assert_array_equal(votes.unusable, expected.unusable)
     for fold, matrix in votes.matrices.items():
         np.testing.assert_array_equal(matrix, expected.matrices[fold])
 
 
 def with_protocol(run: Run, protocol: str) -> Run:
-    other = replace(run, recipe=recipe.lay_overrides(run.recipe, [f"stacking.protocol={protocol}"]))
+    other = replace(run, recipe=apply_overrides(run.recipe, [f"stacking.protocol={protocol}"]))
     stack_round(other, 1, [label("y.wav", "b")])
     return other
 
@@ -46,8 +46,8 @@ def test_original_cases_are_folds_with_their_training_side(second):
         valid = [row for row in second.fold_rows(fold)[1] if row != 5]
         train = [*(row for row in second.fold_rows(fold)[0] if row != 5), 13]  # with the pseudo label
         assert (case.folds, case.rows.tolist(), case.of_fold.tolist()) == ((fold,), valid, [fold] * len(valid))
-        np.testing.assert_array_equal(case.valid[0], votes.matrices[fold][valid])
-        np.testing.assert_array_equal(case.valid[1], labels[valid])
+        np.testing.assert_array_equal(case.validation[0], votes.matrices[fold][valid])
+        np.testing.assert_array_equal(case.validation[1], labels[valid])
         np.testing.assert_array_equal(case.train[0], votes.matrices[fold][train])
         np.testing.assert_array_equal(case.train[1], labels[train])
 
@@ -59,7 +59,7 @@ def test_out_of_fold_is_one_case_of_each_track_by_those_that_did_not_train_on_it
     (case,) = dataset.cases(made, 2, votes)
     assert (case.folds, case.train) == ((1, 2), None)
     assert sorted(case.rows) == [row for row in range(12) if made.manifest.folds[row] in (1, 2) and row != 5]
-    for row, fold, own in zip(case.rows, case.of_fold, case.valid[0], strict=True):
+    for row, fold, own in zip(case.rows, case.of_fold, case.validation[0], strict=True):
         assert made.manifest.folds[row] == fold
         np.testing.assert_array_equal(own, votes.matrices[fold][row])
 
@@ -71,7 +71,7 @@ def test_judgements_are_where_they_belong(second, monkeypatch, protocol):
     votes = dataset.hear(made, 2)
     stacks = []
     for case in dataset.cases(made, 2, votes):
-        parts = fit_subfolds(case.train, case.valid, case.subfolds, ["lightgbm"], made.recipe.stacking)
+        parts = fit_subfolds(case.train, case.validation, case.subfolds, ["lightgbm"], made.recipe.stacking)
         stacks.append((case, Stack(2, 2, {"lightgbm": 1.0}, list(parts))))
     judged = evaluation.judge(made, 2, votes, stacks)
     assert judged.judges == ("inception_v3", "resnet50", "mean", "lightgbm", "blend")
@@ -89,7 +89,7 @@ def test_judgements_are_where_they_belong(second, monkeypatch, protocol):
             np.testing.assert_allclose(own[row], np.mean([votes.matrices[f][at, k] for f in folds], axis=0))
     case, stack = stacks[0]
     np.testing.assert_array_equal(
-        judged.probs[3][: len(case.rows)], stack.out_of_fold(case.valid[0], case.subfolds)["lightgbm"]
+        judged.probs[3][: len(case.rows)], stack.out_of_fold(case.validation[0], case.subfolds)["lightgbm"]
     )
     answers = [s.predict(votes.matrices[f][[12, 13]])["lightgbm"] for c, s in stacks for f in c.folds]
     np.testing.assert_allclose(judged.probs[3][-2:], np.mean(answers, axis=0))
@@ -104,7 +104,7 @@ def test_votes_are_of_every_network_and_fold(second):
 
 def test_what_was_not_heard_is_not_learnt_from_and_not_known(second):
     votes = dataset.hear(second, 2)
-    assert np.flatnonzero(votes.lost).tolist() == [5]
+    assert np.flatnonzero(votes.unusable).tolist() == [5]
     assert all(5 not in case.rows for case in dataset.cases(second, 2, votes))
 
 

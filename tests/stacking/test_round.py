@@ -8,7 +8,7 @@ import pytest
 
 from melgpu.commands import stack
 from melgpu.data import manifest
-from melgpu.data.sources import Listing
+from melgpu.data.sources import SourceList
 from melgpu.errors import InputError
 from melgpu.runs import run
 from melgpu.stacking import evaluation
@@ -16,9 +16,9 @@ from melgpu.stacking.round import stack_round
 from tests.helpers.runs import predict
 
 
-def listing(folder: Path, names: list[str], labels: list[str]) -> Listing:
+def listing(folder: Path, names: list[str], labels: list[str]) -> SourceList:
     blank = [""] * len(names)
-    return Listing(names, [str(folder / name) for name in names], labels, blank, blank)
+    return SourceList(names, [str(folder / name) for name in names], labels, blank, blank)
 
 
 @pytest.fixture

@@ -165,8 +165,8 @@ def test_protocols_group_folds():
 def test_a_stack_survives_its_file(fitted, tmp_path):
     stack, matrix = fitted[0], votes(50, 7)[0]
     save_stack(stack, tmp_path / "x", {"folds": [2]})
-    again, about = load_stack(tmp_path / "x")
-    assert about["folds"] == [2]
+    again, metadata = load_stack(tmp_path / "x")
+    assert metadata["folds"] == [2]
     for name, probs in stack.predict(matrix).items():
         np.testing.assert_array_equal(again.predict(matrix)[name], probs)
 

@@ -3,9 +3,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from melgpu import recipe
 from melgpu.errors import InputError
 from melgpu.models import checkpoint, schema
+from melgpu.recipe import validate_recipe
 from melgpu.runs import environment
 from melgpu.training import checkpointing
 from tests.helpers.training import FRONT_END, OPTIM, fresh_tiny, run, same_weights
@@ -34,14 +34,14 @@ def test_kept_resumed_and_finished(short):
     assert left == ["best.safetensors", "log.csv", "scores.json"]
     assert checkpointing.log(short, job) == cut.log
     assert len(cut.log) == OPTIM.max_epochs
-    _, about = checkpoint.load(short.checkpoint(job))
-    schema.check(schema.Network, about, short.checkpoint(job))
-    assert (about["front_end"], about["digest"]) == (FRONT_END, short.recipe.digest())
-    assert (about["fold"], about["class_names"]) == (0, ["a", "b"])
-    assert about["scores"] in cut.log
-    assert recipe.validate(about["recipe"], "again") == short.recipe
+    _, metadata = checkpoint.load(short.checkpoint(job))
+    schema.check(schema.Network, metadata, short.checkpoint(job))
+    assert (metadata["front_end"], metadata["digest"]) == (FRONT_END, short.recipe.digest())
+    assert (metadata["fold"], metadata["class_names"]) == (0, ["a", "b"])
+    assert metadata["scores"] in cut.log
+    assert validate_recipe(metadata["recipe"], "again") == short.recipe
     made_on = environment.describe("cpu")
-    assert {key: about["environment"][key] for key in made_on} == made_on
+    assert {key: metadata["environment"][key] for key in made_on} == made_on
 
 
 def test_two_processes_never_train_the_same_network(made):

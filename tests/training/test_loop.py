@@ -65,11 +65,11 @@ def test_a_training_resumed_at_any_step_gives_the_same_bits(changes):
         cut = fresh_tiny(spec)
         for _ in itertools.islice(fit(cut, spec, augment), stop):
             pass
-        tensors, about = cut.state()
-        tensors, about = {name: value.clone() for name, value in tensors.items()}, json.loads(json.dumps(about))
+        tensors, metadata = cut.state()
+        tensors, metadata = {name: value.clone() for name, value in tensors.items()}, json.loads(json.dumps(metadata))
         resumed = fresh_tiny(spec)
         torch.rand(stop)  # another random state
-        resumed.restore(tensors, about, spec)
+        resumed.restore(tensors, metadata, spec)
         assert len(list(fit(resumed, spec, augment))) <= yields - stop + 3  # a validation begins anew
         assert results(resumed.log) == results(whole.log), stop
         assert same_weights(resumed.model, whole.model), stop
@@ -149,10 +149,10 @@ def test_a_resumed_training_remembers_what_memory_held():
 
 
 def test_another_number_of_processes_goes_on_after_as_many_windows():
-    tensors, about = fresh_tiny(OPTIM).state()
-    about |= {"ranks": 4, "progress": about["progress"] | {"step": 10}}
+    tensors, metadata = fresh_tiny(OPTIM).state()
+    metadata |= {"ranks": 4, "progress": metadata["progress"] | {"step": 10}}
     resumed = fresh_tiny(OPTIM)
-    resumed.restore(tensors | {"epoch.sums": torch.tensor([5.0, 1.0])}, about, OPTIM)
+    resumed.restore(tensors | {"epoch.sums": torch.tensor([5.0, 1.0])}, metadata, OPTIM)
     assert resumed.progress.step == 40
     assert resumed.sums.tolist() == [20, 4]
 
@@ -179,7 +179,7 @@ def test_windows_that_were_not_heard_teach_nothing():
 
 
 def test_warm_up_trains_the_head_alone():
-    spec = OPTIM.model_copy(update={"warmup_epochs": 1, "warmup_lr": 1e-2, "refresh_batches": 0})
+    spec = OPTIM.model_copy(update={"warmup_epochs": 1, "warmup_lr": 1e-2, "batch_norm_batches": 0})
     state = fresh(spec)
     body = {key: value.clone() for key, value in state.model.body.state_dict().items()}
     head = state.model.head[0].weight.clone()
@@ -224,7 +224,7 @@ def test_a_loss_that_is_no_number_is_explained():
 
     def diverged(epoch=0, first_step=0):
         for batch in batches(epoch, first_step):
-            yield Batch(batch.waves * 1e38, batch.tracks, batch.starts, batch.heard)
+            yield Batch(batch.waves * 1e38, batch.tracks, batch.starts, batch.valid)
 
     for source, message in ((broken, "window at sample 0: its picture is no number"), (diverged, "optim.lr")):
         steps = loop.fit(fresh(), Pictures(), source, lambda: batches(99), TARGETS, OPTIM, AUGMENT, seed=3)
@@ -286,7 +286,7 @@ def test_the_loss_is_the_cross_entropy_of_the_heard_windows():
     state.model.eval()
     batch = next(batches())
     heard, images = torch.tensor([True, True, False, True]), Pictures()(batch.waves)
-    rows = Targets(TARGETS.classes, torch.tensor([1.0, 3.0])).of(replace(batch, heard=heard), 0.1)
+    rows = Targets(TARGETS.classes, torch.tensor([1.0, 3.0])).of(replace(batch, valid=heard), 0.1)
     loss, accuracy = loop._backward(state, state.model, images, rows / 3, False)
     expected = torch.nn.functional.cross_entropy(
         state.model(images)[heard], TARGETS.classes[batch.tracks[heard]], torch.tensor([1.0, 3.0])
@@ -295,7 +295,7 @@ def test_the_loss_is_the_cross_entropy_of_the_heard_windows():
     torch.testing.assert_close(loss, smooth.double())
     right = state.model(images).argmax(1) == TARGETS.classes[batch.tracks]
     assert float(accuracy) == pytest.approx(float(right[heard].float().mean()))
-    unsmoothed = Targets(TARGETS.classes, torch.tensor([1.0, 3.0])).of(replace(batch, heard=heard), 0.0)
+    unsmoothed = Targets(TARGETS.classes, torch.tensor([1.0, 3.0])).of(replace(batch, valid=heard), 0.0)
     loss, _ = loop._backward(state, state.model, images, unsmoothed / unsmoothed.sum(), False)
     torch.testing.assert_close(loss, expected.double())
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from melgpu import recipe
+from melgpu.recipe import load_recipe
 from melgpu.training import optimizer
 from melgpu.training.optimizer import Progress
 from tests.helpers.training import Tiny
@@ -9,7 +9,7 @@ from tests.helpers.training import Tiny
 
 def test_the_plateau_is_keras():
     """ReduceLROnPlateau(factor 0.2, patience 4) with EarlyStopping(patience 8), as Keras counts."""
-    spec = recipe.load([]).optim
+    spec = load_recipe([]).optim
     progress, drops = Progress(), []
     for epoch, accuracy in enumerate([0.1, 0.5, 0.4, 0.5, 0.3, 0.5, 0.2, 0.6, *[0.6] * 20], start=1):
         if progress.note(accuracy, spec):
@@ -22,7 +22,7 @@ def test_the_plateau_is_keras():
 
 
 def test_without_decay_it_is_adam():
-    spec = recipe.load([], ["optim.warmup_epochs=0", "optim.lr=0.01"]).optim
+    spec = load_recipe([], ["optim.warmup_epochs=0", "optim.lr=0.01"]).optim
     weights = []
     for make in (
         lambda model: optimizer.make_optimizer(model, spec, 0),
@@ -40,7 +40,7 @@ def test_without_decay_it_is_adam():
 
 
 def test_rates_of_layers_are_shares_of_the_heads():
-    spec = recipe.load([], ["optim.weight_decay=0.1", "optim.warmup_epochs=0"]).optim
+    spec = load_recipe([], ["optim.weight_decay=0.1", "optim.warmup_epochs=0"]).optim
     own = optimizer.make_optimizer(Tiny(), spec, 0)
     own.param_groups[0]["share"] = 0.5
     optimizer.set_lr(own, 0.2)
@@ -51,7 +51,7 @@ def test_rates_of_layers_are_shares_of_the_heads():
 
 
 def test_the_cosine_starts_at_the_rate_and_falls():
-    spec = recipe.load([], ["optim.max_epochs=4", "optim.lr=1.0"]).optim
+    spec = load_recipe([], ["optim.max_epochs=4", "optim.lr=1.0"]).optim
     assert [optimizer.cosine_lr(spec, epoch) for epoch in range(4)] == pytest.approx(
         [1, 0.853553, 0.5, 0.146447], abs=1e-6
     )
