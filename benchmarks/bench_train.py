@@ -32,7 +32,7 @@ from melgpu.models import classifier
 from melgpu.recipe import Recipe
 from melgpu.training import loop
 from melgpu.training.loop import Training
-from melgpu.training.stage_timer import shares
+from melgpu.training.stage_timer import fractions
 
 WAYS = ("pictures ready", "waves ready", "from files")
 NUM_CLASSES, MOST_TRACKS = 10, 1 << 16
@@ -67,7 +67,7 @@ def time_way(
     steps, repeats = counts
     steps_done = training_loop(state, name, settings, pictures, batches)
     time_steps(steps_done, before, state.sums.device)
-    state.clock.restart()
+    state.timer.restart()
     samples = [time_steps(steps_done, steps, state.sums.device) for _ in range(repeats)]
     steps_done.close()
     return samples
@@ -105,8 +105,8 @@ def time_backbone(name: str, stream: WindowLoader, settings: Recipe, batch_size:
         samples[way] = time_way(state, name, settings, *source, (steps, repeats))
     files.close()
     medians = {way: float(np.median(own)) for way, own in samples.items()}
-    own = state.clock.seconds(wait=True)
-    return {"backbone": name, "seconds_a_step": medians, "samples_s": samples, "stage_shares": shares(own)}
+    own = state.timer.seconds(wait=True)
+    return {"backbone": name, "seconds_a_step": medians, "samples_s": samples, "stage_shares": fractions(own)}
 
 
 def run(settings: Recipe, names: list[str], paths: list[str], args, device: torch.device) -> dict:

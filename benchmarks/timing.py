@@ -76,7 +76,7 @@ def machine(device: torch.device) -> dict:
         **environment.describe(environment.device_name(device)),
         "schema": SCHEMA,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "driver": environment.driver(device),
+        "driver": environment.driver_version(device),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
     }

@@ -146,7 +146,7 @@ class PseudoSpec(Spec):
 
 class StackingSpec(Spec):
     protocol: Literal["original", "oof"]
-    answer: Literal["blend", "fitted blend", "mean"]
+    final_predictor: Literal["blend", "fitted blend", "mean"]
     num_subfolds: Annotated[int, Field(ge=3, le=1000)]
     seed: Seed
     lr: Positive

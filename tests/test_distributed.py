@@ -88,7 +88,7 @@ def test_scripts_under_torchrun(corpus, tmp_path):
     assert call("predict.py", "--run", folder).returncode == 0
     for together, path in zip(shared, made, strict=True):
         alone = predictions.load(path)
-        assert (together.ids, together.splits, together.source) == (alone.ids, alone.splits, alone.source)
+        assert (together.ids, together.splits, together.provenance) == (alone.ids, alone.splits, alone.provenance)
         assert abs(together.probs - alone.probs).max() < 0.02  # bfloat16, in other batches
     refused = call(*TORCHRUN, "predict.py", "--run", folder, corpus / "audio", env=PATHS)
     assert refused.returncode != 0

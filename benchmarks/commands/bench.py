@@ -218,7 +218,7 @@ def prepare(args, folder: Path, *own: str) -> Bench:
         args.recipe, args.overrides = args.recipe or ["demo"], [*QUICK, *args.overrides]
     settings = settings_of(args, *own)
     for name in networks(settings):
-        classifier.try_out(name, settings)
+        classifier.check_forward(name, settings)
     paths = paths_of(args, folder, 1 if args.quick else 4, settings.audio.track_s)
     if device.type == "cpu":
         *others, last = settings.rounds

@@ -79,7 +79,7 @@ def trials(bench: Bench, settings: Recipe, quick: bool) -> Iterator[tuple[Trial,
         ("loader.workers", workers, lambda now: bench.decode_rates(min(now.loader.workers, bench.cores))),
         ("mel.engine", engines, lambda now: drawing(bench, now)),
         ("machine.feature_batch", chunk_size, lambda now: drawing(bench, now)),
-        ("machine.channels_last", [True, False], lambda now: stepping(bench, now, names, answers=True)),
+        ("machine.channels_last", [True, False], lambda now: stepping(bench, now, names, final_probs=True)),
         ("machine.compile", [] if quick else [True, False], lambda now: stepping(bench, now, names[:1])),
         ("loader.predict_batch_size", batches[-3:], lambda now: judging(bench, now, names[0])),
         ("loader.pcm_cache", ["disk", *(["gpu"] if on_gpu else [])], lambda now: streaming(bench, now)),
@@ -162,7 +162,7 @@ def run(bench: Bench, quick: bool) -> tuple[dict, list[Trial], str]:
         | {"samples_windows_per_s": _keyed(one.rates)}
         for one in tried
     ]
-    return result, tried, toml(tried, tuned, environment.stamp(bench.device), result["date"])
+    return result, tried, toml(tried, tuned, environment.tuning_signature(bench.device), result["date"])
 
 
 def main(args) -> int:

@@ -38,7 +38,7 @@ def main() -> int:
     with distributed.init_distributed(cli.select_device(args.device)) as device:
         console.silence(not distributed.is_main_process())
         run = open_run(args.run, args.overrides, args.without_pseudo)
-        if note := environment.moved(run.recipe.machine.tuned_on, device):
+        if note := environment.tuning_mismatch(run.recipe.machine.tuned_on, device):
             console.say(note)
         if not args.music:
             predict_round(run, device)

@@ -44,7 +44,7 @@ def main() -> int:
     from melgpu.runs import setup
     from melgpu.training.round import train_round
 
-    source = setup.Source(args.labels, args.test, args.private, args.data)
+    source = setup.Sources(args.labels, args.test, args.private, args.data)
     request = setup.Request(args.run, args.recipe, args.overrides, args.without_pseudo)
     if args.check:
         return 2 if setup.check_dataset(request, source) else 0

@@ -16,7 +16,7 @@ from melgpu import files
 from melgpu.errors import InputError, one_line
 
 FORMAT = "melgpu 1"
-MOST_SAID = 2**21  # characters of JSON; a network says 10,000 of itself
+MAX_METADATA = 2**21  # characters of JSON; a network says 10,000 of itself
 
 
 class CheckpointError(InputError):
@@ -44,7 +44,7 @@ def load(path: Path) -> tuple[dict[str, torch.Tensor], dict]:
             if FORMAT not in header:
                 raise CheckpointError(f"{path}: a safetensors file, but not one of melgpu's")
             written, _, text = header[FORMAT].partition(" ")
-            metadata = _about(text)
+            metadata = _parse_metadata(text)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             if written != _hash(tensors, text):
                 raise ValueError("its content is not what was written")
@@ -64,8 +64,8 @@ def _hash(tensors: dict[str, torch.Tensor], metadata: str) -> str:
     return found.hexdigest()
 
 
-def _about(text: str) -> dict:
-    if len(text) > MOST_SAID:
+def _parse_metadata(text: str) -> dict:
+    if len(text) > MAX_METADATA:
         raise ValueError(f"it says {len(text)} characters of itself")
     metadata = json.loads(text)
     if not isinstance(metadata, dict):

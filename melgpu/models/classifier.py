@@ -21,12 +21,12 @@ from melgpu.features.log_mel import LogMel
 from melgpu.models import checkpoint, schema
 from melgpu.recipe import Recipe, validate_recipe
 
-NATURAL_MEAN, NATURAL_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's pictures
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's pictures
 WEIGHT_FILES = ("{}.safetensors", "{}/model.safetensors", "{}.pth", "{}/pytorch_model.bin")
 
 
 @dataclass(frozen=True)
-class Backbone:
+class TimmBackbone:
     """`timm_name` is model.weights; `hidden` the width of the head."""
 
     timm_name: str
@@ -34,31 +34,31 @@ class Backbone:
 
 
 BACKBONES = {
-    "densenet169": Backbone("densenet169.tv_in1k", 256),
-    "densenet201": Backbone("densenet201.tv_in1k", 256),
-    "inception_resnet_v2": Backbone("inception_resnet_v2.tf_in1k", 512),
-    "inception_v3": Backbone("inception_v3.tf_in1k", 256),
-    "resnet50": Backbone("resnet50.tv_in1k", 256),
-    "xception": Backbone("legacy_xception.tf_in1k", 512),
+    "densenet169": TimmBackbone("densenet169.tv_in1k", 256),
+    "densenet201": TimmBackbone("densenet201.tv_in1k", 256),
+    "inception_resnet_v2": TimmBackbone("inception_resnet_v2.tf_in1k", 512),
+    "inception_v3": TimmBackbone("inception_v3.tf_in1k", 256),
+    "resnet50": TimmBackbone("resnet50.tv_in1k", 256),
+    "xception": TimmBackbone("legacy_xception.tf_in1k", 512),
 }
 
 
-def find(name: str) -> Backbone:
+def find_backbone(name: str) -> TimmBackbone:
     """One of the six, or timm's network of that name. Raises InputError where timm has none."""
     if name in BACKBONES:
         return BACKBONES[name]
     try:
         if timm.is_model(name) and timm.get_pretrained_cfg(name):
-            return Backbone(name, 256)
+            return TimmBackbone(name, 256)
     except RuntimeError:  # there is no such set of weights
         pass
     near = difflib.get_close_matches(name, [*BACKBONES, *timm.list_models(), *timm.list_pretrained()])
     raise InputError(f"there is no network {name}" + (f"; did you mean {', '.join(near)}?" if near else ""))
 
 
-def try_out(name: str, settings: Recipe) -> None:
+def check_forward(name: str, settings: Recipe) -> None:
     """Look at one picture with a network that is none of the six. Raises InputError where it is not fit for that."""
-    if find(name) is BACKBONES.get(name):
+    if find_backbone(name) is BACKBONES.get(name):
         return
     size = settings.mel.image_size
     try:
@@ -80,7 +80,7 @@ class Classifier(nn.Module):
         learns = settings.mel.trainable != "none"
         spec, machine = settings.mel, settings.machine
         self.front_end = LogMel(spec, settings.audio.sample_rate, machine.feature_batch) if learns else None
-        backbone, dropout = find(name), settings.backbone.dropout
+        backbone, dropout = find_backbone(name), settings.backbone.dropout
         options = weights or {}
         if timm.get_pretrained_cfg_value(backbone.timm_name, "fixed_input_size"):  # of a network without convolutions
             options = {**options, "img_size": settings.mel.image_size}
@@ -94,9 +94,9 @@ class Classifier(nn.Module):
         )
         if weights:
             _match_statistics(self.input_norm, self.body.pretrained_cfg)
-        self.lay_out(machine.channels_last)
+        self.set_memory_format(machine.channels_last)
 
-    def lay_out(self, channels_last: bool) -> "Classifier":
+    def set_memory_format(self, channels_last: bool) -> "Classifier":
         """Keep weights and pictures pixel by pixel, or channel by channel: the same numbers at another speed."""
         self._layout = torch.channels_last if channels_last else torch.contiguous_format
         return self.to(memory_format=self._layout)
@@ -122,7 +122,7 @@ class Classifier(nn.Module):
 
 def _match_statistics(norm: nn.BatchNorm2d, pretrained: dict) -> None:
     """Let a standardized picture look to the network as a standardized natural picture did in its pretraining."""
-    natural = torch.tensor([NATURAL_MEAN, NATURAL_STD])
+    natural = torch.tensor([IMAGENET_MEAN, IMAGENET_STD])
     own = torch.tensor([pretrained["mean"], pretrained["std"]])
     with torch.no_grad():
         norm.weight.copy_(natural[1] / own[1])
@@ -156,15 +156,15 @@ def build(name: str, num_classes: int, settings: Recipe) -> Classifier:
 def _no_download(name: str, reason: str) -> str:
     return (
         f"{name}: ImageNet weights could not be downloaded ({reason}). Either fetch "
-        f"timm/{find(name).timm_name} from the Hugging Face hub elsewhere, put it into a folder as "
-        f"{find(name).timm_name}.safetensors and add --set backbone.weights_dir=FOLDER, "
+        f"timm/{find_backbone(name).timm_name} from the Hugging Face hub elsewhere, put it into a folder as "
+        f"{find_backbone(name).timm_name}.safetensors and add --set backbone.weights_dir=FOLDER, "
         "or train from scratch: add --recipe scratch (backbone.pretrained = false and learning rates that suit it)."
     )
 
 
 def find_weights(name: str, folder: Path) -> Path:
     """The file of ImageNet weights of a network. Raises InputError with the names that were looked for."""
-    timm_name = find(name).timm_name
+    timm_name = find_backbone(name).timm_name
     stems = (timm_name, timm_name.split(".")[0], name)
     candidates = [folder / pattern.format(stem) for stem in stems for pattern in WEIGHT_FILES]
     for path in candidates:
@@ -176,7 +176,7 @@ def find_weights(name: str, folder: Path) -> Path:
 def load(path: Path) -> tuple[Classifier, dict]:
     """A trained network from its checkpoint, and what the checkpoint says of it. Raises CheckpointError."""
     tensors, metadata = checkpoint.load(path)
-    schema.check(schema.Network, metadata, path)
+    schema.validate_metadata(schema.NetworkMetadata, metadata, path)
     settings = validate_recipe(metadata["recipe"], f"of {path}")
     try:
         model = Classifier(metadata["backbone"], len(metadata["class_names"]), settings)
@@ -195,26 +195,26 @@ def parameter_groups(
     geometric scale. Source: Howard and Ruder, "Universal Language Model Fine-tuning" (2018), section 3.2.
     """
     if head_only:
-        return _decaying(model.head.parameters(), weight_decay, 1.0)
+        return _decay_groups(model.head.parameters(), weight_decay, 1.0)
     if first_layer_lr_scale == 1:
-        return _decaying(model.parameters(), weight_decay, 1.0)
+        return _decay_groups(model.parameters(), weight_decay, 1.0)
     layers = group_parameters(model.body, model.body.group_matcher(coarse=True), reverse=True)
     groups = []
     for layer in range(depth := max(layers.values()) + 1):
         own = [parameter for name, parameter in model.body.named_parameters() if layers[name] == layer]
-        groups += _decaying(own, weight_decay, first_layer_lr_scale ** (1 - layer / depth))
+        groups += _decay_groups(own, weight_decay, first_layer_lr_scale ** (1 - layer / depth))
     rest = [parameter for name, parameter in model.named_parameters() if not name.startswith("body.")]
-    return groups + _decaying(rest, weight_decay, 1.0)
+    return groups + _decay_groups(rest, weight_decay, 1.0)
 
 
-def _decaying(parameters: Iterable[nn.Parameter], weight_decay: float, share: float) -> list[dict]:
+def _decay_groups(parameters: Iterable[nn.Parameter], weight_decay: float, share: float) -> list[dict]:
     parts: dict[float, list[nn.Parameter]] = {}
     for parameter in parameters:
         parts.setdefault(weight_decay if parameter.ndim > 1 else 0.0, []).append(parameter)
-    return [{"params": own, "weight_decay": decay, "share": share} for decay, own in parts.items()]
+    return [{"params": own, "weight_decay": decay, "lr_scale": share} for decay, own in parts.items()]
 
 
-def averaged(model: Classifier, decay: float) -> nn.Module:
+def make_ema(model: Classifier, decay: float) -> nn.Module:
     """A moving average of a network, in its `module`; it follows quickly at first and keeps `decay` of itself later."""
     return ModelEmaV3(model, decay, use_warmup=True)
 

@@ -31,31 +31,33 @@ def window_probs(
             answers.append(own)
             broken.append(views[0][:, 0, 0, 0].isnan())
         probs, broken = torch.stack(answers), torch.stack(broken).any(0)
-        answer = batch, *(found.to("cpu", non_blocking=True) for found in (probs, broken)), _now_on(probs.device)
+        answer = batch, *(found.to("cpu", non_blocking=True) for found in (probs, broken)), _record_event(probs.device)
         if waiting:
-            yield _arrived(*waiting)
+            yield _wait_for_copy(*waiting)
         waiting = answer
         if probs.device.type == "cpu":
-            yield _arrived(*waiting)
+            yield _wait_for_copy(*waiting)
             waiting = None
     if waiting:
-        yield _arrived(*waiting)
+        yield _wait_for_copy(*waiting)
 
 
-def _now_on(device: torch.device) -> torch.cuda.Event | None:
+def _record_event(device: torch.device) -> torch.cuda.Event | None:
     return torch.cuda.current_stream(device).record_event() if device.type == "cuda" else None
 
 
-def _arrived(batch: Batch, probs: Tensor, broken: Tensor, copied: torch.cuda.Event | None) -> tuple[Batch, Tensor]:
+def _wait_for_copy(
+    batch: Batch, probs: Tensor, broken: Tensor, copied: torch.cuda.Event | None
+) -> tuple[Batch, Tensor]:
     if copied:
         copied.synchronize()
     if probs.isnan().any():
-        problems = describe_broken(batch, broken)
+        problems = describe_nonfinite(batch, broken)
         raise InputError(problems or "a network answers with what is no number: its training has diverged")
     return batch, probs
 
 
-def describe_broken(batch: Batch, broken: Tensor) -> list[str]:
+def describe_nonfinite(batch: Batch, broken: Tensor) -> list[str]:
     """A sentence for each window of a batch that a mask, shape (B,), marks as not a number."""
     places = zip(batch.tracks[broken].tolist(), batch.starts[broken].tolist(), strict=True)
     return [f"row {row} of the manifest, window at sample {start}: its picture is no number" for row, start in places]

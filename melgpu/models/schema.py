@@ -23,10 +23,10 @@ from melgpu.errors import InputError, one_line
 from melgpu.models.checkpoint import CheckpointError
 from melgpu.recipe import BackboneName, Count, Fraction, Positive, Stacker
 
-Number = Annotated[int, Field(ge=0)]
+NonNegative = Annotated[int, Field(ge=0)]
 
 
-class Claim(BaseModel):
+class Schema(BaseModel):
     """A table of JSON data; never converts types."""
 
     model_config = ConfigDict(strict=True, extra="allow")
@@ -41,7 +41,7 @@ def _distinct(names: list[str]) -> list[str]:
 ClassNames = Annotated[list[str], FailFast(), Field(min_length=1, max_length=10_000), AfterValidator(_distinct)]
 
 
-class FrontEnd(Claim):
+class ParityFigures(Schema):
     """See `parity.figures`."""
 
     engine: str
@@ -51,7 +51,7 @@ class FrontEnd(Claim):
     picture: Annotated[list[FiniteFloat], FailFast()]
 
 
-class Environment(Claim):
+class Environment(Schema):
     """See `environment.describe`."""
 
     python: str
@@ -59,13 +59,13 @@ class Environment(Claim):
     git_commit: str | None
 
 
-class Score(Claim):
+class Score(Schema):
     """See `Judged.scores`."""
 
     accuracy: FiniteFloat
     interval: tuple[FiniteFloat, FiniteFloat]
-    tracks: Number
-    trained_on: Number
+    tracks: NonNegative
+    pseudo_labelled: NonNegative
     gain: FiniteFloat
     gain_interval: tuple[FiniteFloat, FiniteFloat]
     gain_p: FiniteFloat
@@ -75,23 +75,23 @@ class Scores(RootModel[dict[str, dict[str, Score]]]):
     """See `Run.scores`."""
 
 
-class Network(Claim):
+class NetworkMetadata(Schema):
     """best.safetensors; its `recipe` is for the recipe's own validation."""
 
     what: ClassVar = "of one of the networks"
     round: Count
     backbone: BackboneName
-    fold: Number
+    fold: NonNegative
     class_names: ClassNames
     recipe: dict
-    digest: str
-    pseudo: str
+    recipe_digest: str
+    pseudo_digest: str
     scores: dict[str, FiniteFloat]
-    front_end: FrontEnd
+    parity: ParityFigures
     environment: Environment
 
 
-class StackShape(Claim):
+class StackShape(Schema):
     """See `stacking.Stack`."""
 
     num_models: Annotated[int, Field(ge=1, le=1000)]
@@ -106,39 +106,39 @@ class StackShape(Claim):
         return self
 
 
-class Stack(Claim):
+class StackMetadata(Schema):
     """The stackers of one fold, or of several."""
 
     what: ClassVar = "of a stack"
     stack: StackShape
 
 
-class Progress(Claim):
+class Progress(Schema):
     """See `optimizer.Progress`."""
 
-    epoch: Number
-    step: Number
-    updates: Number
+    epoch: NonNegative
+    step: NonNegative
+    updates: NonNegative
     best_accuracy: FiniteFloat
-    epochs_since_best: Number
-    epochs_since_drop: Number
+    epochs_since_best: NonNegative
+    epochs_since_drop: NonNegative
 
 
-class Record(Claim):
+class EpochRecord(Schema):
     window_accuracy: FiniteFloat
 
 
-class Group(Claim):
+class ParameterGroup(Schema):
     lr: Positive
     params: Annotated[list[int], FailFast()]
 
 
-class Training(Claim):
+class TrainingMetadata(Schema):
     """See `training.Training.state`."""
 
     progress: Progress
-    log: Annotated[list[Record], FailFast()]
-    groups: Annotated[list[Group], FailFast()]
+    log: Annotated[list[EpochRecord], FailFast()]
+    groups: Annotated[list[ParameterGroup], FailFast()]
     micro_batch: Count
     ranks: Count
 
@@ -149,15 +149,15 @@ class Training(Claim):
         return self
 
 
-class State(Claim):
+class StateMetadata(Schema):
     """last.safetensors."""
 
     what: ClassVar = "of a training"
-    digest: str
-    training: Training
+    recipe_digest: str
+    training: TrainingMetadata
 
 
-def check(kind: type[Claim], metadata: dict, path: Path) -> None:
+def validate_metadata(kind: type[Schema], metadata: dict, path: Path) -> None:
     """Raise CheckpointError where what the file at `path` says of itself is not what its kind says."""
     try:
         kind.model_validate(metadata)

@@ -26,18 +26,18 @@ class Ensemble:
     networks: list[tuple[Classifier, dict]]
     digests: list[str]
     stacks: dict[tuple[int, ...], Stack]
-    answer: str
+    final_predictor: str
     class_names: list[str]
     recipe: Recipe
 
     def combine(self, probs: np.ndarray) -> np.ndarray:
         """One answer for each track, shape (N, C), from its probabilities by each network, shape (K, N, C)."""
-        if not self.stacks or self.answer == MEAN:
+        if not self.stacks or self.final_predictor == MEAN:
             return probs.mean(axis=0)
         answers = []
         for fold, stack in ((fold, stack) for folds, stack in self.stacks.items() for fold in folds):
             members = [k for k, (_, metadata) in enumerate(self.networks) if metadata["fold"] == fold]
-            answers.append(stack.predict(probs[members].swapaxes(0, 1))[self.answer])
+            answers.append(stack.predict(probs[members].swapaxes(0, 1))[self.final_predictor])
         return np.mean(answers, axis=0)
 
 
@@ -45,14 +45,14 @@ def load(run: Run) -> Ensemble:
     """The latest stacked round, or else the trained networks of the first. Raises InputError where there are none."""
     stacked = [number for number in range(1, len(run.recipe.rounds) + 1) if run.is_stacked(number)]
     number = stacked[-1] if stacked else 1
-    jobs = run.trained(number)
+    jobs = run.trained_jobs(number)
     if not jobs:
         raise InputError(f"{run.folder}: no trained network yet; run train.py first")
     networks = load_networks(run, jobs)
     spec, stacking_spec = run.spec(number), run.recipe.stacking
     groups = fold_groups(stacking_spec.protocol, spec.folds) if stacked else []
     stacks = {folds: _load_stack(run, number, folds) for folds in groups}
-    answer = final_predictor(stacking_spec.answer, len(spec.blend))
+    answer = final_predictor(stacking_spec.final_predictor, len(spec.blend))
     settings = validate_recipe(networks[0][1]["recipe"], f"of {run.checkpoint(jobs[0])}")
     digests = [checkpoint.digest(run.checkpoint(job)) for job in jobs]
     return Ensemble(networks, digests, stacks, answer, run.class_names, settings)
@@ -63,7 +63,7 @@ def load_networks(run: Run, jobs: list[Job]) -> list[tuple[Classifier, dict]]:
     loaded = [classifier.load(run.checkpoint(job)) for job in jobs]
     problems = []
     for job, (_, metadata) in zip(jobs, loaded, strict=True):
-        wanted = asdict(job) | {"pseudo": run.pseudo_digest(job.round)}
+        wanted = asdict(job) | {"pseudo_digest": run.pseudo_digest(job.round)}
         problems += _differences(run, run.checkpoint(job), metadata, wanted)
     if problems:
         raise InputError(problems)
@@ -74,7 +74,7 @@ def _load_stack(run: Run, number: int, folds: tuple[int, ...]) -> Stack:
     path, spec = run.stack_path(number, folds), run.spec(number)
     stack, metadata = load_stack(path)
     wanted = {"round": number, "folds": list(folds), "models": list(spec.backbones)}
-    problems = _differences(run, path, metadata, wanted | {"pseudo": run.pseudo_digest(number)})
+    problems = _differences(run, path, metadata, wanted | {"pseudo_digest": run.pseudo_digest(number)})
     if (stack.num_models, stack.num_classes) != (len(spec.backbones), len(run.class_names)):
         problems.append(f"{path}: stacks other numbers of networks and classes")
     if stack.weights != spec.blend:
@@ -86,5 +86,5 @@ def _load_stack(run: Run, number: int, folds: tuple[int, ...]) -> Stack:
 
 def _differences(run: Run, path: Path, metadata: dict, wanted: dict) -> list[str]:
     """What a checkpoint says of itself that its place in the run does not."""
-    wanted = wanted | {"class_names": run.class_names, "digest": run.recipe.digest()}
+    wanted = wanted | {"class_names": run.class_names, "recipe_digest": run.recipe.digest()}
     return [f"{path}: of another {key} than its run's" for key in wanted if metadata.get(key) != wanted[key]]

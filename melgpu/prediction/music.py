@@ -20,7 +20,7 @@ from melgpu.data.sources import AUDIO_SUFFIXES, find_audio, is_utf8
 from melgpu.errors import InputError
 from melgpu.prediction import ensemble, predictor, timeline_plot
 from melgpu.prediction.ensemble import Ensemble
-from melgpu.prediction.predictor import Listeners
+from melgpu.prediction.predictor import Predictor
 from melgpu.prediction.timeline import Timeline, expected_windows
 from melgpu.runs.run import Run
 
@@ -31,7 +31,7 @@ def predict_files(run: Run, music: list[str], out: Path | None, device: torch.de
     Raises InputError where there is nothing to show.
     """
     if out:
-        refuse_foreign(out)
+        check_replaceable(out)
     judges = ensemble.load(run)
     paths, problems = find_music(music)
     guarded = {"pcm_cache": "off", "on_error": "quarantine", "max_error_fraction": 1.0}
@@ -39,14 +39,14 @@ def predict_files(run: Run, music: list[str], out: Path | None, device: torch.de
     settings = judges.recipe.model_copy(update={"loader": spec, "machine": run.recipe.machine})
     with WindowLoader(paths, settings.audio, settings.loader, device) as loader:
         if paths:
-            probs, lost = predictor.track_probs(judges, settings, loader, out)
+            probs, lost = predictor.predict_tracks(judges, settings, loader, out)
     problems += [str(flaw) for flaw in loader.errors.values()]
     if not paths or lost.all():
         raise InputError(problems)
-    console.show(answer_table(paths, probs, judges.class_names, lost))
+    console.show(prediction_table(paths, probs, judges.class_names, lost))
     if out:
-        write_answers(out, paths, probs, judges.class_names, loader.errors)
-        predictor.journal_path(out).unlink(missing_ok=True)
+        write_predictions(out, paths, probs, judges.class_names, loader.errors)
+        predictor.resume_log_path(out).unlink(missing_ok=True)
         console.say(f"Probabilities of all classes: {out}")
     for problem in problems:
         console.say(f"broken: {problem}")
@@ -61,7 +61,7 @@ def write_timelines(run: Run, music: list[str], folder: Path, device: torch.devi
     judges = ensemble.load(run)
     paths, problems = find_music(music)
     settings = judges.recipe.model_copy(update={"machine": run.recipe.machine})
-    listeners = Listeners(judges.networks, settings, device)
+    listeners = Predictor(judges.networks, settings, device)
     audio, spec = judges.recipe.audio, judges.recipe.windows
     batch_size = run.recipe.loader.predict_batch_size
     folder.mkdir(parents=True, exist_ok=True)  # an error now rather than after hours
@@ -87,7 +87,7 @@ def write_timelines(run: Run, music: list[str], folder: Path, device: torch.devi
 
 
 def write_timeline(
-    timeline: Timeline, judges: Ensemble, listeners: Listeners, batch_size: int, out: Path, tracker: Tracker
+    timeline: Timeline, judges: Ensemble, listeners: Predictor, batch_size: int, out: Path, tracker: Tracker
 ) -> bool:
     """Write OUT.csv and OUT.png of one file; False and nothing where it holds no usable audio."""
     spans_s, probs = [], []
@@ -118,7 +118,9 @@ def find_music(names: list[str]) -> tuple[list[str], list[str]]:
     return list(dict.fromkeys(paths)), problems
 
 
-def answer_table(paths: Sequence[str], probs: np.ndarray, class_names: Sequence[str], lost: Sequence[bool]) -> Table:
+def prediction_table(
+    paths: Sequence[str], probs: np.ndarray, class_names: Sequence[str], lost: Sequence[bool]
+) -> Table:
     """The three likeliest classes of each file, named from the folder that they share; probs (N, C)."""
     table = Table("file", "likeliest", "second", "third", box=SIMPLE)
     here = [path for path in paths if not is_url(path)]
@@ -130,7 +132,7 @@ def answer_table(paths: Sequence[str], probs: np.ndarray, class_names: Sequence[
     return table
 
 
-def refuse_foreign(out: Path) -> None:
+def check_replaceable(out: Path) -> None:
     """Raise InputError where `write_answers` would replace anything but what it has written itself."""
     if out.is_dir():
         raise InputError(f"--out {out}: a folder; name a file in it")
@@ -140,14 +142,14 @@ def refuse_foreign(out: Path) -> None:
                 raise ValueError(f"its columns are {', '.join(header)}")
 
 
-def write_answers(
+def write_predictions(
     out: Path, paths: Sequence[str], probs: np.ndarray, class_names: Sequence[str], flaws: Mapping[str, AudioError]
 ) -> None:
     """Probabilities of all classes, (N, C), one row a file; empty cells for one that gave nothing."""
-    rows = (_answer(path, own, flaws.get(path)) for path, own in zip(paths, probs, strict=True))
+    rows = (_prediction_row(path, own, flaws.get(path)) for path, own in zip(paths, probs, strict=True))
     files.write_csv(out, ["file", *class_names, "error"], rows)
 
 
-def _answer(path: str, probs: np.ndarray, flaw: AudioError | None) -> list[str]:
+def _prediction_row(path: str, probs: np.ndarray, flaw: AudioError | None) -> list[str]:
     cells = [""] * len(probs) if flaw and flaw.unusable else [f"{p:.6f}" for p in probs]
     return [path, *cells, flaw.reason if flaw else ""]

@@ -24,19 +24,19 @@ HEADER = struct.Struct("<QI")
 
 
 @dataclass(frozen=True)
-class Answers:
+class BatchPredictions:
     """What K networks say of a batch: probs (K, B, C), heard (B,), and the files that were found broken meanwhile.
 
     The batch begins at `place` of its order.
     """
 
-    place: int
+    start: int
     probs: np.ndarray
     valid: np.ndarray
     errors: Sequence[AudioError] = ()
 
 
-class Journal(contextlib.AbstractContextManager):
+class ResumeLog(contextlib.AbstractContextManager):
     """A file of answers in the order of their batches; held by one process at a time."""
 
     def __init__(self, path: Path, metadata: dict):
@@ -54,7 +54,7 @@ class Journal(contextlib.AbstractContextManager):
             self._file.truncate()
             self._append(json.dumps(metadata).encode())
 
-    def kept(self) -> Iterator[Answers]:
+    def saved_batches(self) -> Iterator[BatchPredictions]:
         """The answers that an earlier process left, from the first batch on; to be exhausted before `add`."""
         while content := self._frame():
             line, data = content.split(b"\n", 1)
@@ -63,11 +63,11 @@ class Journal(contextlib.AbstractContextManager):
             probs = np.frombuffer(data, np.float32, num_models * num_windows * num_classes)
             heard = np.frombuffer(data, bool, num_windows, offset=probs.nbytes)
             flaws = [AudioError(**flaw) for flaw in metadata["errors"]]
-            yield Answers(metadata["place"], probs.reshape(metadata["shape"]), heard, flaws)
+            yield BatchPredictions(metadata["start"], probs.reshape(metadata["shape"]), heard, flaws)
         self._file.truncate()
 
-    def add(self, answers: Answers) -> None:
-        metadata = {"place": answers.place, "shape": answers.probs.shape}
+    def add(self, answers: BatchPredictions) -> None:
+        metadata = {"start": answers.start, "shape": answers.probs.shape}
         metadata["errors"] = [asdict(flaw) for flaw in answers.errors]
         data = answers.probs.astype(np.float32).tobytes() + answers.valid.tobytes()
         self._append(json.dumps(metadata).encode() + b"\n" + data)

@@ -15,7 +15,7 @@ from melgpu.data.windows import WindowIndex
 from melgpu.errors import InputError
 from melgpu.models import checkpoint
 from melgpu.prediction import ensemble, predictor
-from melgpu.prediction.resume_log import Journal
+from melgpu.prediction.resume_log import ResumeLog
 from melgpu.runs import predictions, preflight, sampling, timings
 from melgpu.runs.run import Job, Run
 
@@ -26,11 +26,11 @@ def predict_round(run: Run, device: torch.device) -> None:
     if number is None:
         console.say(f"All rounds are done: python stack.py {run.flags} shows the scores")
         return
-    trained = run.trained(number)
+    trained = run.trained_jobs(number)
     if not trained:
         raise InputError(f"{run.folder}: round {number} has no trained network; run train.py first")
     if distributed.is_main_process():
-        preflight.fill(run)
+        preflight.fill_cache(run)
     distributed.barrier()
     missing = [job for job in trained if not run.is_predicted(job)]
     timed = _timed(run, missing)
@@ -39,7 +39,7 @@ def predict_round(run: Run, device: torch.device) -> None:
         with timed:
             predict_jobs(run, missing, device)
         if distributed.is_main_process():
-            for path in run.journals(number):
+            for path in run.resume_logs(number):
                 path.unlink()  # their batches are in the predictions
     if flaws := quarantine.load_errors(run.quarantine_path):
         console.say(quarantine.summarize(flaws, run.quarantine_path))
@@ -52,11 +52,11 @@ def _timed(run: Run, jobs: list[Job]) -> contextlib.AbstractContextManager:
     if not distributed.is_main_process():
         return contextlib.nullcontext()
     number = run.current_round
-    stage = f"predict{run.remark}"
-    if run.journals(number):
-        return timings.measured(run.times_path, number, f"{stage}, resumed", 0, "windows")
-    num_windows = len(sampling.prediction_order(run, np.arange(len(run.manifest))))
-    return timings.measured(run.times_path, number, stage, len(jobs) * num_windows, "windows")
+    stage = f"predict{run.variant}"
+    if run.resume_logs(number):
+        return timings.measure(run.timings_path, number, f"{stage}, resumed", 0, "windows")
+    num_windows = len(sampling.prediction_windows(run, np.arange(len(run.manifest))))
+    return timings.measure(run.timings_path, number, stage, len(jobs) * num_windows, "windows")
 
 
 def predict_jobs(run: Run, jobs: list[Job], device: torch.device) -> None:
@@ -89,7 +89,7 @@ def predict_together(run: Run, jobs: list[Job], device: torch.device) -> None:
         raise InputError(f"{len(run.manifest)} tracks are fewer than {distributed.world_size()} processes")
     networks = ensemble.load_networks(run, jobs)
     digests = [checkpoint.digest(run.checkpoint(job)) for job in jobs]
-    order = sampling.prediction_order(run, np.arange(len(run.manifest)))
+    order = sampling.prediction_windows(run, np.arange(len(run.manifest)))
     positions = windows.shard_positions(order, distributed.rank(), distributed.world_size())
     title = f"round {jobs[0].round}: {len(jobs)} networks predict {len(run.manifest)} tracks"
     batch_size = run.recipe.loader.predict_batch_size
@@ -97,9 +97,9 @@ def predict_together(run: Run, jobs: list[Job], device: torch.device) -> None:
     probs = np.empty((len(jobs), len(positions), len(run.class_names)), np.float32)
     heard = np.empty(len(positions), bool)
     loader = WindowLoader(run.manifest.paths, run.recipe.audio, run.recipe.loader, device, run.pcm_cache)
-    log = Journal(run.journal_path(jobs[0].round, distributed.rank(), digests), metadata)
+    log = ResumeLog(run.resume_log_path(jobs[0].round, distributed.rank(), digests), metadata)
     with loader, log:
-        for part, batch in predictor.listen(networks, run.recipe, loader, order[positions], log, title):
+        for part, batch in predictor.predict_windows(networks, run.recipe, loader, order[positions], log, title):
             probs[:, part] = batch.probs
             heard[part] = batch.valid
         shards = distributed.gather_to_main(Shard(positions, probs, heard, loader.errors))
@@ -122,12 +122,12 @@ def save_shards(run: Run, jobs: list[Job], digests: list[str], order: WindowInde
     lost = np.isin(np.arange(len(run.manifest)), order.tracks[~heard])
     for job, digest, own in zip(jobs, digests, probs, strict=True):
         source = {
-            "model": job.backbone,
+            "backbone": job.backbone,
             "fold": job.fold,
             "round": job.round,
-            "recipe": run.recipe.digest(),
-            "pseudo": run.pseudo_digest(job.round),
-            "checkpoint": digest,
+            "recipe_digest": run.recipe.digest(),
+            "pseudo_digest": run.pseudo_digest(job.round),
+            "checkpoint_digest": digest,
         }
         splits = tuple(run.round_splits(job.fold))
         made = predictions.Predictions(run.manifest.ids, splits, lost, num_windows, own, tuple(run.class_names), source)

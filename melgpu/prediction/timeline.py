@@ -53,7 +53,7 @@ class Timeline:
     def _gathered(self, batch_size: int) -> Iterator[Batch]:
         """Batches in memory of this machine (pinned, for a GPU)."""
         starts: list[int] = []
-        for start, wave in cut(self._blocks(), self.window_samples, self.hop_samples):
+        for start, wave in cut_windows(self._blocks(), self.window_samples, self.hop_samples):
             if self.error and self.num_samples < decode.MIN_USABLE_S * self.sample_rate:
                 return
             if not starts:
@@ -82,7 +82,7 @@ def _batch(waves: torch.Tensor, starts: list[int]) -> Batch:
     )
 
 
-def cut(blocks: Iterable[np.ndarray], window: int, hop: int) -> Iterator[tuple[int, np.ndarray]]:
+def cut_windows(blocks: Iterable[np.ndarray], window: int, hop: int) -> Iterator[tuple[int, np.ndarray]]:
     """Start and samples, shape (window,), of each window of a wave that comes in blocks of any size.
 
     Holds no more than a window, a hop and a block.

@@ -19,8 +19,8 @@ COLOURS = ("#332288", "#cc6677", "#117733", "#ddcc77", "#88ccee", "#882255", "#4
 DARK = ("#332288", "#117733", "#882255", "#aa4499")  # under white letters
 QUIET = "#666666"
 REST = ("#999999", "#c4c4c4", "#777777")  # of the classes heard least, where there are more than colours
-MOST_COLUMNS = 1500  # about as many as pixels; more windows are averaged
-LONGEST_NAME = 180  # bytes; file systems take 255, with the suffixes
+MAX_COLUMNS = 1500  # about as many as pixels; more windows are averaged
+MAX_NAME_BYTES = 180  # bytes; file systems take 255, with the suffixes
 STEPS_S = (1, 2, 5, 10, 15, 30, *(60 * m for m in (1, 2, 5, 10, 15, 30)), *(3600 * h for h in (1, 2, 3, 6, 12, 24)))
 LETTERS = 180  # fit side by side into the strip
 WIDTH_IN, STRIP_IN, FEW_IN, MANY_IN = 14.0, 0.42, 0.5, 0.3  # heights of the strip, of a row of few classes, of many
@@ -37,7 +37,7 @@ def distinct_names(paths: Sequence[str]) -> list[str]:
 def _names(path: str) -> list[str]:
     parts = PurePosixPath(path.split("?")[0] if is_url(path) else path).parts
     names = [PurePosixPath(parts[-1]).stem, *("_".join(parts[-n:]) for n in range(1, len(parts) + 1))]
-    return [name.replace("/", "").encode()[:LONGEST_NAME].decode(errors="ignore") for name in names]
+    return [name.replace("/", "").encode()[:MAX_NAME_BYTES].decode(errors="ignore") for name in names]
 
 
 def save(out: Path, title: str, spans_s: np.ndarray, probs: np.ndarray, class_names: Sequence[str]) -> None:
@@ -59,8 +59,8 @@ def columns(spans_s: np.ndarray, probs: np.ndarray) -> tuple[np.ndarray, np.ndar
     """
     middles = spans_s.mean(axis=1)
     edges = np.concatenate([[0.0], (middles[1:] + middles[:-1]) / 2, spans_s[-1:, 1]])
-    if len(probs) > MOST_COLUMNS:
-        begins = np.linspace(0, len(probs), MOST_COLUMNS + 1).astype(int)
+    if len(probs) > MAX_COLUMNS:
+        begins = np.linspace(0, len(probs), MAX_COLUMNS + 1).astype(int)
         probs = np.add.reduceat(probs, begins[:-1]) / np.diff(begins)[:, None]
         edges = edges[begins]
     return edges, probs

@@ -8,13 +8,13 @@ import numpy as np
 from melgpu.errors import InputError
 from melgpu.metrics import bootstrap_interval, confusion_counts, sign_test, wilson_interval
 from melgpu.runs import predictions, pseudo_labels
-from melgpu.runs.run import Job, Run, class_numbers
+from melgpu.runs.run import Job, Run, class_indices
 from melgpu.stacking import evaluation
-from melgpu.stacking.evaluation import SPLITS, Judged
+from melgpu.stacking.evaluation import SPLITS, RoundEvaluation
 from melgpu.training import checkpointing
 from melgpu.training.loop import STAGES
 
-NAMES = {
+PREDICTOR_NAMES = {
     "mean": "mean of the networks",
     "cnn": "stacker: CNN",
     "skip_cnn": "stacker: CNN with skips",
@@ -25,16 +25,16 @@ NAMES = {
 
 
 @dataclass(frozen=True)
-class Chapter:
+class RoundResult:
     """A stacked round, with or without pseudo labels, and what was judged in it."""
 
     run: Run
     number: int
-    judged: Judged
+    evaluation: RoundEvaluation
 
     @property
     def title(self) -> str:
-        return f"Round {self.number}{self.run.remark}"
+        return f"Round {self.number}{self.run.variant}"
 
     @property
     def key(self) -> str:
@@ -42,9 +42,9 @@ class Chapter:
         return self.run.round_folder(self.number).name
 
     @property
-    def answer(self) -> str:
+    def final_predictor(self) -> str:
         """The judge that counts."""
-        return self.judged.source["answer"]
+        return self.evaluation.provenance["final_predictor"]
 
     def kind(self, judge: str) -> str:
         """`network`, `mean`, `stacker`, or `blend`."""
@@ -53,45 +53,47 @@ class Chapter:
         return "blend" if judge.endswith("blend") else "mean" if judge == "mean" else "stacker"
 
 
-def chapters(run: Run) -> list[Chapter]:
+def round_results(run: Run) -> list[RoundResult]:
     """The stacked rounds, the last one first, each before the same round without pseudo labels. Raises InputError."""
     other, numbers = replace(run, without_pseudo=True), range(len(run.recipe.rounds), 0, -1)
     places = [(own, number) for number in numbers for own in ((run, other) if number > 1 else (run,))]
-    return [_chapter(own, number) for own, number in places if own.is_stacked(number)]
+    return [_round_result(own, number) for own, number in places if own.is_stacked(number)]
 
 
-def _chapter(run: Run, number: int) -> Chapter:
-    path = run.judged_path(number)
+def _round_result(run: Run, number: int) -> RoundResult:
+    path = run.evaluation_path(number)
     found = evaluation.load(path)
-    known = {(name, _judged_split(split)) for name, split in zip(run.manifest.ids, run.manifest.splits, strict=True)}
+    known = {
+        (name, _evaluation_split(split)) for name, split in zip(run.manifest.ids, run.manifest.splits, strict=True)
+    }
     if list(found.class_names) != run.class_names or not set(zip(found.ids, found.splits, strict=True)) <= known:
         raise InputError(f"{path}: of other tracks or classes than this run's")
-    if found.source.get("round") != number:
+    if found.provenance.get("round") != number:
         raise InputError(f"{path}: of another round")
-    return Chapter(run, number, found)
+    return RoundResult(run, number, found)
 
 
-def _judged_split(split: str) -> str:
+def _evaluation_split(split: str) -> str:
     return "validation" if split == "train" else split
 
 
-def splits(chapter: Chapter) -> list[str]:
+def labelled_splits(result: RoundResult) -> list[str]:
     """Those with known labels."""
-    return [split for split in SPLITS if len(chapter.judged.rows(split))]
+    return [split for split in SPLITS if len(result.evaluation.rows(split))]
 
 
-def fold_scores(chapter: Chapter) -> dict[str, dict[int, tuple[float, float | None]]]:
+def fold_scores(result: RoundResult) -> dict[str, dict[int, tuple[float, float | None]]]:
     """{judge: {fold: (accuracy on its validation tracks, on their windows)}}; windows are judged by networks alone."""
-    told = chapter.judged
-    rows = {fold: told.rows("validation", fold) for fold in chapter.run.spec(chapter.number).folds}
-    windows = {(job.backbone, job.fold): window_accuracy(chapter.run, job) for job in chapter.run.jobs(chapter.number)}
+    told = result.evaluation
+    rows = {fold: told.rows("validation", fold) for fold in result.run.spec(result.number).folds}
+    windows = {(job.backbone, job.fold): window_accuracy(result.run, job) for job in result.run.jobs(result.number)}
     return {
         judge: {
             fold: (float(np.mean(told.probs[j, own].argmax(1) == told.labels[own])), windows.get((judge, fold)))
             for fold, own in rows.items()
             if len(own)
         }
-        for j, judge in enumerate(told.judges)
+        for j, judge in enumerate(told.predictors)
     }
 
 
@@ -102,7 +104,7 @@ def window_accuracy(run: Run, job: Job) -> float | None:
     said = predictions.load(run.predictions_path(job))
     if said.ids != run.manifest.ids:
         raise InputError(f"{run.predictions_path(job)}: not of this run's tracks")
-    labels = class_numbers(run.manifest, run.class_names)
+    labels = class_indices(run.manifest, run.class_names)
     counts = (np.array(said.splits) == "valid") & ~said.unusable & (labels >= 0)
     chosen = np.repeat(counts, said.num_windows)
     right = said.probs.argmax(1) == np.repeat(labels, said.num_windows)
@@ -110,7 +112,7 @@ def window_accuracy(run: Run, job: Job) -> float | None:
 
 
 @dataclass(frozen=True)
-class Gain:
+class Comparison:
     """Accuracy of one judge with and without something, on the same tracks: the difference, its 95 % interval, and how
     probable one as large is by chance.
     """
@@ -121,35 +123,35 @@ class Gain:
     interval: tuple[float, float]
     p: float
     tracks: int
-    trained_on: int
+    pseudo_labelled: int
 
 
-def compare(before: Judged, after: Judged) -> dict[str, dict[str, Gain]]:
+def compare(before: RoundEvaluation, after: RoundEvaluation) -> dict[str, dict[str, Comparison]]:
     """{judge: {split: what changed}} on the tracks with known labels that both judged."""
     places = {key: row for row, key in enumerate(zip(before.ids, before.splits, strict=True))}
-    found: dict[str, dict[str, Gain]] = {}
-    for judge in (judge for judge in after.judges if judge in before.judges):
+    found: dict[str, dict[str, Comparison]] = {}
+    for judge in (judge for judge in after.predictors if judge in before.predictors):
         for split in SPLITS:
             keys = [(row, places.get((after.ids[row], split))) for row in after.rows(split).tolist()]
             pairs = np.array([pair for pair in keys if None not in pair], int)
             if len(pairs):
-                found.setdefault(judge, {})[split] = _gain(before, after, judge, pairs.T)
+                found.setdefault(judge, {})[split] = _compare_predictor(before, after, judge, pairs.T)
     return found
 
 
-def _gain(before: Judged, after: Judged, judge: str, rows: np.ndarray) -> Gain:
+def _compare_predictor(before: RoundEvaluation, after: RoundEvaluation, judge: str, rows: np.ndarray) -> Comparison:
     labels = after.labels[rows[0]]
     new, old = (
-        (told.probs[told.judges.index(judge), own].argmax(1) == labels).astype(float)
+        (told.probs[told.predictors.index(judge), own].argmax(1) == labels).astype(float)
         for told, own in ((after, rows[0]), (before, rows[1]))
     )
     gain = new - old
-    seen = int(after.trained[rows[0]].sum())
-    return Gain(old.mean(), new.mean(), gain.mean(), bootstrap_interval(gain), sign_test(gain), len(labels), seen)
+    seen = int(after.pseudo_labelled[rows[0]].sum())
+    return Comparison(old.mean(), new.mean(), gain.mean(), bootstrap_interval(gain), sign_test(gain), len(labels), seen)
 
 
 @dataclass(frozen=True)
-class PseudoClass:
+class PseudoLabelCounts:
     """The pseudo labels of one class: how many, how sure, how many with all networks' votes; right ones of known."""
 
     name: str
@@ -161,7 +163,7 @@ class PseudoClass:
     known: int
 
 
-def pseudo_classes(run: Run, round_number: int) -> list[PseudoClass] | None:
+def pseudo_label_counts(run: Run, round_number: int) -> list[PseudoLabelCounts] | None:
     """What a round chose for the next one, class by class; None where it chose nothing yet. Raises InputError."""
     path = run.pseudo_path(round_number)
     if not path.exists():
@@ -170,21 +172,23 @@ def pseudo_classes(run: Run, round_number: int) -> list[PseudoClass] | None:
     truth = {run.manifest.ids[row]: run.manifest.labels[row] for row in public}
     chosen = pseudo_labels.load(path, round_number, run.recipe.digest())
     by_class = {name: [one for one in chosen if one.label == name] for name in run.class_names}
-    return [_pseudo_class(name, own, truth) for name, own in by_class.items()]
+    return [_count_pseudo_labels(name, own, truth) for name, own in by_class.items()]
 
 
-def _pseudo_class(name: str, own: list[pseudo_labels.PseudoLabel], truth: dict[str, str]) -> PseudoClass:
-    sure = [one.probability for one in own] or [0.0]
+def _count_pseudo_labels(name: str, own: list[pseudo_labels.PseudoLabel], truth: dict[str, str]) -> PseudoLabelCounts:
+    sure = [one.confidence for one in own] or [0.0]
     known = [truth[one.id] for one in own if truth.get(one.id)]
     unanimous = sum(len(set(one.votes.split("/"))) == 1 for one in own)
-    return PseudoClass(name, len(own), min(sure), sum(sure) / len(sure), unanimous, known.count(name), len(known))
+    return PseudoLabelCounts(name, len(own), min(sure), sum(sure) / len(sure), unanimous, known.count(name), len(known))
 
 
-def total(classes: list[PseudoClass]) -> PseudoClass:
+def total_counts(classes: list[PseudoLabelCounts]) -> PseudoLabelCounts:
     """Those of all classes together."""
     sums = {name: sum(getattr(one, name) for one in classes) for name in ("count", "unanimous", "right", "known")}
     mean = sum(one.mean * one.count for one in classes) / max(1, sums["count"])
-    return PseudoClass("all", lowest=min((one.lowest for one in classes if one.count), default=0.0), mean=mean, **sums)
+    return PseudoLabelCounts(
+        "all", lowest=min((one.lowest for one in classes if one.count), default=0.0), mean=mean, **sums
+    )
 
 
 @dataclass(frozen=True)
@@ -197,11 +201,11 @@ class ClassScore:
     interval: tuple[float, float]
 
 
-def counts(chapter: Chapter, split: str) -> np.ndarray:
+def confusion_matrix(result: RoundResult, split: str) -> np.ndarray:
     """How many tracks of each class (axis 0) were answered with each class (axis 1), shape (C, C)."""
-    rows = chapter.judged.rows(split)
+    rows = result.evaluation.rows(split)
     return confusion_counts(
-        chapter.judged.answers[rows].argmax(1), chapter.judged.labels[rows], len(chapter.run.class_names)
+        result.evaluation.final_probs[rows].argmax(1), result.evaluation.labels[rows], len(result.run.class_names)
     )
 
 
@@ -213,7 +217,7 @@ def class_scores(table: np.ndarray, names: list[str]) -> list[ClassScore]:
     ]
 
 
-def confused(table: np.ndarray, most: int) -> Iterator[tuple[int, int]]:
+def most_confused(table: np.ndarray, most: int) -> Iterator[tuple[int, int]]:
     """The pairs (truth, answer) that are confused most often, the most frequent first."""
     wrong = table - np.diag(table.diagonal())
     for place in np.argsort(-wrong, axis=None, kind="stable")[:most].tolist():
@@ -223,7 +227,7 @@ def confused(table: np.ndarray, most: int) -> Iterator[tuple[int, int]]:
 
 
 @dataclass(frozen=True)
-class Spent:
+class TrainingTime:
     """Training of one backbone in one round, all its folds together.
 
     seconds : by stage, validation among them
@@ -241,23 +245,25 @@ class Spent:
         return sum(self.seconds.values())
 
 
-def logs(run: Run, round_number: int) -> dict[str, dict[int, list[dict[str, float]]]]:
+def training_logs(run: Run, round_number: int) -> dict[str, dict[int, list[dict[str, float]]]]:
     """{backbone: {fold: its training's records}}, of trainings that have ended an epoch. Raises InputError."""
     found: dict[str, dict[int, list[dict[str, float]]]] = {}
     for job in run.jobs(round_number):
-        if records := checkpointing.log(run, job):
+        if records := checkpointing.load_log(run, job):
             found.setdefault(job.backbone, {})[job.fold] = records
     return found
 
 
-def spent(run: Run, backbone: str, folds: dict[int, list[dict[str, float]]]) -> Spent:
+def training_time(run: Run, backbone: str, folds: dict[int, list[dict[str, float]]]) -> TrainingTime:
     """What a backbone's `logs` add up to."""
     records = [record for log in folds.values() for record in log]
     seconds = {stage: sum(record[f"{stage}_s"] for record in records) for stage in STAGES}
     trained_s = sum(own for stage, own in seconds.items() if stage != "validation")
     steps = sum(record["steps_per_s"] * _trained_s(record) for record in records)  # of resumed epochs what was seen
     batch_size = run.recipe.optim_for(backbone).batch_size
-    return Spent(backbone, len(folds), len(records), seconds, steps * batch_size / trained_s if trained_s else 0.0)
+    return TrainingTime(
+        backbone, len(folds), len(records), seconds, steps * batch_size / trained_s if trained_s else 0.0
+    )
 
 
 def _trained_s(record: dict[str, float]) -> float:

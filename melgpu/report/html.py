@@ -17,12 +17,12 @@ from melgpu.console import duration
 from melgpu.errors import InputError
 from melgpu.metrics import Calibration, calibration_curve
 from melgpu.report import analysis, error_analysis, plots, summary
-from melgpu.report.analysis import Chapter
+from melgpu.report.analysis import RoundResult
 from melgpu.runs import timings
 from melgpu.runs.run import Run
-from melgpu.training.stage_timer import shares
+from melgpu.training.stage_timer import fractions
 
-MOST_CLASSES, MOST_PAIRS, MANY_PAIRS = 25, 6, 25  # in a table of confusions; pairs told in words
+MAX_CLASSES, MAX_PAIRS, MAX_PAIRS_MANY_CLASSES = 25, 6, 25  # in a table of confusions; pairs told in words
 
 
 def write(run: Run) -> None:
@@ -32,21 +32,21 @@ def write(run: Run) -> None:
 
 def render(run: Run, now: datetime) -> str:
     """The page as text."""
-    chapters = analysis.chapters(run)
-    last = next((chapter for chapter in chapters if not chapter.run.without_pseudo), None)
+    results = analysis.round_results(run)
+    last = next((result for result in results if not result.run.without_pseudo), None)
     if last is None:
         raise InputError(f"{run.folder}: no round is stacked yet, there is nothing to show")
-    parts = _scores(chapters) | _worth(run, chapters) | _time(run, chapters)
-    flaws = quarantine.load_errors(run.quarantine_path)
+    parts = _scores(results) | _worth(run, results) | _time(run, results)
+    audio_errors = quarantine.load_errors(run.quarantine_path)
     return _template().render(
         run=run,
         now=now,
-        chapters=chapters,
+        results=results,
         last=last,
-        in_short=_in_short(last, parts) | {"files": summary.broken(flaws)},
-        views=[_view(last, split) for split in analysis.splits(last)],
-        mistakes=_mistakes(last),
-        errors=flaws,
+        in_short=_in_short(last, parts) | {"files": summary.quarantine_sentence(audio_errors)},
+        views=[_split_view(last, split) for split in analysis.labelled_splits(last)],
+        worst_errors=_worst_errors(last),
+        audio_errors=audio_errors,
         recipe=files.read_text(run.folder / "recipe.toml"),
         **parts,
     )
@@ -54,51 +54,63 @@ def render(run: Run, now: datetime) -> str:
 
 def _template() -> jinja2.Template:
     loader = jinja2.PackageLoader("melgpu.report")
-    house = jinja2.Environment(
+    environment = jinja2.Environment(
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    numbers = (summary.percent, summary.in_percent, summary.points, summary.span, summary.points_span)
-    house.filters |= {filter.__name__: filter for filter in (*numbers, summary.chance, duration, shares, place, rate)}
-    house.globals |= {"SPLITS": summary.SPLIT_NAMES, "JUDGES": analysis.NAMES, "MOST_CLASSES": MOST_CLASSES}
-    house.globals |= {"colour": plots.colour, "curves": plots.learning_curves}
-    house.globals |= {"scale": scale, "weights": summary.weights}
-    return house.get_template("report.html")
+    numbers = (summary.percent, summary.in_percent, summary.points, summary.interval, summary.points_interval)
+    environment.filters |= {
+        filter.__name__: filter for filter in (*numbers, summary.significance, duration, fractions, bar_position, rate)
+    }
+    environment.globals |= {
+        "SPLITS": summary.SPLIT_NAMES,
+        "PREDICTORS": analysis.PREDICTOR_NAMES,
+        "MAX_CLASSES": MAX_CLASSES,
+    }
+    environment.globals |= {"colour": plots.colour, "curves": plots.learning_curves}
+    environment.globals |= {"scale": scale, "blend_weights_sentence": summary.blend_weights_sentence}
+    return environment.get_template("report.html")
 
 
-def _scores(chapters: list[Chapter]) -> dict:
-    """By the chapter's key: scores of the judges (see `Judged.scores`), in all and by fold."""
-    scores = {chapter.key: chapter.judged.scores() for chapter in chapters}
-    return {"scores": scores, "folds": {chapter.key: analysis.fold_scores(chapter) for chapter in chapters}}
+def _scores(results: list[RoundResult]) -> dict:
+    """By the result's key: scores of the judges (see `Judged.scores`), in all and by fold."""
+    scores = {result.key: result.evaluation.scores() for result in results}
+    return {"scores": scores, "folds": {result.key: analysis.fold_scores(result) for result in results}}
 
 
-def _worth(run: Run, chapters: list[Chapter]) -> dict:
+def _worth(run: Run, results: list[RoundResult]) -> dict:
     """The pseudo labels, and what they changed."""
-    return {"chosen": _pseudo(run), "gains": _gains(chapters)}
+    return {"chosen": _pseudo(run), "gains": _gains(results)}
 
 
-def _time(run: Run, chapters: list[Chapter]) -> dict:
-    """By the chapter's key the trainings' logs and what they spent, and all other pieces of work."""
-    logs = {chapter.key: analysis.logs(chapter.run, chapter.number) for chapter in chapters}
-    trainings = {c.key: [analysis.spent(c.run, name, own) for name, own in logs[c.key].items()] for c in chapters}
-    return {"logs": logs, "spent": trainings, "pieces": timings.load(run.times_path)}
+def _time(run: Run, results: list[RoundResult]) -> dict:
+    """By the result's key the trainings' logs and what they spent, and all other pieces of work."""
+    logs = {result.key: analysis.training_logs(result.run, result.number) for result in results}
+    trainings = {
+        c.key: [analysis.training_time(c.run, name, own) for name, own in logs[c.key].items()] for c in results
+    }
+    return {"logs": logs, "training_times": trainings, "pieces": timings.load(run.timings_path)}
 
 
-def _in_short(last: Chapter, parts: dict) -> dict[str, str]:
+def _in_short(last: RoundResult, parts: dict) -> dict[str, str]:
     """Answers in words to what one asks first, by the section that has the figures."""
     scores, chosen = parts["scores"][last.key], parts["chosen"]
-    chapter, latest = parts["gains"][-1] if parts["gains"] else (last, {})
+    result, latest = parts["gains"][-1] if parts["gains"] else (last, {})
     return {
-        "lead": summary.lead(last, scores),
-        "scores": summary.stacking(last, scores),
-        "pseudo": summary.pseudo(last.run, chosen[-1].classes if chosen else None, latest.get(chapter.answer)),
-        "trust": summary.probabilities(last, scores),
-        "classes": summary.wrong(last),
-        "time": summary.time([one for own in parts["spent"].values() for one in own], parts["pieces"]),
+        "lead": summary.accuracy_sentence(last, scores),
+        "scores": summary.stacking_sentence(last, scores),
+        "pseudo": summary.pseudo_label_sentence(
+            last.run, chosen[-1].classes if chosen else None, latest.get(result.final_predictor)
+        ),
+        "trust": summary.calibration_sentence(last, scores),
+        "classes": summary.confusion_sentence(last),
+        "time": summary.time_sentence(
+            [one for own in parts["training_times"].values() for one in own], parts["pieces"]
+        ),
     }
 
 
 @dataclass(frozen=True)
-class View:
+class SplitView:
     """What the answers say of one split's tracks with known labels; `pairs` are truth, answer, how many of how many."""
 
     split: str
@@ -111,48 +123,52 @@ class View:
     picture: str
 
 
-def _view(chapter: Chapter, split: str) -> View:
-    rows, names = chapter.judged.rows(split), chapter.run.class_names
-    probs, labels = chapter.judged.answers[rows], chapter.judged.labels[rows]
-    table, found = analysis.counts(chapter, split), calibration_curve(probs, labels)
-    most = MOST_PAIRS if len(names) <= MOST_CLASSES else MANY_PAIRS
-    pairs = [(names[t], names[a], int(table[t, a]), int(table[t].sum())) for t, a in analysis.confused(table, most)]
-    scores, words = analysis.class_scores(table, names), summary.sureness(probs, labels)
-    return View(split, len(rows), table, scores, pairs, found, words, plots.reliability(found))
+def _split_view(result: RoundResult, split: str) -> SplitView:
+    rows, names = result.evaluation.rows(split), result.run.class_names
+    probs, labels = result.evaluation.final_probs[rows], result.evaluation.labels[rows]
+    table, found = analysis.confusion_matrix(result, split), calibration_curve(probs, labels)
+    most = MAX_PAIRS if len(names) <= MAX_CLASSES else MAX_PAIRS_MANY_CLASSES
+    pairs = [
+        (names[t], names[a], int(table[t, a]), int(table[t].sum())) for t, a in analysis.most_confused(table, most)
+    ]
+    scores, words = analysis.class_scores(table, names), summary.confidence_sentence(probs, labels)
+    return SplitView(split, len(rows), table, scores, pairs, found, words, plots.reliability_diagram(found))
 
 
 @dataclass(frozen=True)
-class Chosen:
+class PseudoLabelView:
     """The pseudo labels that a round chose for the next one."""
 
     number: int
-    classes: list[analysis.PseudoClass]
-    total: analysis.PseudoClass
+    classes: list[analysis.PseudoLabelCounts]
+    total: analysis.PseudoLabelCounts
 
 
-def _pseudo(run: Run) -> list[Chosen]:
-    found = {number: analysis.pseudo_classes(run, number) for number in range(1, len(run.recipe.rounds))}
-    return [Chosen(number, own, analysis.total(own)) for number, own in found.items() if own is not None]
+def _pseudo(run: Run) -> list[PseudoLabelView]:
+    found = {number: analysis.pseudo_label_counts(run, number) for number in range(1, len(run.recipe.rounds))}
+    return [
+        PseudoLabelView(number, own, analysis.total_counts(own)) for number, own in found.items() if own is not None
+    ]
 
 
-def _gains(chapters: list[Chapter]) -> list[tuple[Chapter, dict]]:
+def _gains(results: list[RoundResult]) -> list[tuple[RoundResult, dict]]:
     """Rounds with pseudo labels, the last one last, and what changed in them against the same without."""
-    with_labels, without = ({c.number: c for c in chapters if c.run.without_pseudo == plain} for plain in (False, True))
+    with_labels, without = ({c.number: c for c in results if c.run.without_pseudo == plain} for plain in (False, True))
     pairs = [(with_labels[number], without[number]) for number in sorted(with_labels.keys() & without.keys())]
-    changes = [(chapter, analysis.compare(other.judged, chapter.judged)) for chapter, other in pairs]
-    return [(chapter, found) for chapter, found in changes if found]
+    changes = [(result, analysis.compare(other.evaluation, result.evaluation)) for result, other in pairs]
+    return [(result, found) for result, found in changes if found]
 
 
-def _mistakes(
-    chapter: Chapter,
-) -> list[tuple[error_analysis.Mistake, error_analysis.Window, error_analysis.Heard]] | None:
+def _worst_errors(
+    result: RoundResult,
+) -> list[tuple[error_analysis.Misclassification, error_analysis.WorstWindow, error_analysis.WindowMedia]] | None:
     """None where predictions were deleted, which know the windows."""
-    run = chapter.run
-    if not all(run.predictions_path(job).exists() for job in run.jobs(chapter.number)):
+    run = result.run
+    if not all(run.predictions_path(job).exists() for job in run.jobs(result.number)):
         return None
-    found = error_analysis.worst(chapter.judged)
-    chosen = error_analysis.windows(run, chapter.number, found)
-    return list(zip(found, chosen, error_analysis.hear(run, chosen), strict=True))
+    found = error_analysis.worst_errors(result.evaluation)
+    chosen = error_analysis.worst_windows(run, result.number, found)
+    return list(zip(found, chosen, error_analysis.render_media(run, chosen), strict=True))
 
 
 def scale(scores: dict) -> float:
@@ -161,7 +177,7 @@ def scale(scores: dict) -> float:
     return min(0.9, math.floor(10 * lowest) / 10)
 
 
-def place(share: float, low: float) -> str:
+def bar_position(share: float, low: float) -> str:
     """Where a share stands on a bar that begins at `low`, for CSS."""
     return f"{100 * (share - low) / (1 - low):.1f}%"
 

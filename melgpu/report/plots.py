@@ -69,7 +69,7 @@ def learning_curves(logs: Mapping[int, Log]) -> str:
         return _svg(figure)
 
 
-def reliability(found: Calibration) -> str:
+def reliability_diagram(found: Calibration) -> str:
     """How often answers are right, with its 95 % interval, against how sure they are; below, how many answers."""
     with _styled():
         figure = _figure(3.5, 3.7)
@@ -89,7 +89,7 @@ def reliability(found: Calibration) -> str:
         return _svg(figure)
 
 
-def window(shades: np.ndarray) -> str:
+def window_picture(shades: np.ndarray) -> str:
     """A window's log-mel picture, shape (S, S) in [0, 1], as the front end draws it, in viridis."""
     from matplotlib.image import imsave
 

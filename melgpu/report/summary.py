@@ -8,14 +8,14 @@ from melgpu.audio.quarantine import AudioError
 from melgpu.console import duration
 from melgpu.metrics import calibration_curve, wilson_interval
 from melgpu.report import analysis
-from melgpu.report.analysis import NAMES, Chapter, Gain, PseudoClass, Spent
+from melgpu.report.analysis import PREDICTOR_NAMES, Comparison, PseudoLabelCounts, RoundResult, TrainingTime
 from melgpu.runs.run import Run
-from melgpu.runs.timings import Piece
+from melgpu.runs.timings import StageTiming
 from melgpu.stacking.stack import compared_predictor
 
 SPLIT_NAMES = {"validation": "validation", "public": "public test", "private": "private test"}
 SPACE = "\N{NO-BREAK SPACE}"
-MOST_CHANCE = 0.05
+SIGNIFICANCE_LEVEL = 0.05
 Interval = tuple[float, float]
 
 
@@ -38,52 +38,57 @@ def points(gain: float) -> str:
     return f"{round(100 * gain, 1) + 0.0:+.1f}".replace("+0.0", "0.0").replace("-", "\N{MINUS SIGN}")
 
 
-def span(interval: Interval) -> str:
+def interval(interval: Interval) -> str:
     """Of shares, in percent."""
     return f"{100 * interval[0]:.0f}\N{EN DASH}{100 * interval[1]:.0f}"
 
 
-def points_span(interval: Interval) -> str:
+def points_interval(interval: Interval) -> str:
     return f"{points(interval[0])} to {points(interval[1])}"
 
 
-def chance(gain: float, p: float) -> str:
+def significance(gain: float, p: float) -> str:
     """Whether a difference is more than chance may do; see `metrics.sign_test`."""
-    return "not told from chance" if p > MOST_CHANCE else "better" if gain > 0 else "worse"
+    return "not told from chance" if p > SIGNIFICANCE_LEVEL else "better" if gain > 0 else "worse"
 
 
 def best_split(scores: dict) -> str | None:
     """The split with known labels that says most: a test set before validation, but not one that was trained on."""
     cells = next(iter(scores.values()))
     known = [split for split in ("private", "public", "validation") if split in cells]
-    return min(known, key=lambda split: cells[split]["trained_on"] > 0, default=None)
+    return min(known, key=lambda split: cells[split]["pseudo_labelled"] > 0, default=None)
 
 
-def lead(chapter: Chapter, scores: dict) -> str:
+def accuracy_sentence(result: RoundResult, scores: dict) -> str:
     """How good the answers are, in one sentence."""
     split = best_split(scores)
     if split is None:
         return "No label is known of the tracks that were judged, so nothing can be said about right and wrong."
-    own, name = scores[chapter.answer][split], NAMES.get(chapter.answer, chapter.answer)
+    own, name = (
+        scores[result.final_predictor][split],
+        PREDICTOR_NAMES.get(result.final_predictor, result.final_predictor),
+    )
     return (
         f"The {name} names the right class of {percent(own['accuracy'], 1)} of {own['tracks']} {SPLIT_NAMES[split]} "
-        f"tracks (95{SPACE}% interval {span(own['interval'])}{SPACE}%)."
+        f"tracks (95{SPACE}% interval {interval(own['interval'])}{SPACE}%)."
     )
 
 
-def stacking(chapter: Chapter, scores: dict) -> str:
+def stacking_sentence(result: RoundResult, scores: dict) -> str:
     """Whether the answer, or the blend where the mean is the answer, is better than the plain mean of the networks."""
-    judge = compared_predictor(chapter.answer)
+    judge = compared_predictor(result.final_predictor)
     gains = {split: (own["gain"], own["gain_interval"], own["gain_p"]) for split, own in scores[judge].items()}
-    start = "Against" if judge == chapter.answer else f"The {NAMES[judge]}, against"
-    return f"{start} the plain mean of the networks, {_told(gains)}." if gains else ""
+    start = "Against" if judge == result.final_predictor else f"The {PREDICTOR_NAMES[judge]}, against"
+    return f"{start} the plain mean of the networks, {_gains_by_significance(gains)}." if gains else ""
 
 
-def _told(gains: dict[str, tuple[float, Interval, float]]) -> str:
+def _gains_by_significance(gains: dict[str, tuple[float, Interval, float]]) -> str:
     """Gains by split, in words: what is told from chance comes first."""
     groups = {word: [] for word in ("better", "worse", "not told from chance")}
     for split, (gain, interval, p) in gains.items():
-        groups[chance(gain, p)].append(f"{SPLIT_NAMES[split]} ({points(gain)} points, {points_span(interval)})")
+        groups[significance(gain, p)].append(
+            f"{SPLIT_NAMES[split]} ({points(gain)} points, {points_interval(interval)})"
+        )
     return "; ".join(f"{word} on {_listed(splits)}" for word, splits in groups.items() if splits)
 
 
@@ -91,9 +96,9 @@ def _listed(words: list[str]) -> str:
     return " and ".join([", ".join(words[:-1]), words[-1]] if words[1:] else words)
 
 
-def weights(chapter: Chapter) -> str:
+def blend_weights_sentence(result: RoundResult) -> str:
     """How much each stacker counts in the blends; nothing where there is one."""
-    fixed, fitted = (chapter.judged.source.get(key) for key in ("weights", "fitted_weights"))
+    fixed, fitted = (result.evaluation.provenance.get(key) for key in ("weights", "fitted_weights"))
     told = [
         f"{words}: {_shares(own)}"
         for words, own in (("The blend", fixed), ("fitted to validation tracks", fitted))
@@ -108,16 +113,18 @@ def _is_weights(own: object) -> bool:
 
 def _shares(own: dict[str, float]) -> str:
     whole = sum(own.values()) or 1.0
-    names = {name: NAMES.get(name, name).removeprefix("stacker: ") for name in own}
+    names = {name: PREDICTOR_NAMES.get(name, name).removeprefix("stacker: ") for name in own}
     return ", ".join(f"{names[name]} {in_percent(weight / whole)}" for name, weight in own.items())
 
 
-def pseudo(run: Run, chosen: Sequence[PseudoClass] | None, gains: dict[str, Gain] | None) -> str:
+def pseudo_label_sentence(
+    run: Run, chosen: Sequence[PseudoLabelCounts] | None, gains: dict[str, Comparison] | None
+) -> str:
     """What pseudo labels were worth; `gains` of the answers by split, where there are rounds without them."""
     if len(run.recipe.rounds) == 1:
         return "None: this recipe has one round."
     if gains:
-        told = _told({split: (own.gain, own.interval, own.p) for split, own in gains.items()})
+        told = _gains_by_significance({split: (own.gain, own.interval, own.p) for split, own in gains.items()})
         return f"Against the same round without them, {told}."
     if chosen is None:
         return "None were chosen yet."
@@ -130,16 +137,17 @@ def pseudo(run: Run, chosen: Sequence[PseudoClass] | None, gains: dict[str, Gain
     )
 
 
-def probabilities(chapter: Chapter, scores: dict) -> str:
+def calibration_sentence(result: RoundResult, scores: dict) -> str:
     """Whether the answers are as sure as they are right, on the split that says most."""
     split = best_split(scores)
     if split is None:
         return "Not known: there are no labels to hold them against."
-    rows = chapter.judged.rows(split)
-    return f"{sureness(chapter.judged.answers[rows], chapter.judged.labels[rows])} ({SPLIT_NAMES[split]})."
+    rows = result.evaluation.rows(split)
+    words = confidence_sentence(result.evaluation.final_probs[rows], result.evaluation.labels[rows])
+    return f"{words} ({SPLIT_NAMES[split]})."
 
 
-def sureness(probs: np.ndarray, labels: np.ndarray) -> str:
+def confidence_sentence(probs: np.ndarray, labels: np.ndarray) -> str:
     """Mean probability of the answers beside the share that is right."""
     found = calibration_curve(probs, labels)
     sure, right = (float(np.average(own, weights=found.counts)) for own in (found.confidence, found.accuracy))
@@ -148,16 +156,16 @@ def sureness(probs: np.ndarray, labels: np.ndarray) -> str:
     return f"On average answers are {percent(sure)} sure and {percent(right)} right: {gap}"
 
 
-def wrong(chapter: Chapter) -> str:
+def confusion_sentence(result: RoundResult) -> str:
     """Which classes are confused most, over all tracks with known labels."""
-    table = sum(analysis.counts(chapter, split) for split in analysis.splits(chapter))
-    pairs = list(analysis.confused(np.asarray(table), 2)) if analysis.splits(chapter) else []
-    names = chapter.run.class_names
+    table = sum(analysis.confusion_matrix(result, split) for split in analysis.labelled_splits(result))
+    pairs = list(analysis.most_confused(np.asarray(table), 2)) if analysis.labelled_splits(result) else []
+    names = result.run.class_names
     told = [f"{names[t]} taken for {names[a]} ({table[t, a]} of {table[t].sum()} tracks)" for t, a in pairs]
     return f"Most often {', and '.join(told)}." if told else "Nowhere, as far as labels are known."
 
 
-def time(trainings: Sequence[Spent], pieces: Sequence[Piece]) -> str:
+def time_sentence(trainings: Sequence[TrainingTime], pieces: Sequence[StageTiming]) -> str:
     """What took how long, the longest first."""
     stages = {"training": sum(one.total_s for one in trainings)}
     for piece in pieces:
@@ -173,7 +181,7 @@ def time(trainings: Sequence[Spent], pieces: Sequence[Piece]) -> str:
     return f"{duration(sum(stages.values()))} in all: {', '.join(told)}.{network or ''}"
 
 
-def broken(flaws: Sequence[AudioError]) -> str:
+def quarantine_sentence(flaws: Sequence[AudioError]) -> str:
     """How many files are in quarantine."""
     kept = sum(not flaw.unusable for flaw in flaws)
     return (

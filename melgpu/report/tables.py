@@ -14,10 +14,10 @@ from melgpu.stacking.stack import compared_predictor, final_predictor
 def show_scores(run: Run, number: int) -> None:
     """The scores of a stacked round, and what stacking gained."""
     scores = run.scores(number)
-    console.show(score_table(f"Round {number}{run.remark}", scores))
-    answer = final_predictor(run.recipe.stacking.answer, len(run.spec(number).blend))
+    console.show(score_table(f"Round {number}{run.variant}", scores))
+    answer = final_predictor(run.recipe.stacking.final_predictor, len(run.spec(number).blend))
     console.say(gain_line(compared_predictor(answer), scores))
-    if doubt := doubt_line(answer, scores):
+    if doubt := stacking_warning(answer, scores):
         console.say(doubt)
 
 
@@ -28,7 +28,7 @@ def score_table(title: str, scores: Mapping[str, Mapping[str, Mapping]]) -> Tabl
     columns = list(dict.fromkeys(column for cells in scores.values() for column in cells))
     for column in columns:
         cell = next(cells[column] for cells in scores.values() if column in cells)
-        seen = f"\n{cell['trained_on']} trained on" if cell["trained_on"] else ""
+        seen = f"\n{cell['pseudo_labelled']} trained on" if cell["pseudo_labelled"] else ""
         table.add_column(f"{column}\n{cell['tracks']} tracks{seen}", justify="right")
     for name, cells in scores.items():
         table.add_row(escape(name), *(_score(cells[c]) if c in cells else "" for c in columns))
@@ -40,14 +40,14 @@ def _score(score: Mapping) -> str:
     return f"{score['accuracy']:.3f} [dim]{low:.2f}-{high:.2f}[/dim]"
 
 
-def doubt_line(judge: str, scores: Mapping[str, Mapping[str, Mapping]]) -> str | None:
+def stacking_warning(judge: str, scores: Mapping[str, Mapping[str, Mapping]]) -> str | None:
     """What to think of a judge that is right less often than the mean of the networks on validation tracks."""
     own = scores[judge].get("validation")
     if own is None or own["gain"] >= 0:
         return None
     return (
         f"On validation tracks the plain mean of the networks is right more often than the {judge}: "
-        f"{own['tracks']} may be too few to stack. A new run with --set stacking.answer=mean believes the mean"
+        f"{own['tracks']} may be too few to stack. A new run with --set stacking.final_predictor=mean believes the mean"
     )
 
 

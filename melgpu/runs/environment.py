@@ -32,28 +32,28 @@ def device_name(device) -> str:
     return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "unknown CPU")
 
 
-def driver(device) -> str:
+def driver_version(device) -> str:
     """The version of a GPU's driver; empty for a CPU and where the driver does not say."""
     path = Path("/proc/driver/nvidia/version")
-    return driver_in(path.read_text()) if device.type == "cuda" and path.exists() else ""
+    return parse_driver_version(path.read_text()) if device.type == "cuda" and path.exists() else ""
 
 
-def driver_in(text: str) -> str:
+def parse_driver_version(text: str) -> str:
     """The version in what a kernel module says of itself; empty where there is none."""
     found = re.search(r"Kernel Module.*?\s(\d+\.\d[\d.]*)", text)  # "for x86_64" may stand before it
     return found.group(1) if found else ""
 
 
-def stamp(device) -> str:
+def tuning_signature(device) -> str:
     """One line that tells whether measured speeds still hold: the device, its driver, the versions beneath melgpu."""
     parts = [device_name(device), f"{os.cpu_count()} cores"]
-    parts += [f"driver {driver(device)}"] if driver(device) else []
+    parts += [f"driver {driver_version(device)}"] if driver_version(device) else []
     return ", ".join([*parts, *(f"{name} {metadata.version(name)}" for name in SPEED_PACKAGES)])
 
 
-def moved(tuned_on: str, device) -> str | None:
+def tuning_mismatch(tuned_on: str, device) -> str | None:
     """What to say of settings that were tuned elsewhere than on a device with today's versions; None where they fit."""
-    if tuned_on in ("", now := stamp(device)):
+    if tuned_on in ("", now := tuning_signature(device)):
         return None
     return f"machine settings were tuned on {tuned_on}; this is {now}: python -m benchmarks tune measures again"
 

@@ -13,14 +13,14 @@ import numpy as np
 from melgpu import files
 from melgpu.errors import InputError, one_line
 
-FORM = {  # kind of numpy dtype and number of axes
+SCHEMA = {  # kind of numpy dtype and number of axes
     "ids": ("U", 1),
     "splits": ("U", 1),
     "unusable": ("b", 1),
     "num_windows": ("i", 1),
     "probs": ("f", 2),
     "class_names": ("U", 1),
-    "source": ("U", 0),
+    "provenance": ("U", 0),
 }
 
 
@@ -40,14 +40,14 @@ class Predictions:
     num_windows: np.ndarray
     probs: np.ndarray
     class_names: tuple[str, ...]
-    source: dict
+    provenance: dict
 
     def __post_init__(self):
         assert len(self.ids) == len(self.splits) == len(self.unusable) == len(self.num_windows), (
             "columns differ in length"
         )
         assert self.probs.shape == (self.num_windows.sum(), len(self.class_names)), "columns differ in length"
-        assert isinstance(self.source, dict), "it does not say what made it"
+        assert isinstance(self.provenance, dict), "it does not say what made it"
 
     @property
     def track_probs(self) -> np.ndarray:
@@ -77,8 +77,8 @@ class Predictions:
 def save(predictions: Predictions, path: Path) -> None:
     columns = {name: np.array(getattr(predictions, name), np.str_) for name in ("ids", "splits", "class_names")}
     numbers = {"unusable": predictions.unusable, "num_windows": predictions.num_windows}
-    source = np.array(json.dumps(predictions.source))
-    files.save_arrays(path, {**columns, **numbers, "probs": predictions.probs.astype(np.float32), "source": source})
+    source = np.array(json.dumps(predictions.provenance))
+    files.save_arrays(path, {**columns, **numbers, "probs": predictions.probs.astype(np.float32), "provenance": source})
 
 
 def load(path: Path) -> Predictions:
@@ -86,14 +86,14 @@ def load(path: Path) -> Predictions:
     try:
         data = _arrays(path)
         columns = {name: tuple(data[name].tolist()) for name in ("ids", "splits", "class_names")}
-        return Predictions(**{**data, **columns, "source": json.loads(str(data["source"]))})
+        return Predictions(**{**data, **columns, "provenance": json.loads(str(data["provenance"]))})
     except Exception as error:  # zipfile, zlib, numpy and json each have their own
         raise InputError(f"{path}: damaged or no predictions ({one_line(error)})") from None
 
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:
     """A file's arrays in the form that they must have. Raises ValueError, among others."""
-    data = files.load_arrays(path, FORM)
+    data = files.load_arrays(path, SCHEMA)
     files.check_probabilities(data["probs"])
     probs, num_windows = data["probs"], data["num_windows"]
     if not ((num_windows >= 1) & (num_windows <= len(probs))).all() or num_windows.sum() != len(probs):
@@ -109,18 +109,18 @@ def align(members: list[Predictions], ids: tuple[str, ...], class_names: list[st
     """
     first, problems = members[0], []
     for member in members:
-        name = f"predictions of {member.source.get('model')}, fold {member.source.get('fold')}"
+        name = f"predictions of {member.provenance.get('backbone')}, fold {member.provenance.get('fold')}"
         if member.ids != ids:
             problems.append(f"{name}: {_track_difference(member.ids, ids)}")
         if list(member.class_names) != class_names:
             problems.append(f"{name}: its classes are {', '.join(member.class_names)}, not {', '.join(class_names)}")
         problems += [
-            f"{name}: made with {key} {member.source.get(key)}, not {value}"
+            f"{name}: made with {key} {member.provenance.get(key)}, not {value}"
             for key, value in wanted.items()
-            if member.source.get(key) != value
+            if member.provenance.get(key) != value
         ]
         if member.splits != first.splits:
-            problems.append(f"{name}: was trained on other tracks than {first.source.get('model')}")
+            problems.append(f"{name}: was trained on other tracks than {first.provenance.get('backbone')}")
     if problems:
         raise InputError(problems)
     return np.stack([member.track_probs for member in members], axis=1)

@@ -23,7 +23,7 @@ from melgpu.recipe import Recipe
 from melgpu.runs.run import Run
 
 
-def refuse_unwritable(folder: Path) -> None:
+def check_writable(folder: Path) -> None:
     """Raise InputError where no run can be made."""
     place = next(one for one in (folder, *folder.absolute().parents) if one.exists())
     if not place.is_dir():
@@ -32,7 +32,7 @@ def refuse_unwritable(folder: Path) -> None:
         raise InputError(f"--run {folder}: {place} is not yours to write to; choose another")
 
 
-def gather(
+def build_manifest(
     sources: dict[str, Path | None], data: str | None, settings: Recipe, bank: PcmCache | None = None
 ) -> tuple[Manifest, list[AudioError]]:
     """Read the lists of all splits, decode every file (into the bank, where there is one), and draw the folds.
@@ -40,11 +40,11 @@ def gather(
     Returns the tracks and the flaws of files that go into quarantine. Raises InputError with all problems: of form if
     there are any, else of tracks, audio, weights and pictures.
     """
-    listings = read(sources, data)
+    listings = read_sources(sources, data)
     problems = _problems_of(manifest.build, listings, settings.folds.num_folds, settings.folds.seed)
     problems += [*_missing_networks(settings), *_problems_of(LogMel, settings.mel, settings.audio.sample_rate)]
     paths = list(dict.fromkeys(path for one in listings.values() for path in one.paths))
-    flaws = find_flaws(paths, settings, None if problems else bank)
+    flaws = find_errors(paths, settings, None if problems else bank)
     if flaws and settings.loader.on_error == "raise":
         console.say("Broken files stop a new run; it goes on without them with --set loader.on_error=quarantine")
         problems += _located(flaws, listings)
@@ -57,7 +57,7 @@ def gather(
     return tracks, [replace(flaw, path=absolute_path(flaw.path)) for flaw in flaws.values()]
 
 
-def read(sources: dict[str, Path | None], data: str | None) -> dict[str, SourceList]:
+def read_sources(sources: dict[str, Path | None], data: str | None) -> dict[str, SourceList]:
     """The lists of all splits. Raises InputError with what is wrong with their form."""
     listings, problems = {}, []
     if data and not is_url(data) and not Path(data).is_dir():
@@ -73,7 +73,7 @@ def read(sources: dict[str, Path | None], data: str | None) -> dict[str, SourceL
     return listings
 
 
-def find_flaws(paths: list[str], settings: Recipe, bank: PcmCache | None) -> dict[str, AudioError]:
+def find_errors(paths: list[str], settings: Recipe, bank: PcmCache | None) -> dict[str, AudioError]:
     """What is wrong with audio files, by path, found by decoding as much of them as the recipe uses."""
     flaws = {}
     title = "decoding into the bank" if bank else "looking at the audio files"
@@ -85,17 +85,17 @@ def find_flaws(paths: list[str], settings: Recipe, bank: PcmCache | None) -> dic
     return flaws
 
 
-def fill(run: Run) -> None:
+def fill_cache(run: Run) -> None:
     """Decode what a run's bank lacks, but for files that gave nothing before: of those the stream will say so."""
     if run.pcm_cache is None:
         return
     lost = {flaw.path for flaw in quarantine.load_errors(run.quarantine_path) if flaw.unusable}
     missing = [path for path in run.manifest.paths if path not in lost and run.pcm_cache.find(path) is None]
     if missing:
-        find_flaws(missing, run.recipe, run.pcm_cache)
+        find_errors(missing, run.recipe, run.pcm_cache)
 
 
-def reside(stream: WindowLoader, rows: np.ndarray) -> None:
+def load_to_device(stream: WindowLoader, rows: np.ndarray) -> None:
     """Bring the tracks of these rows from the bank into the device's memory, where the recipe says so."""
     if stream.spec.pcm_cache != "gpu":
         return
@@ -104,7 +104,7 @@ def reside(stream: WindowLoader, rows: np.ndarray) -> None:
             tracker.advance(1)
 
 
-def check(what: Manifest | dict[str, SourceList], settings: Recipe) -> int:
+def check_dataset(what: Manifest | dict[str, SourceList], settings: Recipe) -> int:
     """Report what the lists and the first seconds of every file say of a data set; how many problems it has."""
     tracks, problems = what, []
     if not isinstance(what, Manifest):
@@ -134,7 +134,7 @@ def _missing_networks(settings: Recipe) -> list[str]:
     """Networks that are unknown or unfit, or what keeps them from their weights; downloads what is not there yet."""
     spec, problems, names = settings.backbone, [], _networks(settings)
     unknown = _unknown_networks(settings) or [
-        problem for name in names for problem in _problems_of(classifier.try_out, name, settings)
+        problem for name in names for problem in _problems_of(classifier.check_forward, name, settings)
     ]
     if unknown or not spec.pretrained:
         return unknown
@@ -157,7 +157,7 @@ def _networks(settings: Recipe) -> list[str]:
 
 def _unknown_networks(settings: Recipe) -> list[str]:
     mentioned = sorted({*_networks(settings), *settings.optim_overrides})
-    return [problem for name in mentioned for problem in _problems_of(classifier.find, name)]
+    return [problem for name in mentioned for problem in _problems_of(classifier.find_backbone, name)]
 
 
 def _problems_of(call: Callable, *arguments) -> list[str]:

@@ -12,7 +12,7 @@ import numpy as np
 from melgpu import files
 from melgpu.recipe import PseudoSpec
 
-COLUMNS = ("id", "label", "probability", "votes", "round", "recipe")
+COLUMNS = ("id", "label", "confidence", "votes", "round", "recipe_digest")
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class PseudoLabel:
 
     id: str
     label: str
-    probability: float
+    confidence: float
     votes: str
 
 
@@ -53,18 +53,18 @@ def _rank_in_class(classes: np.ndarray, sure: np.ndarray) -> np.ndarray:
 
 
 def save(labels: list[PseudoLabel], path: Path, round_number: int, recipe_digest: str) -> None:
-    rows = ((p.id, p.label, f"{p.probability:.6f}", p.votes, round_number, recipe_digest) for p in labels)
+    rows = ((p.id, p.label, f"{p.confidence:.6f}", p.votes, round_number, recipe_digest) for p in labels)
     files.write_csv(path, COLUMNS, rows)
 
 
 def load(path: Path, round_number: int, recipe_digest: str) -> list[PseudoLabel]:
     """What `save` wrote for this round and recipe. Raises InputError for a damaged or foreign file."""
     with files.read_csv(path, "a file of pseudo labels", COLUMNS) as (_, rows):
-        labels = [PseudoLabel(name, label, float(probability), votes) for name, label, probability, votes, *_ in rows]
+        labels = [PseudoLabel(name, label, float(confidence), votes) for name, label, confidence, votes, *_ in rows]
         if any(row[4:] != [str(round_number), recipe_digest] for row in rows):
             raise ValueError(f"not of round {round_number} or of recipe {recipe_digest}")
-        if not all(0 <= label.probability <= 1 for label in labels):
-            raise ValueError("a probability that is none")
+        if not all(0 <= label.confidence <= 1 for label in labels):
+            raise ValueError("a confidence outside [0, 1]")
         if len({label.id for label in labels}) < len(labels):
             raise ValueError("a track is named twice")
     return labels

@@ -80,18 +80,18 @@ class Run:
     def predictions_folder(self, round_number: int) -> Path:
         return self.round_folder(round_number) / "predictions"
 
-    def journal_path(self, round_number: int, rank: int, digests: list[str]) -> Path:
+    def resume_log_path(self, round_number: int, rank: int, digests: list[str]) -> Path:
         """Where a process keeps what networks with these checkpoints' digests have answered so far."""
         key = hashlib.sha256("".join(digests).encode()).hexdigest()[:8]
         return self.predictions_folder(round_number) / f"{key}-process{rank}.journal"
 
-    def journals(self, round_number: int) -> list[Path]:
+    def resume_logs(self, round_number: int) -> list[Path]:
         return list(self.predictions_folder(round_number).glob("*.journal"))
 
     def is_predicted(self, job: Job) -> bool:
         """Whether there are predictions of the very checkpoint that is there now."""
         path = self.predictions_path(job)
-        return path.exists() and predictions.load(path).source.get("checkpoint") == checkpoint.digest(
+        return path.exists() and predictions.load(path).provenance.get("checkpoint_digest") == checkpoint.digest(
             self.checkpoint(job)
         )
 
@@ -104,8 +104,8 @@ class Run:
     def stack_path(self, round_number: int, folds: tuple[int, ...]) -> Path:
         return self.stack_folder(round_number) / f"fold{'-'.join(map(str, folds))}.safetensors"
 
-    def judged_path(self, round_number: int) -> Path:
-        return self.stack_folder(round_number) / "judged.npz"
+    def evaluation_path(self, round_number: int) -> Path:
+        return self.stack_folder(round_number) / "evaluation.npz"
 
     def pseudo_path(self, round_number: int) -> Path:
         return self.round_folder(round_number) / "pseudo.csv"
@@ -139,7 +139,7 @@ class Run:
     def prior(self) -> np.ndarray:
         """How the training tracks spread over the classes, shape (C,): the answer for a file that gives nothing."""
         rows = np.flatnonzero(self.manifest.folds >= 0)
-        labels = class_numbers(self.manifest, self.class_names)[rows]
+        labels = class_indices(self.manifest, self.class_names)[rows]
         return np.bincount(labels, minlength=len(self.class_names)) / len(rows)
 
     @cached_property
@@ -151,15 +151,15 @@ class Run:
         return self.folder / "quarantine.csv"
 
     @property
-    def times_path(self) -> Path:
-        return self.folder / "times.csv"
+    def timings_path(self) -> Path:
+        return self.folder / "timings.csv"
 
     @property
     def report_path(self) -> Path:
         return self.folder / "report.html"
 
     @property
-    def remark(self) -> str:
+    def variant(self) -> str:
         """What sets this run's later rounds apart, for the reader."""
         return " without pseudo labels" if self.without_pseudo else ""
 
@@ -168,7 +168,7 @@ class Run:
         """What a script is called with to go on with this run."""
         return f"--run {self.folder}" + (" --without-pseudo" if self.without_pseudo else "")
 
-    def labelled(self, round_number: int) -> tuple[Manifest, np.ndarray]:
+    def round_manifest(self, round_number: int) -> tuple[Manifest, np.ndarray]:
         """The manifest as a round trains on it, and the rows whose pseudo labels come from the round before."""
         if not self.uses_pseudo(round_number):
             return self.manifest, np.empty(0, np.int64)
@@ -184,7 +184,7 @@ class Run:
 
     def labelled_rows(self, round_number: int) -> np.ndarray:
         """Every row that a round trains or validates on."""
-        return np.concatenate([np.flatnonzero(self.manifest.folds >= 0), self.labelled(round_number)[1]])
+        return np.concatenate([np.flatnonzero(self.manifest.folds >= 0), self.round_manifest(round_number)[1]])
 
     def choose_jobs(self, backbone: str | None, fold: int | None) -> list[Job]:
         """The current round's jobs, or those of one backbone or fold. Raises InputError where there is none."""
@@ -205,9 +205,9 @@ class Run:
     def round_rows(self, round_number: int, fold: int) -> tuple[np.ndarray, np.ndarray]:
         """Training (with pseudo labels) and validation rows of a fold in a round."""
         train, valid = self.fold_rows(fold)
-        return np.concatenate([train, self.labelled(round_number)[1]]), valid
+        return np.concatenate([train, self.round_manifest(round_number)[1]]), valid
 
-    def trained(self, round_number: int) -> list[Job]:
+    def trained_jobs(self, round_number: int) -> list[Job]:
         return [job for job in self.jobs(round_number) if self.is_trained(job)]
 
     def round_splits(self, fold: int) -> list[str]:
@@ -238,7 +238,7 @@ class Run:
         files.write_text(self.stack_folder(round_number) / "scores.json", json.dumps(scores, indent=1) + "\n")
 
 
-def class_numbers(tracks: Manifest, class_names: list[str]) -> np.ndarray:
+def class_indices(tracks: Manifest, class_names: list[str]) -> np.ndarray:
     """Each row's class number, shape (N,), -1 where the label is unknown."""
     numbers = {name: number for number, name in enumerate(class_names)}
     return np.array([numbers.get(label, -1) for label in tracks.labels], np.int64)
@@ -264,7 +264,7 @@ def open_run(folder: Path, overrides: list[str] | None = None, without_pseudo: b
         )
     made_with = _stored_recipe(folder)
     settings = apply_overrides(made_with, overrides or [])
-    refuse_other_recipe(folder, settings)
+    check_same_recipe(folder, settings)
     tracks = manifest.load(folder / "manifest.csv", settings.folds.num_folds)
     opened = Run(folder, settings, tracks, without_pseudo)
     assert opened.environment  # refused now rather than after the first epoch
@@ -283,7 +283,7 @@ def _stored_recipe(folder: Path) -> Recipe:
         raise InputError([*error.problems, hint]) from None
 
 
-def refuse_other_recipe(folder: Path, wanted: Recipe) -> None:
+def check_same_recipe(folder: Path, wanted: Recipe) -> None:
     """Raise InputError where a recipe would give other results than the one that the run was made with."""
     stored = _stored_recipe(folder)
     if wanted.digest() == stored.digest():

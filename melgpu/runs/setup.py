@@ -14,7 +14,7 @@ from melgpu.runs.run import Run
 
 
 @dataclass(frozen=True)
-class Source:
+class Sources:
     """Where the tracks of a new run are listed, CSV files or folders, and where the files that the CSVs name lie."""
 
     labels: Path | None
@@ -43,32 +43,32 @@ class Request:
     without_pseudo: bool
 
 
-def open_or_create(request: Request, source: Source, device_name: str) -> Run:
+def open_or_create(request: Request, source: Sources, device_name: str) -> Run:
     """The run in the folder asked for, or a new one of the recipe and the tracks. Raises InputError."""
     if not run.exists(request.folder):
         return create(request, source, device_name)
     if source.flags:
         console.say(f"{request.folder} keeps the tracks it was made with; ignored: {' '.join(source.flags)}")
     opened = reopen(request)
-    preflight.fill(opened)
+    preflight.fill_cache(opened)
     return opened
 
 
-def create(request: Request, source: Source, device_name: str) -> Run:
+def create(request: Request, source: Sources, device_name: str) -> Run:
     """A new run. Raises InputError with everything that is wrong with its input."""
     folder = request.folder
     if not source.labels:
         raise InputError(f"{folder}: a new run needs --labels: a CSV of file,label or a folder of class folders")
     if request.without_pseudo:
         raise InputError("--without-pseudo is for a run whose first round is done: leave it out")
-    preflight.refuse_unwritable(folder)
+    preflight.check_writable(folder)
     settings = load_recipe(request.recipes, request.overrides)
     bank = open_cache(folder / "pcm_cache", settings.audio, settings.loader)
     started = time.monotonic()
-    tracks, flaws = preflight.gather(source.lists, source.data, settings, bank)
+    tracks, flaws = preflight.build_manifest(source.lists, source.data, settings, bank)
     seconds = time.monotonic() - started
     made = run.create(folder, settings, tracks, device_name)
-    timings.note(made.times_path, 1, "decode" if bank else "check files", seconds, len(tracks), "tracks")
+    timings.record(made.timings_path, 1, "decode" if bank else "check files", seconds, len(tracks), "tracks")
     quarantine.record_errors(made.quarantine_path, flaws)
     if flaws:
         console.say(quarantine.summarize(flaws, made.quarantine_path))
@@ -84,14 +84,14 @@ def reopen(request: Request) -> Run:
     if not request.recipes:
         return opened
     wanted = load_recipe(request.recipes, request.overrides)
-    run.refuse_other_recipe(request.folder, wanted)
+    run.check_same_recipe(request.folder, wanted)
     return replace(opened, recipe=wanted)
 
 
-def check_dataset(request: Request, source: Source) -> int:
+def check_dataset(request: Request, source: Sources) -> int:
     """Report on the tracks of the lists, or else of the run; how many problems there are. Raises InputError."""
     if not source.labels:
         opened = run.open_run(request.folder, request.overrides, request.without_pseudo)
-        return preflight.check(opened.manifest, opened.recipe)
+        return preflight.check_dataset(opened.manifest, opened.recipe)
     settings = load_recipe(request.recipes, request.overrides)
-    return preflight.check(preflight.read(source.lists, source.data), settings)
+    return preflight.check_dataset(preflight.read_sources(source.lists, source.data), settings)

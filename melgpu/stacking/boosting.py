@@ -14,7 +14,7 @@ from lightgbm import Booster
 
 from melgpu.recipe import StackingSpec
 
-LIGHTGBM = {
+PARAMETERS = {
     "objective": "multiclass",
     "boosting": "dart",
     "learning_rate": 0.05,
@@ -31,7 +31,7 @@ LIGHTGBM = {
     "verbosity": -1,
 }
 NUMBERS = {"split_feature": int, "threshold": float, "decision_type": int, "left_child": int, "right_child": int}
-MOST_DIGITS = 30
+MAX_DIGITS = 30
 
 
 def fit(matrix: np.ndarray, labels: np.ndarray, spec: StackingSpec) -> Booster:
@@ -40,8 +40,10 @@ def fit(matrix: np.ndarray, labels: np.ndarray, spec: StackingSpec) -> Booster:
     balanced = len(labels) / (np.count_nonzero(counts) * np.maximum(counts, 1))
     data = lightgbm.Dataset(matrix.reshape(len(matrix), -1), labels, weight=balanced[labels])
     settings = {
-        **LIGHTGBM,
-        "bagging_fraction": max(LIGHTGBM["bagging_fraction"], 1 / len(labels)),  # LightGBM fails where it draws no row
+        **PARAMETERS,
+        "bagging_fraction": max(
+            PARAMETERS["bagging_fraction"], 1 / len(labels)
+        ),  # LightGBM fails where it draws no row
         "num_class": matrix.shape[2],
         "seed": spec.seed,
         "min_data_in_leaf": spec.min_child_samples,
@@ -56,17 +58,17 @@ def predict(trees: Booster, matrix: np.ndarray) -> np.ndarray:
     return trees.predict(matrix.reshape(len(matrix), -1), num_threads=1)
 
 
-def is_idle(trees: Booster) -> bool:
+def is_constant(trees: Booster) -> bool:
     """Whether no tree asks for anything."""
     return not re.search(r"^num_leaves=(?!1$)", trees.model_to_string(), re.MULTILINE)
 
 
 def load(text: str, num_features: int, num_classes: int) -> Booster:
     """Trees of a stranger's text. Raises ValueError where it is none."""
-    return Booster(model_str=vetted(text, num_features, num_classes))
+    return Booster(model_str=sanitize(text, num_features, num_classes))
 
 
-def vetted(text: str, num_features: int, num_classes: int) -> str:
+def sanitize(text: str, num_features: int, num_classes: int) -> str:
     """The same model, for `num_classes` classes of `num_features` values. Raises ValueError where it is none."""
     blocks = re.split(r"\nTree=\d+\n", text.partition("\nend of trees")[0])[1:]
     if not blocks or len(blocks) % num_classes:
@@ -89,13 +91,13 @@ def _tree(block: str, num_features: int) -> str:
     parts = {"num_leaves": [len(leaves)], "num_cat": [0], "leaf_value": leaves}
     if len(leaves) > 1:
         parts |= {name: _numbers(lines, name, kind) for name, kind in NUMBERS.items()}
-        _refuse_endless(parts, num_features)
+        _check_tree(parts, num_features)
     return "\n".join(f"{name}={' '.join(map(repr, values))}" for name, values in parts.items()) + "\nshrinkage=1\n"
 
 
 def _numbers(lines: dict[str, str], name: str, kind: type) -> list:
     words = lines.get(name, "").split()
-    if not words or max(map(len, words)) > MOST_DIGITS:
+    if not words or max(map(len, words)) > MAX_DIGITS:
         raise ValueError(f"a tree without {name}")
     values = [kind(word) for word in words]
     if not all(map(math.isfinite, values)):
@@ -103,7 +105,7 @@ def _numbers(lines: dict[str, str], name: str, kind: type) -> list:
     return values
 
 
-def _refuse_endless(parts: dict[str, list], num_features: int) -> None:
+def _check_tree(parts: dict[str, list], num_features: int) -> None:
     """Raise ValueError unless every way down ends: nodes count from 0 and lead to later ones, or to leaf -1, -2, ..."""
     leaves, nodes = len(parts["leaf_value"]), len(parts["leaf_value"]) - 1
     if any(len(parts[name]) != nodes for name in NUMBERS):

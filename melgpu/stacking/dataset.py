@@ -6,13 +6,13 @@ import numpy as np
 
 from melgpu.errors import InputError
 from melgpu.runs import predictions
-from melgpu.runs.run import Run, class_numbers
+from melgpu.runs.run import Run, class_indices
 from melgpu.stacking.stack import assign_subfolds, fold_groups
-from melgpu.stacking.stack_cnn import Rows
+from melgpu.stacking.stack_cnn import LabelledMatrix
 
 
 @dataclass(frozen=True)
-class Votes:
+class BasePredictions:
     """What the K networks of each fold say of all tracks.
 
     matrices: (N, K, C) by fold, a row for each of the manifest; lost (N,): tracks of which nobody heard anything.
@@ -21,13 +21,13 @@ class Votes:
     matrices: dict[int, np.ndarray]
     unusable: np.ndarray
 
-    def of_networks(self, rows: np.ndarray) -> np.ndarray:
+    def votes(self, rows: np.ndarray) -> np.ndarray:
         """The class that each of the V networks of all folds finds likeliest, shape (V, R)."""
         return np.concatenate([matrix[rows].argmax(axis=2).T for matrix in self.matrices.values()])
 
 
 @dataclass(frozen=True)
-class Case:
+class StackingSet:
     """What one stack is fitted on: n validation tracks of its folds, and the training side that the CNNs see before.
 
     rows (n,) of the manifest; of_fold (n,); valid, train: matrix and labels; subfolds (n,).
@@ -35,25 +35,27 @@ class Case:
 
     folds: tuple[int, ...]
     rows: np.ndarray
-    of_fold: np.ndarray
-    validation: Rows
+    row_folds: np.ndarray
+    validation: LabelledMatrix
     subfolds: np.ndarray
-    train: Rows | None
+    train: LabelledMatrix | None
 
     @property
     def num_subfolds(self) -> int:
         return int(self.subfolds.max()) + 1
 
 
-def hear(run: Run, number: int) -> Votes:
+def load_base_predictions(run: Run, number: int) -> BasePredictions:
     """Load what the networks of a round say. Raises InputError where some is missing or does not belong together."""
     loaded = {fold: _load(run, number, fold) for fold in run.spec(number).folds}
-    wanted = {"round": number, "recipe": run.recipe.digest(), "pseudo": run.pseudo_digest(number)}
+    wanted = {"round": number, "recipe_digest": run.recipe.digest(), "pseudo_digest": run.pseudo_digest(number)}
     matrices = {
         fold: predictions.align(members, run.manifest.ids, run.class_names, wanted | {"fold": fold})
         for fold, members in loaded.items()
     }
-    return Votes(matrices, np.any([member.unusable for members in loaded.values() for member in members], axis=0))
+    return BasePredictions(
+        matrices, np.any([member.unusable for members in loaded.values() for member in members], axis=0)
+    )
 
 
 def _load(run: Run, number: int, fold: int) -> list[predictions.Predictions]:
@@ -66,14 +68,14 @@ def _load(run: Run, number: int, fold: int) -> list[predictions.Predictions]:
     return [predictions.load(run.predictions_path(job)).in_order(tracks) for job in jobs]
 
 
-def cases(run: Run, number: int, votes: Votes) -> list[Case]:
+def stacking_sets(run: Run, number: int, votes: BasePredictions) -> list[StackingSet]:
     """One for each stack of a round."""
     protocol, folds = run.recipe.stacking.protocol, run.spec(number).folds
-    return [_case(run, number, votes, group) for group in fold_groups(protocol, folds)]
+    return [_stacking_set(run, number, votes, group) for group in fold_groups(protocol, folds)]
 
 
-def _case(run: Run, number: int, votes: Votes, folds: tuple[int, ...]) -> Case:
-    labels = class_numbers(run.labelled(number)[0], run.class_names)
+def _stacking_set(run: Run, number: int, votes: BasePredictions, folds: tuple[int, ...]) -> StackingSet:
+    labels = class_indices(run.round_manifest(number)[0], run.class_names)
     sides = {fold: [rows[~votes.unusable[rows]] for rows in run.round_rows(number, fold)] for fold in folds}
     rows = np.concatenate([valid for _, valid in sides.values()])
     of_fold = np.repeat(folds, [len(valid) for _, valid in sides.values()])
@@ -83,4 +85,4 @@ def _case(run: Run, number: int, votes: Votes, folds: tuple[int, ...]) -> Case:
         seen = sides[folds[0]][0]
         train = (votes.matrices[folds[0]][seen], labels[seen])
     subfolds = assign_subfolds(labels[rows], run.recipe.stacking)
-    return Case(folds, rows, of_fold, (matrix, labels[rows]), subfolds, train)
+    return StackingSet(folds, rows, of_fold, (matrix, labels[rows]), subfolds, train)

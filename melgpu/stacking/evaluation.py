@@ -13,26 +13,26 @@ import numpy as np
 from melgpu import files
 from melgpu.errors import InputError, one_line
 from melgpu.metrics import accuracy, accuracy_interval, bootstrap_interval, sign_test
-from melgpu.runs.run import Run, class_numbers
-from melgpu.stacking.dataset import Case, Votes
+from melgpu.runs.run import Run, class_indices
+from melgpu.stacking.dataset import BasePredictions, StackingSet
 from melgpu.stacking.stack import MEAN, Stack, final_predictor
 
 SPLITS = ("validation", "public", "private")
-FORM = {
-    "judges": ("U", 1),
+SCHEMA = {
+    "predictors": ("U", 1),
     "ids": ("U", 1),
     "splits": ("U", 1),
     "folds": ("i", 1),
     "labels": ("i", 1),
-    "trained": ("b", 1),
+    "pseudo_labelled": ("b", 1),
     "probs": ("f", 3),
     "class_names": ("U", 1),
-    "source": ("U", 0),
+    "provenance": ("U", 0),
 }
 
 
 @dataclass(frozen=True)
-class Judged:
+class RoundEvaluation:
     """What J judges say of N tracks.
 
     judges (J,): each network by its backbone, `mean` (of the networks), the stackers, `blend` (by the recipe's
@@ -43,28 +43,30 @@ class Judged:
     and `fitted_weights` (the mean of all sub-folds').
     """
 
-    judges: tuple[str, ...]
+    predictors: tuple[str, ...]
     ids: tuple[str, ...]
     splits: tuple[str, ...]
     folds: np.ndarray
     labels: np.ndarray
-    trained: np.ndarray
+    pseudo_labelled: np.ndarray
     probs: np.ndarray
     class_names: tuple[str, ...]
-    source: dict
+    provenance: dict
 
     def __post_init__(self):
-        columns = self.ids, self.splits, self.folds, self.labels, self.trained
+        columns = self.ids, self.splits, self.folds, self.labels, self.pseudo_labelled
         assert len(set(map(len, columns))) == 1, "columns differ in length"
-        assert self.probs.shape == (len(self.judges), len(self.ids), len(self.class_names)), "columns differ in length"
+        assert self.probs.shape == (len(self.predictors), len(self.ids), len(self.class_names)), (
+            "columns differ in length"
+        )
         assert set(self.splits) <= set(SPLITS), "an unknown split"
-        assert isinstance(self.source, dict), "it does not say what made it"
+        assert isinstance(self.provenance, dict), "it does not say what made it"
         assert ((self.labels >= -1) & (self.labels < len(self.class_names))).all(), "an unknown class"
 
     @property
-    def answers(self) -> np.ndarray:
+    def final_probs(self) -> np.ndarray:
         """Probabilities (N, C) of the judge that counts."""
-        return self.probs[self.judges.index(self.source["answer"])]
+        return self.probs[self.predictors.index(self.provenance["final_predictor"])]
 
     def rows(self, split: str, fold: int | None = None) -> np.ndarray:
         """The rows of a split, or of one fold's validation tracks, whose labels are known."""
@@ -76,47 +78,53 @@ class Judged:
         rows = {split: self.rows(split) for split in SPLITS}
         return {
             judge: {split: self._score(number, own) for split, own in rows.items() if len(own)}
-            for number, judge in enumerate(self.judges)
+            for number, judge in enumerate(self.predictors)
         }
 
     def _score(self, judge: int, rows: np.ndarray) -> dict:
         """Accuracy and what is gained over the mean of the networks, with 95 % intervals; the gain's sign test."""
         labels = self.labels[rows]
-        right, plain = ((self.probs[number, rows].argmax(1) == labels) for number in (judge, self.judges.index("mean")))
+        right, plain = (
+            (self.probs[number, rows].argmax(1) == labels) for number in (judge, self.predictors.index("mean"))
+        )
         gain = right.astype(float) - plain
         return {
             "accuracy": accuracy(self.probs[judge, rows], labels),
             "interval": accuracy_interval(right),
             "tracks": len(rows),
-            "trained_on": int(self.trained[rows].sum()),
+            "pseudo_labelled": int(self.pseudo_labelled[rows].sum()),
             "gain": float(gain.mean()),
             "gain_interval": bootstrap_interval(gain),
             "gain_p": sign_test(gain),
         }
 
 
-def save(judged: Judged, path: Path) -> None:
+def save(judged: RoundEvaluation, path: Path) -> None:
     """Probabilities in full, so that what is read gives the very same scores."""
-    columns = {name: np.array(getattr(judged, name), np.str_) for name in ("judges", "ids", "splits", "class_names")}
-    numbers = {name: getattr(judged, name) for name in ("folds", "labels", "trained", "probs")}
-    files.save_arrays(path, {**columns, **numbers, "source": np.array(json.dumps(judged.source))})
+    columns = {
+        name: np.array(getattr(judged, name), np.str_) for name in ("predictors", "ids", "splits", "class_names")
+    }
+    numbers = {name: getattr(judged, name) for name in ("folds", "labels", "pseudo_labelled", "probs")}
+    files.save_arrays(path, {**columns, **numbers, "provenance": np.array(json.dumps(judged.provenance))})
 
 
-def load(path: Path) -> Judged:
+def load(path: Path) -> RoundEvaluation:
     """Raises InputError for a damaged or foreign file."""
     try:
-        data = files.load_arrays(path, FORM)
+        data = files.load_arrays(path, SCHEMA)
         files.check_probabilities(data["probs"])
-        columns = {name: tuple(data[name].tolist()) for name in ("judges", "ids", "splits", "class_names")}
-        judged = Judged(**{**data, **columns, "source": json.loads(str(data["source"]))})
-        if not {"mean", judged.source.get("answer")} <= set(judged.judges):
+        columns = {name: tuple(data[name].tolist()) for name in ("predictors", "ids", "splits", "class_names")}
+        judged = RoundEvaluation(**{**data, **columns, "provenance": json.loads(str(data["provenance"]))})
+        if not {"mean", judged.provenance.get("final_predictor")} <= set(judged.predictors):
             raise ValueError("a judge is missing")
     except Exception as error:  # zipfile, zlib, numpy and json each have their own
         raise InputError(f"{path}: damaged, or not what was judged ({one_line(error)})") from None
     return judged
 
 
-def judge(run: Run, number: int, votes: Votes, stacks: list[tuple[Case, Stack]]) -> Judged:
+def evaluate_round(
+    run: Run, number: int, votes: BasePredictions, stacks: list[tuple[StackingSet, Stack]]
+) -> RoundEvaluation:
     """What networks, stackers and blends say of each validation track (out of fold) and of each test track."""
     spec, valid, test = run.spec(number), [], []
     for case, stack in stacks:
@@ -135,16 +143,16 @@ def judge(run: Run, number: int, votes: Votes, stacks: list[tuple[Case, Stack]])
     rows = np.concatenate([*(case.rows for case, _ in stacks), run.test_rows])
     splits = ["validation" if split == "train" else split for split in run.manifest.splits]
     probs[:, votes.unusable[rows]] = run.prior
-    return Judged(
-        judges=tuple(test[0]),
+    return RoundEvaluation(
+        predictors=tuple(test[0]),
         ids=tuple(run.manifest.ids[row] for row in rows),
         splits=tuple(splits[row] for row in rows),
-        folds=np.concatenate([*(case.of_fold for case, _ in stacks), np.full(len(run.test_rows), -1)]),
-        labels=class_numbers(run.manifest, run.class_names)[rows],
-        trained=np.isin(rows, run.labelled(number)[1]),
+        folds=np.concatenate([*(case.row_folds for case, _ in stacks), np.full(len(run.test_rows), -1)]),
+        labels=class_indices(run.manifest, run.class_names)[rows],
+        pseudo_labelled=np.isin(rows, run.round_manifest(number)[1]),
         probs=probs,
         class_names=tuple(run.class_names),
-        source=_source(run, number, [stack for _, stack in stacks]),
+        provenance=_provenance(run, number, [stack for _, stack in stacks]),
     )
 
 
@@ -152,15 +160,15 @@ def _networks(names: tuple[str, ...], matrix: np.ndarray) -> dict[str, np.ndarra
     return {name: matrix[:, k] for k, name in enumerate(names)} | {MEAN: matrix.mean(axis=1)}
 
 
-def _source(run: Run, number: int, stacks: list[Stack]) -> dict:
+def _provenance(run: Run, number: int, stacks: list[Stack]) -> dict:
     settings, fixed = run.recipe.stacking, run.spec(number).blend
     fitted = [part.weights for stack in stacks for part in stack.subfolds]
     return {
         "round": number,
-        "recipe": run.recipe.digest(),
-        "pseudo": run.pseudo_digest(number),
+        "recipe_digest": run.recipe.digest(),
+        "pseudo_digest": run.pseudo_digest(number),
         "protocol": settings.protocol,
-        "answer": final_predictor(settings.answer, len(fixed)),
+        "final_predictor": final_predictor(settings.final_predictor, len(fixed)),
         "weights": fixed,
         "fitted_weights": {name: float(np.mean([own[name] for own in fitted])) for name in fitted[0]},
     }

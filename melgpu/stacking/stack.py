@@ -25,7 +25,7 @@ from melgpu.models import checkpoint, schema
 from melgpu.recipe import StackingSpec
 from melgpu.stacking import boosting, stack_cnn
 from melgpu.stacking.boosting import Booster
-from melgpu.stacking.stack_cnn import Rows
+from melgpu.stacking.stack_cnn import LabelledMatrix
 
 MIN_SUBFOLDS = 3  # to learn, to stop, to judge
 BLEND, FITTED_BLEND, MEAN = "blend", "fitted blend", "mean"  # MEAN: of the networks
@@ -71,10 +71,10 @@ class Stack:
         return made
 
     @property
-    def is_idle(self) -> bool:
+    def is_constant(self) -> bool:
         """Whether its trees, if there are any, ask nothing and so say the same of every track."""
         grown = [one for part in self.subfolds for one in part.stackers.values() if isinstance(one, Booster)]
-        return bool(grown) and all(map(boosting.is_idle, grown))
+        return bool(grown) and all(map(boosting.is_constant, grown))
 
     def _answers(self, subfold: Subfold, matrix: np.ndarray) -> dict[str, np.ndarray]:
         probs = subfold.predict(matrix)
@@ -113,7 +113,7 @@ def assign_subfolds(labels: np.ndarray, spec: StackingSpec) -> np.ndarray:
 
 
 def fit_subfolds(
-    train: Rows | None, valid: Rows, subfolds: np.ndarray, names: list[str], spec: StackingSpec
+    train: LabelledMatrix | None, valid: LabelledMatrix, subfolds: np.ndarray, names: list[str], spec: StackingSpec
 ) -> Iterator[Subfold]:
     """For each sub-fold stackers that are fitted on (matrix, labels) of the other validation tracks; `subfolds` (N,).
 
@@ -121,18 +121,20 @@ def fit_subfolds(
     """
     numbers = range(subfolds.max() + 1)
     others = np.stack([subfolds != number for number in numbers])
-    begun = {name: stack_cnn.begin(name, train, valid, others, spec) for name in names if name in stack_cnn.CNNS}
+    begun = {name: stack_cnn.pretrain(name, train, valid, others, spec) for name in names if name in stack_cnn.CNNS}
     for number in numbers:
         is_stop = subfolds == (number + 1) % len(numbers)
         stop, rows = _take(valid, is_stop), _take(valid, others[number] & ~is_stop)
         stackers = {
-            name: stack_cnn.fit(begun[name][number], rows, stop, spec) if name in begun else boosting.fit(*rows, spec)
+            name: stack_cnn.finetune(begun[name][number], rows, stop, spec)
+            if name in begun
+            else boosting.fit(*rows, spec)
             for name in names
         }
         yield Subfold(stackers, fit_blend_weights(Subfold(stackers, {}).predict(stop[0]), stop[1]))
 
 
-def _take(rows: Rows, chosen: np.ndarray) -> Rows:
+def _take(rows: LabelledMatrix, chosen: np.ndarray) -> LabelledMatrix:
     return rows[0][chosen], rows[1][chosen]
 
 
@@ -173,7 +175,7 @@ def save_stack(stack: Stack, path: Path, metadata: dict) -> None:
 def load_stack(path: Path) -> tuple[Stack, dict]:
     """A stack and what was said about it. Raises CheckpointError."""
     tensors, metadata = checkpoint.load(path)
-    schema.check(schema.Stack, metadata, path)
+    schema.validate_metadata(schema.StackMetadata, metadata, path)
     shape = metadata["stack"]
     stack = Stack(shape["num_models"], shape["num_classes"], shape["weights"])
     for number, weights in enumerate(shape["fitted_weights"]):

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from melgpu.recipe import StackingSpec
 
-Rows = tuple[np.ndarray, np.ndarray]  # a matrix and its labels
+LabelledMatrix = tuple[np.ndarray, np.ndarray]  # a matrix and its labels
 
 
 class StackCNN(nn.Module):
@@ -76,7 +76,7 @@ CNNS = {"cnn": StackCNN, "skip_cnn": StackSkipCNN}
 
 
 @contextmanager
-def one_thread() -> Iterator[None]:
+def single_thread() -> Iterator[None]:
     """Networks this small only wait for a second thread, for as long as another process keeps its core."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -86,8 +86,10 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-@one_thread()
-def begin(name: str, train: Rows | None, watched: Rows, groups: np.ndarray, spec: StackingSpec) -> list[nn.Module]:
+@single_thread()
+def pretrain(
+    name: str, train: LabelledMatrix | None, watched: LabelledMatrix, groups: np.ndarray, spec: StackingSpec
+) -> list[nn.Module]:
     """A CNN for each of G groups of the `watched` rows, given as (G, N) booleans.
 
     It learnt from the training side for as long as it got better on its group. All learn alike, so it is done once.
@@ -102,8 +104,8 @@ def begin(name: str, train: Rows | None, watched: Rows, groups: np.ndarray, spec
     return cnns
 
 
-@one_thread()
-def fit(cnn: nn.Module, rows: Rows, stop: Rows, spec: StackingSpec) -> nn.Module:
+@single_thread()
+def finetune(cnn: nn.Module, rows: LabelledMatrix, stop: LabelledMatrix, spec: StackingSpec) -> nn.Module:
     """The CNN itself, which goes on learning from `rows` for as long as it gets better on `stop`."""
     torch.manual_seed(spec.seed)
     (best,) = _fit(cnn, rows, stop, np.ones((1, len(stop[1])), bool), spec, spec.tune_patience)
@@ -112,7 +114,7 @@ def fit(cnn: nn.Module, rows: Rows, stop: Rows, spec: StackingSpec) -> nn.Module
 
 
 @dataclass
-class Best:
+class EarlyStopping:
     """The weights that were best on a group of rows, and for how many epochs nothing was better."""
 
     score: tuple[float, float]
@@ -128,7 +130,7 @@ class Best:
 
 
 def _fit(
-    cnn: nn.Module, rows: Rows, watched: Rows, groups: np.ndarray, spec: StackingSpec, patience: int
+    cnn: nn.Module, rows: LabelledMatrix, watched: LabelledMatrix, groups: np.ndarray, spec: StackingSpec, patience: int
 ) -> list[dict[str, Tensor]]:
     """Adam under a cyclic learning rate; for each group the weights that were best on it (accuracy, then loss)."""
     inputs, labels = _tensor(rows[0]), torch.from_numpy(rows[1])
@@ -137,7 +139,7 @@ def _fit(
         optimizer, spec.lr, spec.max_lr, step_size_up=max(2, 4 * len(labels) // spec.batch_size), cycle_momentum=False
     )
     start = copy.deepcopy(cnn.state_dict())
-    best = [Best(score, start) for score in _scores(cnn, watched, groups)]
+    best = [EarlyStopping(score, start) for score in _scores(cnn, watched, groups)]
     for _ in range(spec.max_epochs):
         cnn.train()
         for batch in torch.randperm(len(labels)).split(spec.batch_size):
@@ -156,7 +158,7 @@ def _fit(
     return [one.weights for one in best]
 
 
-def _scores(cnn: nn.Module, rows: Rows, groups: np.ndarray) -> list[tuple[float, float]]:
+def _scores(cnn: nn.Module, rows: LabelledMatrix, groups: np.ndarray) -> list[tuple[float, float]]:
     """Accuracy and negative loss on each group of rows."""
     cnn.eval()
     with torch.inference_mode():
@@ -166,7 +168,7 @@ def _scores(cnn: nn.Module, rows: Rows, groups: np.ndarray) -> list[tuple[float,
         return [(float(right[own].mean()), float(gain[own].mean())) for own in chosen]
 
 
-@one_thread()
+@single_thread()
 def predict(cnn: nn.Module, matrix: np.ndarray) -> np.ndarray:
     """Probabilities (N, C) of a matrix (N, K, C)."""
     with torch.inference_mode():

@@ -24,7 +24,7 @@ LOG_COLUMNS = ("epoch", "loss", "window_accuracy", "steps_per_s", *(f"{stage}_s"
 
 
 @contextmanager
-def held(run: Run, job: Job) -> Iterator[None]:
+def job_lock(run: Run, job: Job) -> Iterator[None]:
     """Keep other processes from training the same network meanwhile. Raises InputError where one does."""
     run.job_folder(job).mkdir(parents=True, exist_ok=True)
     folder = os.open(run.job_folder(job), os.O_RDONLY)
@@ -43,19 +43,19 @@ def _lock(descriptor: int, folder: Path) -> None:
         raise InputError(f"{folder}: another process is training this network") from None
 
 
-def keep(run: Run, job: Job, training: Training, front_end: dict) -> None:
+def save_epoch(run: Run, job: Job, training: Training, front_end: dict) -> None:
     """Write a training as it stands after an epoch; `front_end` are its pictures' figures (see `parity.figures`)."""
-    folder, metadata = run.job_folder(job), _about(run, job, training) | {"front_end": front_end}
+    folder, metadata = run.job_folder(job), _network_metadata(run, job, training) | {"parity": front_end}
     if training.progress.improved:
-        checkpoint.save(run.checkpoint(job), training.judged.state_dict(), metadata)
+        checkpoint.save(run.checkpoint(job), training.evaluated_model.state_dict(), metadata)
     if not training.progress.finished(run.recipe.optim_for(job.backbone)):
-        keep_state(run, job, training)
+        save_state(run, job, training)
     if run.recipe.machine.tensorboard:
-        _tell_tensorboard(folder / "tensorboard", training.log[-1])
+        _write_tensorboard(folder / "tensorboard", training.log[-1])
     files.write_csv(folder / "log.csv", list(training.log[0]), (list(epoch.values()) for epoch in training.log))
 
 
-def log(run: Run, job: Job) -> list[dict[str, float]]:
+def load_log(run: Run, job: Job) -> list[dict[str, float]]:
     """A training's record of each epoch so far, its columns by name; none where it has not ended one.
 
     Raises InputError for a damaged or foreign file.
@@ -72,7 +72,7 @@ def log(run: Run, job: Job) -> list[dict[str, float]]:
     return epochs
 
 
-def _tell_tensorboard(folder: Path, record: dict) -> None:
+def _write_tensorboard(folder: Path, record: dict) -> None:
     """Add an epoch's record; what was there of this epoch and later ones no longer counts."""
     with summary_writer()(str(folder), purge_step=record["epoch"]) as writer:
         for name in record.keys() - {"epoch"}:
@@ -88,10 +88,10 @@ def summary_writer() -> type:
     return SummaryWriter
 
 
-def keep_state(run: Run, job: Job, training: Training) -> None:
+def save_state(run: Run, job: Job, training: Training) -> None:
     """Write all that a training needs to go on from this very step."""
     tensors, state = training.state()
-    metadata = {"digest": run.recipe.digest(), "pseudo": run.pseudo_digest(job.round), "training": state}
+    metadata = {"recipe_digest": run.recipe.digest(), "pseudo_digest": run.pseudo_digest(job.round), "training": state}
     checkpoint.save(run.job_folder(job) / "last.safetensors", tensors, metadata)
 
 
@@ -101,11 +101,11 @@ def resume(run: Run, job: Job, training: Training) -> bool:
     if not path.exists():
         return False
     tensors, metadata = checkpoint.load(path)
-    if metadata.get("digest") != run.recipe.digest():
+    if metadata.get("recipe_digest") != run.recipe.digest():
         raise checkpoint.CheckpointError(f"{path}: made with another recipe")
-    if metadata.get("pseudo") != run.pseudo_digest(job.round):
+    if metadata.get("pseudo_digest") != run.pseudo_digest(job.round):
         raise checkpoint.CheckpointError(f"{path}: made with other pseudo labels")
-    schema.check(schema.State, metadata, path)
+    schema.validate_metadata(schema.StateMetadata, metadata, path)
     try:
         training.restore(tensors, metadata["training"], run.recipe.optim_for(job.backbone))
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
@@ -113,20 +113,20 @@ def resume(run: Run, job: Job, training: Training) -> bool:
     return True
 
 
-def finish(run: Run, job: Job, training: Training) -> None:
+def mark_trained(run: Run, job: Job, training: Training) -> None:
     """Mark a job as trained."""
     best = max(training.log, key=lambda record: record["window_accuracy"])
     files.write_text(run.job_folder(job) / "scores.json", json.dumps(best) + "\n")
     (run.job_folder(job) / "last.safetensors").unlink(missing_ok=True)
 
 
-def _about(run: Run, job: Job, training: Training) -> dict:
+def _network_metadata(run: Run, job: Job, training: Training) -> dict:
     return {
         **asdict(job),
         "class_names": run.class_names,
         "recipe": json.loads(run.recipe.to_json()),
-        "digest": run.recipe.digest(),
-        "pseudo": run.pseudo_digest(job.round),
+        "recipe_digest": run.recipe.digest(),
+        "pseudo_digest": run.pseudo_digest(job.round),
         "scores": training.log[-1],
         "environment": run.environment,
     }

@@ -22,12 +22,12 @@ from melgpu.errors import InputError
 from melgpu.features.augment import augment, mixup
 from melgpu.models import checkpoint, classifier
 from melgpu.models.classifier import Classifier, use_bfloat16
-from melgpu.models.inference import describe_broken, window_probs
+from melgpu.models.inference import describe_nonfinite, window_probs
 from melgpu.recipe import AugmentSpec, MachineSpec, OptimSpec
-from melgpu.training.optimizer import Progress, cosine_lr, lr_of, make_optimizer, set_lr
-from melgpu.training.stage_timer import Clock
+from melgpu.training.optimizer import Progress, cosine_lr, get_lr, make_optimizer, set_lr
+from melgpu.training.stage_timer import StageTimer
 
-MOST_BROKEN = 20  # windows named where many have no picture
+MAX_DESCRIBED = 20  # windows named where many have no picture
 STAGES = ("audio", "pictures", "network", "rest", "validation")  # audio: waiting for it; rest: what the caller does
 
 
@@ -46,7 +46,7 @@ def train_epoch(
     seed: int,
 ) -> Iterator[int]:
     """One optimizer step a batch, from the step where `training` stands; yields the number of windows of each."""
-    model, progress, clock = distributed.wrap_ddp(training.model), training.progress, training.clock
+    model, progress, clock = distributed.wrap_ddp(training.model), training.progress, training.timer
     bfloat16 = use_bfloat16(spec.precision, training.sums.device)
     model.train()
     clock.mark(None)
@@ -92,7 +92,7 @@ def _backward(training: "Training", model: nn.Module, images: Tensor, wanted: Te
     return sums
 
 
-def refresh_batch_norm(
+def update_batch_norm(
     model: nn.Module, features: nn.Module, batches: Iterable[Batch], num_batches: int, bfloat16: bool
 ) -> None:
     """Replace lagging running averages by the statistics of `num_batches` batches under the present weights.
@@ -129,13 +129,13 @@ class Training:
     log: list[dict]
     sums: Tensor  # over the epoch's steps: loss and share of right answers, shape (2,), float64; stays on the device
     micro_batch: int  # windows that go through the network at once; halved when memory runs out
-    average: nn.Module | None  # of the weights after each step, where the recipe wants one
-    clock: Clock
+    ema: nn.Module | None  # of the weights after each step, where the recipe wants one
+    timer: StageTimer
 
     @property
-    def judged(self) -> nn.Module:
+    def evaluated_model(self) -> nn.Module:
         """The network that is validated and kept."""
-        return self.average.module if self.average else self.model
+        return self.ema.module if self.ema else self.model
 
     def step(self, sums: Tensor) -> None:
         """Change the weights by the gradients that lie there."""
@@ -143,8 +143,8 @@ class Training:
         self.sums += sums
         self.progress.step += 1
         self.progress.updates += 1
-        if self.average:
-            self.average.update(self.model, self.progress.updates)
+        if self.ema:
+            self.ema.update(self.model, self.progress.updates)
 
     def means(self) -> tuple[float, float]:
         """Loss and share of right answers of the epoch so far, of this process; waits for the device."""
@@ -154,7 +154,7 @@ class Training:
     def state(self) -> tuple[dict[str, Tensor], dict]:
         """Named tensors and JSON data."""
         optimizer, groups = checkpoint.pack_optimizer(self.optimizer)
-        modules = {"model": self.model} | ({"average": self.average.module} if self.average else {})
+        modules = {"model": self.model} | ({"average": self.ema.module} if self.ema else {})
         parts = {name: module.state_dict() for name, module in modules.items()}
         parts |= {"optimizer": optimizer, "epoch": {"sums": self.sums}}
         tensors = {f"{part}.{name}": value for part, values in parts.items() for name, value in values.items()}
@@ -171,8 +171,8 @@ class Training:
             part, key = name.split(".", 1)
             parts.setdefault(part, {})[key] = value
         self.model.load_state_dict(parts["model"])
-        if self.average:
-            self.average.module.load_state_dict(parts["average"])
+        if self.ema:
+            self.ema.module.load_state_dict(parts["average"])
         self.progress, self.log = Progress(**metadata["progress"]), metadata["log"]
         epoch = self.progress.epoch if self.progress.step else max(0, self.progress.epoch - 1)
         self.optimizer = make_optimizer(self.model, spec, epoch)
@@ -185,13 +185,13 @@ class Training:
 def start(model: Classifier, spec: OptimSpec, machine: MachineSpec) -> Training:
     """A training before its first epoch."""
     device = next(model.parameters()).device
-    average = classifier.averaged(model, spec.ema_decay) if spec.ema_decay else None
+    average = classifier.make_ema(model, spec.ema_decay) if spec.ema_decay else None
     if machine.compile:
         torch.compiler.reset()  # what other networks were compiled to counts against this one's limit
         model.body.compile()
     sums = torch.zeros(2, dtype=torch.float64, device=device)
     optimizer = make_optimizer(model, spec, 0)
-    return Training(model, optimizer, Progress(), [], sums, machine.micro_batch, average, Clock(device))
+    return Training(model, optimizer, Progress(), [], sums, machine.micro_batch, average, StageTimer(device))
 
 
 def fit(
@@ -216,18 +216,18 @@ def fit(
             training.optimizer = make_optimizer(training.model, spec, epoch)
         if spec.schedule == "cosine" and epoch >= spec.warmup_epochs:
             set_lr(training.optimizer, cosine_lr(spec, epoch))
-        training.clock.restart()
+        training.timer.restart()
         batches = train_batches(epoch, progress.step)
         yield from train_epoch(training, features, batches, targets, spec, augment_spec, seed)
         loss, accuracy = (
             distributed.all_reduce_sum(training.sums.clone()) / distributed.world_size() / progress.step
         ).tolist()
         if not math.isfinite(loss):
-            raise InputError(_explain(training.model, features, train_batches(epoch, 0), epoch))
-        record = {"epoch": epoch + 1, "lr": lr_of(training.optimizer), "loss": loss, "accuracy": accuracy}
+            raise InputError(diagnose_nonfinite(training.model, features, train_batches(epoch, 0), epoch))
+        record = {"epoch": epoch + 1, "lr": get_lr(training.optimizer), "loss": loss, "accuracy": accuracy}
         accuracy = yield from _validate(training, features, train_batches, valid_batches, targets, spec)
         record["window_accuracy"] = accuracy
-        yield _end_epoch(training, record | _pace(training.clock, progress.step - begun), spec)
+        yield _end_epoch(training, record | throughput(training.timer, progress.step - begun), spec)
 
 
 def _validate(
@@ -239,18 +239,18 @@ def _validate(
     spec: OptimSpec,
 ) -> Generator[int, None, float]:
     """Bring the judged network's batch norm up to date, and return its accuracy on validation windows."""
-    model, epoch = training.judged, training.progress.epoch
+    model, epoch = training.evaluated_model, training.progress.epoch
     features = getattr(model, "front_end", None) or features
     bfloat16 = use_bfloat16(spec.precision, training.sums.device)
     if spec.batch_norm_batches and epoch >= spec.warmup_epochs:  # a frozen body keeps its statistics
-        refresh_batch_norm(model, features, train_batches(epoch, 0), spec.batch_norm_batches, bfloat16)
+        update_batch_norm(model, features, train_batches(epoch, 0), spec.batch_norm_batches, bfloat16)
     distributed.broadcast(model.buffers())
     accuracy = yield from window_accuracy(model, features, valid_batches(), targets.classes, bfloat16)
-    training.clock.mark("validation")
+    training.timer.mark("validation")
     return accuracy
 
 
-def _pace(clock: Clock, steps: int) -> dict[str, float]:
+def throughput(clock: StageTimer, steps: int) -> dict[str, float]:
     """How fast the epoch went, and the seconds of each stage."""
     seconds = clock.seconds(wait=True)
     trained = sum(own for stage, own in seconds.items() if stage != "validation")
@@ -258,23 +258,23 @@ def _pace(clock: Clock, steps: int) -> dict[str, float]:
     return {"steps_per_s": round(steps / max(trained, 1e-9), 3)} | rounded
 
 
-def _explain(model: nn.Module, features: nn.Module, batches: Iterable[Batch], epoch: int) -> list[str]:
+def diagnose_nonfinite(model: nn.Module, features: nn.Module, batches: Iterable[Batch], epoch: int) -> list[str]:
     """Why a loss is not a number: some of the windows whose pictures are not, or too large steps."""
     problems, diverged = [], f"epoch {epoch + 1}: the loss is no longer a number; try a smaller optim.lr"
     front_end = getattr(model, "front_end", None)
     if front_end and not all(bool(own.isfinite().all()) for own in front_end.parameters()):
         return [diverged]
     for batch in batches:
-        problems += describe_broken(batch, features(batch.waves)[:, 0, 0, 0].isnan().cpu())
-        if len(problems) >= MOST_BROKEN:
+        problems += describe_nonfinite(batch, features(batch.waves)[:, 0, 0, 0].isnan().cpu())
+        if len(problems) >= MAX_DESCRIBED:
             break
-    return problems[:MOST_BROKEN] or [diverged]
+    return problems[:MAX_DESCRIBED] or [diverged]
 
 
 def _end_epoch(training: Training, record: dict, spec: OptimSpec) -> dict:
     training.sums.zero_()
-    plateau = training.progress.note(record["window_accuracy"], spec)
+    plateau = training.progress.record_epoch(record["window_accuracy"], spec)
     if plateau and spec.schedule == "plateau":
-        set_lr(training.optimizer, lr_of(training.optimizer) * spec.plateau_factor)
+        set_lr(training.optimizer, get_lr(training.optimizer) * spec.plateau_factor)
     training.log.append(record)
     return record

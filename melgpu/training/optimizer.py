@@ -21,7 +21,7 @@ class Progress:
     epochs_since_best: int = 0
     epochs_since_drop: int = 0  # of the learning rate, or since the best
 
-    def note(self, accuracy: float, spec: OptimSpec) -> bool:
+    def record_epoch(self, accuracy: float, spec: OptimSpec) -> bool:
         """Count one more epoch; True where the learning rate is to drop (Keras' ReduceLROnPlateau)."""
         self.epoch, self.step = self.epoch + 1, 0
         if accuracy > self.best_accuracy:
@@ -57,7 +57,7 @@ def cosine_lr(spec: OptimSpec, epoch: int) -> float:
     return spec.lr * (1 + math.cos(math.pi * epoch / spec.max_epochs)) / 2
 
 
-def lr_of(optimizer: torch.optim.Optimizer) -> float:
+def get_lr(optimizer: torch.optim.Optimizer) -> float:
     """The head's learning rate."""
     return optimizer.param_groups[-1]["lr"]
 
@@ -65,4 +65,4 @@ def lr_of(optimizer: torch.optim.Optimizer) -> float:
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
     """Give the head a learning rate, and the layers below their share of it."""
     for group in optimizer.param_groups:
-        group["lr"] = lr * group["share"]
+        group["lr"] = lr * group["lr_scale"]

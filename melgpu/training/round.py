@@ -21,7 +21,7 @@ from melgpu.runs import environment, preflight, sampling
 from melgpu.runs.run import Job, Run
 from melgpu.training import checkpointing, loop
 from melgpu.training.loop import Training
-from melgpu.training.stage_timer import shares
+from melgpu.training.stage_timer import fractions
 
 
 def train_round(run: Run, backbone: str | None, fold: int | None, device: torch.device) -> None:
@@ -34,7 +34,7 @@ def train_round(run: Run, backbone: str | None, fold: int | None, device: torch.
     machine = run.recipe.machine
     if machine.tensorboard:
         checkpointing.summary_writer()  # or an error now
-    if note := environment.moved(machine.tuned_on, device):
+    if note := environment.tuning_mismatch(machine.tuned_on, device):
         console.say(note)
     features = LogMel(run.recipe.mel, run.recipe.audio.sample_rate, machine.feature_batch).to(device)
     figures = parity.measure_parity(features, run.recipe.audio.sample_rate, device)
@@ -47,14 +47,14 @@ def train_round(run: Run, backbone: str | None, fold: int | None, device: torch.
 
 def train_jobs(run: Run, jobs: list[Job], loader: WindowLoader, features: LogMel, figures: dict) -> None:
     """Train networks one after another."""
-    total = sum(run.recipe.optim_for(job.backbone).max_epochs * sampling.epoch_windows(run, job) for job in jobs)
+    total = sum(run.recipe.optim_for(job.backbone).max_epochs * sampling.windows_per_epoch(run, job) for job in jobs)
     title = f"round {run.current_round}: training {len(jobs)} networks"
     if jobs:
-        preflight.reside(loader, run.labelled_rows(run.current_round))
+        preflight.load_to_device(loader, run.labelled_rows(run.current_round))
     with console.progress(title, total, "windows") as tracker, cli.GracefulStop() as stop:
         for number, job in enumerate(jobs, start=1):
             training = JobTraining(run, job, loader, features, figures, f"{number}/{len(jobs)} {job.name}")
-            with checkpointing.held(run, job) if distributed.is_main_process() else nullcontext():
+            with checkpointing.job_lock(run, job) if distributed.is_main_process() else nullcontext():
                 training.fit(tracker, stop)
 
 
@@ -86,14 +86,14 @@ class JobTraining:
 
     def train_batches(self, epoch: int, first_step: int) -> Iterator[Batch]:
         """This process's batches of an epoch, from one of its steps on."""
-        order = sampling.epoch_order(self.run, self.job, epoch, distributed.rank(), distributed.world_size())
+        order = sampling.epoch_windows(self.run, self.job, epoch, distributed.rank(), distributed.world_size())
         batch_size = self.optim.batch_size
         return self.loader.batches(order[first_step * batch_size :], sampling.window_samples(self.run), batch_size)
 
     def valid_batches(self) -> Iterator[Batch]:
         """This process's batches of the fold's validation tracks."""
         _, rows = self.run.fold_rows(self.job.fold)
-        order = sampling.prediction_order(self.run, rows)
+        order = sampling.prediction_windows(self.run, rows)
         own = windows.shard(order, distributed.rank(), distributed.world_size())
         batch_size = self.run.recipe.loader.predict_batch_size
         return self.loader.batches(own, sampling.window_samples(self.run), batch_size)
@@ -115,7 +115,7 @@ class JobTraining:
         """Train to the end; what was asked to stop ends with KeyboardInterrupt and a saved state."""
         run, job, recipe = self.run, self.job, self.run.recipe
         state = self.start()
-        epoch_windows = sampling.epoch_windows(run, job)
+        epoch_windows = sampling.windows_per_epoch(run, job)
         tracker.skip(state.progress.epoch * epoch_windows + state.progress.step * self.windows_per_step)
         micro_batch = state.micro_batch
         features = state.model.front_end or self.features
@@ -132,12 +132,12 @@ class JobTraining:
             if distributed.is_main_process():
                 is_due = done and state.progress.step % recipe.machine.save_every == 0
                 if stop.requested or is_due:
-                    checkpointing.keep_state(run, job, state)
+                    checkpointing.save_state(run, job, state)
                 if stop.requested:  # the other processes end with this one
                     raise KeyboardInterrupt
         tracker.skip((self.optim.max_epochs - state.progress.epoch) * epoch_windows)
         if distributed.is_main_process():
-            checkpointing.finish(run, job, state)
+            checkpointing.mark_trained(run, job, state)
 
     def show(self, tracker: Tracker, state: Training, epoch_windows: int, done: int) -> None:
         """Tell where a training is after `done` more windows; 0 after a batch of validation."""
@@ -146,14 +146,14 @@ class JobTraining:
         steps = max(1, epoch_windows // self.windows_per_step)
         place = f"step {progress.step}/{steps}" if done else "validation"
         if tracker.wants_detail():
-            tracker.detail = training_detail(*state.means(), progress.best_accuracy, state.clock.seconds())
+            tracker.detail = training_detail(*state.means(), progress.best_accuracy, state.timer.seconds())
         tracker.advance(done, f"{self.title}, epoch {epoch}/{self.optim.max_epochs}, {place}")
 
     def end_epoch(self, state: Training, epoch: int) -> None:
         """Save what an epoch gave, and say so."""
         flaws = distributed.gather_to_main(self.loader.errors)
         if flaws:
-            checkpointing.keep(self.run, self.job, state, self.figures)
+            checkpointing.save_epoch(self.run, self.job, state, self.figures)
             found = [flaw for own in flaws for flaw in own.values()]
             quarantine.record_errors(self.run.quarantine_path, found)
         record = state.log[-1]
@@ -166,5 +166,5 @@ class JobTraining:
 def training_detail(loss: float, accuracy: float, best: float, seconds: Mapping[str, float]) -> str:
     """Two lines: how well a training does, and where its time goes; `best` is below 0 before the first validation."""
     so_far = f", {best:.3f} on validation at best" if best >= 0 else ""
-    stages = ", ".join(f"{stage} {share:.0%}" for stage, share in shares(dict(seconds)).items() if share >= 0.005)
+    stages = ", ".join(f"{stage} {share:.0%}" for stage, share in fractions(dict(seconds)).items() if share >= 0.005)
     return f"loss {loss:.3f}, accuracy {accuracy:.3f} on training windows{so_far}\ntime: {stages}"

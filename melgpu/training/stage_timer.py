@@ -8,10 +8,10 @@ from collections import Counter, deque
 
 import torch
 
-MOST_WAITING = 1000  # events not read yet; older ones have long happened
+MAX_PENDING = 1000  # events not read yet; older ones have long happened
 
 
-class Clock:
+class StageTimer:
     """Seconds by stage; call `mark` with the stage that has just ended, and None where the time before is nobody's."""
 
     def __init__(self, device: torch.device):
@@ -21,7 +21,7 @@ class Clock:
 
     def mark(self, stage: str | None) -> None:
         self._marks.append((stage, self._now()))
-        if len(self._marks) > MOST_WAITING:
+        if len(self._marks) > MAX_PENDING:
             self._read()
 
     def seconds(self, wait: bool = False) -> dict[str, float]:
@@ -52,7 +52,7 @@ class Clock:
             self._marks.popleft()
 
 
-def shares(seconds: dict[str, float]) -> dict[str, float]:
+def fractions(seconds: dict[str, float]) -> dict[str, float]:
     """Each stage's share of the whole, the largest first."""
     whole = sum(seconds.values()) or 1.0
     return {stage: own / whole for stage, own in sorted(seconds.items(), key=lambda item: -item[1])}

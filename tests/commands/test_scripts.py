@@ -85,15 +85,15 @@ def test_checkpoints_and_predictions_say_what_made_them(finished):
     assert about["recipe"]["mel"]["image_size"] == 75
     assert about["environment"].keys() >= {"python", "device", "packages", "git_commit"}
     assert about["scores"].keys() >= {"epoch", "loss", "window_accuracy"}
-    assert about["front_end"]["max_db"] < 0.05
+    assert about["parity"]["max_db"] < 0.05
     assert not (path.parent / "last.safetensors").exists()
     made = predictions.load(folder / "round2" / "predictions" / "resnet50-fold1.npz")
-    assert made.source["checkpoint"] == checkpoint.digest(path)
+    assert made.provenance["checkpoint"] == checkpoint.digest(path)
     assert made.splits.count("valid") == 6
     assert len(made.probs) == 27 * 3
-    assert made.source["pseudo"] not in ("none", "")
+    assert made.provenance["pseudo_digest"] not in ("none", "")
     scores = json.loads((folder / "round2" / "stack" / "scores.json").read_text())
-    assert json.loads(json.dumps(evaluation.load(folder / "round2" / "stack" / "judged.npz").scores())) == scores
+    assert json.loads(json.dumps(evaluation.load(folder / "round2" / "stack" / "evaluation.npz").scores())) == scores
     pseudo = rows_of(folder / "round1" / "pseudo.csv")
     assert pseudo[0] == ["id", "label", "probability", "votes", "round", "recipe"]
 
@@ -130,8 +130,8 @@ def test_a_round_without_pseudo_labels_is_trained_beside_the_other(finished):
     assert "Round 2 without pseudo labels" in done.stdout
     assert "Submission" not in done.stdout
     made = folder / "round2-without-pseudo"
-    assert predictions.load(made / "predictions" / "resnet50-fold1.npz").source["pseudo"] == "none"
-    assert (made / "stack" / "judged.npz").exists()
+    assert predictions.load(made / "predictions" / "resnet50-fold1.npz").provenance["pseudo_digest"] == "none"
+    assert (made / "stack" / "evaluation.npz").exists()
     assert {path: path.stat().st_mtime_ns for path in (folder / "round2").rglob("*") if path.is_file()} == before
     one, other = (checkpoint.load(root / "resnet50/fold1/best.safetensors")[0] for root in (made, folder / "round2"))
     assert any((one[key] != other[key]).any() for key in one)

@@ -34,11 +34,11 @@ def make(
     votes = told.probs[:2, public].argmax(2)
     spec = made.recipe.pseudo.model_copy(update={"threshold": 0.5})
     ids = [told.ids[row] for row in public]
-    chosen = pseudo_labels.select(ids, told.answers[public], votes, made.class_names, spec)
+    chosen = pseudo_labels.select(ids, told.final_probs[public], votes, made.class_names, spec)
     pseudo_labels.save(chosen, made.pseudo_path(1), 1, made.recipe.digest())
     stack(made, 2)
     stack(dataclasses.replace(made, without_pseudo=True), 2)
-    timings.note(made.times_path, 1, "predict", 7.5, 150, "windows")
+    timings.record(made.timings_path, 1, "predict", 7.5, 150, "windows")
     quarantine.record_errors(made.quarantine_path, [quarantine.AudioError("<b>.mp3", "broken after 3.0 s", 3.0)])
     return made
 
@@ -60,14 +60,14 @@ def start(folder: Path, classes: tuple[str, ...], per_class: int, labelled: bool
     return run.create(folder / "run", settings, manifest.build(listings, 3, 8), "a 'device' & more")
 
 
-def stack(made: Run, number: int) -> evaluation.Judged:
+def stack(made: Run, number: int) -> evaluation.RoundEvaluation:
     """Logs, predictions and what was judged of one round."""
     rng = np.random.default_rng([number, made.without_pseudo])
     said = {job: predict(made, job, rng) for job in made.jobs(number)}
     for job in said:
         log(made, job, rng)
     told = judge(made, number, said, rng)
-    evaluation.save(told, made.judged_path(number))
+    evaluation.save(told, made.evaluation_path(number))
     made.finish_round(number, told.scores())
     return told
 
@@ -79,11 +79,11 @@ def unsure(labels: np.ndarray, num_classes: int, rng: np.random.Generator) -> np
 
 
 def predict(made: Run, job: Job, rng: np.random.Generator) -> predictions.Predictions:
-    order = sampling.prediction_order(made, np.arange(len(made.manifest)))
-    labels = run.class_numbers(made.manifest, made.class_names)[order.tracks]
+    order = sampling.prediction_windows(made, np.arange(len(made.manifest)))
+    labels = run.class_indices(made.manifest, made.class_names)[order.tracks]
     lost, counts = np.zeros(len(made.manifest), bool), np.bincount(order.tracks)
     probs = unsure(labels, len(made.class_names), rng).astype(np.float32)
-    source = {"model": job.backbone, "fold": job.fold, "round": job.round, "recipe": made.recipe.digest()}
+    source = {"backbone": job.backbone, "fold": job.fold, "round": job.round, "recipe_digest": made.recipe.digest()}
     splits, names = tuple(made.round_splits(job.fold)), tuple(made.class_names)
     said = predictions.Predictions(made.manifest.ids, splits, lost, counts, probs, names, source)
     predictions.save(said, made.predictions_path(job))
@@ -100,10 +100,10 @@ def log(made: Run, job: Job, rng: np.random.Generator, epochs: int = 3) -> None:
 
 def judge(
     made: Run, number: int, said: dict[Job, predictions.Predictions], rng: np.random.Generator
-) -> evaluation.Judged:
+) -> evaluation.RoundEvaluation:
     spec, folds, splits = made.spec(number), made.manifest.folds, np.array(made.manifest.splits)
     rows = np.flatnonzero(np.isin(folds, spec.folds) | (splits != "train"))
-    labels = run.class_numbers(made.manifest, made.class_names)[rows]
+    labels = run.class_indices(made.manifest, made.class_names)[rows]
     networks = [
         [
             np.mean([said[Job(number, name, f)].track_probs[row] for f in _folds(spec, folds[row])], axis=0)
@@ -115,20 +115,20 @@ def judge(
     blends = {"blend": np.average(stackers, axis=0, weights=list(spec.blend.values()))}
     if len(stackers) > 1:
         blends["fitted blend"] = np.mean(stackers, axis=0)
-    return evaluation.Judged(
-        judges=(*spec.backbones, "mean", *spec.blend, *blends),
+    return evaluation.RoundEvaluation(
+        predictors=(*spec.backbones, "mean", *spec.blend, *blends),
         ids=tuple(made.manifest.ids[row] for row in rows),
         splits=tuple("validation" if splits[row] == "train" else str(splits[row]) for row in rows),
         folds=folds[rows],
         labels=labels,
-        trained=np.isin(rows, made.labelled(number)[1]),
+        pseudo_labelled=np.isin(rows, made.round_manifest(number)[1]),
         probs=np.stack([*networks, np.mean(networks, axis=0), *stackers, *blends.values()]).astype(np.float32),
         class_names=tuple(made.class_names),
-        source={
+        provenance={
             "round": number,
-            "recipe": made.recipe.digest(),
-            "pseudo": made.pseudo_digest(number),
-            "answer": "blend",
+            "recipe_digest": made.recipe.digest(),
+            "pseudo_digest": made.pseudo_digest(number),
+            "final_predictor": "blend",
             "weights": dict(spec.blend),
         },
     )

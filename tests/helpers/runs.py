@@ -38,11 +38,11 @@ def predict(run: Run, number: int, monkeypatch, **changes) -> None:
     monkeypatch.setattr(Run, "is_trained", lambda run, job: True)
     monkeypatch.setattr(dataset.Run, "is_predicted", lambda run, job: run.predictions_path(job).exists())
     size = len(run.manifest)
-    counts = np.bincount(sampling.prediction_order(run, np.arange(size)).tracks)
+    counts = np.bincount(sampling.prediction_windows(run, np.arange(size)).tracks)
     for seed, job in enumerate(run.jobs(number)):
         probs = np.random.default_rng(seed).dirichlet(np.ones(2), counts.sum()).astype(np.float32)
-        source = {"model": job.backbone, "fold": job.fold, "round": number, "recipe": run.recipe.digest()}
-        source |= {"pseudo": run.pseudo_digest(number), "checkpoint": "x", **changes}
+        source = {"backbone": job.backbone, "fold": job.fold, "round": number, "recipe_digest": run.recipe.digest()}
+        source |= {"pseudo_digest": run.pseudo_digest(number), "checkpoint_digest": "x", **changes}
         lost, splits = np.arange(size) == 5, tuple(run.round_splits(job.fold))
         own = Predictions(run.manifest.ids, splits, lost, counts, probs, ("a", "b"), source)
         predictions.save(own, run.predictions_path(job))

@@ -8,7 +8,7 @@ from melgpu.data.targets import Targets
 from melgpu.recipe import load_recipe
 from melgpu.training import loop
 
-FRONT_END = {"engine": "fft", "device": "cpu", "max_db": 0.0, "mean_db": 0.0, "picture": [0.5] * 432}
+PARITY = {"engine": "fft", "device": "cpu", "max_db": 0.0, "mean_db": 0.0, "picture": [0.5] * 432}
 
 DEMO = load_recipe(["demo"], ["optim.precision='float32'", "optim.max_epochs=4", "optim.batch_size=4"])
 

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from melgpu.errors import InputError
 from melgpu.models import checkpoint, classifier
 from melgpu.recipe import Recipe, load_recipe
-from tests.helpers.training import FRONT_END
+from tests.helpers.training import PARITY
 
 SCRATCH = load_recipe(["scratch"])
 
@@ -22,11 +22,11 @@ def with_weights(folder) -> Recipe:
 def said(*overrides: str, **changes) -> dict:
     """What a network's checkpoint says of itself."""
     settings = load_recipe(["demo"], list(overrides))
-    metadata = {"round": 1, "backbone": "resnet50", "fold": 0, "class_names": ["a", "b", "c"], "front_end": FRONT_END}
+    metadata = {"round": 1, "backbone": "resnet50", "fold": 0, "class_names": ["a", "b", "c"], "parity": PARITY}
     metadata |= {
         "recipe": json.loads(settings.to_json()),
-        "digest": settings.digest(),
-        "pseudo": "none",
+        "recipe_digest": settings.digest(),
+        "pseudo_digest": "none",
         "scores": {"loss": 0.5},
     }
     return metadata | {"environment": {"python": "3", "packages": {}, "git_commit": None}} | changes
@@ -73,7 +73,7 @@ def test_the_layout_changes_speed_only(tmp_path):
     checkpoint.save(tmp_path / "x.safetensors", first.state_dict(), {})
     checkpoint.load_into(second, checkpoint.load(tmp_path / "x.safetensors")[0], tmp_path)
     torch.testing.assert_close(second(images), logits, atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(second.lay_out(True)(images), logits, atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(second.set_memory_format(True)(images), logits, atol=1e-6, rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", classifier.BACKBONES)
@@ -190,15 +190,15 @@ def test_a_checkpoint_that_claims_the_impossible_is_refused_before_a_network_is_
         {"fold": "x"},
         {"fold": -1},
         {"round": True},
-        {"digest": None},
-        {"pseudo": 3},
+        {"recipe_digest": None},
+        {"pseudo_digest": 3},
         {"recipe": []},
         {"scores": {"loss": "low"}},
         {"environment": {}},
-        {"front_end": 3},
-        {"front_end": {}},
-        {"front_end": {**FRONT_END, "picture": ["black"]}},
-        {"front_end": {**FRONT_END, "picture": [float("nan")] * 432}},
+        {"parity": 3},
+        {"parity": {}},
+        {"parity": {**PARITY, "picture": ["black"]}},
+        {"parity": {**PARITY, "picture": [float("nan")] * 432}},
     ):
         checkpoint.save(tmp_path / "x", {}, said(**change))
         (name,) = change
@@ -245,7 +245,7 @@ def test_a_front_end_that_learns_is_trained_and_saved_with_its_network(tmp_path,
 def test_a_front_end_that_learns_is_averaged_and_frozen_with_its_network(trainable):
     settings = load_recipe(["demo"], [f"mel.trainable='{trainable}'", "mel.engine='nnaudio'"])
     model = classifier.build("resnet50", 3, settings)
-    average = classifier.averaged(model, 0.9).module
+    average = classifier.make_ema(model, 0.9).module
     waves = torch.randn(1, 66_150, generator=torch.Generator().manual_seed(0))
     assert torch.equal(average.front_end(waves), model.front_end(waves))
     model.freeze_body(True)
@@ -268,7 +268,7 @@ def test_any_network_of_timm_by_its_name():
             assert model(torch.rand(1, 1, 96, 96).expand(-1, 3, -1, -1)).shape == (1, 3), name
     for wrong, near in (("resnet_50", "resnet50"), ("hf-hub:someone/model", ""), ("local-dir:x", ""), ("../x", "")):
         with pytest.raises(InputError, match=f"there is no network {re.escape(wrong)}.*{near}"):
-            classifier.find(wrong)
+            classifier.find_backbone(wrong)
 
 
 @pytest.mark.parametrize("name", ["densenet169", "inception_v3", "test_vit"])
@@ -276,7 +276,7 @@ def test_first_layers_learn_at_their_share_of_the_rate(name):
     model = classifier.build(name, 3, load_recipe(["scratch"], ["mel.image_size=96"]))
     groups = classifier.parameter_groups(model, False, 0.05, 0.1)
     assert sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
-    shares = {id(p): group["share"] for group in groups for p in group["params"]}
+    shares = {id(p): group["lr_scale"] for group in groups for p in group["params"]}
     names = {n: shares[id(p)] for n, p in model.named_parameters()}
     body = [share for n, share in names.items() if n.startswith("body.")]
     assert min(body) == pytest.approx(0.1)
@@ -290,7 +290,7 @@ def test_first_layers_learn_at_their_share_of_the_rate(name):
 
 def test_an_average_follows_its_network():
     model = classifier.build("test_efficientnet", 3, SCRATCH)
-    average = classifier.averaged(model, 0.9)
+    average = classifier.make_ema(model, 0.9)
     before = average.module.head[0].weight.clone()
     with torch.no_grad():
         model.head[0].weight += 1
@@ -303,8 +303,8 @@ def test_an_average_follows_its_network():
 def test_networks_that_see_no_pictures_are_refused_before_training():
     settings = load_recipe(["scratch"], ["mel.image_size=96"])
     for name in ("resnet10t", "mobilenetv3_small_050", "resnet50"):
-        classifier.try_out(name, settings)
+        classifier.check_forward(name, settings)
     with pytest.raises(InputError, match="no network resnet50"):
-        classifier.try_out("resnet50.nonsense", settings)
+        classifier.check_forward("resnet50.nonsense", settings)
     with pytest.raises(InputError, match="deit_tiny_distilled_patch16_224: this network cannot be used here"):
-        classifier.try_out("deit_tiny_distilled_patch16_224", settings)
+        classifier.check_forward("deit_tiny_distilled_patch16_224", settings)

@@ -33,7 +33,7 @@ def test_without_stacks_networks_are_averaged(small):
     probs = np.random.default_rng(0).dirichlet(np.ones(2), size=(4, 5))
     np.testing.assert_allclose(judge({}, [0, 0, 1, 1], small).combine(probs), probs.mean(0))
     stacked = judge({(0, 1): Chooser(2, 2, {})}, [0, 0, 1, 1], small)
-    np.testing.assert_allclose(replace(stacked, answer="mean").combine(probs), probs.mean(0))
+    np.testing.assert_allclose(replace(stacked, final_predictor="mean").combine(probs), probs.mean(0))
 
 
 def test_an_untrained_run_says_so(made):
@@ -43,7 +43,7 @@ def test_an_untrained_run_says_so(made):
 
 def test_checkpoints_of_another_job_or_run_are_refused(made, monkeypatch):
     jobs = made.jobs(1)
-    said = {"class_names": made.class_names, "digest": made.recipe.digest(), "pseudo": "none"}
+    said = {"class_names": made.class_names, "recipe_digest": made.recipe.digest(), "pseudo_digest": "none"}
     own = [{**asdict(job), **said} for job in jobs]
     monkeypatch.setattr(ensemble.classifier, "load", lambda path: (None, own[jobs_at.index(path)]))
     jobs_at = [made.checkpoint(job) for job in jobs]
@@ -51,10 +51,10 @@ def test_checkpoints_of_another_job_or_run_are_refused(made, monkeypatch):
     for key, other in (
         ("class_names", ["b", "a"]),
         ("backbone", "xception"),
-        ("digest", "0"),
+        ("recipe_digest", "0"),
         ("fold", 1),
         ("round", 2),
-        ("pseudo", "0a"),
+        ("pseudo_digest", "0a"),
     ):
         before, own[1] = own[1], {**own[1], key: other}
         with pytest.raises(InputError, match=rf"{jobs_at[1]}: of another {key} than its run's"):
@@ -70,14 +70,14 @@ def cnn_stack(num_models: int, weights: dict[str, float]) -> Stack:
 def test_stacks_of_another_fold_or_run_are_refused(made):
     path, stack = made.stack_path(1, (0,)), cnn_stack(2, {"cnn": 1.0})
     metadata = {"round": 1, "folds": [0], "models": list(made.spec(1).backbones), "class_names": made.class_names}
-    metadata |= {"digest": made.recipe.digest(), "pseudo": "none"}
+    metadata |= {"recipe_digest": made.recipe.digest(), "pseudo_digest": "none"}
     save_stack(stack, path, metadata)
     assert ensemble._load_stack(made, 1, (0,)).weights == {"cnn": 1.0}
     for wrong, change, reason in (
         (stack, {"models": metadata["models"][::-1]}, "of another models"),
         (stack, {"class_names": ["b", "a"]}, "of another class_names"),
         (stack, {"folds": [1]}, "of another folds"),
-        (stack, {"pseudo": "0a"}, "of another pseudo"),
+        (stack, {"pseudo_digest": "0a"}, "of another pseudo"),
         (cnn_stack(3, {"cnn": 1.0}), {}, "other numbers of networks and classes"),
         (cnn_stack(2, {"cnn": 0.5}), {}, "blends {'cnn': 0.5}, not {'cnn': 1.0}"),
     ):

@@ -10,7 +10,7 @@ from melgpu.prediction import music
 def test_a_table_of_the_likeliest_classes(screen):
     text = screen(False)
     probs = np.array([[0.1, 0.6, 0.05, 0.25]])
-    console.show(music.answer_table(["[a].mp3"], probs, ["p", "q", "r", "[s]"], [False]))
+    console.show(music.prediction_table(["[a].mp3"], probs, ["p", "q", "r", "[s]"], [False]))
     for part in ("[a].mp3", "q 60%", "[s] 25%", "p 10%"):
         assert part in text.getvalue(), text.getvalue()
     assert "r 5%" not in text.getvalue()
@@ -18,7 +18,7 @@ def test_a_table_of_the_likeliest_classes(screen):
 
 def test_what_was_not_heard_is_said(screen):
     text, probs = screen(False), np.array([[0.1, 0.9], [0.5, 0.5]])
-    console.show(music.answer_table(["https://x.org/a.mp3", "/b/c.mp3"], probs, ["p", "q"], [False, True]))
+    console.show(music.prediction_table(["https://x.org/a.mp3", "/b/c.mp3"], probs, ["p", "q"], [False, True]))
     assert "https://x.org/a.mp3" in text.getvalue()
     assert "c.mp3" in text.getvalue()
     assert "not readable" in text.getvalue()
@@ -27,11 +27,13 @@ def test_what_was_not_heard_is_said(screen):
 
 def test_answers(tmp_path):
     flaws = {"b.mp3": AudioError("b.mp3", "empty", 0.0)}
-    music.write_answers(tmp_path / "a.csv", ["a.mp3", "b.mp3"], np.array([[0.1, 0.9], [0.5, 0.5]]), ["p", "q"], flaws)
+    music.write_predictions(
+        tmp_path / "a.csv", ["a.mp3", "b.mp3"], np.array([[0.1, 0.9], [0.5, 0.5]]), ["p", "q"], flaws
+    )
     rows = (tmp_path / "a.csv").read_text().split()
     assert rows == ["file,p,q,error", "a.mp3,0.100000,0.900000,", "b.mp3,,,empty"]
-    music.refuse_foreign(tmp_path / "a.csv")  # its own may be replaced
-    music.refuse_foreign(tmp_path / "absent.csv")
+    music.check_replaceable(tmp_path / "a.csv")  # its own may be replaced
+    music.check_replaceable(tmp_path / "absent.csv")
 
 
 def test_nothing_foreign_is_replaced(tmp_path):
@@ -40,6 +42,6 @@ def test_nothing_foreign_is_replaced(tmp_path):
     (tmp_path / "empty").touch()
     for name in ("labels.csv", "song.mp3", "empty"):
         with pytest.raises(InputError, match=f"{name}: not an earlier result of this script, which alone --out may"):
-            music.refuse_foreign(tmp_path / name)
+            music.check_replaceable(tmp_path / name)
     with pytest.raises(InputError, match="a folder; name a file in it"):
-        music.refuse_foreign(tmp_path)
+        music.check_replaceable(tmp_path)

@@ -8,7 +8,7 @@ import torch
 from melgpu.data import windows
 from melgpu.data.loader import WindowLoader
 from melgpu.prediction import predictor
-from melgpu.prediction.resume_log import Answers, Journal
+from melgpu.prediction.resume_log import BatchPredictions, ResumeLog
 from melgpu.recipe import load_recipe
 from tests.helpers import write_audio
 from tests.helpers.training import Corner
@@ -23,7 +23,7 @@ GUARDED = SETTINGS.model_copy(
 class Network(Corner):
     front_end = None
 
-    def lay_out(self, channels_last):
+    def set_memory_format(self, channels_last):
         return self
 
 
@@ -31,7 +31,7 @@ class Network(Corner):
 def networks(monkeypatch):
     """Two networks that count how often they are asked; their checkpoints fit any front end."""
     monkeypatch.setattr(predictor.parity, "check_same_pictures", lambda *args: None)
-    metadata = {"front_end": {}, "backbone": "corner", "fold": 0}
+    metadata = {"parity": {}, "backbone": "corner", "fold": 0}
     return [(Network(), metadata), (Network(), metadata)]
 
 
@@ -45,8 +45,8 @@ def listen(networks, names, path, stop=None):
     """Probabilities (K, W, C), heard (W,), flaws; `stop` ends it after so many batches, as a kill would."""
     order = windows.prediction_windows(np.arange(5), np.zeros(5, bool), SETTINGS.audio, SETTINGS.windows)
     probs, heard = np.full((2, 15, 3), np.nan, np.float32), np.zeros(15, bool)
-    with WindowLoader(names, GUARDED.audio, GUARDED.loader, CPU) as stream, Journal(path, {"x": 1}) as journal:
-        answered = predictor.listen(networks, GUARDED, stream, order, journal, "listening")
+    with WindowLoader(names, GUARDED.audio, GUARDED.loader, CPU) as stream, ResumeLog(path, {"x": 1}) as journal:
+        answered = predictor.predict_windows(networks, GUARDED, stream, order, journal, "listening")
         for part, answers in itertools.islice(answered, stop):
             probs[:, part], heard[part] = answers.probs, answers.valid
         return probs, heard, dict(stream.errors)
@@ -76,10 +76,10 @@ def test_what_was_known_of_a_file_is_not_forgotten_with_a_batch_that_is_heard_ag
     (tmp_path / "4.flac").write_bytes(data[: len(data) // 2])  # met while the batches before it were made
     expected = listen(networks, names, tmp_path / "whole")
     assert {Path(path).name for path in expected[2]} == {"2.wav", "4.flac"}
-    with Journal(tmp_path / "cut", {"x": 1}) as journal:
+    with ResumeLog(tmp_path / "cut", {"x": 1}) as journal:
         flaw = expected[2][names[4]]
-        journal.add(Answers(4, expected[0][:, 4:8], np.array([True, True, False, False]), [flaw]))
-        journal.add(Answers(12, expected[0][:, 12:], np.ones(3, bool), []))
+        journal.add(BatchPredictions(4, expected[0][:, 4:8], np.array([True, True, False, False]), [flaw]))
+        journal.add(BatchPredictions(12, expected[0][:, 12:], np.ones(3, bool), []))
     resumed = listen(networks, names, tmp_path / "cut")
     np.testing.assert_array_equal(resumed[0], expected[0])
     assert resumed[2] == expected[2]
@@ -99,9 +99,9 @@ def test_a_file_that_is_well_again_is_heard(networks, tmp_path):
 
 def test_files_that_changed_are_heard_again(tmp_path):
     path = write_audio(tmp_path / "a.wav", 2)
-    before = predictor._stamp(str(path))
-    assert predictor._stamp(str(path)) == before
+    before = predictor._file_signature(str(path))
+    assert predictor._file_signature(str(path)) == before
     write_audio(path, 3)
-    assert predictor._stamp(str(path)) != before
-    assert predictor._stamp("https://x.org/a.mp3") == ["https://x.org/a.mp3"]
-    assert predictor._stamp(str(tmp_path / "absent")) == [str(tmp_path / "absent")]
+    assert predictor._file_signature(str(path)) != before
+    assert predictor._file_signature("https://x.org/a.mp3") == ["https://x.org/a.mp3"]
+    assert predictor._file_signature(str(tmp_path / "absent")) == [str(tmp_path / "absent")]

@@ -3,35 +3,35 @@ import pytest
 
 from melgpu.audio.quarantine import AudioError
 from melgpu.errors import InputError
-from melgpu.prediction.resume_log import Answers, Journal
+from melgpu.prediction.resume_log import BatchPredictions, ResumeLog
 
 ABOUT = {"checkpoints": ["a", "b"], "tracks": 3}
 
 
-def answers(number: int, size: int = 4) -> Answers:
+def answers(number: int, size: int = 4) -> BatchPredictions:
     rng = np.random.default_rng(number)
     flaws = [AudioError(f"é{number}.mp3", "cut\noff", 1.5)] if number % 2 else []
-    return Answers(4 * number, rng.random((2, size, 3), np.float32), rng.random(size) < 0.5, flaws)
+    return BatchPredictions(4 * number, rng.random((2, size, 3), np.float32), rng.random(size) < 0.5, flaws)
 
 
 def write(path, count: int) -> None:
-    with Journal(path, ABOUT) as journal:
-        have = len(list(journal.kept()))
+    with ResumeLog(path, ABOUT) as journal:
+        have = len(list(journal.saved_batches()))
         for number in range(have, count):
             journal.add(answers(number, 4 if number < 4 else 1))
 
 
-def check(kept: list[Answers]) -> None:
+def check(kept: list[BatchPredictions]) -> None:
     for number, one in enumerate(kept):
         expected = answers(number, 4 if number < 4 else 1)
         np.testing.assert_array_equal(one.probs, expected.probs)
         np.testing.assert_array_equal(one.valid, expected.valid)
-        assert (one.place, one.errors) == (expected.place, expected.errors)
+        assert (one.start, one.errors) == (expected.start, expected.errors)
 
 
-def kept(path) -> list[Answers]:
-    with Journal(path, ABOUT) as journal:
-        return list(journal.kept())
+def kept(path) -> list[BatchPredictions]:
+    with ResumeLog(path, ABOUT) as journal:
+        return list(journal.saved_batches())
 
 
 def test_what_was_added_is_there_again(tmp_path):
@@ -67,14 +67,14 @@ def test_a_flipped_bit_ends_what_is_believed(tmp_path):
 
 def test_answers_of_something_else_are_not_taken(tmp_path):
     write(tmp_path / "j", 5)
-    with Journal(tmp_path / "j", {**ABOUT, "tracks": 4}) as journal:
-        assert list(journal.kept()) == []
+    with ResumeLog(tmp_path / "j", {**ABOUT, "tracks": 4}) as journal:
+        assert list(journal.saved_batches()) == []
     assert kept(tmp_path / "j") == []
 
 
 def test_one_process_at_a_time(tmp_path):
-    with Journal(tmp_path / "j", ABOUT), pytest.raises(InputError, match="another process is predicting this"):
-        Journal(tmp_path / "j", ABOUT)
+    with ResumeLog(tmp_path / "j", ABOUT), pytest.raises(InputError, match="another process is predicting this"):
+        ResumeLog(tmp_path / "j", ABOUT)
     assert kept(tmp_path / "j") == []
 
 

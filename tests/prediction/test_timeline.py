@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from melgpu.audio.decode import conform, decode
-from melgpu.prediction.timeline import Timeline, cut, expected_windows
+from melgpu.prediction.timeline import Timeline, cut_windows, expected_windows
 from melgpu.recipe import AudioSpec, WindowSpec, load_recipe
 from tests.helpers import write_audio
 
@@ -33,7 +33,7 @@ def test_windows_cover_a_wave_that_comes_in_any_blocks(sizes, window, hop):
     length = sum(sizes)
     wave = np.arange(length, dtype=np.float32)
     blocks = np.split(wave, np.cumsum(sizes))
-    found = list(cut(blocks, window, hop))
+    found = list(cut_windows(blocks, window, hop))
     starts = [start for start, _ in found]
     if not length:
         assert not found

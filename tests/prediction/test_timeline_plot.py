@@ -49,7 +49,7 @@ def test_columns_stand_for_the_middles_of_windows():
 def test_more_windows_than_pixels_are_averaged():
     probs = random_probs(9_000, 3)
     edges, means = timeline_plot.columns(spans(9_000), probs)
-    assert means.shape == (timeline_plot.MOST_COLUMNS, 3)
+    assert means.shape == (timeline_plot.MAX_COLUMNS, 3)
     assert (edges[0], edges[-1]) == (0, 90_010)
     assert (np.diff(edges) > 0).all()
     np.testing.assert_allclose(means[7], probs[42:48].mean(0))

@@ -110,9 +110,9 @@ def test_names_are_shown_as_they_are_and_escaped(text, read, shown):
 
 
 def test_scores_are_those_of_the_tracks(read, shown):
-    told = evaluation.load(shown.judged_path(2))
-    names = {name: analysis.NAMES.get(name, name) for name in told.judges}
-    for judge, probs in zip(told.judges, told.probs, strict=True):
+    told = evaluation.load(shown.evaluation_path(2))
+    names = {name: analysis.PREDICTOR_NAMES.get(name, name) for name in told.predictors}
+    for judge, probs in zip(told.predictors, told.probs, strict=True):
         row = read.row("scores", names[judge])
         for split, cells in zip(SPLITS, zip(row[1::2], row[2::2], strict=True), strict=True):
             right = [p.argmax() == k for p, k, s in zip(probs, told.labels, told.splits, strict=True) if s == split]
@@ -133,7 +133,7 @@ def test_scores_are_those_of_the_tracks(read, shown):
 
 
 def test_folds_show_tracks_and_windows(read, shown):
-    scores = analysis.fold_scores(analysis.chapters(shown)[0])
+    scores = analysis.fold_scores(analysis.round_results(shown)[0])
     rows = [[" ".join(cell.split()) for cell in row] for row in read.rows["scores"]]
     for judge in ("resnet50", "mean"):
         cells = [
@@ -141,20 +141,20 @@ def test_folds_show_tracks_and_windows(read, shown):
             for tracks, windows in scores[judge].values()
             for cell in (f"{100 * tracks:.1f}", "" if windows is None else f"{100 * windows:.1f}")
         ]
-        assert [analysis.NAMES.get(judge, judge), *cells] in rows
+        assert [analysis.PREDICTOR_NAMES.get(judge, judge), *cells] in rows
 
 
 def test_pseudo_labels_and_what_they_changed(read, shown):
-    for one in analysis.pseudo_classes(shown, 1):
+    for one in analysis.pseudo_label_counts(shown, 1):
         row = read.row("pseudo", one.name)
         assert row[1] == str(one.count)
         assert row[-1] == (f"{one.right} of {one.known}" if one.known else "")
-    after, before, _ = analysis.chapters(shown)
-    gains = analysis.compare(before.judged, after.judged)["blend"]
-    row = read.row("pseudo", analysis.NAMES["blend"])
+    after, before, _ = analysis.round_results(shown)
+    gains = analysis.compare(before.evaluation, after.evaluation)["blend"]
+    row = read.row("pseudo", analysis.PREDICTOR_NAMES["blend"])
     for gain, change, difference in zip(gains.values(), row[1::2], row[2::2], strict=True):
         assert change == f"{100 * gain.before:.1f} → {100 * gain.after:.1f}"
-        assert difference.endswith(summary.chance(gain.gain, gain.p))
+        assert difference.endswith(summary.significance(gain.gain, gain.p))
 
 
 def test_the_rules_of_pseudo_labels_are_told(shown, read):
@@ -169,35 +169,35 @@ def test_the_rules_of_pseudo_labels_are_told(shown, read):
 
 
 def test_classes_and_calibration_of_each_split(read, shown):
-    told = evaluation.load(shown.judged_path(2))
+    told = evaluation.load(shown.evaluation_path(2))
     for split in SPLITS:
         rows = told.rows(split)
-        right = told.answers[rows].argmax(1) == told.labels[rows]
+        right = told.final_probs[rows].argmax(1) == told.labels[rows]
         assert f"{summary.SPLIT_NAMES[split]}, {len(rows)} tracks" in read.said("classes")
-        error = calibration_curve(told.answers[rows], told.labels[rows]).error
+        error = calibration_curve(told.final_probs[rows], told.labels[rows]).error
         assert f"The mean gap between sure and right is {100 * error:.1f} points" in read.said("trust")
         for number, name in enumerate(shown.class_names):
             own = told.labels[rows] == number
             assert f"{right[own].sum()} of {own.sum()}" in read.said("classes")
-            counts = [str(np.sum(told.answers[rows][own].argmax(1) == k)) for k in range(3)]
+            counts = [str(np.sum(told.final_probs[rows][own].argmax(1) == k)) for k in range(3)]
             assert [f"{number + 1}{name}", *counts] in [
                 ["".join(cell.split("\n")) for cell in row] for row in read.rows["classes"]
             ]
 
 
 def test_the_worst_mistakes_are_shown_in_order(read, shown):
-    worst = error_analysis.worst(evaluation.load(shown.judged_path(2)))
-    assert re.findall(r"(\w+\.wav) ", read.said("mistakes")) == [mistake.id for mistake in worst]
-    windows = error_analysis.windows(shown, 2, worst)
-    starts = re.findall(r"(\d:\d\d) to", read.said("mistakes"))
+    worst = error_analysis.worst_errors(evaluation.load(shown.evaluation_path(2)))
+    assert re.findall(r"(\w+\.wav) ", read.said("errors")) == [mistake.id for mistake in worst]
+    windows = error_analysis.worst_windows(shown, 2, worst)
+    starts = re.findall(r"(\d:\d\d) to", read.said("errors"))
     assert starts == [duration(window.start_s) for window in windows]
     assert read.tags.count("audio") == len(worst)
 
 
 def test_time_is_told_network_by_network(read, shown):
-    for chapter in analysis.chapters(shown):
-        for name, own in analysis.logs(chapter.run, chapter.number).items():
-            one = analysis.spent(shown, name, own)
+    for chapter in analysis.round_results(shown):
+        for name, own in analysis.training_logs(chapter.run, chapter.number).items():
+            one = analysis.training_time(shown, name, own)
             rows = [row[:4] for row in read.rows["time"]]
             assert [name, str(one.networks), str(one.epochs), duration(one.total_s)] in rows
     assert read.row("time", "predict")[1:5] == ["1", "0:08", "150 windows", "20.0"]
@@ -231,13 +231,13 @@ def test_after_round_1_it_shows_what_is_there(tmp_path):
 def test_labels_that_nobody_knows_are_no_scores(tmp_path):
     made = report_run.make(tmp_path, labelled=False, audio=False)
     for number in (1, 2):
-        path = made.judged_path(number)
+        path = made.evaluation_path(number)
         told = evaluation.load(path)
         evaluation.save(replace(told, labels=np.full(len(told.labels), -1)), path)
     read = Page(html.render(made, NOW))
     assert read.unbalanced == read.open == []
     assert "nothing can be said about right and wrong" in read.said("header")
-    assert "No labels are known" in read.said("mistakes")
+    assert "No labels are known" in read.said("errors")
     assert "rightly" not in read.said("pseudo")
 
 
@@ -246,7 +246,7 @@ def test_without_the_predictions_all_but_the_mistakes_is_shown(tmp_path):
     shutil.rmtree(made.predictions_folder(2))
     read = Page(html.render(made, NOW))
     assert read.unbalanced == read.open == []
-    assert "predictions were deleted" in read.said("mistakes")
+    assert "predictions were deleted" in read.said("errors")
     assert "validation, 8 tracks" in read.said("scores")
 
 
@@ -261,12 +261,12 @@ def test_many_classes_are_told_by_their_confusions(tmp_path):
     read = Page(html.render(made, NOW))
     assert read.unbalanced == read.open == []
     assert "All answers" not in read.said("classes")
-    told = evaluation.load(made.judged_path(2))
-    table = analysis.counts(analysis.chapters(made)[0], "validation")
-    truth, answer = next(analysis.confused(table, 1))
+    told = evaluation.load(made.evaluation_path(2))
+    table = analysis.confusion_matrix(analysis.round_results(made)[0], "validation")
+    truth, answer = next(analysis.most_confused(table, 1))
     pair = f"class {truth} taken for class {answer}: {table[truth, answer]} of {table[truth].sum()}"
     assert pair in read.said("classes")
-    assert "No such file" in read.said("mistakes")
+    assert "No such file" in read.said("errors")
     assert len(told.class_names) == 30
 
 
@@ -275,8 +275,8 @@ def test_damaged_files_are_named(shown, name):
     path = {
         "log": shown.job_folder(shown.jobs(2)[0]) / "log.csv",
         "predictions": shown.predictions_path(shown.jobs(2)[0]),
-        "times": shown.times_path,
-        "judged": shown.judged_path(1),
+        "times": shown.timings_path,
+        "judged": shown.evaluation_path(1),
     }[name]
     kept = path.read_bytes()
     path.write_bytes(b"damaged")

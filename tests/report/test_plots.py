@@ -59,7 +59,7 @@ def test_one_epoch_is_drawn_too_and_letters_are_the_readers():
 def test_calibration_is_drawn_with_its_counts():
     probs = np.random.default_rng(0).dirichlet(np.ones(3), 200)
     found = calibration_curve(probs, probs.argmax(1) * (np.arange(200) % 3 > 0))
-    picture = svg(plots.reliability(found))
+    picture = svg(plots.reliability_diagram(found))
     assert letters(picture)[-len(found.counts) - 1 :] == [*map(str, found.counts), "answers"]
 
 
@@ -70,7 +70,7 @@ def test_the_same_figure_is_the_same_text():
 def test_windows_keep_their_orientation_and_colours():
     shades = np.zeros((80, 80))
     shades[0, 79] = 1  # the highest frequency at the end
-    head, data = plots.window(shades).split(",")
+    head, data = plots.window_picture(shades).split(",")
     picture = matplotlib.image.imread(io.BytesIO(base64.b64decode(data)), format="png")
     assert head == "data:image/png;base64"
     assert picture.shape[:2] == (80, 80)

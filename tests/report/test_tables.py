@@ -4,8 +4,8 @@ from melgpu.report import tables
 
 def test_a_table_of_scores(screen):
     text = screen(False)
-    half = {"accuracy": 0.5, "interval": (0.24, 0.76), "tracks": 10, "trained_on": 6}
-    quarter = {"accuracy": 0.25, "interval": (0.0, 0.75), "tracks": 4, "trained_on": 0}
+    half = {"accuracy": 0.5, "interval": (0.24, 0.76), "tracks": 10, "pseudo_labelled": 6}
+    quarter = {"accuracy": 0.25, "interval": (0.0, 0.75), "tracks": 4, "pseudo_labelled": 0}
     scores = {"resnet50": {"validation": half}, "blend [x]": {"validation": half, "public": quarter}}
     console.show(tables.score_table("Round 1", scores))
     for part in ("0.500", "0.24-0.76", "10 tracks", "4 tracks", "6 trained on", "0.250", "blend [x]"):
@@ -20,8 +20,11 @@ def test_gains_are_told_with_their_interval():
 
 
 def test_doubts_are_said_where_the_mean_is_better():
-    assert tables.doubt_line("blend", {"blend": {"validation": {"gain": 0.0, "tracks": 6}}}) is None
-    assert tables.doubt_line("blend", {"blend": {}}) is None
-    assert tables.doubt_line("mean", {"mean": {"validation": {"gain": 0.0, "tracks": 6}}}) is None
-    told = tables.doubt_line("blend", {"blend": {"validation": {"gain": -0.1, "tracks": 6}}})
-    assert "more often than the blend: 6 may be too few to stack. A new run with --set stacking.answer=mean" in told
+    assert tables.stacking_warning("blend", {"blend": {"validation": {"gain": 0.0, "tracks": 6}}}) is None
+    assert tables.stacking_warning("blend", {"blend": {}}) is None
+    assert tables.stacking_warning("mean", {"mean": {"validation": {"gain": 0.0, "tracks": 6}}}) is None
+    told = tables.stacking_warning("blend", {"blend": {"validation": {"gain": -0.1, "tracks": 6}}})
+    assert (
+        "more often than the blend: 6 may be too few to stack. A new run with --set stacking.final_predictor=mean"
+        in told
+    )

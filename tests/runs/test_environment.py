@@ -21,20 +21,20 @@ def test_it_names_the_packages_the_device_and_the_commit():
 
 def test_a_stamp_names_what_speeds_depend_on():
     device = torch.device("cpu")
-    stamp = environment.stamp(device)
+    stamp = environment.tuning_signature(device)
     assert stamp.startswith(environment.device_name(device))
     assert f"torch {metadata.version('torch')}" in stamp
-    assert environment.driver(device) == ""
+    assert environment.driver_version(device) == ""
 
 
 def test_settings_tuned_elsewhere_are_told():
     device = torch.device("cpu")
-    assert environment.moved("", device) is None
-    assert environment.moved(environment.stamp(device), device) is None
-    assert "were tuned on a GPU of last year; this is" in environment.moved("a GPU of last year", device)
+    assert environment.tuning_mismatch("", device) is None
+    assert environment.tuning_mismatch(environment.tuning_signature(device), device) is None
+    assert "were tuned on a GPU of last year; this is" in environment.tuning_mismatch("a GPU of last year", device)
 
 
 def test_both_kinds_of_driver_tell_their_version():
-    assert environment.driver_in(OPEN) == "570.124.06"
-    assert environment.driver_in(CLOSED) == "535.104.05"
-    assert environment.driver_in("GCC version:  gcc version 12.3.0\n") == ""
+    assert environment.parse_driver_version(OPEN) == "570.124.06"
+    assert environment.parse_driver_version(CLOSED) == "535.104.05"
+    assert environment.parse_driver_version("GCC version:  gcc version 12.3.0\n") == ""

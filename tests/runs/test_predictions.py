@@ -12,12 +12,19 @@ from melgpu.errors import InputError
 from melgpu.runs import predictions
 from melgpu.runs.predictions import Predictions
 
-WANTED = {"round": 1, "fold": 0, "recipe": "abc", "pseudo": "none"}
+WANTED = {"round": 1, "fold": 0, "recipe_digest": "abc", "pseudo_digest": "none"}
 
 
 def made(model="resnet50", **changes) -> Predictions:
     probs = np.random.default_rng(len(model)).dirichlet(np.ones(3), size=6).astype(np.float32)
-    source = {"model": model, "fold": 0, "round": 1, "recipe": "abc", "pseudo": "none", "checkpoint": "def"}
+    source = {
+        "backbone": model,
+        "fold": 0,
+        "round": 1,
+        "recipe_digest": "abc",
+        "pseudo_digest": "none",
+        "checkpoint_digest": "def",
+    }
     lost, num_windows = np.array([False, False, True]), np.array([2, 1, 3])
     base = Predictions(
         ("b.mp3", "a.mp3", "ü.ogg"), ("train", "valid", "public"), lost, num_windows, probs, ("x", "y", "z"), source
@@ -52,11 +59,11 @@ def test_tracks_are_found_by_id_and_split():
 def test_round_trip(tmp_path):
     predictions.save(made(), tmp_path / "x.npz")
     again = predictions.load(tmp_path / "x.npz")
-    assert (again.ids, again.splits, again.class_names, again.source) == (
+    assert (again.ids, again.splits, again.class_names, again.provenance) == (
         made().ids,
         made().splits,
         made().class_names,
-        made().source,
+        made().provenance,
     )
     np.testing.assert_array_equal(again.probs, made().probs)
     np.testing.assert_array_equal(again.num_windows, made().num_windows)
@@ -102,9 +109,9 @@ def arrays(path, **changes) -> dict:
         ({"num_windows": np.array([7, -2, 1])}, "windows of the tracks"),
         ({"num_windows": np.array([2**62, 2**62, 2**63 + 6], np.uint64).view(np.int64)}, "windows of the tracks"),
         ({"num_windows": np.array([2.0, 1.0, 3.0])}, "num_windows has another dtype or shape"),
-        ({"source": np.array("[]")}, "does not say what made it"),
-        ({"source": np.array("[" * 100_000)}, "recursion"),
-        ({"source": np.array(3)}, "source has another dtype or shape"),
+        ({"provenance": np.array("[]")}, "does not say what made it"),
+        ({"provenance": np.array("[" * 100_000)}, "recursion"),
+        ({"provenance": np.array(3)}, "provenance has another dtype or shape"),
         ({"splits": np.zeros(30_000_000)}, "a small file of huge arrays"),
     ],
 )
@@ -153,7 +160,7 @@ def test_any_cut_and_any_changed_bit_is_refused_or_of_no_meaning(tmp_path_factor
     path.write_bytes(content)
     with contextlib.suppress(InputError):
         again = predictions.load(path)
-        assert (again.ids, again.source) == (made().ids, made().source)
+        assert (again.ids, again.provenance) == (made().ids, made().provenance)
         np.testing.assert_array_equal(again.probs, made().probs)
 
 
@@ -170,10 +177,13 @@ def test_models_are_aligned():
         (made("x", ids=("b.mp3", "a.mp3", "c.mp3")), "lacks 1 tracks (ü.ogg); has unknown 1 tracks (c.mp3)"),
         (made("x", class_names=("x", "y", "Z")), "its classes are x, y, Z, not x, y, z"),
         (made("x", splits=("valid", "valid", "public")), "was trained on other tracks than resnet50"),
-        (made("x", source={**made().source, "recipe": "other"}), "made with recipe other, not abc"),
-        (made("x", source={**made().source, "fold": 3}), "made with fold 3, not 0"),
-        (made("x", source={**made().source, "round": 2}), "made with round 2, not 1"),
-        (made("x", source={**made().source, "pseudo": "0a"}), "made with pseudo 0a, not none"),
+        (
+            made("x", provenance={**made().provenance, "recipe_digest": "other"}),
+            "made with recipe_digest other, not abc",
+        ),
+        (made("x", provenance={**made().provenance, "fold": 3}), "made with fold 3, not 0"),
+        (made("x", provenance={**made().provenance, "round": 2}), "made with round 2, not 1"),
+        (made("x", provenance={**made().provenance, "pseudo_digest": "0a"}), "made with pseudo_digest 0a, not none"),
     ],
 )
 def test_mixtures_are_refused_by_name(wrong, message):

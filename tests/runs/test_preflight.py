@@ -25,7 +25,7 @@ def settings(*overrides):
 def gather(folder, wanted=None, **sources):
     wanted = wanted or settings()
     bank = open_cache(folder / "pcm_cache", wanted.audio, wanted.loader)
-    return preflight.gather({"train": None, "public": None, "private": None, **sources}, None, wanted, bank)
+    return preflight.build_manifest({"train": None, "public": None, "private": None, **sources}, None, wanted, bank)
 
 
 def test_every_problem_of_the_tracks_is_listed_together(tmp_path):
@@ -117,7 +117,7 @@ def test_a_bank_is_full_afterwards(tmp_path):
     record = tmp_path / "quarantine.csv"
     quarantine.record_errors(record, [AudioError(paths[1], "broken", 0.0), AudioError(paths[2], "cut off", 0.5)])
     run = SimpleNamespace(pcm_cache=bank, manifest=SimpleNamespace(paths=paths), recipe=wanted, quarantine_path=record)
-    preflight.fill(run)
+    preflight.fill_cache(run)
     assert [bank.find(path) is not None for path in paths] == [True, False, True, True]
 
 
@@ -127,7 +127,7 @@ def test_a_check_tells_what_is_there_and_makes_nothing(tmp_path, capsys):
     train, test = write_list(tmp_path / "train.csv", rows), write_list(tmp_path / "test.csv", [("copy.wav",)])
     before = set(tmp_path.iterdir())
     wanted = settings()
-    assert preflight.check(preflight.read({"train": train, "public": test}, None), wanted) == 0
+    assert preflight.check_dataset(preflight.read_sources({"train": train, "public": test}, None), wanted) == 0
     told = capsys.readouterr().out
     for part in ("7 files: 22,050 Hz: 7; mono: 7", "7 are shorter than a track of 0:18", "silent: none"):
         assert part in told
@@ -135,7 +135,7 @@ def test_a_check_tells_what_is_there_and_makes_nothing(tmp_path, capsys):
     assert f"{tmp_path}/copy.wav (public test)" in told
     assert "labels: a: 3, b: 3" in told
     (tmp_path / "3.wav").write_text("no music")
-    assert preflight.check(preflight.read({"train": train, "public": test}, None), wanted) == 1
+    assert preflight.check_dataset(preflight.read_sources({"train": train, "public": test}, None), wanted) == 1
     assert f"{tmp_path}/3.wav: not readable as audio" in capsys.readouterr().out
     assert set(tmp_path.iterdir()) == before
 
@@ -151,7 +151,7 @@ def test_networks_that_timm_does_not_know_are_named(tmp_path):
     with pytest.raises(InputError) as caught:
         gather(tmp_path, wanted, train=train)
     assert not (tmp_path / "pcm_cache").exists()  # nothing is decoded for a run that cannot be
-    assert preflight.check(preflight.read({"train": train}, None), wanted) == 2
+    assert preflight.check_dataset(preflight.read_sources({"train": train}, None), wanted) == 2
     told = str(caught.value)
     assert "there is no network resnet_50; did you mean resnet50" in told
     assert "there is no network vgg61" in told
@@ -161,8 +161,8 @@ def test_folders_in_which_no_run_can_be_made_are_refused(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     for folder in ("file", "file/run"):
         with pytest.raises(InputError, match=r"file is no folder; choose another"):
-            preflight.refuse_unwritable(tmp_path / folder)
-    preflight.refuse_unwritable(tmp_path / "new" / "run")
+            preflight.check_writable(tmp_path / folder)
+    preflight.check_writable(tmp_path / "new" / "run")
     monkeypatch.setattr(preflight.os, "access", lambda *args: False)
     with pytest.raises(InputError, match="is not yours to write to"):
-        preflight.refuse_unwritable(tmp_path / "new" / "run")
+        preflight.check_writable(tmp_path / "new" / "run")

@@ -45,7 +45,7 @@ def test_of_each_class_only_the_surest(tracks, most):
     chosen = select(probs, np.zeros((1, len(probs)), int), threshold=0.7, max_per_class=most)
     for which, name in enumerate(("rock", "pop")):
         own = sorted((s for (c, _), s in zip(tracks, sure, strict=True) if c == which and s > 0.7), reverse=True)
-        assert sorted((p.probability for p in chosen if p.label == name), reverse=True) == pytest.approx(own[:most])
+        assert sorted((p.confidence for p in chosen if p.label == name), reverse=True) == pytest.approx(own[:most])
     assert [p.id for p in chosen] == sorted((p.id for p in chosen), key=lambda name: int(name[1:]))
 
 
@@ -55,7 +55,7 @@ def test_none_is_a_valid_answer(tmp_path):
         assert pseudo_labels.load(tmp_path / "pseudo.csv", 1, "abc") == []
 
 
-HEADER = b"id,label,probability,votes,round,recipe\n"
+HEADER = b"id,label,confidence,votes,round,recipe_digest\n"
 
 
 @pytest.mark.parametrize(
@@ -66,8 +66,8 @@ HEADER = b"id,label,probability,votes,round,recipe\n"
         (b"\xff\xfe", "can't decode"),
         (HEADER + b"a,rock\n", "not enough values"),
         (HEADER + b"a,rock,sure,1/2,1,abc\n", "could not convert"),
-        (HEADER + b"a,rock,nan,1/2,1,abc\n", "a probability that is none"),
-        (HEADER + b"a,rock,7,1/2,1,abc\n", "a probability that is none"),
+        (HEADER + b"a,rock,nan,1/2,1,abc\n", r"a confidence outside \[0, 1\]"),
+        (HEADER + b"a,rock,7,1/2,1,abc\n", r"a confidence outside \[0, 1\]"),
         (HEADER + b"a" * 200_000 + b",rock,0.9,1/2,1,abc\n", "field larger"),
         (HEADER + b"a,rock,0.9,1/2,2,abc\n", "not of round 1"),
         (HEADER + b"a,rock,0.9,1/2,1,abd\n", "or of recipe abc"),

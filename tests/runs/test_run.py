@@ -54,18 +54,18 @@ def test_a_fold_holds_its_own_tracks_out(made):
 @given(st.dictionaries(st.sampled_from(["x.wav", "y.wav"]), st.sampled_from("ab")))
 def test_pseudo_tracks_train_and_never_validate(made, chosen):
     stack_round(made, 1, [label(name, own) for name, own in chosen.items()])
-    tracks, rows = made.labelled(2)
+    tracks, rows = made.round_manifest(2)
     assert {tracks.ids[row]: tracks.labels[row] for row in rows} == chosen
     for job in made.jobs(2):
         trained, valid = (
-            set(sampling.training_order(made, job).tracks.tolist()),
+            set(sampling.training_windows(made, job).tracks.tolist()),
             set(made.fold_rows(job.fold)[1].tolist()),
         )
         assert valid == set(np.flatnonzero(made.manifest.folds == job.fold).tolist())
         assert valid <= set(range(12))  # the training list's; 12 and 13 are the test tracks
         assert trained == set(range(12)) - valid | set(rows.tolist())
-        assert set(sampling.prediction_order(made, made.fold_rows(job.fold)[1]).tracks.tolist()) == valid
-    assert not {12, 13} & set(sampling.training_order(made, Job(1, "resnet50", 0)).tracks.tolist())
+        assert set(sampling.prediction_windows(made, made.fold_rows(job.fold)[1]).tracks.tolist()) == valid
+    assert not {12, 13} & set(sampling.training_windows(made, Job(1, "resnet50", 0)).tracks.tolist())
 
 
 def test_a_run_without_pseudo_labels_lies_beside_the_other(made):
@@ -73,7 +73,7 @@ def test_a_run_without_pseudo_labels_lies_beside_the_other(made):
         run.open_run(made.folder, without_pseudo=True)
     stack_round(made, 1, [label("y.wav", "b")])
     without = run.open_run(made.folder, without_pseudo=True)
-    assert without.labelled(2)[1].tolist() == []
+    assert without.round_manifest(2)[1].tolist() == []
     assert (without.pseudo_digest(2), made.pseudo_digest(1)) == ("none", "none")
     assert without.round_folder(1) == made.round_folder(1)
     for job in made.jobs(2):
@@ -92,13 +92,13 @@ def test_other_pseudo_labels_have_another_digest(made):
 def test_pseudo_labels_of_strangers_are_refused(made):
     stack_round(made, 1, [label("3.wav", "b")])
     with pytest.raises(InputError, match=r"3\.wav is no public test track"):
-        made.labelled(2)
+        made.round_manifest(2)
 
 
 def test_pseudo_labels_are_classes(made):
     stack_round(made, 1, [label("y.wav", "c")])
     with pytest.raises(InputError, match=r"pseudo\.csv: 'c' is no class"):
-        made.labelled(2)
+        made.round_manifest(2)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "[" * 100_000, '{"python": 3}', '{"python": "3", "packages": []}'])
@@ -107,7 +107,7 @@ def test_damaged_json_is_refused(made, text):
         "accuracy": 0.5,
         "interval": [0.2, 0.8],
         "tracks": 7,
-        "trained_on": 0,
+        "pseudo_labelled": 0,
         "gain": 0.1,
         "gain_interval": [0.0, 0.2],
         "gain_p": 0.2,
@@ -132,7 +132,7 @@ def test_damaged_recipes_are_refused(made, text):
 
 
 def test_class_numbers(made):
-    numbers = run.class_numbers(made.manifest, made.class_names)
+    numbers = run.class_indices(made.manifest, made.class_names)
     assert numbers[:4].tolist() == [0, 1, 0, 1]
     assert numbers[12:].tolist() == [-1, -1]
 

@@ -17,44 +17,44 @@ def with_settings(made, **tables):
 
 def test_epochs_count_the_windows_that_train(made):
     job = made.jobs(1)[0]
-    assert len(sampling.training_order(made, job)) == 8 * 3
-    assert sampling.epoch_windows(made, job) == 24
-    assert len(sampling.prediction_order(made, np.array([0, 12]))) == 6
+    assert len(sampling.training_windows(made, job)) == 8 * 3
+    assert sampling.windows_per_epoch(made, job) == 24
+    assert len(sampling.prediction_windows(made, np.array([0, 12]))) == 6
 
 
 def test_zalo_orders_follow_the_protocol(made):
     zalo = run.Run(made.folder, load_recipe([]), made.manifest)
-    order = sampling.prediction_order(zalo, np.array([0, 12]))
+    order = sampling.prediction_windows(zalo, np.array([0, 12]))
     assert np.bincount(order.tracks)[[0, 12]].tolist() == [11, 21]
 
 
 def test_an_epoch_has_the_training_windows_in_whole_batches(made):
-    job, whole = made.jobs(1)[0], sampling.training_order(made, made.jobs(1)[0])
-    order = sampling.epoch_order(made, job, 3, 0, 1)
+    job, whole = made.jobs(1)[0], sampling.training_windows(made, made.jobs(1)[0])
+    order = sampling.epoch_windows(made, job, 3, 0, 1)
     assert sorted(zip(order.tracks, order.starts, strict=True)) == list(zip(whole.tracks, whole.starts, strict=True))
-    halves = [sampling.epoch_order(made, job, 3, rank, 2) for rank in (0, 1)]
+    halves = [sampling.epoch_windows(made, job, 3, rank, 2) for rank in (0, 1)]
     assert not set(halves[0].tracks) & set(halves[1].tracks)
     assert {len(half) for half in halves} == {12}
 
 
 def test_random_starts_are_new_in_every_epoch_and_stay_inside_the_track(made):
     wild, job = with_settings(made, windows={"random_starts": True}), made.jobs(1)[0]
-    first, second = (sampling.epoch_order(wild, job, epoch, 0, 1) for epoch in (0, 1))
+    first, second = (sampling.epoch_windows(wild, job, epoch, 0, 1) for epoch in (0, 1))
     assert np.bincount(first.tracks).tolist() == np.bincount(second.tracks).tolist()
     assert len(set(first.starts) | set(second.starts)) > 40
     assert min(first.starts) >= 0
     assert max(first.starts) <= 12 * 11025
-    assert sampling.epoch_order(wild, job, 0, 0, 1).starts.tolist() == first.starts.tolist()
+    assert sampling.epoch_windows(wild, job, 0, 0, 1).starts.tolist() == first.starts.tolist()
 
 
 def test_sampling_and_weights_balance_the_classes(made):
     labels = np.array(["a"] * 9 + ["b"] * 3 + [None] * 2, object)
     rare = replace(made, manifest=replace(made.manifest, labels=tuple(labels)))
     job = rare.jobs(1)[0]
-    classes = sampling.round_classes(rare, job)
-    counts = np.bincount(classes[sampling.training_order(rare, job).tracks])
+    classes = sampling.round_class_indices(rare, job)
+    counts = np.bincount(classes[sampling.training_windows(rare, job).tracks])
     assert counts[0] > 2 * counts[1]
-    drawn = sampling.epoch_order(with_settings(rare, optim={"balance": "sampling"}), job, 0, 0, 1)
+    drawn = sampling.epoch_windows(with_settings(rare, optim={"balance": "sampling"}), job, 0, 0, 1)
     assert np.bincount(classes[drawn.tracks]).tolist() == [12, 12]
     weights = sampling.training_targets(with_settings(rare, optim={"balance": "weights"}), job).weights
     assert (weights * torch.from_numpy(counts)).tolist() == pytest.approx([12, 12])

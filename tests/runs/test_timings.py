@@ -5,10 +5,10 @@ from melgpu.runs import timings
 
 
 def test_pieces_of_work_add_up(tmp_path):
-    path = tmp_path / "times.csv"
+    path = tmp_path / "timings.csv"
     assert timings.load(path) == []
     for number, stage in ((1, "predict"), (1, "stack"), (2, "predict")):
-        with timings.measured(path, number, stage, 40, "windows"):
+        with timings.measure(path, number, stage, 40, "windows"):
             pass
     found = timings.load(path)
     assert [(p.round, p.stage, p.amount, p.unit) for p in found] == [
@@ -20,9 +20,9 @@ def test_pieces_of_work_add_up(tmp_path):
 
 
 def test_what_fails_is_not_recorded(tmp_path):
-    with pytest.raises(KeyError), timings.measured(tmp_path / "times.csv", 1, "predict", 1, "windows"):
+    with pytest.raises(KeyError), timings.measure(tmp_path / "timings.csv", 1, "predict", 1, "windows"):
         raise KeyError
-    assert timings.load(tmp_path / "times.csv") == []
+    assert timings.load(tmp_path / "timings.csv") == []
 
 
 @pytest.mark.parametrize(
@@ -34,8 +34,8 @@ def test_what_fails_is_not_recorded(tmp_path):
     ],
 )
 def test_foreign_files_are_refused(tmp_path, content):
-    (tmp_path / "times.csv").write_text(content)
+    (tmp_path / "timings.csv").write_text(content)
     with pytest.raises(InputError, match="not a record of times"):
-        timings.load(tmp_path / "times.csv")
-    timings.note(tmp_path / "times.csv", 1, "stack", 1.0, 5, "sub-folds")
-    assert [piece.stage for piece in timings.load(tmp_path / "times.csv")] == ["stack"]
+        timings.load(tmp_path / "timings.csv")
+    timings.record(tmp_path / "timings.csv", 1, "stack", 1.0, 5, "sub-folds")
+    assert [piece.stage for piece in timings.load(tmp_path / "timings.csv")] == ["stack"]

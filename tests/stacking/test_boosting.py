@@ -19,11 +19,11 @@ def text(request) -> str:
 
 
 def test_a_model_stays_what_it_is(text):
-    vetted = boosting.vetted(text, COLUMNS, CLASSES)
+    vetted = boosting.sanitize(text, COLUMNS, CLASSES)
     matrix = np.random.default_rng(1).random((500, COLUMNS))
     before, after = (lightgbm.Booster(model_str=model).predict(matrix, num_threads=1) for model in (text, vetted))
     np.testing.assert_array_equal(before, after)
-    assert boosting.vetted(vetted, COLUMNS, CLASSES) == vetted
+    assert boosting.sanitize(vetted, COLUMNS, CLASSES) == vetted
 
 
 SMALL = """tree
@@ -64,8 +64,8 @@ end of trees
     ],
 )
 def test_trees_that_would_crash_or_hang_lightgbm_are_refused(old, new, reason):
-    assert boosting.vetted(SMALL, 2, 1)
+    assert boosting.sanitize(SMALL, 2, 1)
     with pytest.raises(ValueError, match=reason):
-        boosting.vetted(re.sub(old, new, SMALL, count=1, flags=re.DOTALL), 2, 1)
+        boosting.sanitize(re.sub(old, new, SMALL, count=1, flags=re.DOTALL), 2, 1)
     with pytest.raises(ValueError, match="1 trees for 2 classes"):
-        boosting.vetted(SMALL, 2, 2)
+        boosting.sanitize(SMALL, 2, 2)

@@ -6,13 +6,13 @@ import pytest
 
 from melgpu.errors import InputError
 from melgpu.stacking import evaluation
-from melgpu.stacking.evaluation import Judged
+from melgpu.stacking.evaluation import RoundEvaluation
 
 
-def made(**changes) -> Judged:
+def made(**changes) -> RoundEvaluation:
     """Two networks, their mean and a blend, on four validation tracks of two folds, two public ones and one private."""
     probs = np.random.default_rng(0).dirichlet(np.ones(3), (4, 7)).astype(np.float32)
-    base = Judged(
+    base = RoundEvaluation(
         ("resnet50", "xception", "mean", "blend"),
         ("a", "b", "c", "d", "e", "f", "g"),
         ("validation",) * 4 + ("public",) * 2 + ("private",),
@@ -21,7 +21,7 @@ def made(**changes) -> Judged:
         np.arange(7) == 4,
         probs,
         ("x", "y", "ü"),
-        {"round": 2, "answer": "blend"},
+        {"round": 2, "final_predictor": "blend"},
     )
     return replace(base, **changes)
 
@@ -29,7 +29,7 @@ def made(**changes) -> Judged:
 def test_round_trip(tmp_path):
     evaluation.save(made(), tmp_path / "x.npz")
     again = evaluation.load(tmp_path / "x.npz")
-    for name in Judged.__dataclass_fields__:
+    for name in RoundEvaluation.__dataclass_fields__:
         np.testing.assert_array_equal(getattr(again, name), getattr(made(), name))
 
 
@@ -39,7 +39,7 @@ def test_rows_are_those_with_labels():
 
 
 def test_tracks_that_were_trained_on_are_counted():
-    counts = {split: score["trained_on"] for split, score in made().scores()["blend"].items()}
+    counts = {split: score["pseudo_labelled"] for split, score in made().scores()["blend"].items()}
     assert counts == {"validation": 0, "public": 1}
 
 
@@ -75,7 +75,7 @@ def test_scores_count_what_is_right_and_what_is_gained():
         {"labels": np.full(7, -2)},
         {"splits": ("train",) * 7},
         {"probs": np.zeros((4, 7, 2))},
-        {"source": []},
+        {"provenance": []},
     ],
 )
 def test_columns_that_do_not_fit_are_refused(changes):
@@ -92,7 +92,7 @@ def test_damaged_and_foreign_files_are_refused(tmp_path):
         path.write_bytes(content)
         with pytest.raises(InputError, match=r"x\.npz: damaged"):
             evaluation.load(path)
-    evaluation.save(made(source={"answer": "oracle"}), path)
+    evaluation.save(made(provenance={"final_predictor": "oracle"}), path)
     with pytest.raises(InputError, match=r"x\.npz: damaged"):
         evaluation.load(path)
     evaluation.save(made(probs=np.full((4, 7, 3), np.nan)), path)

@@ -40,21 +40,21 @@ def test_test_sets_may_share_names(twins, monkeypatch):
     stack_round(twins, 1)
     predict(twins, 2, monkeypatch)
     stack_round(twins, 2)
-    told = evaluation.load(twins.judged_path(2))
+    told = evaluation.load(twins.evaluation_path(2))
     for split, path in twins.submissions.items():
         rows = np.flatnonzero(np.array(told.splits) == split)
-        expected = [["Id", "Genre"], *([told.ids[row], "ab"[told.answers[row].argmax()]] for row in rows)]
+        expected = [["Id", "Genre"], *([told.ids[row], "ab"[told.final_probs[row].argmax()]] for row in rows)]
         assert list(csv.reader(path.open())) == expected
-    first = evaluation.load(twins.judged_path(1))
-    public = {first.ids[row]: first.answers[row].max() for row, s in enumerate(first.splits) if s == "public"}
+    first = evaluation.load(twins.evaluation_path(1))
+    public = {first.ids[row]: first.final_probs[row].max() for row, s in enumerate(first.splits) if s == "public"}
     chosen = list(csv.DictReader(twins.pseudo_path(1).open()))
     assert chosen
     for one in chosen:
-        assert float(one["probability"]) == pytest.approx(public[one["id"]], abs=1e-6)
+        assert float(one["confidence"]) == pytest.approx(public[one["id"]], abs=1e-6)
 
 
 def test_what_is_wrong_with_times_or_report_costs_no_result(twins, capsys):
-    twins.times_path.write_text("x")
+    twins.timings_path.write_text("x")
     stack_round(twins, 1)
     assert twins.is_stacked(1)
     log = twins.job_folder(twins.jobs(1)[0]) / "log.csv"

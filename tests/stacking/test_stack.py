@@ -140,11 +140,11 @@ def test_weights_go_to_who_is_right():
 
 
 def test_trees_that_ask_nothing_are_noticed(fitted):
-    assert not fitted[0].is_idle
-    assert not fit_stack(None, votes(20, 1), ["cnn"])[0].is_idle
+    assert not fitted[0].is_constant
+    assert not fit_stack(None, votes(20, 1), ["cnn"])[0].is_constant
     few = SPEC.model_copy(update={"min_child_samples": 1000})
     stack, _ = fit_stack(None, votes(20, 1), ["lightgbm"], few)
-    assert stack.is_idle
+    assert stack.is_constant
     assert np.ptp(stack.predict(votes(9, 2)[0])["lightgbm"], axis=0).max() == 0
 
 

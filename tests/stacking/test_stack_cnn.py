@@ -11,8 +11,8 @@ def test_kernels_see_models_and_never_mix_classes():
         assert kernels <= {(2, 1), (3, 1)}
 
 
-def begin(name: str, train: stack_cnn.Rows | None, watched: stack_cnn.Rows) -> torch.nn.Module:
-    return stack_cnn.begin(name, train, watched, np.ones((1, len(watched[1])), bool), SPEC)[0]
+def begin(name: str, train: stack_cnn.LabelledMatrix | None, watched: stack_cnn.LabelledMatrix) -> torch.nn.Module:
+    return stack_cnn.pretrain(name, train, watched, np.ones((1, len(watched[1])), bool), SPEC)[0]
 
 
 def test_learning_ends_with_what_was_best_on_the_stopping_rows():
@@ -20,7 +20,7 @@ def test_learning_ends_with_what_was_best_on_the_stopping_rows():
     rows, stop = votes(60, 1), votes(40, 2)
     wrong = (stop[0], (stop[1] + 1) % 4)
     for name in stack_cnn.CNNS:
-        learnt, kept = (stack_cnn.fit(begin(name, None, rows), rows, other, SPEC) for other in (stop, wrong))
+        learnt, kept = (stack_cnn.finetune(begin(name, None, rows), rows, other, SPEC) for other in (stop, wrong))
         labels = votes(200, 3)[1]
         right = [(stack_cnn.predict(cnn, votes(200, 3)[0]).argmax(1) == labels).mean() for cnn in (learnt, kept)]
         assert right[0] > right[1] + 0.1
@@ -28,7 +28,7 @@ def test_learning_ends_with_what_was_best_on_the_stopping_rows():
 
 def test_rows_before_are_learnt_from():
     rows = votes(8, 1)
-    alone, after = (stack_cnn.fit(begin("cnn", train, rows), rows, rows, SPEC) for train in (None, votes(200, 4)))
+    alone, after = (stack_cnn.finetune(begin("cnn", train, rows), rows, rows, SPEC) for train in (None, votes(200, 4)))
     matrix, labels = votes(300, 5)
     right = [(stack_cnn.predict(cnn, matrix).argmax(1) == labels).mean() for cnn in (alone, after)]
     assert right[1] > right[0]
@@ -42,10 +42,10 @@ def test_groups_that_begin_together_begin_as_each_would_alone():
     groups = np.arange(50) % 5 == np.arange(5)[:, None]
     wrong = (watched[0], np.where(groups[0], watched[1], (watched[1] + 1) % 4))  # the other groups end elsewhere
     for name in stack_cnn.CNNS:
-        together = stack_cnn.begin(name, train, wrong, groups, spec)
+        together = stack_cnn.pretrain(name, train, wrong, groups, spec)
         ends = [cnn.state_dict()["head.1.weight"] for cnn in together]
         assert any((end != ends[0]).any() for end in ends)
         for cnn, group in zip(together, groups, strict=True):
-            (alone,) = stack_cnn.begin(name, train, wrong, group[None], spec)
+            (alone,) = stack_cnn.pretrain(name, train, wrong, group[None], spec)
             for key, value in alone.state_dict().items():
                 assert torch.equal(cnn.state_dict()[key], value), key

@@ -8,7 +8,7 @@ from melgpu.models import checkpoint, schema
 from melgpu.recipe import validate_recipe
 from melgpu.runs import environment
 from melgpu.training import checkpointing
-from tests.helpers.training import FRONT_END, OPTIM, fresh_tiny, run, same_weights
+from tests.helpers.training import OPTIM, PARITY, fresh_tiny, run, same_weights
 
 
 @pytest.fixture
@@ -22,21 +22,21 @@ def test_kept_resumed_and_finished(short):
     run(whole)
     for _ in range(2):  # killed after its first epoch, and after its second
         run(cut, epochs=1)
-        checkpointing.keep(short, job, cut, FRONT_END)
+        checkpointing.save_epoch(short, job, cut, PARITY)
         cut = fresh_tiny()
         checkpointing.resume(short, job, cut)
     run(cut)
-    checkpointing.keep(short, job, cut, FRONT_END)
-    checkpointing.finish(short, job, cut)
+    checkpointing.save_epoch(short, job, cut, PARITY)
+    checkpointing.mark_trained(short, job, cut)
     assert same_weights(cut.model, whole.model)
     assert short.is_trained(job)
     left = sorted(path.name for path in short.job_folder(job).iterdir())
     assert left == ["best.safetensors", "log.csv", "scores.json"]
-    assert checkpointing.log(short, job) == cut.log
+    assert checkpointing.load_log(short, job) == cut.log
     assert len(cut.log) == OPTIM.max_epochs
     _, metadata = checkpoint.load(short.checkpoint(job))
-    schema.check(schema.Network, metadata, short.checkpoint(job))
-    assert (metadata["front_end"], metadata["digest"]) == (FRONT_END, short.recipe.digest())
+    schema.validate_metadata(schema.NetworkMetadata, metadata, short.checkpoint(job))
+    assert (metadata["parity"], metadata["recipe_digest"]) == (PARITY, short.recipe.digest())
     assert (metadata["fold"], metadata["class_names"]) == (0, ["a", "b"])
     assert metadata["scores"] in cut.log
     assert validate_recipe(metadata["recipe"], "again") == short.recipe
@@ -46,19 +46,22 @@ def test_kept_resumed_and_finished(short):
 
 def test_two_processes_never_train_the_same_network(made):
     one, other = made.jobs(1)
-    with checkpointing.held(made, one):
-        with checkpointing.held(made, other):
+    with checkpointing.job_lock(made, one):
+        with checkpointing.job_lock(made, other):
             pass
-        with pytest.raises(InputError, match="another process is training this network"), checkpointing.held(made, one):
+        with (
+            pytest.raises(InputError, match="another process is training this network"),
+            checkpointing.job_lock(made, one),
+        ):
             pass
-    with checkpointing.held(made, one):
+    with checkpointing.job_lock(made, one):
         pass
 
 
 def test_a_training_of_another_recipe_is_refused(short, made):
     job, state = short.jobs(1)[0], fresh_tiny()
     run(state, epochs=1)
-    checkpointing.keep(short, job, state, {})
+    checkpointing.save_epoch(short, job, state, {})
     with pytest.raises(checkpoint.CheckpointError, match="made with another recipe"):
         checkpointing.resume(made, job, fresh_tiny())
 
@@ -71,8 +74,8 @@ def test_tensorboard_shows_the_log_once_though_it_was_interrupted(short):
     job, state = shown.jobs(1)[0], fresh_tiny()
     for _ in range(2):
         run(state, epochs=1)
-        checkpointing.keep(shown, job, state, {})
-    checkpointing.keep(shown, job, state, {})  # as after a kill before the epoch's state was saved
+        checkpointing.save_epoch(shown, job, state, {})
+    checkpointing.save_epoch(shown, job, state, {})  # as after a kill before the epoch's state was saved
     events = EventAccumulator(str(shown.job_folder(job) / "tensorboard"))
     events.Reload()
     assert [event.step for event in events.Scalars("loss")] == [1, 2]
@@ -101,7 +104,7 @@ def test_a_damaged_or_foreign_training_is_refused(short):
         ({**tensors, "epoch.sums": torch.zeros(3)}, said),
         (tensors, {**said, "groups": []}),
     ):
-        checkpoint.save(path, few, {"digest": short.recipe.digest(), "pseudo": "none", "training": wrong})
+        checkpoint.save(path, few, {"recipe_digest": short.recipe.digest(), "pseudo_digest": "none", "training": wrong})
         with pytest.raises(checkpoint.CheckpointError, match=r"last\.safetensors: .*(not of a training|does not fit)"):
             checkpointing.resume(short, job, again)
 
@@ -119,13 +122,13 @@ def test_a_damaged_or_foreign_training_is_refused(short):
 )
 def test_damaged_logs_are_refused(made, damage):
     job = made.jobs(1)[0]
-    assert checkpointing.log(made, job) == []
+    assert checkpointing.load_log(made, job) == []
     columns = ("lr", *checkpointing.LOG_COLUMNS)
     text = ",".join(columns) + "\n" + ",".join(["0.5"] * len(columns)) + "\n"
     path = made.job_folder(job) / "log.csv"
     path.parent.mkdir(parents=True)
     path.write_text(text)
-    assert checkpointing.log(made, job) == [dict.fromkeys(columns, 0.5)]
+    assert checkpointing.load_log(made, job) == [dict.fromkeys(columns, 0.5)]
     path.write_text(damage(text))
     with pytest.raises(InputError, match=r"log\.csv: not a training's log"):
-        checkpointing.log(made, job)
+        checkpointing.load_log(made, job)

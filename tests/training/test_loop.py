@@ -73,7 +73,7 @@ def test_a_training_resumed_at_any_step_gives_the_same_bits(changes):
         assert len(list(fit(resumed, spec, augment))) <= yields - stop + 3  # a validation begins anew
         assert results(resumed.log) == results(whole.log), stop
         assert same_weights(resumed.model, whole.model), stop
-        assert same_weights(resumed.judged, whole.judged), stop
+        assert same_weights(resumed.evaluated_model, whole.evaluated_model), stop
 
 
 def test_when_memory_runs_out_the_micro_batch_halves_and_the_step_stays(monkeypatch):
@@ -207,7 +207,7 @@ def test_the_cosine_falls_towards_zero():
 def test_refreshed_statistics_are_those_of_the_batches():
     model = nn.Sequential(Pictures(), nn.BatchNorm2d(3))
     pictures = torch.cat([batch.waves for batch in batches(0)]).view(-1, 3, 75, 75)
-    loop.refresh_batch_norm(model[1], Pictures(), batches(0, count=9), num_batches=3, bfloat16=False)
+    loop.update_batch_norm(model[1], Pictures(), batches(0, count=9), num_batches=3, bfloat16=False)
     assert torch.allclose(model[1].running_mean, pictures.mean((0, 2, 3)), atol=1e-5)
 
 
@@ -240,7 +240,7 @@ def test_many_broken_windows_are_not_all_named():
     steps = loop.fit(fresh(), Pictures(), broken, lambda: batches(99), TARGETS, OPTIM, AUGMENT, seed=3)
     with pytest.raises(InputError) as caught:
         list(steps)
-    assert len(caught.value.problems) == loop.MOST_BROKEN
+    assert len(caught.value.problems) == loop.MAX_DESCRIBED
 
 
 def test_a_front_end_that_diverged_is_not_blamed_on_the_files():
@@ -264,12 +264,12 @@ def test_an_average_is_what_is_judged():
     state = fresh_tiny(spec)
     run(state, spec)
     assert state.progress.updates == 12
-    assert not same_weights(state.judged, state.model)
+    assert not same_weights(state.evaluated_model, state.model)
     plain = fresh_tiny()
     run(plain)
     for one, other in zip(state.model.parameters(), plain.model.parameters(), strict=True):
         assert torch.equal(one, other)
-    assert plain.judged is plain.model
+    assert plain.evaluated_model is plain.model
 
 
 def test_masks_mixes_and_smoothing_learn_too():

@@ -12,7 +12,7 @@ def test_the_plateau_is_keras():
     spec = load_recipe([]).optim
     progress, drops = Progress(), []
     for epoch, accuracy in enumerate([0.1, 0.5, 0.4, 0.5, 0.3, 0.5, 0.2, 0.6, *[0.6] * 20], start=1):
-        if progress.note(accuracy, spec):
+        if progress.record_epoch(accuracy, spec):
             drops.append(epoch)
         if progress.finished(spec):
             break
@@ -42,9 +42,9 @@ def test_without_decay_it_is_adam():
 def test_rates_of_layers_are_shares_of_the_heads():
     spec = load_recipe([], ["optim.weight_decay=0.1", "optim.warmup_epochs=0"]).optim
     own = optimizer.make_optimizer(Tiny(), spec, 0)
-    own.param_groups[0]["share"] = 0.5
+    own.param_groups[0]["lr_scale"] = 0.5
     optimizer.set_lr(own, 0.2)
-    assert optimizer.lr_of(own) == 0.2
+    assert optimizer.get_lr(own) == 0.2
     assert own.param_groups[0]["lr"] == pytest.approx(0.1)
     assert sorted({group["weight_decay"] for group in own.param_groups}) == [0, 0.1]
     assert all((group["weight_decay"] > 0) == (p.ndim > 1) for group in own.param_groups for p in group["params"])

@@ -3,13 +3,13 @@ import time
 import pytest
 import torch
 
-from melgpu.training.stage_timer import Clock, shares
+from melgpu.training.stage_timer import StageTimer, fractions
 
 CPU = torch.device("cpu")
 
 
 def test_time_goes_to_the_stage_that_has_ended():
-    clock = Clock(CPU)
+    clock = StageTimer(CPU)
     clock.mark("before the first mark")
     time.sleep(0.02)
     clock.mark("slept")
@@ -24,7 +24,7 @@ def test_time_goes_to_the_stage_that_has_ended():
 
 
 def test_marks_do_not_pile_up():
-    clock = Clock(CPU)
+    clock = StageTimer(CPU)
     for _ in range(5000):
         clock.mark("step")
     assert len(clock._marks) < 1500
@@ -32,13 +32,13 @@ def test_marks_do_not_pile_up():
 
 
 def test_shares_are_of_the_whole():
-    assert list(shares({"a": 1.0, "b": 3.0}).items()) == [("b", 0.75), ("a", 0.25)]
-    assert shares({"a": 0.0}) == {"a": 0.0}
+    assert list(fractions({"a": 1.0, "b": 3.0}).items()) == [("b", 0.75), ("a", 0.25)]
+    assert fractions({"a": 0.0}) == {"a": 0.0}
 
 
 @pytest.mark.gpu
 def test_a_gpu_is_not_waited_for():
-    clock, device = Clock(torch.device("cuda")), torch.device("cuda")
+    clock, device = StageTimer(torch.device("cuda")), torch.device("cuda")
     matrix = torch.rand(4096, 4096, device=device)
     torch.cuda.synchronize()
     clock.mark(None)
