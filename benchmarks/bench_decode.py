@@ -18,7 +18,7 @@ from rich.box import SIMPLE
 from rich.table import Table
 
 from benchmarks import corpus, plots, timing
-from benchmarks.cli import arguments, settings_of
+from benchmarks.cli import arguments, recipe_of
 from benchmarks.references import baselines
 from melgpu import cli
 from melgpu.audio import worker
@@ -29,9 +29,9 @@ from melgpu.errors import InputError
 from melgpu.recipe import Recipe
 
 
-def ways(settings: Recipe, target: str) -> dict[str, tuple[Callable, tuple]]:
+def ways(recipe: Recipe, target: str) -> dict[str, tuple[Callable, tuple]]:
     """Functions that a decoding process calls, with what follows the path."""
-    audio = settings.audio
+    audio = recipe.audio
     job = audio.sample_rate, audio.track_s
     return {
         "limit": (baselines.limit, job),
@@ -58,23 +58,23 @@ def measure(call: Callable, more: tuple, paths: list[str], workers: int, repeats
         for repeat in range(repeats + 1):
             started = time.perf_counter()
             for answer in [pool.submit(call, path, *more) for path in paths]:
-                if isinstance(flaw := answer.result(), AudioError):
-                    raise InputError(str(flaw))
+                if isinstance(audio_error := answer.result(), AudioError):
+                    raise InputError(str(audio_error))
             if repeat:  # the first one warms up
                 samples.append(time.perf_counter() - started)
     return samples
 
 
-def run(settings: Recipe, sets: dict[str, list[str]], workers: list[int], repeats: int, target: str) -> dict:
+def run(recipe: Recipe, sets: dict[str, list[str]], workers: list[int], repeats: int, target: str) -> dict:
     """Time every way on every set of files."""
     import torch
 
     result = {"benchmark": "decode", **timing.machine(torch.device("cpu")), "rows": []}
     for name, paths in sets.items():
-        audio_s = track_seconds(paths, settings.audio.track_s)
+        audio_s = track_seconds(paths, recipe.audio.track_s)
         for count in workers:
             most = None
-            for way, (call, more) in ways(settings, target).items():
+            for way, (call, more) in ways(recipe, target).items():
                 samples = measure(call, more, paths, count, repeats)
                 middle, low, high = timing.spread(samples)
                 most = most or audio_s / min(samples)
@@ -124,7 +124,7 @@ def main(given: list[str] | None = None) -> int:
             sets[form] = corpus.compose(Path(folder) / form, form, args.tracks)
         target = Path(folder) / "pcm"
         target.touch()
-        result = run(settings_of(args), sets, args.workers, args.repeats, str(target))
+        result = run(recipe_of(args), sets, args.workers, args.repeats, str(target))
     timing.console().print(table(result))
     if args.plot:
         plot(result, args.plot)

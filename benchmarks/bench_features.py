@@ -19,7 +19,7 @@ from rich.box import SIMPLE
 from rich.table import Table
 
 from benchmarks import measurement, plots, roofline, timing
-from benchmarks.cli import arguments, settings_of
+from benchmarks.cli import arguments, recipe_of
 from melgpu import cli
 from melgpu.features.log_mel import LogMel
 from melgpu.recipe import MelSpec, Recipe
@@ -125,15 +125,15 @@ def _fft_rate(spec: MelSpec, waves: torch.Tensor) -> float:
     return len(waves) / min(timing.measure(call, waves.device, 0.25))
 
 
-def run(settings: Recipe, batch_sizes: list[int], device: torch.device, seconds: float) -> dict:
+def run(recipe: Recipe, batch_sizes: list[int], device: torch.device, seconds: float) -> dict:
     """Time every contender at every batch size."""
-    sample_rate, window_s = settings.audio.sample_rate, settings.windows.window_s
+    sample_rate, window_s = recipe.audio.sample_rate, recipe.windows.window_s
     result = {"benchmark": "features", **timing.machine(device), "window_s": window_s, "rows": []}
-    bound, most = limit(settings.mel, measurement.noise(settings, max(batch_sizes), device))
+    bound, most = limit(recipe.mel, measurement.noise(recipe, max(batch_sizes), device))
     for batch_size in batch_sizes:
-        waves = measurement.noise(settings, batch_size, device)
-        ours = ((f"melgpu {name}", own) for name, own in engines(settings.mel, sample_rate, device))
-        for name, front_end in itertools.chain(ours, peers(settings.mel, sample_rate, device)):
+        waves = measurement.noise(recipe, batch_size, device)
+        ours = ((f"melgpu {name}", own) for name, own in engines(recipe.mel, sample_rate, device))
+        for name, front_end in itertools.chain(ours, peers(recipe.mel, sample_rate, device)):
             row = time_front_end(front_end, waves, seconds)
             row |= {"limit": bound, "limit_windows_per_s": most, "share_of_limit": row["windows_per_s"] / most}
             result["rows"].append({"front_end": name, "batch_size": batch_size, **row})
@@ -187,7 +187,7 @@ def main() -> int:
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="keep a plot")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    result = run(settings_of(args), args.batch_sizes, cli.select_device(args.device), args.seconds)
+    result = run(recipe_of(args), args.batch_sizes, cli.select_device(args.device), args.seconds)
     timing.console().print(table(result))
     if args.plot:
         plot(result, args.plot)

@@ -20,7 +20,7 @@ from rich.box import SIMPLE
 from rich.table import Table
 
 from benchmarks import measurement, plots, roofline, timing
-from benchmarks.cli import arguments, paths_of, settings_of
+from benchmarks.cli import arguments, paths_of, recipe_of
 from benchmarks.references import baselines
 from melgpu import cli
 from melgpu.audio.pool import WorkerPool
@@ -32,19 +32,19 @@ from melgpu.errors import InputError
 from melgpu.recipe import Recipe
 
 
-def with_bank(settings: Recipe, bank: str) -> Recipe:
-    return settings.model_copy(update={"loader": settings.loader.model_copy(update={"pcm_cache": bank})})
+def with_cache(recipe: Recipe, cache: str) -> Recipe:
+    return recipe.model_copy(update={"loader": recipe.loader.model_copy(update={"pcm_cache": cache})})
 
 
-def order_of(settings: Recipe, num_tracks: int, epoch: int) -> windows.WindowIndex:
+def order_of(recipe: Recipe, num_tracks: int, epoch: int) -> windows.WindowIndex:
     """What an epoch of a network trains on."""
-    whole = windows.training_windows(np.arange(num_tracks), [""] * num_tracks, settings.audio, settings.windows)
-    return windows.shuffle(whole, settings.shuffle_tracks_for("resnet50"), settings.seed, epoch)
+    whole = windows.training_windows(np.arange(num_tracks), [""] * num_tracks, recipe.audio, recipe.windows)
+    return windows.shuffle(whole, recipe.shuffle_tracks_for("resnet50"), recipe.seed, epoch)
 
 
-def epoch(stream: WindowLoader, settings: Recipe, number: int) -> Iterator[Batch]:
-    order = order_of(settings, len(stream.paths), number)
-    return stream.batches(order, measurement.window_samples(settings), settings.optim.batch_size)
+def epoch(loader: WindowLoader, recipe: Recipe, number: int) -> Iterator[Batch]:
+    index = order_of(recipe, len(loader.paths), number)
+    return loader.batches(index, measurement.window_samples(recipe), recipe.optim.batch_size)
 
 
 def time_epoch(batches: Iterable[Batch], then: Callable[[torch.Tensor], object], device: torch.device) -> dict:
@@ -65,9 +65,9 @@ def nothing(waves: torch.Tensor) -> None:
     """What a step does that needs no time."""
 
 
-def time_original(paths: list[str], settings: Recipe, folder: str, workers: int) -> dict:
+def time_original(paths: list[str], recipe: Recipe, folder: str, workers: int) -> dict:
     with WorkerPool(workers, 600.0) as pool:
-        job = folder, settings.model_dump(mode="json", include={"audio", "windows", "mel"})
+        job = folder, recipe.model_dump(mode="json", include={"audio", "windows", "mel"})
         for answer in [pool.submit(baselines.original_way, paths[0], *job) for _ in range(2 * workers)]:  # warms all up
             answer.result()
         started = time.perf_counter()
@@ -79,12 +79,12 @@ def time_original(paths: list[str], settings: Recipe, folder: str, workers: int)
     return {"windows_per_s": rate, "first_batch_s": first_s, "bytes_a_track": sum(sizes) / len(sizes)}
 
 
-def copy_limit(settings: Recipe, bank: PcmCache, device: torch.device) -> float:
+def copy_limit(recipe: Recipe, cache: PcmCache, device: torch.device) -> float:
     """Windows a second that memory can copy: one core from the bank's pages to a batch, or the GPU inside its own."""
-    length = measurement.window_samples(settings)
+    length = measurement.window_samples(recipe)
     if device.type == "cuda":
         return roofline.copy_bandwidth(device) / (8 * length)  # read and written
-    waves = np.array(bank.waves[:32])
+    waves = np.array(cache.waves[:32])
     target = np.zeros((len(waves), length), np.float32)
     rng = np.random.default_rng(0)
 
@@ -95,48 +95,50 @@ def copy_limit(settings: Recipe, bank: PcmCache, device: torch.device) -> float:
     return len(waves) / min(timing.measure(copy, device))
 
 
-def run(settings: Recipe, paths: list[str], device: torch.device, epochs: int, folder: Path, originals: int) -> dict:
+def run(recipe: Recipe, paths: list[str], device: torch.device, epochs: int, folder: Path, originals: int) -> dict:
     """Time every way once an epoch."""
     result = {"benchmark": "loader", **timing.machine(device), "tracks": len(paths), "rows": []}
-    result |= {"window_s": settings.windows.window_s}
-    result["workers"] = min(settings.loader.workers, os.cpu_count() or 1)
-    pictures = measurement.front_end(settings, device)
-    disk = with_bank(settings, "disk")
-    bank, built_s = fill_bank(paths, disk, folder)
-    result["pcm_cache"] = {"built_s": built_s, "bytes": bank.pcm.stat().st_size}
-    most = {where: copy_limit(settings, bank, where) for where in (device, torch.device("cpu"))}
-    plans = [("cold", settings, None, None), ("bank on disk", disk, bank, most[torch.device("cpu")])]
-    plans.append((f"bank in {device}'s memory", with_bank(settings, "gpu"), bank, most[device]))
+    result |= {"window_s": recipe.windows.window_s}
+    result["workers"] = min(recipe.loader.workers, os.cpu_count() or 1)
+    pictures = measurement.front_end(recipe, device)
+    disk = with_cache(recipe, "disk")
+    cache, built_s = fill_cache(paths, disk, folder)
+    result["pcm_cache"] = {"built_s": built_s, "bytes": cache.pcm.stat().st_size}
+    most = {where: copy_limit(recipe, cache, where) for where in (device, torch.device("cpu"))}
+    plans = [("cold", recipe, None, None), ("bank on disk", disk, cache, most[torch.device("cpu")])]
+    plans.append((f"bank in {device}'s memory", with_cache(recipe, "gpu"), cache, most[device]))
     for name, wanted, own, most in plans:
         for ending, then in (("", nothing), (", pictures", pictures)):
             row = time_way(paths, wanted, device, own, then, epochs)
             result["rows"].append({"way": name + ending, **row, "limit_windows_per_s": None if ending else most})
     if originals:
-        row = time_original(paths[:originals], settings, str(folder), result["workers"])
+        row = time_original(paths[:originals], recipe, str(folder), result["workers"])
         result["rows"].append({"way": "librosa, matplotlib, JPEG", **row, "limit_windows_per_s": None})
     return result
 
 
-def fill_bank(paths: list[str], settings: Recipe, folder: Path) -> tuple[PcmCache, float]:
+def fill_cache(paths: list[str], recipe: Recipe, folder: Path) -> tuple[PcmCache, float]:
     """A bank of all tracks below a folder, and the seconds that it took. Raises InputError where a file is broken."""
-    bank = open_cache(folder / "pcm_cache", settings.audio, settings.loader)
+    cache = open_cache(folder / "pcm_cache", recipe.audio, recipe.loader)
     started = time.perf_counter()
-    flaws = [str(flaw) for flaw in check_files(paths, settings.audio, settings.loader, bank) if flaw]
-    if flaws:
-        raise InputError(flaws)
-    return bank, time.perf_counter() - started
+    audio_errors = [
+        str(audio_error) for audio_error in check_files(paths, recipe.audio, recipe.loader, cache) if audio_error
+    ]
+    if audio_errors:
+        raise InputError(audio_errors)
+    return cache, time.perf_counter() - started
 
 
 def time_way(
-    paths: list[str], settings: Recipe, device: torch.device, bank: PcmCache | None, then: Callable, epochs: int
+    paths: list[str], recipe: Recipe, device: torch.device, cache: PcmCache | None, then: Callable, epochs: int
 ) -> dict:
     """Medians over epochs; the first batch of the first one, and the memory after each."""
     found, memory = [], []
-    with WindowLoader(paths, settings.audio, settings.loader, device, bank) as stream:
-        if settings.loader.pcm_cache == "gpu":
-            list(stream.load_to_device(np.arange(len(paths))))
+    with WindowLoader(paths, recipe.audio, recipe.loader, device, cache) as loader:
+        if recipe.loader.pcm_cache == "gpu":
+            list(loader.load_to_device(np.arange(len(paths))))
         for number in range(epochs):
-            found.append(time_epoch(epoch(stream, settings, number), then, device))
+            found.append(time_epoch(epoch(loader, recipe, number), then, device))
             memory.append(timing.memory(device))
     row = measurement.rates_of([one["windows_per_s"] for one in found])
     row |= {"first_batch_s": found[0]["first_batch_s"], "longest_wait_s": max(one["longest_wait_s"] for one in found)}
@@ -176,10 +178,10 @@ def main(given: list[str] | None = None) -> int:
     parser.add_argument("--epochs", type=int, default=3, help="times that each figure is taken (default: 3)")
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="keep a plot")
     args = parser.parse_args(given)
-    settings = settings_of(args)
+    recipe = recipe_of(args)
     with tempfile.TemporaryDirectory() as folder:
         paths = paths_of(args, Path(folder))
-        result = run(settings, paths, cli.select_device(args.device), args.epochs, Path(folder), args.originals)
+        result = run(recipe, paths, cli.select_device(args.device), args.epochs, Path(folder), args.originals)
     timing.console().print(table(result))
     if args.plot:
         plot(result, args.plot)

@@ -18,7 +18,7 @@ import torch
 from rich.console import Console
 
 from benchmarks import measurement, timing
-from benchmarks.cli import arguments, paths_of, settings_of
+from benchmarks.cli import arguments, paths_of, recipe_of
 from melgpu import cli
 from melgpu.data import windows
 from melgpu.data.batch import Batch
@@ -29,52 +29,52 @@ from melgpu.recipe import Recipe
 NUM_CLASSES = 10
 
 
-def time_pass(models: list, features, batches: Iterable[Batch], settings: Recipe, device: torch.device) -> float:
+def time_pass(models: list, features, batches: Iterable[Batch], recipe: Recipe, device: torch.device) -> float:
     """Seconds until all probabilities are there."""
-    bfloat16 = classifier.use_bfloat16(settings.optim.precision, device)
+    bfloat16 = classifier.use_bfloat16(recipe.optim.precision, device)
     started = time.perf_counter()
-    for _ in inference.window_probs(models, features, batches, settings.predict.flip, bfloat16):
+    for _ in inference.window_probs(models, features, batches, recipe.predict.flip, bfloat16):
         pass
     return time.perf_counter() - started
 
 
-def build(name: str, settings: Recipe, device: torch.device) -> classifier.Classifier:
+def build(name: str, recipe: Recipe, device: torch.device) -> classifier.Classifier:
     """A network with random weights on the device."""
-    return classifier.build(name, NUM_CLASSES, settings).to(device)
+    return classifier.build(name, NUM_CLASSES, recipe).to(device)
 
 
-def time_ready(name: str, settings: Recipe, size: int, repeats: int, device: torch.device) -> list[float]:
+def time_ready(name: str, recipe: Recipe, size: int, repeats: int, device: torch.device) -> list[float]:
     """Seconds of one network for a batch of pictures that lie on the device, and their mirror images."""
-    models = [build(name, settings, device)]
-    pictures = measurement.front_end(settings, device)(measurement.noise(settings, size, device))
+    models = [build(name, recipe, device)]
+    pictures = measurement.front_end(recipe, device)(measurement.noise(recipe, size, device))
     ready = measurement.same_batch(pictures)
-    return [time_pass(models, measurement.Ready(), [next(ready)], settings, device) for _ in range(repeats + 1)][1:]
+    return [time_pass(models, measurement.Ready(), [next(ready)], recipe, device) for _ in range(repeats + 1)][1:]
 
 
-def order_of(settings: Recipe, num_tracks: int) -> windows.WindowIndex:
+def index_of(recipe: Recipe, num_tracks: int) -> windows.WindowIndex:
     """The windows by which tracks are judged."""
     public = np.zeros(num_tracks, bool)
-    return windows.prediction_windows(np.arange(num_tracks), public, settings.audio, settings.windows)
+    return windows.prediction_windows(np.arange(num_tracks), public, recipe.audio, recipe.windows)
 
 
-def run(settings: Recipe, paths: list[str], repeats: int, device: torch.device) -> dict:
-    spec, size = settings.rounds[-1], settings.loader.predict_batch_size
-    models = [build(name, settings, device) for name in spec.backbones for _ in spec.folds]
-    features, order = measurement.front_end(settings, device), order_of(settings, len(paths))
-    pictures = features(measurement.noise(settings, size, device))
-    sizes = [len(order[start : start + size]) for start in range(0, len(order), size)]
+def run(recipe: Recipe, paths: list[str], repeats: int, device: torch.device) -> dict:
+    spec, size = recipe.rounds[-1], recipe.loader.predict_batch_size
+    models = [build(name, recipe, device) for name in spec.backbones for _ in spec.folds]
+    features, index = measurement.front_end(recipe, device), index_of(recipe, len(paths))
+    pictures = features(measurement.noise(recipe, size, device))
+    sizes = [len(index[start : start + size]) for start in range(0, len(index), size)]
     samples: dict[str, list[float]] = {"networks alone": [], "files to probabilities": []}
-    with WindowLoader(paths, settings.audio, settings.loader, device) as stream:
+    with WindowLoader(paths, recipe.audio, recipe.loader, device) as loader:
         for _ in range(repeats + 1):
             ready = (next(measurement.same_batch(pictures[:count])) for count in sizes)
-            samples["networks alone"].append(time_pass(models, measurement.Ready(), ready, settings, device))
-            batches = stream.batches(order, measurement.window_samples(settings), size)
-            samples["files to probabilities"].append(time_pass(models, features, batches, settings, device))
+            samples["networks alone"].append(time_pass(models, measurement.Ready(), ready, recipe, device))
+            batches = loader.batches(index, measurement.window_samples(recipe), size)
+            samples["files to probabilities"].append(time_pass(models, features, batches, recipe, device))
     samples = {way: own[1:] for way, own in samples.items()}  # the first warms up
     alone, whole = (float(np.median(own)) for own in samples.values())
     result = {"benchmark": "predict", **timing.machine(device), "models": len(models), "tracks": len(paths)}
-    result |= {"windows": len(order), "batch_size": size, "image_size": settings.mel.image_size}
-    result |= {"workers": min(settings.loader.workers, os.cpu_count() or 1), "samples_s": samples}
+    result |= {"windows": len(index), "batch_size": size, "image_size": recipe.mel.image_size}
+    result |= {"workers": min(recipe.loader.workers, os.cpu_count() or 1), "samples_s": samples}
     return result | {"tracks_per_s": len(paths) / whole, "share_of_the_networks": alone / whole}
 
 
@@ -82,9 +82,9 @@ def main(given: list[str] | None = None) -> int:
     parser = arguments(__doc__, tracks=16)
     parser.add_argument("--repeats", type=int, default=3, help="samples of each way (default: 3)")
     args = parser.parse_args(given)
-    settings = settings_of(args)
+    recipe = recipe_of(args)
     with tempfile.TemporaryDirectory() as folder:
-        result = run(settings, paths_of(args, Path(folder)), args.repeats, cli.select_device(args.device))
+        result = run(recipe, paths_of(args, Path(folder)), args.repeats, cli.select_device(args.device))
     low, high = (
         min(result["samples_s"]["files to probabilities"]),
         max(result["samples_s"]["files to probabilities"]),

@@ -22,7 +22,7 @@ from rich.table import Table
 from torch import nn
 
 from benchmarks import measurement, plots, timing
-from benchmarks.cli import arguments, paths_of, settings_of
+from benchmarks.cli import arguments, paths_of, recipe_of
 from melgpu import cli
 from melgpu.data import windows
 from melgpu.data.batch import Batch
@@ -48,24 +48,24 @@ def time_steps(steps: Iterator[int], count: int, device: torch.device) -> float:
     return (time.perf_counter() - started) / count
 
 
-def head_start(settings: Recipe, batch_size: int) -> int:
+def head_start(recipe: Recipe, batch_size: int) -> int:
     """Steps until a stream has used up what it had decoded before the first."""
-    track_windows = windows.num_windows(settings.audio.track_s, settings.windows.window_s, settings.windows.hop_s)
-    return BATCHES_AHEAD + 2 + num_prefetched_tracks(settings.loader) * track_windows // batch_size
+    track_windows = windows.num_windows(recipe.audio.track_s, recipe.windows.window_s, recipe.windows.hop_s)
+    return BATCHES_AHEAD + 2 + num_prefetched_tracks(recipe.loader) * track_windows // batch_size
 
 
-def begin(name: str, settings: Recipe, device: torch.device) -> Training:
+def begin(name: str, recipe: Recipe, device: torch.device) -> Training:
     """A network with random weights on the device, with nothing frozen, before its first step."""
-    optim = settings.optim_for(name).model_copy(update={"warmup_epochs": 0})
-    return loop.start(classifier.build(name, NUM_CLASSES, settings).to(device), optim, settings.machine)
+    optim = recipe.optim_for(name).model_copy(update={"warmup_epochs": 0})
+    return loop.start(classifier.build(name, NUM_CLASSES, recipe).to(device), optim, recipe.machine)
 
 
 def time_way(
-    state: Training, name: str, settings: Recipe, pictures: nn.Module, batches: Iterator[Batch], before: int, counts
+    state: Training, name: str, recipe: Recipe, pictures: nn.Module, batches: Iterator[Batch], before: int, counts
 ) -> list[float]:
     """Seconds a step; `before` steps warm up, `counts` are steps a sample and samples."""
     steps, repeats = counts
-    steps_done = training_loop(state, name, settings, pictures, batches)
+    steps_done = training_loop(state, name, recipe, pictures, batches)
     time_steps(steps_done, before, state.sums.device)
     state.timer.restart()
     samples = [time_steps(steps_done, steps, state.sums.device) for _ in range(repeats)]
@@ -74,49 +74,49 @@ def time_way(
 
 
 def training_loop(
-    state: Training, name: str, settings: Recipe, pictures: nn.Module, batches: Iterator[Batch]
+    state: Training, name: str, recipe: Recipe, pictures: nn.Module, batches: Iterator[Batch]
 ) -> Iterator[int]:
     """The loop that trains, over batches of any tracks."""
-    targets, optim = Targets(torch.arange(MOST_TRACKS) % NUM_CLASSES, torch.ones(NUM_CLASSES)), settings.optim_for(name)
-    return loop.train_epoch(state, pictures, batches, targets, optim, settings.augment, settings.seed)
+    targets, optim = Targets(torch.arange(MOST_TRACKS) % NUM_CLASSES, torch.ones(NUM_CLASSES)), recipe.optim_for(name)
+    return loop.train_epoch(state, pictures, batches, targets, optim, recipe.augment, recipe.seed)
 
 
-def time_ready(name: str, settings: Recipe, batch_size: int, steps: int, repeats: int, device) -> list[float]:
+def time_ready(name: str, recipe: Recipe, batch_size: int, steps: int, repeats: int, device) -> list[float]:
     """Seconds a step of one network alone, on pictures that lie on the device."""
-    pictures = measurement.front_end(settings, device)(measurement.noise(settings, batch_size, device))
-    state, batches = begin(name, settings, device), measurement.same_batch(pictures)
-    return time_way(state, name, settings, measurement.Ready(), batches, 2, (steps, repeats))
+    pictures = measurement.front_end(recipe, device)(measurement.noise(recipe, batch_size, device))
+    state, batches = begin(name, recipe, device), measurement.same_batch(pictures)
+    return time_way(state, name, recipe, measurement.Ready(), batches, 2, (steps, repeats))
 
 
-def time_backbone(name: str, stream: WindowLoader, settings: Recipe, batch_size: int, steps: int, repeats: int) -> dict:
+def time_backbone(name: str, loader: WindowLoader, recipe: Recipe, batch_size: int, steps: int, repeats: int) -> dict:
     """Seconds a step of one network in each way, and where the time of the whole pipeline goes."""
-    state, features = begin(name, settings, stream.device), measurement.front_end(settings, stream.device)
+    state, features = begin(name, recipe, loader.device), measurement.front_end(recipe, loader.device)
     waves, files = (
-        measurement.noise(settings, batch_size, stream.device),
-        measurement.epochs(stream, settings, batch_size),
+        measurement.noise(recipe, batch_size, loader.device),
+        measurement.epochs(loader, recipe, batch_size),
     )
     sources = (
         (measurement.Ready(), measurement.same_batch(features(waves)), 2),
         (features, measurement.same_batch(waves), 2),
-        (features, files, head_start(settings, batch_size)),
+        (features, files, head_start(recipe, batch_size)),
     )
     samples = {}
     for way, source in zip(WAYS, sources, strict=True):
-        samples[way] = time_way(state, name, settings, *source, (steps, repeats))
+        samples[way] = time_way(state, name, recipe, *source, (steps, repeats))
     files.close()
     medians = {way: float(np.median(own)) for way, own in samples.items()}
     own = state.timer.seconds(wait=True)
     return {"backbone": name, "seconds_a_step": medians, "samples_s": samples, "stage_shares": fractions(own)}
 
 
-def run(settings: Recipe, names: list[str], paths: list[str], args, device: torch.device) -> dict:
+def run(recipe: Recipe, names: list[str], paths: list[str], args, device: torch.device) -> dict:
     result = {"benchmark": "train", **timing.machine(device), "batch_size": args.batch_size, "tracks": len(paths)}
-    result |= {"image_size": settings.mel.image_size, "workers": min(settings.loader.workers, os.cpu_count() or 1)}
+    result |= {"image_size": recipe.mel.image_size, "workers": min(recipe.loader.workers, os.cpu_count() or 1)}
     result["rows"] = []
-    with WindowLoader(paths, settings.audio, settings.loader, device) as stream:
+    with WindowLoader(paths, recipe.audio, recipe.loader, device) as loader:
         for number, name in enumerate(names, start=1):
             Console(stderr=True, highlight=False).print(f"{number}/{len(names)} {name}")
-            result["rows"].append(time_backbone(name, stream, settings, args.batch_size, args.steps, args.repeats))
+            result["rows"].append(time_backbone(name, loader, recipe, args.batch_size, args.steps, args.repeats))
     return result
 
 
@@ -149,10 +149,10 @@ def main(given: list[str] | None = None) -> int:
     parser.add_argument("--repeats", type=int, default=5, help="samples of each way (default: 5)")
     parser.add_argument("--plot", type=Path, help="keep a plot as PNG")
     args = parser.parse_args(given)
-    settings = settings_of(args)
+    recipe = recipe_of(args)
     with tempfile.TemporaryDirectory() as folder:
         paths = paths_of(args, Path(folder))
-        result = run(settings, args.backbones, paths, args, cli.select_device(args.device))
+        result = run(recipe, args.backbones, paths, args, cli.select_device(args.device))
     timing.console().print(table(result))
     if args.plot:
         plot(result, args.plot)

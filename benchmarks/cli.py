@@ -27,7 +27,7 @@ def arguments(description: str, tracks: int | str = "", epilog: str = "") -> arg
     return shared
 
 
-def settings_of(args: argparse.Namespace, *own: str) -> Recipe:
+def recipe_of(args: argparse.Namespace, *own: str) -> Recipe:
     """The recipe that the flags name, with random weights, no bank, and decoding on all cores.
 
     `own` are those of these settings ("loader.workers") that stay as the recipe has them.

@@ -28,19 +28,19 @@ def rates_of(samples: list[float]) -> dict:
     return {"windows_per_s": middle, "quartiles": [low, high], "samples_windows_per_s": samples}
 
 
-def window_samples(settings: Recipe) -> int:
-    return windows.to_samples(settings.windows.window_s, settings.audio.sample_rate)
+def window_samples(recipe: Recipe) -> int:
+    return windows.to_samples(recipe.windows.window_s, recipe.audio.sample_rate)
 
 
-def noise(settings: Recipe, batch_size: int, device: torch.device) -> torch.Tensor:
+def noise(recipe: Recipe, batch_size: int, device: torch.device) -> torch.Tensor:
     """Waves on the device, shape (B, T)."""
     generator = torch.Generator().manual_seed(0)
-    return (0.1 * torch.randn(batch_size, window_samples(settings), generator=generator)).to(device)
+    return (0.1 * torch.randn(batch_size, window_samples(recipe), generator=generator)).to(device)
 
 
-def front_end(settings: Recipe, device: torch.device) -> LogMel:
+def front_end(recipe: Recipe, device: torch.device) -> LogMel:
     """The pictures of a recipe, as training and prediction draw them."""
-    return LogMel(settings.mel, settings.audio.sample_rate, settings.machine.feature_batch).to(device)
+    return LogMel(recipe.mel, recipe.audio.sample_rate, recipe.machine.feature_batch).to(device)
 
 
 def same_batch(waves: torch.Tensor) -> Iterator[Batch]:
@@ -49,17 +49,17 @@ def same_batch(waves: torch.Tensor) -> Iterator[Batch]:
     return itertools.repeat(Batch(waves, rows, rows, rows == 0))
 
 
-def epochs(stream: WindowLoader, settings: Recipe, batch_size: int) -> Iterator[Batch]:
+def epochs(loader: WindowLoader, recipe: Recipe, batch_size: int) -> Iterator[Batch]:
     """Whole shuffled batches of a stream's tracks, epoch after epoch."""
-    tracks = np.arange(len(stream.paths))
-    whole = windows.training_windows(tracks, [""] * len(tracks), settings.audio, settings.windows)
+    tracks = np.arange(len(loader.paths))
+    whole = windows.training_windows(tracks, [""] * len(tracks), recipe.audio, recipe.windows)
     for epoch in itertools.count():
-        order = windows.shuffle(whole, settings.shuffle_tracks_for("resnet50"), settings.seed, epoch)
-        order = windows.drop_last(order, batch_size)
-        yield from stream.batches(order, window_samples(settings), batch_size)
+        index = windows.shuffle(whole, recipe.shuffle_tracks_for("resnet50"), recipe.seed, epoch)
+        index = windows.drop_last(index, batch_size)
+        yield from loader.batches(index, window_samples(recipe), batch_size)
 
 
-def copies(settings: Recipe, batch_size: int, device: torch.device, seconds: float) -> list[float]:
+def copies(recipe: Recipe, batch_size: int, device: torch.device, seconds: float) -> list[float]:
     """Windows a second from pinned memory to a GPU."""
-    host = noise(settings, batch_size, torch.device("cpu")).pin_memory()
+    host = noise(recipe, batch_size, torch.device("cpu")).pin_memory()
     return [batch_size / own for own in timing.measure(lambda: host.to(device, non_blocking=True), device, seconds)]

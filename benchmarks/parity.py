@@ -29,21 +29,21 @@ from melgpu.recipe import Recipe, load_recipe
 BANDS = ("low", "middle", "high")  # thirds of the mel bands
 
 
-def cut(path: Path, settings: Recipe) -> Iterator[np.ndarray]:
+def cut(path: Path, recipe: Recipe) -> Iterator[np.ndarray]:
     """The windows by which a file is judged."""
-    audio = settings.audio
+    audio = recipe.audio
     whole = conform(
         decode(path, audio.sample_rate, audio.track_s), windows.to_samples(audio.track_s, audio.sample_rate)
     )
-    order = windows.prediction_windows(np.array([0]), np.array([False]), audio, settings.windows)
-    for start in order.starts:
-        yield whole[start : start + windows.to_samples(settings.windows.window_s, audio.sample_rate)]
+    index = windows.prediction_windows(np.array([0]), np.array([False]), audio, recipe.windows)
+    for start in index.starts:
+        yield whole[start : start + windows.to_samples(recipe.windows.window_s, audio.sample_rate)]
 
 
-def engines(settings: Recipe, device: torch.device) -> Iterator[tuple[str, Callable[[torch.Tensor], torch.Tensor]]]:
+def engines(recipe: Recipe, device: torch.device) -> Iterator[tuple[str, Callable[[torch.Tensor], torch.Tensor]]]:
     """dB by each engine that runs on this device, waves (B, T) to (B, M, N)."""
     for engine in ("nnaudio", "fft", *(["fused"] if device.type == "cuda" else [])):
-        front_end = LogMel(settings.mel.model_copy(update={"engine": engine}), settings.audio.sample_rate).to(device)
+        front_end = LogMel(recipe.mel.model_copy(update={"engine": engine}), recipe.audio.sample_rate).to(device)
         yield engine, front_end.exact_decibels
     if device.type == "cuda":
         yield "nnaudio, TF32", lambda waves: _in_tf32(front_end, waves)
@@ -70,13 +70,13 @@ def statistics(error: np.ndarray, above: np.ndarray) -> dict:
 
 
 @torch.no_grad()
-def run(paths: list[Path], settings: Recipe, device: torch.device) -> dict:
+def run(paths: list[Path], recipe: Recipe, device: torch.device) -> dict:
     """Compare every engine with the reference on all windows of the files."""
-    waves = np.stack([wave for path in paths for wave in cut(path, settings)])
-    expected = np.stack([reference.decibels(wave, settings.audio.sample_rate, settings.mel) for wave in waves])
-    above = expected > -settings.mel.top_db
+    waves = np.stack([wave for path in paths for wave in cut(path, recipe)])
+    expected = np.stack([reference.decibels(wave, recipe.audio.sample_rate, recipe.mel) for wave in waves])
+    above = expected > -recipe.mel.top_db
     result = {"benchmark": "parity", **timing.machine(device), "windows": len(waves), "engines": {}}
-    for name, decibels in engines(settings, device):
+    for name, decibels in engines(recipe, device):
         batches = torch.from_numpy(waves).split(8)
         found = torch.cat([decibels(batch.to(device)).cpu() for batch in batches]).numpy()
         result["engines"][name] = statistics(np.abs(found - expected), above)

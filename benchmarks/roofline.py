@@ -78,20 +78,20 @@ def network_bytes(model: nn.Module, image_size: int, element_bytes: int, trainin
     return elements * element_bytes * (3 if training else 1)
 
 
-def front_end_flops(engine: str, settings: Recipe) -> float:
+def front_end_flops(engine: str, recipe: Recipe) -> float:
     """FLOPs of log-mel power for one window: 2.5 n log2 n for a real FFT, or a convolution with n cosines and sines.
 
     The FFT engines multiply each bin into the two mel bands that it feeds, nnAudio by the whole filterbank.
     """
-    spec, bins = settings.mel, settings.mel.n_fft // 2 + 1
-    frames = to_samples(settings.windows.window_s, settings.audio.sample_rate) // spec.hop_length + 1
+    spec, bins = recipe.mel, recipe.mel.n_fft // 2 + 1
+    frames = to_samples(recipe.windows.window_s, recipe.audio.sample_rate) // spec.hop_length + 1
     if engine == "nnaudio":
         return frames * (2 * 2 * spec.n_fft * bins + 3 * bins + 2 * bins * spec.n_mels)
     log2 = (spec.n_fft - 1).bit_length()
     return frames * (2.5 * spec.n_fft * log2 + spec.n_fft + 3 * bins + 2 * 2 * bins)
 
 
-def front_end_bytes(settings: Recipe) -> float:
+def front_end_bytes(recipe: Recipe) -> float:
     """Bytes that any front end must move for one window: its samples in, one grey picture out."""
-    length = to_samples(settings.windows.window_s, settings.audio.sample_rate)
-    return 4 * length + 4 * settings.mel.image_size**2
+    length = to_samples(recipe.windows.window_s, recipe.audio.sample_rate)
+    return 4 * length + 4 * recipe.mel.image_size**2

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from benchmarks import bench_decode, bench_features, bench_loader, bench_train, measurement, roofline, timing
-from benchmarks.cli import paths_of, settings_of
+from benchmarks.cli import paths_of, recipe_of
 from benchmarks.references import baselines
 from melgpu import cli
 from melgpu.audio import worker
@@ -68,7 +68,7 @@ def effort(device: torch.device, quick: bool) -> Effort:
 class Bench:
     """What all stages of a suite share; limits are measured when they are first asked for."""
 
-    settings: Recipe
+    recipe: Recipe
     paths: list[str]
     device: torch.device
     folder: Path
@@ -81,31 +81,31 @@ class Bench:
     @property
     def workers(self) -> int:
         """Decoding processes that the recipe's number gives on this machine; 0 is the process itself."""
-        return min(self.settings.loader.workers, self.cores)
+        return min(self.recipe.loader.workers, self.cores)
 
-    def from_files(self, settings: Recipe) -> Recipe:
+    def from_files(self, recipe: Recipe) -> Recipe:
         """How steps from files are timed: on a CPU, where they are slow, with less ahead, which is sooner used up."""
         if self.device.type == "cuda":
-            return settings
-        ahead = settings.loader.model_copy(update={"prefetch_tracks": 1})
-        return settings.model_copy(update={"loader": ahead})
+            return recipe
+        ahead = recipe.loader.model_copy(update={"prefetch_tracks": 1})
+        return recipe.model_copy(update={"loader": ahead})
 
     @property
     def track_windows(self) -> int:
-        spec = self.settings.windows
-        return windows.num_windows(self.settings.audio.track_s, spec.window_s, spec.hop_s)
+        spec = self.recipe.windows
+        return windows.num_windows(self.recipe.audio.track_s, spec.window_s, spec.hop_s)
 
     def about(self) -> dict:
         """What a result says of what it was taken on: the machine, the files, the recipe's tables that matter."""
         found = {**timing.machine(self.device), "tracks": len(self.paths)}
-        found |= {"recipe": {table: self.settings.model_dump(mode="json")[table] for table in TABLES}}
+        found |= {"recipe": {table: self.recipe.model_dump(mode="json")[table] for table in TABLES}}
         found |= {"workers": self.workers, "batch_size": self.effort.batch_size, "precision": self.precision}
         return found | {"quick": self.effort.seconds < 0.5, "on_gpu": self.device.type == "cuda"}
 
     @property
     def job(self) -> tuple[int, float]:
         """What rivals want to know: rate and seconds of a track."""
-        return self.settings.audio.sample_rate, self.settings.audio.track_s
+        return self.recipe.audio.sample_rate, self.recipe.audio.track_s
 
     def some_paths(self, count: int) -> list[str]:
         """So many files, some of them again where there are fewer."""
@@ -133,7 +133,7 @@ class Bench:
         cpu, seconds = torch.device("cpu"), self.effort.seconds
         found = [
             Limit("soxr within the cache", lambda: max(self.in_processes(baselines.resample_limit, self.job))),
-            Limit("one core's copy", lambda: bench_loader.copy_limit(self.settings, self.pcm_cache, cpu)),
+            Limit("one core's copy", lambda: bench_loader.copy_limit(self.recipe, self.pcm_cache, cpu)),
             Limit("host to device", lambda: roofline.host_to_device(self.device, seconds)),
             Limit("memory bandwidth", lambda: roofline.copy_bandwidth(self.device, seconds)),
             Limit("matmul in float32", lambda: roofline.matmul_flops(self.device, torch.float32, seconds)),
@@ -144,9 +144,9 @@ class Bench:
     @cached_property
     def picture_limit(self) -> Limit:
         """Of the front end, in windows a second: see bench_features."""
-        waves = measurement.noise(self.settings, self.effort.batch_size, self.device)
+        waves = measurement.noise(self.recipe, self.effort.batch_size, self.device)
         name = "bare FFT" if self.device.type == "cpu" else "memory bandwidth"
-        return Limit(name, lambda: bench_features.limit(self.settings.mel, waves)[1])
+        return Limit(name, lambda: bench_features.limit(self.recipe.mel, waves)[1])
 
     @property
     def network_limit(self) -> Limit:
@@ -167,7 +167,7 @@ class Bench:
     @cached_property
     def precision(self) -> str:
         """What the networks run in."""
-        bfloat16 = classifier.use_bfloat16(self.settings.optim.precision, self.device)
+        bfloat16 = classifier.use_bfloat16(self.recipe.optim.precision, self.device)
         return "bfloat16" if bfloat16 else "float32"
 
     @cached_property
@@ -177,27 +177,27 @@ class Bench:
     def flops(self, name: str, training: bool) -> float:
         """Of a network, for one window."""
         if (name, training) not in self._flops:
-            size = self.settings.mel.image_size
+            size = self.recipe.mel.image_size
             self._flops[name, training] = roofline.network_flops(self._network(name), size, training)
         return self._flops[name, training]
 
     def bytes_moved(self, name: str) -> float:
         """By a training step of a network, for one window."""
-        size, element_bytes = self.settings.mel.image_size, 2 if self.precision == "bfloat16" else 4
+        size, element_bytes = self.recipe.mel.image_size, 2 if self.precision == "bfloat16" else 4
         model, batch_size = self._network(name), self.effort.batch_size
         return roofline.network_bytes(model, size, element_bytes, True, batch_size)
 
     def _network(self, name: str) -> classifier.Classifier:
-        return classifier.build(name, bench_train.NUM_CLASSES, self.settings)
+        return classifier.build(name, bench_train.NUM_CLASSES, self.recipe)
 
     @cached_property
     def pcm_cache(self) -> PcmCache:
-        return bench_loader.fill_bank(self.paths, bench_loader.with_bank(self.settings, "disk"), self.folder)[0]
+        return bench_loader.fill_cache(self.paths, bench_loader.with_cache(self.recipe, "disk"), self.folder)[0]
 
 
-def networks(settings: Recipe) -> list[str]:
+def networks(recipe: Recipe) -> list[str]:
     """Those of all rounds, each once, in the order of first mention."""
-    return list(dict.fromkeys(name for spec in settings.rounds for name in spec.backbones))
+    return list(dict.fromkeys(name for spec in recipe.rounds for name in spec.backbones))
 
 
 def powers(most: int) -> list[int]:
@@ -216,11 +216,11 @@ def prepare(args, folder: Path, *own: str) -> Bench:
     args.tracks = args.tracks or (16 if device.type == "cpu" or args.quick else 128)
     if args.quick:
         args.recipe, args.overrides = args.recipe or ["demo"], [*QUICK, *args.overrides]
-    settings = settings_of(args, *own)
-    for name in networks(settings):
-        classifier.check_forward(name, settings)
-    paths = paths_of(args, folder, 1 if args.quick else 4, settings.audio.track_s)
+    recipe = recipe_of(args, *own)
+    for name in networks(recipe):
+        classifier.check_forward(name, recipe)
+    paths = paths_of(args, folder, 1 if args.quick else 4, recipe.audio.track_s)
     if device.type == "cpu":
-        *others, last = settings.rounds
-        settings = settings.model_copy(update={"rounds": (*others, last.model_copy(update={"folds": last.folds[:1]}))})
-    return Bench(settings, paths, device, folder, effort(device, args.quick))
+        *others, last = recipe.rounds
+        recipe = recipe.model_copy(update={"rounds": (*others, last.model_copy(update={"folds": last.folds[:1]}))})
+    return Bench(recipe, paths, device, folder, effort(device, args.quick))

@@ -33,9 +33,9 @@ ORIGINAL = "original: librosa, matplotlib, JPEG"
 LATER = "original, later epochs: JPEG read back"
 
 
-def front_ends(settings: Recipe, device: torch.device) -> dict[str, bench_features.FrontEnd]:
+def front_ends(recipe: Recipe, device: torch.device) -> dict[str, bench_features.FrontEnd]:
     """Those of others, by name; NVIDIA DALI where it is installed."""
-    spec, rate = settings.mel, settings.audio.sample_rate
+    spec, rate = recipe.mel, recipe.audio.sample_rate
     found = dict(bench_features.peers(spec, rate, device))
     if "librosa" in found:
         found["librosa in one process"] = found.pop("librosa")
@@ -43,28 +43,28 @@ def front_ends(settings: Recipe, device: torch.device) -> dict[str, bench_featur
         if importlib.util.find_spec("nvidia.dali"):
             from benchmarks.references import dali
 
-            found["NVIDIA DALI"] = dali.front_end(settings, device)
+            found["NVIDIA DALI"] = dali.front_end(recipe, device)
     return found
 
 
-def epochs(bench: Bench, settings: Recipe, stream: WindowLoader, draw: Callable) -> Generator[dict]:
+def epochs(bench: Bench, recipe: Recipe, loader: WindowLoader, draw: Callable) -> Generator[dict]:
     """An epoch from files to pictures, again and again."""
     for number in itertools.count():
-        yield bench_loader.time_epoch(bench_loader.epoch(stream, settings, number), draw, bench.device)
+        yield bench_loader.time_epoch(bench_loader.epoch(loader, recipe, number), draw, bench.device)
 
 
 def originals(bench: Bench) -> Generator[dict]:
     """The original way's pictures of some tracks, drawn and read back."""
     while True:
         some = bench.some_paths(max(1, bench.workers))
-        yield bench_loader.time_original(some, bench.settings, str(bench.folder), bench.workers)
+        yield bench_loader.time_original(some, bench.recipe, str(bench.folder), bench.workers)
 
 
 def later(bench: Bench) -> Generator[dict]:
     """The original way's pictures, read back."""
     while True:
         picture = str(next(bench.folder.glob("*.jpg")))
-        count, size = 8 * bench.track_windows, bench.settings.mel.image_size
+        count, size = 8 * bench.track_windows, bench.recipe.mel.image_size
         times = bench_decode.measure(
             baselines.read_back, (size, count), [picture] * max(1, bench.workers), bench.workers, 1
         )
@@ -73,14 +73,14 @@ def later(bench: Bench) -> Generator[dict]:
 
 def ways(bench: Bench, stack: contextlib.ExitStack) -> dict[str, Generator[dict]]:
     """Every way, by name."""
-    settings, device = bench.settings, bench.device
-    disk = bench_loader.with_bank(settings, "disk")
-    cold = stack.enter_context(WindowLoader(bench.paths, settings.audio, settings.loader, device))
+    recipe, device = bench.recipe, bench.device
+    disk = bench_loader.with_cache(recipe, "disk")
+    cold = stack.enter_context(WindowLoader(bench.paths, recipe.audio, recipe.loader, device))
     banked = stack.enter_context(WindowLoader(bench.paths, disk.audio, disk.loader, device, bench.pcm_cache))
-    draw = measurement.front_end(settings, device)
-    found = {BASE: epochs(bench, settings, cold, draw), BANK: epochs(bench, disk, banked, draw)}
-    for name, own in front_ends(settings, device).items():
-        found[f"melgpu's stream, {name}"] = epochs(bench, settings, cold, own)
+    draw = measurement.front_end(recipe, device)
+    found = {BASE: epochs(bench, recipe, cold, draw), BANK: epochs(bench, disk, banked, draw)}
+    for name, own in front_ends(recipe, device).items():
+        found[f"melgpu's stream, {name}"] = epochs(bench, recipe, cold, own)
     return {**found, ORIGINAL: originals(bench), LATER: later(bench)}
 
 
@@ -113,14 +113,18 @@ def run(bench: Bench) -> dict:
 
 def looks(bench: Bench) -> tuple[float, float, float]:
     """Seconds a track to look at all files, to fill a bank instead, a bank's bytes a track. Raises InputError."""
-    settings, count = bench.settings, len(bench.paths)
+    recipe, count = bench.recipe, len(bench.paths)
     started = time.perf_counter()
-    flaws = [str(flaw) for flaw in check_files(bench.paths, settings.audio, settings.loader, None) if flaw]
+    audio_errors = [
+        str(audio_error) for audio_error in check_files(bench.paths, recipe.audio, recipe.loader, None) if audio_error
+    ]
     look_s = (time.perf_counter() - started) / count
-    if flaws:
-        raise InputError(flaws)
-    bank, bank_s = bench_loader.fill_bank(bench.paths, bench_loader.with_bank(settings, "disk"), bench.folder / "timed")
-    return look_s, bank_s / count, bank.pcm.stat().st_size / count
+    if audio_errors:
+        raise InputError(audio_errors)
+    cache, bank_s = bench_loader.fill_cache(
+        bench.paths, bench_loader.with_cache(recipe, "disk"), bench.folder / "timed"
+    )
+    return look_s, bank_s / count, cache.pcm.stat().st_size / count
 
 
 def ratio(base: list[float], rates: list[float]) -> list[float]:

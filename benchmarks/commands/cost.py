@@ -51,10 +51,10 @@ class Rates:
         return bottleneck.together(alone, self.shared)
 
 
-def rates_of(result: dict, settings: Recipe, source: str) -> Rates:
+def rates_of(result: dict, recipe: Recipe, source: str) -> Rates:
     """The rates in a suite's result. Raises InputError where some are missing or of another recipe's pictures."""
     rows = {(one["stage"], one["way"]): one for one in result.get("rows", [])}
-    names = networks(settings)
+    names = networks(recipe)
     train = {name: rows[key]["windows_per_s"] for name in names if (key := ("train", f"{name}, from files")) in rows}
     judged = [one for (stage, way), one in rows.items() if stage == "predict" and way.endswith("networks alone")]
     missing = [*(name for name in names if name not in train), *([] if judged else ["predict"])]
@@ -65,82 +65,82 @@ def rates_of(result: dict, settings: Recipe, source: str) -> Rates:
         told = f"no rates of {', '.join(missing)}{why}; python -m benchmarks --out {source} takes them"
         raise InputError(f"{source}: {told}")
     for table in ("audio", "windows", "mel"):
-        if result["recipe"][table] != settings.model_dump(mode="json")[table]:
+        if result["recipe"][table] != recipe.model_dump(mode="json")[table]:
             raise InputError(f"{source}: taken with another recipe ({table} differs)")
-    views = judged[0]["windows_per_s"] * judged[0]["models"] * (2 if settings.predict.flip else 1)
+    views = judged[0]["windows_per_s"] * judged[0]["models"] * (2 if recipe.predict.flip else 1)
     return Rates(train, **alone, views=views, shared=not result["on_gpu"])
 
 
-def class_windows(settings: Recipe) -> dict[str, int]:
+def class_windows(recipe: Recipe) -> dict[str, int]:
     """Training windows of a track of each class."""
-    spec, track_s = settings.windows, settings.audio.track_s
+    spec, track_s = recipe.windows, recipe.audio.track_s
     hops = {label: spec.dense_hop_s if label in spec.dense_classes else spec.hop_s for label in CLASS_TRACKS}
     return {label: windows.num_windows(track_s, spec.window_s, hop_s) for label, hop_s in hops.items()}
 
 
-def epoch_windows(settings: Recipe, round_number: int, batch_size: int) -> int:
+def epoch_windows(recipe: Recipe, round_number: int, batch_size: int) -> int:
     """Windows of an epoch: all folds' training tracks but one's, from round 2 on with pseudo labels."""
-    counts = class_windows(settings)
+    counts = class_windows(recipe)
     labelled = sum(CLASS_TRACKS[label] * counts[label] for label in counts)
-    total = labelled * (1 - 1 / settings.folds.num_folds)
+    total = labelled * (1 - 1 / recipe.folds.num_folds)
     if round_number > 1:
         total += PSEUDO_SHARE * TEST_TRACKS * labelled / sum(CLASS_TRACKS.values())  # the same mixture of classes
     return int(total) // batch_size * batch_size
 
 
-def judged_windows(settings: Recipe, hop_s: float) -> int:
+def judged_windows(recipe: Recipe, hop_s: float) -> int:
     """Windows by which a track is judged."""
-    return windows.num_windows(settings.audio.track_s, settings.windows.window_s, hop_s)
+    return windows.num_windows(recipe.audio.track_s, recipe.windows.window_s, hop_s)
 
 
-def training_s(settings: Recipe, rates: Rates, round_number: int, most_epochs: int | None) -> float:
+def training_s(recipe: Recipe, rates: Rates, round_number: int, most_epochs: int | None) -> float:
     """Seconds of all trainings of a round, each of `most_epochs` or what the recipe allows."""
-    spec = settings.rounds[round_number - 1]
-    own = sum(CLASS_TRACKS.values()) / settings.folds.num_folds
-    valid = own * judged_windows(settings, settings.windows.predict_hop_s)
+    spec = recipe.rounds[round_number - 1]
+    own = sum(CLASS_TRACKS.values()) / recipe.folds.num_folds
+    valid = own * judged_windows(recipe, recipe.windows.predict_hop_s)
     total = 0.0
     for name in spec.backbones:
-        optim = settings.optim_for(name)
+        optim = recipe.optim_for(name)
         epochs = min(optim.max_epochs, most_epochs or optim.max_epochs)
-        train = epoch_windows(settings, round_number, optim.batch_size)
+        train = epoch_windows(recipe, round_number, optim.batch_size)
         total += epochs * (train / rates.train[name] + valid / rates.report_error(1, 1))
     return total * len(spec.folds)
 
 
-def prediction_s(settings: Recipe, rates: Rates, round_number: int) -> float:
+def prediction_s(recipe: Recipe, rates: Rates, round_number: int) -> float:
     """Seconds until all networks of a round have judged every track."""
-    spec, views = settings.rounds[round_number - 1], 2 if settings.predict.flip else 1
-    count = sum(CLASS_TRACKS.values()) * judged_windows(settings, settings.windows.predict_hop_s)
-    count += TEST_TRACKS * judged_windows(settings, settings.windows.public_hop_s)
+    spec, views = recipe.rounds[round_number - 1], 2 if recipe.predict.flip else 1
+    count = sum(CLASS_TRACKS.values()) * judged_windows(recipe, recipe.windows.predict_hop_s)
+    count += TEST_TRACKS * judged_windows(recipe, recipe.windows.public_hop_s)
     return count / rates.report_error(len(spec.backbones) * len(spec.folds), views)
 
 
-def steps(settings: Recipe, rates: Rates) -> Iterator[tuple[str, float, float]]:
+def steps(recipe: Recipe, rates: Rates) -> Iterator[tuple[str, float, float]]:
     """What has to be done, with its seconds at a typical and at the largest number of epochs."""
-    for number, spec in enumerate(settings.rounds, start=1):
+    for number, spec in enumerate(recipe.rounds, start=1):
         trainings = len(spec.backbones) * len(spec.folds)
-        usual, most = (training_s(settings, rates, number, epochs) for epochs in (EPOCHS, None))
+        usual, most = (training_s(recipe, rates, number, epochs) for epochs in (EPOCHS, None))
         yield f"round {number}: {trainings} trainings", usual, most
-        predicting = prediction_s(settings, rates, number)
+        predicting = prediction_s(recipe, rates, number)
         yield f"round {number}: predicting {sum(CLASS_TRACKS.values()) + TEST_TRACKS:,} tracks", predicting, predicting
 
 
-def libraries(settings: Recipe, rates: Rates) -> dict[int, float]:
+def libraries(recipe: Recipe, rates: Rates) -> dict[int, float]:
     """Seconds to judge so many tracks by the last round's ensemble."""
-    spec, views = settings.rounds[-1], 2 if settings.predict.flip else 1
+    spec, views = recipe.rounds[-1], 2 if recipe.predict.flip else 1
     rate = rates.report_error(len(spec.backbones) * len(spec.folds), views)
-    count = judged_windows(settings, settings.windows.predict_hop_s)
+    count = judged_windows(recipe, recipe.windows.predict_hop_s)
     return {tracks: tracks * count / rate for tracks in LIBRARIES}
 
 
-def assumptions(settings: Recipe, rates: Rates, batch_size: int) -> list[str]:
+def assumptions(recipe: Recipe, rates: Rates, batch_size: int) -> list[str]:
     """What the figures rest on besides the rates."""
     return [
         f"{sum(CLASS_TRACKS.values()):,} training tracks in classes of {', '.join(map(str, CLASS_TRACKS.values()))}; "
-        f"{TEST_TRACKS:,} test tracks, all with the public test's hop; each {settings.audio.track_s:g} s",
+        f"{TEST_TRACKS:,} test tracks, all with the public test's hop; each {recipe.audio.track_s:g} s",
         f"trainings stop after {EPOCHS} epochs; the second figure is for all that the recipe allows",
         f"half of the test tracks get pseudo labels ({PSEUDO_SHARE:.0%}), of the training tracks' mixture of classes"
-        if len(settings.rounds) > 1
+        if len(recipe.rounds) > 1
         else "one round has no pseudo labels",
         f"trainings' rates were measured on batches of {batch_size} windows",
         "every epoch decodes all files anew and validates a fold; the head's first epoch is as slow as the others",
@@ -164,17 +164,17 @@ def table(cost: dict) -> Table:
     return shown
 
 
-def of(result: dict, settings: Recipe, source: str) -> dict:
+def of(result: dict, recipe: Recipe, source: str) -> dict:
     """The cost by a suite's rates, as JSON data."""
-    rates = rates_of(result, settings, source)
-    done = list(steps(settings, rates))
+    rates = rates_of(result, recipe, source)
+    done = list(steps(recipe, rates))
     whole = [sum(column) for column in list(zip(*done, strict=True))[1:]]
     kept = ("schema", "device", "cores", "driver", "packages", "git_commit", "date", "platform", "python", "threads")
     cost = {"benchmark": "cost", **{key: result[key] for key in kept}, "rates": asdict(rates), "steps": done}
-    cost |= {"whole_s": whole, "libraries_s": {str(tracks): own for tracks, own in libraries(settings, rates).items()}}
+    cost |= {"whole_s": whole, "libraries_s": {str(tracks): own for tracks, own in libraries(recipe, rates).items()}}
     on_gpu = result["on_gpu"]
     cost |= {"unit": "GPU-hours" if on_gpu else "core-hours", "devices": 1 if on_gpu else result["cores"]}
-    return cost | {"assumptions": assumptions(settings, rates, result["batch_size"])}
+    return cost | {"assumptions": assumptions(recipe, rates, result["batch_size"])}
 
 
 def measured(args) -> tuple[dict, str]:

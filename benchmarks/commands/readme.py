@@ -76,7 +76,7 @@ def features(result: dict) -> Rows:
         yield row["front_end"], str(row["batch_size"]), rate, share, f"{row['peak_mib']:,.0f}"
 
 
-def stream(result: dict) -> Rows:
+def loader(result: dict) -> Rows:
     yield "way", "windows/s", "of a copy", "first batch after", "MiB in the first and last epoch"
     for row in result["rows"]:
         limit, memory = row["limit_windows_per_s"], row.get("memory_mib")
@@ -110,7 +110,7 @@ KINDS = {
     "cost": Kind("The whole recipe on this machine", " cost", cost),
     "decode": Kind("Files to samples", ".bench_decode", decode),
     "features": Kind("Waveforms to pictures", ".bench_features", features),
-    "loader": Kind("Files to batches", ".bench_stream", stream),
+    "loader": Kind("Files to batches", ".bench_stream", loader),
     "train": Kind("Training from files, and from what is ready", ".bench_train", train),
     "predict": Kind("The ensemble's judgement of a track", ".bench_predict", predict),
     "parity": Kind("How exact the engines are", ".parity", parity),
@@ -139,8 +139,8 @@ def load(folder: Path = RESULTS) -> dict[Path, dict]:
             raise InputError(f"{path}: no result of a benchmark")
         if result.get("quick"):
             raise InputError(f"{path}: a first look (--quick), which is not to be shown")
-    order = list(KINDS)
-    return dict(sorted(results.items(), key=lambda found: order.index(found[1]["benchmark"])))
+    index = list(KINDS)
+    return dict(sorted(results.items(), key=lambda found: index.index(found[1]["benchmark"])))
 
 
 def section(path: Path, result: dict, link: str) -> str:

@@ -53,24 +53,24 @@ class Trial:
         return self.before if (self.setting, self.before) == ("loader.pcm_cache", "off") else self.best
 
 
-def changed(settings: Recipe, key: str, value: object) -> Recipe:
+def changed(recipe: Recipe, key: str, value: object) -> Recipe:
     """A recipe with one `table.key` changed. Raises InputError."""
-    return apply_overrides(settings, [f"{key}={tomli_w.dumps({'x': value}).partition('=')[2].strip()}"])
+    return apply_overrides(recipe, [f"{key}={tomli_w.dumps({'x': value}).partition('=')[2].strip()}"])
 
 
-def value_of(settings: Recipe, key: str) -> object:
+def value_of(recipe: Recipe, key: str) -> object:
     table, name = key.split(".")
-    return getattr(getattr(settings, table), name)
+    return getattr(getattr(recipe, table), name)
 
 
-def attempt(settings: Recipe, key: str, values: list, measure: Callable[[Recipe], list[float]]) -> Trial:
+def attempt(recipe: Recipe, key: str, values: list, measure: Callable[[Recipe], list[float]]) -> Trial:
     """Rates under each value of a setting, there and back; one that does not work here is left out."""
-    trial = Trial(key, value_of(settings, key))
+    trial = Trial(key, value_of(recipe, key))
     there = list(dict.fromkeys([trial.before, *values]))
     for value in itertools.chain.from_iterable(there[:: (-1) ** number] for number in range(ROUNDS)):
         try:
             if value not in trial.refused:
-                trial.rates.setdefault(value, []).append(measure(changed(settings, key, value)))
+                trial.rates.setdefault(value, []).append(measure(changed(recipe, key, value)))
         except (InputError, RuntimeError) as error:  # an inexact engine; too little memory; no compiler
             trial.rates.pop(value, None)
             trial.refused[value] = (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -42,61 +42,61 @@ def resample(bench: Bench) -> Iterator[dict]:
 
 def copy(bench: Bench) -> Iterator[dict]:
     """Decoded samples to batches on the device."""
-    length, on_gpu = measurement.window_samples(bench.settings), bench.device.type == "cuda"
+    length, on_gpu = measurement.window_samples(bench.recipe), bench.device.type == "cuda"
     bounds = {"disk": [(bench.limits["one core's copy"], 1)]}
     if on_gpu:
         link = bench.limits["host to device"], 4 * length
         bounds["disk"] += [link]
         bounds["gpu"] = [(bench.limits["memory bandwidth"], 8 * length)]  # read and written
     for where, own in bounds.items():
-        wanted = bench_loader.with_bank(bench.settings, where)
+        wanted = bench_loader.with_cache(bench.recipe, where)
         yield row("copy", f"bank={where}", _stream(bench, wanted, bench_loader.nothing, bench.pcm_cache), *own)
     if on_gpu:
-        found = measurement.copies(bench.settings, bench.effort.batch_size, bench.device, bench.effort.seconds)
+        found = measurement.copies(bench.recipe, bench.effort.batch_size, bench.device, bench.effort.seconds)
         yield row("copy", "host to device", found, link)
 
 
 def features(bench: Bench) -> Iterator[dict]:
     """Samples on the device to pictures, by engine and batch size."""
-    spec, rate = bench.settings.mel, bench.settings.audio.sample_rate
+    spec, rate = bench.recipe.mel, bench.recipe.audio.sample_rate
     for batch_size in bench.effort.sizes:
-        waves = measurement.noise(bench.settings, batch_size, bench.device)
+        waves = measurement.noise(bench.recipe, batch_size, bench.device)
         for name, front_end in bench_features.engines(spec, rate, bench.device):
             found = bench_features.time_front_end(front_end, waves, bench.effort.seconds)["samples_windows_per_s"]
             more = {"engine": name, "batch_size": batch_size, "curve": batch_size != bench.effort.batch_size}
             yield row("features", f"{name}, batch of {batch_size}", found, (bench.picture_limit, 1), **more)
 
 
-def stream(bench: Bench) -> Iterator[dict]:
+def loader(bench: Bench) -> Iterator[dict]:
     """Files to batches on the device, and on to pictures."""
-    draw, bounds = measurement.front_end(bench.settings, bench.device), [(bench.decode_limit(), 1)]
-    yield row("loader", "files to batches", _stream(bench, bench.settings, bench_loader.nothing, None), *bounds)
+    draw, bounds = measurement.front_end(bench.recipe, bench.device), [(bench.decode_limit(), 1)]
+    yield row("loader", "files to batches", _stream(bench, bench.recipe, bench_loader.nothing, None), *bounds)
     bounds += [(bench.picture_limit, 1)]
-    yield row("loader", "files to pictures", _stream(bench, bench.settings, draw, None), *bounds)
+    yield row("loader", "files to pictures", _stream(bench, bench.recipe, draw, None), *bounds)
 
 
-def _stream(bench: Bench, settings: Recipe, then, bank) -> list[float]:
-    found = bench_loader.time_way(bench.paths, settings, bench.device, bank, then, bench.effort.repeats + 1)
+def _stream(bench: Bench, recipe: Recipe, then, cache) -> list[float]:
+    found = bench_loader.time_way(bench.paths, recipe, bench.device, cache, then, bench.effort.repeats + 1)
     return found["samples_windows_per_s"][1:]  # the first epoch starts the processes
 
 
 def train(bench: Bench) -> Iterator[dict]:
     """Optimizer steps of each network of all rounds: on pictures that lie there, and from files."""
-    names, effort = networks(bench.settings), bench.effort
+    names, effort = networks(bench.recipe), bench.effort
     bound = bench.network_limit, bench.flops(names[0], True)
     for batch_size in effort.sizes:
-        times = bench_train.time_ready(names[0], bench.settings, batch_size, effort.steps, effort.repeats, bench.device)
+        times = bench_train.time_ready(names[0], bench.recipe, batch_size, effort.steps, effort.repeats, bench.device)
         more = {"backbone": names[0], "batch_size": batch_size, "curve": True}
         yield row("train", f"{names[0]}, batch of {batch_size}", [batch_size / own for own in times], bound, **more)
-    settings = bench.from_files(bench.settings)
-    with WindowLoader(bench.paths, settings.audio, settings.loader, bench.device) as files:
+    recipe = bench.from_files(bench.recipe)
+    with WindowLoader(bench.paths, recipe.audio, recipe.loader, bench.device) as files:
         for name in names:
-            yield from _train_one(bench, files, settings, name)
+            yield from _train_one(bench, files, recipe, name)
 
 
-def _train_one(bench: Bench, files: WindowLoader, settings: Recipe, name: str) -> Iterator[dict]:
+def _train_one(bench: Bench, files: WindowLoader, recipe: Recipe, name: str) -> Iterator[dict]:
     effort, flops = bench.effort, bench.flops(name, True)
-    found = bench_train.time_backbone(name, files, settings, effort.batch_size, effort.steps, effort.repeats)
+    found = bench_train.time_backbone(name, files, recipe, effort.batch_size, effort.steps, effort.repeats)
     alone, *others = (bench.network_limit, flops), (bench.picture_limit, 1), (bench.decode_limit(), 1)
     rates = {way: [effort.batch_size / own for own in samples] for way, samples in found["samples_s"].items()}
     more = {"backbone": name, "flops": flops, "bytes": bench.bytes_moved(name)}
@@ -106,9 +106,9 @@ def _train_one(bench: Bench, files: WindowLoader, settings: Recipe, name: str) -
 
 def predict(bench: Bench) -> Iterator[dict]:
     """All networks of the last round over one pass of files, each window and its mirror image."""
-    found = bench_predict.run(bench.settings, bench.paths[: bench.effort.judged], bench.effort.repeats, bench.device)
-    spec = bench.settings.rounds[-1]
-    views = len(spec.folds) * (2 if bench.settings.predict.flip else 1)
+    found = bench_predict.run(bench.recipe, bench.paths[: bench.effort.judged], bench.effort.repeats, bench.device)
+    spec = bench.recipe.rounds[-1]
+    views = len(spec.folds) * (2 if bench.recipe.predict.flip else 1)
     flops = views * sum(bench.flops(name, False) for name in spec.backbones)
     alone, *others = (bench.network_limit, flops), (bench.picture_limit, 1), (bench.decode_limit(), 1)
     for way, bounds in (("networks alone", (alone,)), ("files to probabilities", (alone, *others))):
@@ -116,15 +116,15 @@ def predict(bench: Bench) -> Iterator[dict]:
         yield row("predict", f"{found['models']} networks, {way}", rates, *bounds, models=found["models"])
 
 
-STAGES = {own.__name__: own for own in (decode, resample, copy, features, stream, train, predict)}
+STAGES = {own.__name__: own for own in (decode, resample, copy, features, loader, train, predict)}
 
 
 def run(bench: Bench, names: list[str]) -> dict:
     """Measure stages; with all of them, also say what limits."""
-    settings = bench.settings
+    recipe = bench.recipe
     result = {"benchmark": "suite", **bench.about()}
-    result |= {"track_windows": bench.track_windows, "track_s": settings.audio.track_s}
-    result |= {"engine": measurement.front_end(settings, bench.device).engine_on(bench.device)}
+    result |= {"track_windows": bench.track_windows, "track_s": recipe.audio.track_s}
+    result |= {"engine": measurement.front_end(recipe, bench.device).engine_on(bench.device)}
     result |= {"rows": []}
     for number, name in enumerate(names, start=1):
         for one in STAGES[name](bench):
@@ -144,8 +144,8 @@ def roofline_points(bench: Bench, rows: list[dict]) -> dict:
         if "flops" in one:
             points.append((one["backbone"], one["flops"] / one["bytes"], one["flops"] * one["windows_per_s"]))
         elif one.get("batch_size") == bench.effort.batch_size and "engine" in one:
-            flops = roofline.front_end_flops(one["engine"], bench.settings)
-            intensity = flops / roofline.front_end_bytes(bench.settings)
+            flops = roofline.front_end_flops(one["engine"], bench.recipe)
+            intensity = flops / roofline.front_end_bytes(bench.recipe)
             points.append((f"front end, {one['engine']}", intensity, flops * one["windows_per_s"]))
     return {"points": points, "peaks_flops": bench.peaks, "bandwidth": bench.limits["memory bandwidth"].over(0.0)}
 

@@ -25,56 +25,56 @@ from melgpu.recipe import Recipe
 from melgpu.runs import environment
 
 
-def drawing(bench: Bench, settings: Recipe) -> list[float]:
+def drawing(bench: Bench, recipe: Recipe) -> list[float]:
     """Samples to pictures; raises InputError where an engine misses the parity gate on this device."""
-    draw = measurement.front_end(settings, bench.device)
-    parity.check_parity(parity.measure_parity(draw, settings.audio.sample_rate, bench.device))
-    waves = measurement.noise(settings, largest_batch(settings), bench.device)
+    draw = measurement.front_end(recipe, bench.device)
+    parity.check_parity(parity.measure_parity(draw, recipe.audio.sample_rate, bench.device))
+    waves = measurement.noise(recipe, largest_batch(recipe), bench.device)
     return bench_features.time_front_end(draw, waves, bench.effort.seconds)["samples_windows_per_s"]
 
 
-def largest_batch(settings: Recipe) -> int:
-    return max(settings.optim.batch_size, settings.loader.predict_batch_size)
+def largest_batch(recipe: Recipe) -> int:
+    return max(recipe.optim.batch_size, recipe.loader.predict_batch_size)
 
 
-def stepping(bench: Bench, settings: Recipe, names: list[str], answers: bool = False) -> list[float]:
+def stepping(bench: Bench, recipe: Recipe, names: list[str], answers: bool = False) -> list[float]:
     """Training steps of networks on pictures that lie on the device; with `answers`, and as many windows judged."""
     effort, device = bench.effort, bench.device
     size, repeats = effort.batch_size, effort.repeats
-    times = np.array([bench_train.time_ready(name, settings, size, effort.steps, repeats, device) for name in names])
+    times = np.array([bench_train.time_ready(name, recipe, size, effort.steps, repeats, device) for name in names])
     if answers:
-        times += np.array([bench_predict.time_ready(name, settings, size, repeats, device) for name in names])
+        times += np.array([bench_predict.time_ready(name, recipe, size, repeats, device) for name in names])
     return (len(names) * size / times.sum(0)).tolist()
 
 
-def judging(bench: Bench, settings: Recipe, name: str) -> list[float]:
+def judging(bench: Bench, recipe: Recipe, name: str) -> list[float]:
     """Answers of a network to pictures that lie on the device."""
-    size = settings.loader.predict_batch_size
-    return [size / own for own in bench_predict.time_ready(name, settings, size, bench.effort.repeats, bench.device)]
+    size = recipe.loader.predict_batch_size
+    return [size / own for own in bench_predict.time_ready(name, recipe, size, bench.effort.repeats, bench.device)]
 
 
-def streaming(bench: Bench, settings: Recipe) -> list[float]:
+def streaming(bench: Bench, recipe: Recipe) -> list[float]:
     """Files, or the bank, to batches on the device."""
-    job = bank_of(bench, settings), bench_loader.nothing, bench.effort.repeats + 1
-    return bench_loader.time_way(bench.paths, settings, bench.device, *job)["samples_windows_per_s"][1:]
+    job = cache_of(bench, recipe), bench_loader.nothing, bench.effort.repeats + 1
+    return bench_loader.time_way(bench.paths, recipe, bench.device, *job)["samples_windows_per_s"][1:]
 
 
-def bank_of(bench: Bench, settings: Recipe) -> PcmCache | None:
-    return None if settings.loader.pcm_cache == "off" else bench.pcm_cache
+def cache_of(bench: Bench, recipe: Recipe) -> PcmCache | None:
+    return None if recipe.loader.pcm_cache == "off" else bench.pcm_cache
 
 
-def trials(bench: Bench, settings: Recipe, quick: bool) -> Iterator[tuple[Trial, Recipe]]:
+def trials(bench: Bench, recipe: Recipe, quick: bool) -> Iterator[tuple[Trial, Recipe]]:
     """Each setting in turn, with what is kept of those before; the recipe as it is after it."""
     on_gpu = bench.device.type == "cuda"
-    names = list(settings.rounds[-1].backbones)[: 1 if quick else None]
+    names = list(recipe.rounds[-1].backbones)[: 1 if quick else None]
     batches = [8, 32] if quick else [8, 16, 32, 64, 128, 256] if on_gpu else [1, 4, 8, 16, 32]
-    most = largest_batch(settings)
+    most = largest_batch(recipe)
     unset = most if on_gpu else CPU_BATCH  # what machine.feature_batch = 0 takes
-    chunk_size = distinct(settings.machine.feature_batch, batches, lambda size: min(size or unset, most))
-    workers = distinct(settings.loader.workers, powers(bench.cores), lambda count: min(count, bench.cores))
-    engines = [name for name, _ in bench_features.engines(settings.mel, settings.audio.sample_rate, bench.device)]
-    if settings.mel.engine == "auto":  # which is one of them
-        engines.remove(measurement.front_end(settings, bench.device).engine_on(bench.device))
+    chunk_size = distinct(recipe.machine.feature_batch, batches, lambda size: min(size or unset, most))
+    workers = distinct(recipe.loader.workers, powers(bench.cores), lambda count: min(count, bench.cores))
+    engines = [name for name, _ in bench_features.engines(recipe.mel, recipe.audio.sample_rate, bench.device)]
+    if recipe.mel.engine == "auto":  # which is one of them
+        engines.remove(measurement.front_end(recipe, bench.device).engine_on(bench.device))
     plan: list[tuple[str, list, Callable[[Recipe], list[float]]]] = [
         ("loader.workers", workers, lambda now: bench.decode_rates(min(now.loader.workers, bench.cores))),
         ("mel.engine", engines, lambda now: drawing(bench, now)),
@@ -86,14 +86,14 @@ def trials(bench: Bench, settings: Recipe, quick: bool) -> Iterator[tuple[Trial,
     ]
     for key, values, measure in plan:
         if values:
-            trial = attempt(settings, key, values, measure)
-            settings = changed(settings, key, trial.kept)
-            yield trial, settings
+            trial = attempt(recipe, key, values, measure)
+            recipe = changed(recipe, key, trial.kept)
+            yield trial, recipe
 
 
 def versus(bench: Bench, tuned: Recipe, name: str) -> dict[str, dict[str, list[float]]]:
     """Windows a second of training and of prediction from files, by tuned and by default settings in turn."""
-    ways, found = {"default": bench.settings, "tuned": tuned}, {}
+    ways, found = {"default": bench.recipe, "tuned": tuned}, {}
     for what, work in (("training", training), ("prediction", prediction)):
         rates: dict[str, list[float]] = {way: [] for way in ways}
         with contextlib.ExitStack() as stack:
@@ -105,32 +105,32 @@ def versus(bench: Bench, tuned: Recipe, name: str) -> dict[str, dict[str, list[f
     return found
 
 
-def training(bench: Bench, settings: Recipe, name: str) -> Generator[float]:
+def training(bench: Bench, recipe: Recipe, name: str) -> Generator[float]:
     """Windows a second of steps from files, sample after sample, each after what was decoded ahead is used up."""
-    effort, device, settings = bench.effort, bench.device, bench.from_files(settings)
-    with WindowLoader(bench.paths, settings.audio, settings.loader, device, bank_of(bench, settings)) as stream:
-        if settings.loader.pcm_cache == "gpu":
-            list(stream.load_to_device(np.arange(len(bench.paths))))
-        state, draw = bench_train.begin(name, settings, device), measurement.front_end(settings, device)
-        batches = measurement.epochs(stream, settings, effort.batch_size)
-        loop = bench_train.training_loop(state, name, settings, draw, batches)
+    effort, device, recipe = bench.effort, bench.device, bench.from_files(recipe)
+    with WindowLoader(bench.paths, recipe.audio, recipe.loader, device, cache_of(bench, recipe)) as loader:
+        if recipe.loader.pcm_cache == "gpu":
+            list(loader.load_to_device(np.arange(len(bench.paths))))
+        state, draw = bench_train.begin(name, recipe, device), measurement.front_end(recipe, device)
+        batches = measurement.epochs(loader, recipe, effort.batch_size)
+        loop = bench_train.training_loop(state, name, recipe, draw, batches)
         while True:
-            bench_train.time_steps(loop, bench_train.head_start(settings, effort.batch_size), device)
+            bench_train.time_steps(loop, bench_train.head_start(recipe, effort.batch_size), device)
             yield effort.batch_size / bench_train.time_steps(loop, effort.steps, device)
 
 
-def prediction(bench: Bench, settings: Recipe, name: str) -> Generator[float]:
+def prediction(bench: Bench, recipe: Recipe, name: str) -> Generator[float]:
     """Windows a second from files to probabilities, sample after sample."""
     paths, device, draw = (
         bench.paths[: bench.effort.judged],
         bench.device,
-        measurement.front_end(settings, bench.device),
+        measurement.front_end(recipe, bench.device),
     )
-    models, order = [bench_predict.build(name, settings, device)], bench_predict.order_of(settings, len(paths))
-    with WindowLoader(paths, settings.audio, settings.loader, device, bank_of(bench, settings)) as stream:
+    models, index = [bench_predict.build(name, recipe, device)], bench_predict.index_of(recipe, len(paths))
+    with WindowLoader(paths, recipe.audio, recipe.loader, device, cache_of(bench, recipe)) as loader:
         while True:
-            batches = stream.batches(order, measurement.window_samples(settings), settings.loader.predict_batch_size)
-            yield len(order) / bench_predict.time_pass(models, draw, batches, settings, device)
+            batches = loader.batches(index, measurement.window_samples(recipe), recipe.loader.predict_batch_size)
+            yield len(index) / bench_predict.time_pass(models, draw, batches, recipe, device)
 
 
 def ratios(rates: dict[str, list[float]]) -> tuple[float, float, float]:
@@ -150,8 +150,8 @@ def plot(tried: list[Trial], title: str, path: Path) -> None:
 
 def run(bench: Bench, quick: bool) -> tuple[dict, list[Trial], str]:
     """Try all settings, and the best against the default: the result, the trials, and the text of a TOML file."""
-    result, tried, tuned = {"benchmark": "tune", **bench.about()}, [], bench.settings
-    for trial, so_far in trials(bench, bench.settings, quick):
+    result, tried, tuned = {"benchmark": "tune", **bench.about()}, [], bench.recipe
+    for trial, so_far in trials(bench, bench.recipe, quick):
         tried, tuned = [*tried, trial], so_far
         told = f"{trial.setting}: {trial.kept} of {', '.join(map(str, trial.rates))}"
         Console(stderr=True, highlight=False).print(told)

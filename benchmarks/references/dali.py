@@ -9,7 +9,7 @@ from nvidia.dali.plugin.pytorch import feed_ndarray
 from melgpu.recipe import Recipe
 
 
-def front_end(settings: Recipe, device: torch.device):
+def front_end(recipe: Recipe, device: torch.device):
     """A callable from waves (B, T) to pictures (B, 3, S, S); it builds a pipeline for each size of batch."""
     on_gpu, made = device.type == "cuda", {}
 
@@ -17,7 +17,7 @@ def front_end(settings: Recipe, device: torch.device):
         options = {"batch_size": len(waves), "num_threads": torch.get_num_threads(), "prefetch_queue_depth": 1}
         options["device_id"] = (device.index or 0) if on_gpu else None
         if len(waves) not in made:
-            made[len(waves)] = _pictures(settings, "gpu" if on_gpu else "cpu", **options)
+            made[len(waves)] = _pictures(recipe, "gpu" if on_gpu else "cpu", **options)
             made[len(waves)].build()
         pipeline = made[len(waves)]
         pipeline.feed_input("waves", list(waves) if on_gpu else list(waves.numpy()))
@@ -31,9 +31,9 @@ def front_end(settings: Recipe, device: torch.device):
 
 
 @pipeline_def
-def _pictures(settings: Recipe, where: str):
+def _pictures(recipe: Recipe, where: str):
     """Waves to (S, S, 1); Slaney's scale and norm, dB re each window's maximum."""
-    spec, rate = settings.mel, settings.audio.sample_rate
+    spec, rate = recipe.mel, recipe.audio.sample_rate
     waves = fn.external_source(name="waves", device=where, dtype=types.FLOAT, ndim=1)
     frames = {"nfft": spec.n_fft, "window_length": spec.n_fft, "window_step": spec.hop_length}
     mels = fn.mel_filter_bank(

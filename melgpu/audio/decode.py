@@ -69,18 +69,18 @@ def read_audio(path: str | Path, sample_rate: int, max_s: float) -> DecodedAudio
 
     One thread at a time: libsndfile's own notes on standard error are silenced meanwhile.
     """
-    total, rate, channels, flaw = _read_channel_sum(str(path), max_s + TAIL_S, BLOCK_SAMPLES)
-    if flaw:  # the block with the flaw was lost: come nearer to it in small ones
-        total, rate, channels, flaw = _read_channel_sum(str(path), max_s + TAIL_S, SMALL_BLOCK_SAMPLES)
+    total, rate, channels, problem = _read_channel_sum(str(path), max_s + TAIL_S, BLOCK_SAMPLES)
+    if problem:  # the block with the flaw was lost: come nearer to it in small ones
+        total, rate, channels, problem = _read_channel_sum(str(path), max_s + TAIL_S, SMALL_BLOCK_SAMPLES)
     wave = _resampled_mean(total, channels, rate, sample_rate)
     if len(wave) and not (wave.min() > -MAX_AMPLITUDE and wave.max() < MAX_AMPLITUDE):  # true for NaN, too
-        flaw = flaw or INVALID_SAMPLES
+        problem = problem or INVALID_SAMPLES
         total = total[: (np.abs(total) < MAX_AMPLITUDE).argmin()]
         wave = _resampled_mean(total, channels, rate, sample_rate)
-    if flaw and len(total) < MIN_USABLE_S * rate:
+    if problem and len(total) < MIN_USABLE_S * rate:
         wave = wave[:0]
     wave = wave[: math.ceil(max_s * sample_rate)]
-    return DecodedAudio(wave, rate, channels, flaw or (None if len(wave) else "contains no audio"))
+    return DecodedAudio(wave, rate, channels, problem or (None if len(wave) else "contains no audio"))
 
 
 def stream_audio(path: str | Path, sample_rate: int) -> Iterator[np.ndarray]:
@@ -88,12 +88,12 @@ def stream_audio(path: str | Path, sample_rate: int) -> Iterator[np.ndarray]:
 
     Raises DecodeError, of a flaw in the middle after all that was good before it. Memory does not depend on the length.
     """
-    resampler, channels, flaw = None, 1, "contains no audio"
+    resampler, channels, problem = None, 1, "contains no audio"
     try:
         for rate, block in _uniform_blocks(str(path), STREAM_BLOCK_SAMPLES):
             if not resampler:
                 _check_rate(rate)
-                resampler, channels, flaw = soxr.ResampleStream(rate, sample_rate, 1), block.shape[1], None  # HQ
+                resampler, channels, problem = soxr.ResampleStream(rate, sample_rate, 1), block.shape[1], None  # HQ
             total = np.empty(len(block), np.float32)
             _add_channels(block, total)
             good = _num_valid(total, MAX_AMPLITUDE * channels)
@@ -101,11 +101,11 @@ def stream_audio(path: str | Path, sample_rate: int) -> Iterator[np.ndarray]:
             if good < len(total):
                 raise InputError(INVALID_SAMPLES)
     except InputError as error:
-        flaw = str(error)
+        problem = str(error)
     if resampler:
         yield resampler.resample_chunk(np.empty(0, np.float32), last=True) * np.float32(1 / channels)
-    if flaw:
-        raise DecodeError(f"{path}: {flaw}")
+    if problem:
+        raise DecodeError(f"{path}: {problem}")
 
 
 def _num_valid(wave: np.ndarray, loudest: float) -> int:
@@ -142,7 +142,7 @@ def conform(wave: np.ndarray, num_samples: int) -> np.ndarray:
 
 def _read_channel_sum(path: str, max_s: float, block_samples: int) -> tuple[np.ndarray, int, int, str | None]:
     """The sum over channels, shape (T,), of all that can be read; rate, channels, flaw."""
-    total, frames, rate, channels, flaw = np.empty(0, np.float32), 0, 0, 0, None
+    total, frames, rate, channels, problem = np.empty(0, np.float32), 0, 0, 0, None
     try:
         for rate, block in _uniform_blocks(path, block_samples):
             if not frames:
@@ -153,8 +153,8 @@ def _read_channel_sum(path: str, max_s: float, block_samples: int) -> tuple[np.n
             if frames == len(total):
                 break
     except InputError as error:
-        flaw = str(error)
-    return total[:frames], rate, channels, flaw
+        problem = str(error)
+    return total[:frames], rate, channels, problem
 
 
 def _uniform_blocks(path: str, block_samples: int) -> Iterator[tuple[int, np.ndarray]]:

@@ -26,13 +26,16 @@ class AudioError:
         return f"{self.path}: {self.reason}"
 
 
-def record_errors(path: Path, flaws: Iterable[AudioError]) -> None:
+def record_errors(path: Path, audio_errors: Iterable[AudioError]) -> None:
     """Add flaws to the record in a file; what it says of the same files is replaced. No flaws, no file."""
-    known = {flaw.path: flaw for flaw in load_errors(path)}
-    found = known | {flaw.path: flaw for flaw in flaws}
+    known = {audio_error.path: audio_error for audio_error in load_errors(path)}
+    found = known | {audio_error.path: audio_error for audio_error in audio_errors}
     if found == known:
         return
-    rows = ((flaw.path, flaw.reason, f"{flaw.usable_s:.1f}") for _, flaw in sorted(found.items()))
+    rows = (
+        (audio_error.path, audio_error.reason, f"{audio_error.usable_s:.1f}")
+        for _, audio_error in sorted(found.items())
+    )
     files.write_csv(path, COLUMNS, rows)
 
 
@@ -44,14 +47,17 @@ def load_errors(path: Path) -> list[AudioError]:
         return [AudioError(name, reason, float(salvaged_s)) for name, reason, salvaged_s in rows]
 
 
-def check_error_rate(flaws: dict[str, AudioError], num_files: int, most: float) -> None:
-    """Raise InputError where more than a share `most` of all files is broken."""
-    if len(flaws) > most * num_files:
-        problem = f"{len(flaws)} of {num_files} files are broken, more than loader.max_error_fraction = {most:g} allows"
-        raise InputError([*map(str, flaws.values()), problem])
+def check_error_rate(audio_errors: dict[str, AudioError], num_files: int, max_fraction: float) -> None:
+    """Raise InputError where more than a fraction of all files is broken."""
+    if len(audio_errors) > max_fraction * num_files:
+        problem = (
+            f"{len(audio_errors)} of {num_files} files are broken, "
+            f"more than loader.max_error_fraction = {max_fraction:g} allows"
+        )
+        raise InputError([*map(str, audio_errors.values()), problem])
 
 
-def summarize(flaws: list[AudioError], path: Path) -> str:
+def summarize(audio_errors: list[AudioError], path: Path) -> str:
     """One line for the reader."""
-    kept = sum(not flaw.unusable for flaw in flaws)
-    return f"{len(flaws)} broken files in quarantine, {kept} of them used up to their flaw: {path}"
+    kept = sum(not audio_error.unusable for audio_error in audio_errors)
+    return f"{len(audio_errors)} broken files in quarantine, {kept} of them used up to their flaw: {path}"

@@ -29,10 +29,10 @@ def decode_to_file(path: str, sample_rate: int, num_samples: int, target: str, o
 
     Returns the file's flaw; of one that gives nothing nothing is written. Raises OSError (a full disk).
     """
-    wave, flaw = _read(path, sample_rate, num_samples)
+    wave, audio_error = _read(path, sample_rate, num_samples)
     if len(wave):
         _write(conform(wave, num_samples), target, offset)
-    return flaw
+    return audio_error
 
 
 def _read(path: str, sample_rate: int, num_samples: int) -> tuple[np.ndarray, AudioError | None]:

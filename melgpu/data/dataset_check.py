@@ -52,12 +52,12 @@ def inspect_file(path: str) -> FileSummary:
     except Exception as error:  # a file that surprises its decoder is broken, not the check
         return FileSummary(str(error), 0, 0, None, False, "", np.empty(0, np.uint32))
     heard_s = len(sound.wave) / RATE
-    flaw = sound.error
+    problem = sound.error
     if length_s and heard_s < min(length_s, fingerprint.EXCERPT_S) - 1:
-        flaw = f"its header promises {length_s:.1f} s and it holds {heard_s:.1f} s"
+        problem = f"its header promises {length_s:.1f} s and it holds {heard_s:.1f} s"
     is_silent = len(sound.wave) > 0 and bool(np.abs(sound.wave).max() < SILENT)
     words = fingerprint.fingerprint(sound.wave, RATE)
-    return FileSummary(flaw, sound.source_rate, sound.channels, length_s, is_silent, content, words)
+    return FileSummary(problem, sound.source_rate, sound.channels, length_s, is_silent, content, words)
 
 
 def _content(path: Path) -> str:

@@ -34,12 +34,12 @@ BATCHES_AHEAD = 2
 
 
 def check_files(
-    paths: Sequence[str], audio: AudioSpec, spec: LoaderSpec, bank: PcmCache | None
+    paths: Sequence[str], audio: AudioSpec, spec: LoaderSpec, cache: PcmCache | None
 ) -> Iterator[AudioError | None]:
     """Decode each file once, into the bank where there is one: its flaw, or None, in the order given."""
     with WorkerPool(spec.workers, spec.timeout_s) as pool:
-        if bank:
-            yield from bank.fill(paths, pool)
+        if cache:
+            yield from cache.fill(paths, pool)
             return
         job = audio.sample_rate, to_samples(audio.track_s, audio.sample_rate)
         answers = pool.in_order((worker.check_file, path, *job) for path in paths)
@@ -70,9 +70,9 @@ class WindowLoader(contextlib.AbstractContextManager):
         audio: AudioSpec,
         spec: LoaderSpec,
         device: torch.device,
-        bank: PcmCache | None = None,
+        cache: PcmCache | None = None,
     ):
-        self.paths, self.spec, self.device, self.pcm_cache = paths, spec, device, bank
+        self.paths, self.spec, self.device, self.pcm_cache = paths, spec, device, cache
         self.sample_rate, self.track_samples = audio.sample_rate, to_samples(audio.track_s, audio.sample_rate)
         self.errors: dict[str, AudioError] = {}
         self._pool = WorkerPool(spec.workers, spec.timeout_s)
@@ -85,17 +85,17 @@ class WindowLoader(contextlib.AbstractContextManager):
         while self._spare:
             self._spare.pop().close()
 
-    def batches(self, order: WindowIndex, window_samples: int, batch_size: int) -> Iterator[Batch]:
+    def batches(self, index: WindowIndex, window_samples: int, batch_size: int) -> Iterator[Batch]:
         """The windows of `order`, `batch_size` at a time; the last batch may be smaller.
 
         Raises DecodeError for a broken file, or InputError where too many are, as the recipe's `stream` says.
         """
-        if self._device_cache and self._device_cache.has(order.tracks):
+        if self._device_cache and self._device_cache.has(index.tracks):
             return (
                 self._batch(part, *self._device_cache.gather(part, window_samples))
-                for part in _parts(order, batch_size)
+                for part in _parts(index, batch_size)
             )
-        made = prefetch(self._gathered(order, window_samples, batch_size), BATCHES_AHEAD)
+        made = prefetch(self._gathered(index, window_samples, batch_size), BATCHES_AHEAD)
         return prefetch_to_device(made, self.device) if self.device.type == "cuda" else made
 
     def load_to_device(self, rows: np.ndarray) -> Iterator[None]:
@@ -109,13 +109,13 @@ class WindowLoader(contextlib.AbstractContextManager):
             yield None
         self._device_cache = resident
 
-    def report_error(self, flaw: AudioError | None) -> None:
+    def report_error(self, audio_error: AudioError | None) -> None:
         """Remember a flaw, or raise, as the recipe says."""
-        if flaw is None:
+        if audio_error is None:
             return
         if self.spec.on_error == "raise":
-            raise DecodeError(str(flaw))
-        self.errors[flaw.path] = flaw
+            raise DecodeError(str(audio_error))
+        self.errors[audio_error.path] = audio_error
         quarantine.check_error_rate(self.errors, len(self.paths), self.spec.max_error_fraction)
 
     def cached(self, row: int) -> CacheEntry | None:
@@ -139,20 +139,20 @@ class WindowLoader(contextlib.AbstractContextManager):
         for one in small:
             one.close()
 
-    def _gathered(self, order: WindowIndex, window_samples: int, batch_size: int) -> Iterator[Batch]:
+    def _gathered(self, index: WindowIndex, window_samples: int, batch_size: int) -> Iterator[Batch]:
         """Batches in memory of this machine (pinned, for a GPU)."""
-        plan = Schedule(order, batch_size)
+        plan = Schedule(index, batch_size)
         with TrackBuffer(self, plan.rows, plan.max_open) as tracks:
-            for number, part in enumerate(_parts(order, batch_size)):
+            for number, part in enumerate(_parts(index, batch_size)):
                 waves = self._buffer(len(part), window_samples)
-                heard = np.ones(len(part), bool)
+                valid = np.ones(len(part), bool)
                 for place, (row, start) in enumerate(zip(part.tracks.tolist(), part.starts.tolist(), strict=True)):
                     wave = tracks[row]
-                    heard[place] = wave is not None
+                    valid[place] = wave is not None
                     waves.numpy()[place] = 0 if wave is None else wave[start : start + window_samples]
                 for row in plan.rows_that_end(number):
                     tracks.drop(row)
-                yield self._batch(part, waves, torch.from_numpy(heard))
+                yield self._batch(part, waves, torch.from_numpy(valid))
 
     def _buffer(self, *shape: int) -> torch.Tensor:
         """Memory that no earlier batch uses any more, if there is such: fresh pages cost twice the copy into them."""
@@ -165,12 +165,12 @@ class WindowLoader(contextlib.AbstractContextManager):
         return torch.from_numpy(self._buffers[-1])
 
     @staticmethod
-    def _batch(part: WindowIndex, waves: torch.Tensor, heard: torch.Tensor) -> Batch:
-        return Batch(waves, torch.from_numpy(part.tracks).long(), torch.from_numpy(part.starts).long(), heard)
+    def _batch(part: WindowIndex, waves: torch.Tensor, valid: torch.Tensor) -> Batch:
+        return Batch(waves, torch.from_numpy(part.tracks).long(), torch.from_numpy(part.starts).long(), valid)
 
 
-def _parts(order: WindowIndex, batch_size: int) -> Iterator[WindowIndex]:
-    return (order[start : start + batch_size] for start in range(0, len(order), batch_size))
+def _parts(index: WindowIndex, batch_size: int) -> Iterator[WindowIndex]:
+    return (index[start : start + batch_size] for start in range(0, len(index), batch_size))
 
 
 def _uses(arrays: list[np.ndarray]) -> list[int]:
@@ -184,13 +184,13 @@ UNUSED = _uses([np.empty(0)])[0]  # differs between versions of Python
 class Schedule:
     """When each track of an order is wanted: known before anything is decoded."""
 
-    def __init__(self, order: WindowIndex, batch_size: int):
-        rows, numbers = unique_inverse(order.tracks)
+    def __init__(self, index: WindowIndex, batch_size: int):
+        rows, numbers = unique_inverse(index.tracks)
         first = first_occurrence(numbers, len(rows))
-        last = (len(order) - 1 - first_occurrence(numbers[::-1], len(rows))) // batch_size
+        last = (len(index) - 1 - first_occurrence(numbers[::-1], len(rows))) // batch_size
         self.rows = rows[np.argsort(first)]  # in the order of first use
         by_end = np.argsort(last, kind="stable")
-        batches = -(-len(order) // batch_size)
+        batches = -(-len(index) // batch_size)
         self._ending, self._ends = rows[by_end], np.searchsorted(last[by_end], np.arange(batches + 1))
         begins, ends = (np.bincount(places, minlength=batches) for places in (first // batch_size, last))
         self.max_open = int((begins.cumsum() - ends.cumsum() + ends).max(initial=0))
@@ -223,14 +223,14 @@ class SharedSlots:
 class TrackBuffer(contextlib.AbstractContextManager):
     """Conformed waves by row, from the bank or decoded in the order of `rows`, some of them before their turn."""
 
-    def __init__(self, stream: WindowLoader, rows: np.ndarray, most_open: int):
-        self._stream = stream
-        entries = ((row, stream.cached(row)) for row in rows.tolist())
+    def __init__(self, loader: WindowLoader, rows: np.ndarray, most_open: int):
+        self._stream = loader
+        entries = ((row, loader.cached(row)) for row in rows.tolist())
         self._entries = {row: entry for row, entry in entries if entry}  # asked once: files may change meanwhile
         self._missing = iter([row for row in rows.tolist() if row not in self._entries])
-        ahead = num_prefetched_tracks(stream.spec)
+        ahead = num_prefetched_tracks(loader.spec)
         slots = 0 if len(self._entries) == len(rows) else most_open + ahead
-        self._memory = stream.acquire(slots)
+        self._memory = loader.acquire(slots)
         self._free = list(range(slots))
         self._pending: collections.deque[tuple[int, int, Future]] = collections.deque()
         self._waves: dict[int, tuple[int, np.ndarray | None]] = {}
@@ -262,10 +262,10 @@ class TrackBuffer(contextlib.AbstractContextManager):
         row, slot, answer = self._pending[0]
         path = self._stream.paths[row]
         self._stream.errors.pop(path, None)  # it may be well by now
-        flaw = _worker_result(path, answer)
-        self._stream.report_error(flaw)
+        audio_error = _worker_result(path, answer)
+        self._stream.report_error(audio_error)
         self._pending.popleft()
-        self._waves[row] = slot, None if flaw and flaw.unusable else self._memory.slots[slot]
+        self._waves[row] = slot, None if audio_error and audio_error.unusable else self._memory.slots[slot]
         self._begin_next()
 
     def __exit__(self, *exc) -> None:

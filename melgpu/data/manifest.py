@@ -45,14 +45,14 @@ class Manifest:
         return sorted({self.labels[row] for row in self.rows("train")}, key=natural_key)
 
 
-def build(listings: dict[str, SourceList], num_folds: int, seed: int, lost: Collection[str] = ()) -> Manifest:
+def build(listings: dict[str, SourceList], num_folds: int, seed: int, unusable: Collection[str] = ()) -> Manifest:
     """Join the listings of the splits and draw the folds of the training tracks; paths in `lost` get none.
 
     Raises InputError with every duplicate id, class too small for the folds and unknown test label.
     """
     problems = [problem for listing in listings.values() for problem in _check_names(listing)]
     problems += _check_duplicates(listings)
-    train = _without(listings["train"], lost)
+    train = _without(listings["train"], unusable)
     counts = Counter(train.labels)
     problems += _check_artists(train, num_folds)
     problems += [
@@ -68,14 +68,14 @@ def build(listings: dict[str, SourceList], num_folds: int, seed: int, lost: Coll
     if problems:
         raise InputError(problems)
     folds = np.full(len(listings["train"].ids), -1)
-    folds[[path not in lost for path in listings["train"].paths]] = assign_folds(
+    folds[[path not in unusable for path in listings["train"].paths]] = assign_folds(
         train.labels, num_folds, seed, train.groups
     )
     return _join(listings, folds)
 
 
-def _without(listing: SourceList, lost: Collection[str]) -> SourceList:
-    kept = [row for row, path in enumerate(listing.paths) if path not in lost]
+def _without(listing: SourceList, unusable: Collection[str]) -> SourceList:
+    kept = [row for row, path in enumerate(listing.paths) if path not in unusable]
     columns = (listing.ids, listing.paths, listing.labels, listing.groups, listing.lines)
     return SourceList(*([column[row] for row in kept] for column in columns))
 

@@ -112,14 +112,14 @@ class PcmCache:
         if future is None:
             return place.error
         try:
-            flaw = future.result()
+            audio_error = future.result()
         except WorkerLost as error:
-            flaw = AudioError(path, str(error), 0.0)
-        if flaw and flaw.unusable:
+            audio_error = AudioError(path, str(error), 0.0)
+        if audio_error and audio_error.unusable:
             free.appendleft(place)
         else:
-            done.append((key, CacheEntry(place, flaw)))
-        return flaw
+            done.append((key, CacheEntry(place, audio_error)))
+        return audio_error
 
     def _sync(self, done: list[tuple[str, CacheEntry]]) -> None:
         """Samples first, then the lines that name them."""
@@ -181,12 +181,12 @@ class DeviceCache:
                 f"{len(rows)} tracks need {need:.1f} GB of {device}'s memory: --set loader.pcm_cache=disk ({error})"
             ) from None
         self._place = {row: place for place, row in enumerate(rows.tolist())}
-        self._heard = np.zeros(len(rows), bool)
+        self._valid = np.zeros(len(rows), bool)
 
     def put(self, row: int, wave: np.ndarray) -> None:
         place = self._place[row]
         self._waves[place] = torch.from_numpy(np.array(wave))
-        self._heard[place] = True
+        self._valid[place] = True
 
     def has(self, rows: np.ndarray) -> bool:
         return all(row in self._place for row in np.unique(rows).tolist())
@@ -196,7 +196,7 @@ class DeviceCache:
         places = np.array([self._place[row] for row in part.tracks.tolist()], np.int64)
         where = torch.from_numpy(np.stack([places, part.starts])).to(self._waves.device, non_blocking=True)
         windows = self._waves.unfold(1, window_samples, 1)  # a view: every window that there is
-        return windows[where[0], where[1]], torch.from_numpy(self._heard[places])
+        return windows[where[0], where[1]], torch.from_numpy(self._valid[places])
 
 
 def _parse_error(data: dict | None) -> AudioError | None:

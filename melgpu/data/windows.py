@@ -73,31 +73,31 @@ def _with_hops(tracks: np.ndarray, hops_s: np.ndarray, audio: AudioSpec, spec: W
     hops, which = np.unique(hops_s, return_inverse=True)
     counts = np.array([num_windows(audio.track_s, spec.window_s, hop_s) for hop_s in hops], np.int64)
     hop_samples = np.array([to_samples(hop_s, audio.sample_rate) for hop_s in hops], np.int64)
-    order = regular_windows(np.asarray(tracks, np.int64), counts[which], hop_samples[which])
+    index = regular_windows(np.asarray(tracks, np.int64), counts[which], hop_samples[which])
     last = to_samples(audio.track_s, audio.sample_rate) - to_samples(spec.window_s, audio.sample_rate)
-    return WindowIndex(order.tracks, np.minimum(order.starts, last))  # hops that round up add up
+    return WindowIndex(index.tracks, np.minimum(index.starts, last))  # hops that round up add up
 
 
-def class_balanced(order: WindowIndex, classes: np.ndarray, seed: int, epoch: int) -> WindowIndex:
+def class_balanced(index: WindowIndex, classes: np.ndarray, seed: int, epoch: int) -> WindowIndex:
     """As many windows drawn from `order` so that each class has the same share; `classes`, shape (N,), one a window.
 
     Systematic sampling, class by class: a window that is due 2.3 times comes twice or three times. A pure function of
     (seed, epoch).
     """
     rng, counts = np.random.default_rng([seed, epoch, 1]), np.bincount(classes)
-    by_class = np.lexsort((rng.random(len(order)), classes))
-    due = len(order) / (np.count_nonzero(counts) * counts[classes[by_class]])
+    by_class = np.lexsort((rng.random(len(index)), classes))
+    due = len(index) / (np.count_nonzero(counts) * counts[classes[by_class]])
     passed = np.floor(np.cumsum(due) + rng.random() + 1e-9).astype(np.int64)
-    return order[np.repeat(by_class, np.diff(passed, prepend=0))]
+    return index[np.repeat(by_class, np.diff(passed, prepend=0))]
 
 
-def with_random_starts(order: WindowIndex, last_start: int, seed: int, epoch: int) -> WindowIndex:
+def with_random_starts(index: WindowIndex, last_start: int, seed: int, epoch: int) -> WindowIndex:
     """The same tracks, with windows that begin anywhere up to `last_start`; a pure function of (seed, epoch)."""
-    starts = np.random.default_rng([seed, epoch, 2]).integers(0, last_start + 1, len(order))
-    return WindowIndex(order.tracks, starts.astype(np.int32))
+    starts = np.random.default_rng([seed, epoch, 2]).integers(0, last_start + 1, len(index))
+    return WindowIndex(index.tracks, starts.astype(np.int32))
 
 
-def shuffle(order: WindowIndex, shuffle_tracks: int | None, seed: int, epoch: int) -> WindowIndex:
+def shuffle(index: WindowIndex, shuffle_tracks: int | None, seed: int, epoch: int) -> WindowIndex:
     """The order of an epoch, a pure function of (seed, epoch).
 
     The p-th track of a permutation has its windows at random places between p / shuffle_tracks and one more: a chunk
@@ -105,24 +105,24 @@ def shuffle(order: WindowIndex, shuffle_tracks: int | None, seed: int, epoch: in
     ones are wanted at an even pace. None shuffles the whole epoch.
     """
     rng = np.random.default_rng([seed, epoch])
-    place = rng.random(len(order))
+    place = rng.random(len(index))
     if shuffle_tracks:
-        tracks, numbers = unique_inverse(order.tracks)
+        tracks, numbers = unique_inverse(index.tracks)
         place += (rng.permutation(len(tracks)) / shuffle_tracks)[numbers]
-    return order[np.argsort(place)]
+    return index[np.argsort(place)]
 
 
-def shard_positions(order: WindowIndex, rank: int, ranks: int) -> np.ndarray:
+def shard_positions(index: WindowIndex, rank: int, ranks: int) -> np.ndarray:
     """Where in an order the windows of one of several processes stand.
 
     It takes every `ranks`-th track in the order of first use, with all its windows.
     """
-    return np.flatnonzero(_track_turns(order.tracks) % ranks == rank)
+    return np.flatnonzero(_track_turns(index.tracks) % ranks == rank)
 
 
-def shard(order: WindowIndex, rank: int, ranks: int) -> WindowIndex:
+def shard(index: WindowIndex, rank: int, ranks: int) -> WindowIndex:
     """The windows of one of several processes, in their order."""
-    return order if ranks == 1 else order[shard_positions(order, rank, ranks)]
+    return index if ranks == 1 else index[shard_positions(index, rank, ranks)]
 
 
 def _track_turns(tracks: np.ndarray) -> np.ndarray:
@@ -131,13 +131,13 @@ def _track_turns(tracks: np.ndarray) -> np.ndarray:
     return np.argsort(np.argsort(first_occurrence(numbers, len(rows))))[numbers]
 
 
-def drop_last(order: WindowIndex, batch_size: int, rank: int = 0, ranks: int = 1) -> WindowIndex:
+def drop_last(index: WindowIndex, batch_size: int, rank: int = 0, ranks: int = 1) -> WindowIndex:
     """One process's share in whole batches, as many of them for every rank.
 
     An incomplete last batch would have poor batch-norm statistics; an order too small for one stays as it is. Raises
     InputError where there are fewer tracks than ranks.
     """
-    least = len(order) if ranks == 1 else int(np.bincount(_track_turns(order.tracks) % ranks, minlength=ranks).min())
+    least = len(index) if ranks == 1 else int(np.bincount(_track_turns(index.tracks) % ranks, minlength=ranks).min())
     if not least:
-        raise InputError(f"{len(order)} windows are of fewer than {ranks} tracks: not every process has one")
-    return shard(order, rank, ranks)[: least // batch_size * batch_size or least]
+        raise InputError(f"{len(index)} windows are of fewer than {ranks} tracks: not every process has one")
+    return shard(index, rank, ranks)[: least // batch_size * batch_size or least]

@@ -56,14 +56,14 @@ def find_backbone(name: str) -> TimmBackbone:
     raise InputError(f"there is no network {name}" + (f"; did you mean {', '.join(near)}?" if near else ""))
 
 
-def check_forward(name: str, settings: Recipe) -> None:
+def check_forward(name: str, recipe: Recipe) -> None:
     """Look at one picture with a network that is none of the six. Raises InputError where it is not fit for that."""
     if find_backbone(name) is BACKBONES.get(name):
         return
-    size = settings.mel.image_size
+    size = recipe.mel.image_size
     try:
         with torch.inference_mode():
-            Classifier(name, 2, settings).eval()(torch.zeros(1, 3, size, size))
+            Classifier(name, 2, recipe).eval()(torch.zeros(1, 3, size, size))
     except Exception as error:  # each network has its own ways to be unfit
         raise InputError(f"{name}: this network cannot be used here ({one_line(error)})") from None
 
@@ -71,19 +71,19 @@ def check_forward(name: str, settings: Recipe) -> None:
 class Classifier(nn.Module):
     """A network with its head."""
 
-    def __init__(self, name: str, num_classes: int, settings: Recipe, weights: dict | None = None):
+    def __init__(self, name: str, num_classes: int, recipe: Recipe, weights: dict | None = None):
         """`weights` are timm's keyword arguments for pretrained weights; None trains from scratch.
 
         A front end that learns belongs to its network: it is trained and saved with it.
         """
         super().__init__()
-        learns = settings.mel.trainable != "none"
-        spec, machine = settings.mel, settings.machine
-        self.front_end = LogMel(spec, settings.audio.sample_rate, machine.feature_batch) if learns else None
-        backbone, dropout = find_backbone(name), settings.backbone.dropout
+        learns = recipe.mel.trainable != "none"
+        spec, machine = recipe.mel, recipe.machine
+        self.front_end = LogMel(spec, recipe.audio.sample_rate, machine.feature_batch) if learns else None
+        backbone, dropout = find_backbone(name), recipe.backbone.dropout
         options = weights or {}
         if timm.get_pretrained_cfg_value(backbone.timm_name, "fixed_input_size"):  # of a network without convolutions
-            options = {**options, "img_size": settings.mel.image_size}
+            options = {**options, "img_size": recipe.mel.image_size}
         self.body = timm.create_model(backbone.timm_name, num_classes=0, global_pool="max", **options)
         self.input_norm = nn.BatchNorm2d(3)
         self.head = nn.Sequential(
@@ -129,20 +129,20 @@ def _match_statistics(norm: nn.BatchNorm2d, pretrained: dict) -> None:
         norm.bias.copy_((natural[0] - own[0]) / own[1])
 
 
-def build(name: str, num_classes: int, settings: Recipe) -> Classifier:
+def build(name: str, num_classes: int, recipe: Recipe) -> Classifier:
     """A network ready to train, with the weights that the recipe asks for.
 
     Raises InputError where ImageNet weights cannot be had, saying how to go on.
     """
-    spec = settings.backbone
+    spec = recipe.backbone
     if not spec.pretrained:
-        return Classifier(name, num_classes, settings)
+        return Classifier(name, num_classes, recipe)
     file = find_weights(name, Path(spec.weights_dir)) if spec.weights_dir else None
     overlay = {"pretrained_cfg_overlay": {"file": str(file)}} if file else {}
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries; what matters is said below
     try:
         given = timm.models.load_state_dict(str(file), weights_only=True) if file else None  # older timm would unpickle
-        model = Classifier(name, num_classes, settings, {"pretrained": True, **overlay})
+        model = Classifier(name, num_classes, recipe, {"pretrained": True, **overlay})
         missing = [key for key in model.body.state_dict() if key not in given] if file else []  # timm may not mind
     except Exception as error:  # timm, the hub and the network each have their own
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -177,9 +177,9 @@ def load(path: Path) -> tuple[Classifier, dict]:
     """A trained network from its checkpoint, and what the checkpoint says of it. Raises CheckpointError."""
     tensors, metadata = checkpoint.load(path)
     schema.validate_metadata(schema.NetworkMetadata, metadata, path)
-    settings = validate_recipe(metadata["recipe"], f"of {path}")
+    recipe = validate_recipe(metadata["recipe"], f"of {path}")
     try:
-        model = Classifier(metadata["backbone"], len(metadata["class_names"]), settings)
+        model = Classifier(metadata["backbone"], len(metadata["class_names"]), recipe)
     except (InputError, RuntimeError, AssertionError) as error:
         raise checkpoint.CheckpointError(f"{path}: no such network can be built ({one_line(error)})") from None
     checkpoint.load_into(model, tensors, path)

@@ -41,7 +41,7 @@ class Ensemble:
         return np.mean(answers, axis=0)
 
 
-def load(run: Run) -> Ensemble:
+def load_ensemble(run: Run) -> Ensemble:
     """The latest stacked round, or else the trained networks of the first. Raises InputError where there are none."""
     stacked = [number for number in range(1, len(run.recipe.rounds) + 1) if run.is_stacked(number)]
     number = stacked[-1] if stacked else 1
@@ -53,9 +53,9 @@ def load(run: Run) -> Ensemble:
     groups = fold_groups(stacking_spec.protocol, spec.folds) if stacked else []
     stacks = {folds: _load_stack(run, number, folds) for folds in groups}
     answer = final_predictor(stacking_spec.final_predictor, len(spec.blend))
-    settings = validate_recipe(networks[0][1]["recipe"], f"of {run.checkpoint(jobs[0])}")
+    recipe = validate_recipe(networks[0][1]["recipe"], f"of {run.checkpoint(jobs[0])}")
     digests = [checkpoint.digest(run.checkpoint(job)) for job in jobs]
-    return Ensemble(networks, digests, stacks, answer, run.class_names, settings)
+    return Ensemble(networks, digests, stacks, answer, run.class_names, recipe)
 
 
 def load_networks(run: Run, jobs: list[Job]) -> list[tuple[Classifier, dict]]:

@@ -18,9 +18,9 @@ from melgpu.console import Tracker
 from melgpu.data.loader import WindowLoader
 from melgpu.data.sources import AUDIO_SUFFIXES, find_audio, is_utf8
 from melgpu.errors import InputError
-from melgpu.prediction import ensemble, predictor, timeline_plot
-from melgpu.prediction.ensemble import Ensemble
-from melgpu.prediction.predictor import Predictor
+from melgpu.prediction import timeline_plot
+from melgpu.prediction.ensemble import Ensemble, load_ensemble
+from melgpu.prediction.predictor import Predictor, predict_tracks, resume_log_path
 from melgpu.prediction.timeline import Timeline, expected_windows
 from melgpu.runs.run import Run
 
@@ -32,21 +32,21 @@ def predict_files(run: Run, music: list[str], out: Path | None, device: torch.de
     """
     if out:
         check_replaceable(out)
-    judges = ensemble.load(run)
+    ensemble = load_ensemble(run)
     paths, problems = find_music(music)
     guarded = {"pcm_cache": "off", "on_error": "quarantine", "max_error_fraction": 1.0}
     spec = run.recipe.loader.model_copy(update=guarded)
-    settings = judges.recipe.model_copy(update={"loader": spec, "machine": run.recipe.machine})
-    with WindowLoader(paths, settings.audio, settings.loader, device) as loader:
+    recipe = ensemble.recipe.model_copy(update={"loader": spec, "machine": run.recipe.machine})
+    with WindowLoader(paths, recipe.audio, recipe.loader, device) as loader:
         if paths:
-            probs, lost = predictor.predict_tracks(judges, settings, loader, out)
-    problems += [str(flaw) for flaw in loader.errors.values()]
-    if not paths or lost.all():
+            probs, unusable = predict_tracks(ensemble, recipe, loader, out)
+    problems += [str(audio_error) for audio_error in loader.errors.values()]
+    if not paths or unusable.all():
         raise InputError(problems)
-    console.show(prediction_table(paths, probs, judges.class_names, lost))
+    console.show(prediction_table(paths, probs, ensemble.class_names, unusable))
     if out:
-        write_predictions(out, paths, probs, judges.class_names, loader.errors)
-        predictor.resume_log_path(out).unlink(missing_ok=True)
+        write_predictions(out, paths, probs, ensemble.class_names, loader.errors)
+        resume_log_path(out).unlink(missing_ok=True)
         console.say(f"Probabilities of all classes: {out}")
     for problem in problems:
         console.say(f"broken: {problem}")
@@ -58,21 +58,21 @@ def write_timelines(run: Run, music: list[str], folder: Path, device: torch.devi
 
     Raises InputError where there is nothing to write.
     """
-    judges = ensemble.load(run)
+    ensemble = load_ensemble(run)
     paths, problems = find_music(music)
-    settings = judges.recipe.model_copy(update={"machine": run.recipe.machine})
-    listeners = Predictor(judges.networks, settings, device)
-    audio, spec = judges.recipe.audio, judges.recipe.windows
+    recipe = ensemble.recipe.model_copy(update={"machine": run.recipe.machine})
+    predictor = Predictor(ensemble.networks, recipe, device)
+    audio, spec = ensemble.recipe.audio, ensemble.recipe.windows
     batch_size = run.recipe.loader.predict_batch_size
     folder.mkdir(parents=True, exist_ok=True)  # an error now rather than after hours
     expected = [expected_windows(path, audio, spec) for path in paths]
     written = []
-    title = f"{len(judges.networks)} networks predict {len(paths)} files from end to end"
+    title = f"{len(ensemble.networks)} networks predict {len(paths)} files from end to end"
     with console.progress(title, sum(expected), "windows") as tracker:
         for path, name, count in zip(paths, timeline_plot.distinct_names(paths), expected, strict=True):
             timeline = Timeline(path, audio, spec, device)
             before = tracker.done
-            if write_timeline(timeline, judges, listeners, batch_size, folder / name, tracker):
+            if write_timeline(timeline, ensemble, predictor, batch_size, folder / name, tracker):
                 written.append(f"{path}: {folder / name}.csv and .png")
             tracker.skip(before + count - tracker.done)  # a header may be wrong about the length
             if timeline.error:
@@ -87,19 +87,19 @@ def write_timelines(run: Run, music: list[str], folder: Path, device: torch.devi
 
 
 def write_timeline(
-    timeline: Timeline, judges: Ensemble, listeners: Predictor, batch_size: int, out: Path, tracker: Tracker
+    timeline: Timeline, ensemble: Ensemble, predictor: Predictor, batch_size: int, out: Path, tracker: Tracker
 ) -> bool:
     """Write OUT.csv and OUT.png of one file; False and nothing where it holds no usable audio."""
     spans_s, probs = [], []
     with contextlib.closing(timeline.batches(batch_size)) as batches:
-        for batch, window_probs in listeners.probs(batches):
+        for batch, window_probs in predictor.probs(batches):
             spans_s.append(timeline.span_s(batch.starts))
-            probs.append(judges.combine(window_probs.numpy()))
+            probs.append(ensemble.combine(window_probs.numpy()))
             tracker.advance(len(batch.starts), out.name)
     if not probs:
         return False
     title = Path(timeline.path).name
-    timeline_plot.save(out, title, np.concatenate(spans_s), np.concatenate(probs), judges.class_names)
+    timeline_plot.save(out, title, np.concatenate(spans_s), np.concatenate(probs), ensemble.class_names)
     return True
 
 
@@ -119,16 +119,17 @@ def find_music(names: list[str]) -> tuple[list[str], list[str]]:
 
 
 def prediction_table(
-    paths: Sequence[str], probs: np.ndarray, class_names: Sequence[str], lost: Sequence[bool]
+    paths: Sequence[str], probs: np.ndarray, class_names: Sequence[str], unusable: Sequence[bool]
 ) -> Table:
     """The three likeliest classes of each file, named from the folder that they share; probs (N, C)."""
     table = Table("file", "likeliest", "second", "third", box=SIMPLE)
     here = [path for path in paths if not is_url(path)]
     shared = os.path.commonpath([Path(path).absolute().parent for path in here]) if here else ""
-    for path, own, is_lost in zip(paths, probs, lost, strict=True):
-        best = own.argsort()[::-1][:3]
-        answers = [f"{escape(class_names[c])} {own[c]:.0%}" for c in best] if not is_lost else ["not readable"]
-        table.add_row(escape(path if is_url(path) else os.path.relpath(path, shared)), *answers)
+    for path, class_probs, has_no_audio in zip(paths, probs, unusable, strict=True):
+        likeliest = class_probs.argsort()[::-1][:3]
+        cells = [f"{escape(class_names[c])} {class_probs[c]:.0%}" for c in likeliest]
+        name = path if is_url(path) else os.path.relpath(path, shared)
+        table.add_row(escape(name), *(["not readable"] if has_no_audio else cells))
     return table
 
 
@@ -143,13 +144,17 @@ def check_replaceable(out: Path) -> None:
 
 
 def write_predictions(
-    out: Path, paths: Sequence[str], probs: np.ndarray, class_names: Sequence[str], flaws: Mapping[str, AudioError]
+    out: Path,
+    paths: Sequence[str],
+    probs: np.ndarray,
+    class_names: Sequence[str],
+    audio_errors: Mapping[str, AudioError],
 ) -> None:
     """Probabilities of all classes, (N, C), one row a file; empty cells for one that gave nothing."""
-    rows = (_prediction_row(path, own, flaws.get(path)) for path, own in zip(paths, probs, strict=True))
+    rows = (_prediction_row(path, own, audio_errors.get(path)) for path, own in zip(paths, probs, strict=True))
     files.write_csv(out, ["file", *class_names, "error"], rows)
 
 
-def _prediction_row(path: str, probs: np.ndarray, flaw: AudioError | None) -> list[str]:
-    cells = [""] * len(probs) if flaw and flaw.unusable else [f"{p:.6f}" for p in probs]
-    return [path, *cells, flaw.reason if flaw else ""]
+def _prediction_row(path: str, probs: np.ndarray, audio_error: AudioError | None) -> list[str]:
+    cells = [""] * len(probs) if audio_error and audio_error.unusable else [f"{p:.6f}" for p in probs]
+    return [path, *cells, audio_error.reason if audio_error else ""]

@@ -30,17 +30,17 @@ from melgpu.recipe import Recipe
 class Predictor:
     """K networks on a device, with the pictures that they were trained on."""
 
-    def __init__(self, networks: list[tuple[Classifier, dict]], settings: Recipe, device: torch.device):
+    def __init__(self, networks: list[tuple[Classifier, dict]], recipe: Recipe, device: torch.device):
         """From networks and what their checkpoints say. Raises InputError where one was trained on other pictures."""
-        machine = settings.machine
-        self._features = LogMel(settings.mel, settings.audio.sample_rate, machine.feature_batch).to(device)
-        front_end = parity.measure_parity(self._features, settings.audio.sample_rate, device)
+        machine = recipe.machine
+        self._features = LogMel(recipe.mel, recipe.audio.sample_rate, machine.feature_batch).to(device)
+        front_end = parity.measure_parity(self._features, recipe.audio.sample_rate, device)
         for metadata in (metadata for model, metadata in networks if model.front_end is None):
             parity.check_same_pictures(
                 front_end, metadata["parity"], f"{metadata['backbone']}, fold {metadata['fold']}"
             )
-        self._flip = settings.predict.flip
-        self._bfloat16 = classifier.use_bfloat16(settings.optim.precision, device)
+        self._flip = recipe.predict.flip
+        self._bfloat16 = classifier.use_bfloat16(recipe.optim.precision, device)
         self._models = [model.to(device).set_memory_format(machine.channels_last) for model, _ in networks]
 
     def probs(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, Tensor]]:
@@ -50,34 +50,34 @@ class Predictor:
 
 def predict_windows(
     networks: list[tuple[Classifier, dict]],
-    settings: Recipe,
-    stream: WindowLoader,
-    order: WindowIndex,
-    journal: ResumeLog,
+    recipe: Recipe,
+    loader: WindowLoader,
+    index: WindowIndex,
+    resume_log: ResumeLog,
     title: str,
 ) -> Iterator[tuple[slice, BatchPredictions]]:
     """The answers to each batch of `order`, and its place there: first those in the journal, then new ones into it.
 
     A batch with windows that were not heard is tried again: its file may be well by now.
     """
-    size, todo = settings.loader.predict_batch_size, np.arange(len(order))
-    with console.progress(title, len(order), "windows") as tracker:
-        for answers in journal.saved_batches():
-            for flaw in (flaw for flaw in answers.errors if not flaw.unusable):
-                stream.report_error(flaw)
+    size, todo = recipe.loader.predict_batch_size, np.arange(len(index))
+    with console.progress(title, len(index), "windows") as tracker:
+        for answers in resume_log.saved_batches():
+            for audio_error in (audio_error for audio_error in answers.errors if not audio_error.unusable):
+                loader.report_error(audio_error)
             if answers.valid.all():
                 todo = todo[(todo < answers.start) | (todo >= answers.start + len(answers.valid))]
                 yield _part(answers), answers
-        tracker.skip(len(order) - len(todo))
+        tracker.skip(len(index) - len(todo))
         if len(todo) == 0:
             return
-        listeners, known, places = Predictor(networks, settings, stream.device), set(stream.errors), iter(todo[::size])
-        window_samples = windows.to_samples(settings.windows.window_s, settings.audio.sample_rate)
-        for batch, probs in listeners.probs(stream.batches(order[todo], window_samples, size)):
-            new = [flaw for path, flaw in list(stream.errors.items()) if path not in known]
-            known |= {flaw.path for flaw in new}
+        predictor, known, places = Predictor(networks, recipe, loader.device), set(loader.errors), iter(todo[::size])
+        window_samples = windows.to_samples(recipe.windows.window_s, recipe.audio.sample_rate)
+        for batch, probs in predictor.probs(loader.batches(index[todo], window_samples, size)):
+            new = [audio_error for path, audio_error in list(loader.errors.items()) if path not in known]
+            known |= {audio_error.path for audio_error in new}
             answers = BatchPredictions(int(next(places)), probs.numpy(), batch.valid.numpy(), new)
-            journal.add(answers)
+            resume_log.add(answers)
             yield _part(answers), answers
             tracker.advance(len(batch.valid))
 
@@ -87,29 +87,27 @@ def _part(answers: BatchPredictions) -> slice:
 
 
 def predict_tracks(
-    judges: Ensemble, settings: Recipe, stream: WindowLoader, out: Path | None
+    ensemble: Ensemble, recipe: Recipe, loader: WindowLoader, out: Path | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """The judges' probabilities for each file of a stream, shape (N, C), and which files gave nothing, shape (N,).
 
     With `out`, what is known is kept beside it (`journal_path`) until the caller has written it.
     """
-    num_files = len(stream.paths)
-    order = windows.prediction_windows(
-        np.arange(num_files), np.zeros(num_files, bool), settings.audio, settings.windows
-    )
-    metadata = {"networks": judges.digests, "batch": settings.loader.predict_batch_size}
-    metadata["files"] = [_file_signature(path) for path in stream.paths]
-    sums = np.zeros((num_files, len(judges.networks), len(judges.class_names)))
-    heard = np.zeros(num_files, bool)
-    title = f"{len(judges.networks)} networks listen to {num_files} files"
+    num_files = len(loader.paths)
+    index = windows.prediction_windows(np.arange(num_files), np.zeros(num_files, bool), recipe.audio, recipe.windows)
+    metadata = {"networks": ensemble.digests, "batch": recipe.loader.predict_batch_size}
+    metadata["files"] = [_file_signature(path) for path in loader.paths]
+    sums = np.zeros((num_files, len(ensemble.networks), len(ensemble.class_names)))
+    valid = np.zeros(num_files, bool)
+    title = f"{len(ensemble.networks)} networks listen to {num_files} files"
     with (
         tempfile.TemporaryDirectory() as folder,
-        ResumeLog(resume_log_path(out or Path(folder) / "out"), metadata) as journal,
+        ResumeLog(resume_log_path(out or Path(folder) / "out"), metadata) as resume_log,
     ):
-        for part, answers in predict_windows(judges.networks, settings, stream, order, journal, title):
-            np.add.at(sums, order.tracks[part], answers.probs.swapaxes(0, 1))
-            heard[order.tracks[part][answers.valid]] = True
-    return judges.combine((sums * num_files / len(order)).swapaxes(0, 1)), ~heard
+        for part, answers in predict_windows(ensemble.networks, recipe, loader, index, resume_log, title):
+            np.add.at(sums, index.tracks[part], answers.probs.swapaxes(0, 1))
+            valid[index.tracks[part][answers.valid]] = True
+    return ensemble.combine((sums * num_files / len(index)).swapaxes(0, 1)), ~valid
 
 
 def resume_log_path(out: Path) -> Path:

@@ -61,14 +61,14 @@ class ResumeLog(contextlib.AbstractContextManager):
             metadata = json.loads(line)
             num_models, num_windows, num_classes = metadata["shape"]
             probs = np.frombuffer(data, np.float32, num_models * num_windows * num_classes)
-            heard = np.frombuffer(data, bool, num_windows, offset=probs.nbytes)
-            flaws = [AudioError(**flaw) for flaw in metadata["errors"]]
-            yield BatchPredictions(metadata["start"], probs.reshape(metadata["shape"]), heard, flaws)
+            valid = np.frombuffer(data, bool, num_windows, offset=probs.nbytes)
+            audio_errors = [AudioError(**audio_error) for audio_error in metadata["errors"]]
+            yield BatchPredictions(metadata["start"], probs.reshape(metadata["shape"]), valid, audio_errors)
         self._file.truncate()
 
     def add(self, answers: BatchPredictions) -> None:
         metadata = {"start": answers.start, "shape": answers.probs.shape}
-        metadata["errors"] = [asdict(flaw) for flaw in answers.errors]
+        metadata["errors"] = [asdict(audio_error) for audio_error in answers.errors]
         data = answers.probs.astype(np.float32).tobytes() + answers.valid.tobytes()
         self._append(json.dumps(metadata).encode() + b"\n" + data)
 

@@ -14,7 +14,8 @@ from melgpu.data.loader import WindowLoader
 from melgpu.data.windows import WindowIndex
 from melgpu.errors import InputError
 from melgpu.models import checkpoint
-from melgpu.prediction import ensemble, predictor
+from melgpu.prediction.ensemble import load_networks
+from melgpu.prediction.predictor import predict_windows
 from melgpu.prediction.resume_log import ResumeLog
 from melgpu.runs import predictions, preflight, sampling, timings
 from melgpu.runs.run import Job, Run
@@ -41,8 +42,8 @@ def predict_round(run: Run, device: torch.device) -> None:
         if distributed.is_main_process():
             for path in run.resume_logs(number):
                 path.unlink()  # their batches are in the predictions
-    if flaws := quarantine.load_errors(run.quarantine_path):
-        console.say(quarantine.summarize(flaws, run.quarantine_path))
+    if audio_errors := quarantine.load_errors(run.quarantine_path):
+        console.say(quarantine.summarize(audio_errors, run.quarantine_path))
     script = "train.py" if len(trained) < len(run.jobs(number)) else "stack.py"
     console.say(f"Round {number}: {len(trained)} networks predicted. Next: python {script} {run.flags}")
 
@@ -87,39 +88,39 @@ def predict_together(run: Run, jobs: list[Job], device: torch.device) -> None:
     """Predict with networks of a round in one pass over the music, and save the predictions of each."""
     if len(run.manifest) < distributed.world_size():
         raise InputError(f"{len(run.manifest)} tracks are fewer than {distributed.world_size()} processes")
-    networks = ensemble.load_networks(run, jobs)
+    networks = load_networks(run, jobs)
     digests = [checkpoint.digest(run.checkpoint(job)) for job in jobs]
-    order = sampling.prediction_windows(run, np.arange(len(run.manifest)))
-    positions = windows.shard_positions(order, distributed.rank(), distributed.world_size())
+    index = sampling.prediction_windows(run, np.arange(len(run.manifest)))
+    positions = windows.shard_positions(index, distributed.rank(), distributed.world_size())
     title = f"round {jobs[0].round}: {len(jobs)} networks predict {len(run.manifest)} tracks"
     batch_size = run.recipe.loader.predict_batch_size
     metadata = {"checkpoints": digests, "batch": batch_size, "ranks": distributed.world_size()}
     probs = np.empty((len(jobs), len(positions), len(run.class_names)), np.float32)
-    heard = np.empty(len(positions), bool)
+    valid = np.empty(len(positions), bool)
     loader = WindowLoader(run.manifest.paths, run.recipe.audio, run.recipe.loader, device, run.pcm_cache)
     log = ResumeLog(run.resume_log_path(jobs[0].round, distributed.rank(), digests), metadata)
     with loader, log:
-        for part, batch in predictor.predict_windows(networks, run.recipe, loader, order[positions], log, title):
+        for part, batch in predict_windows(networks, run.recipe, loader, index[positions], log, title):
             probs[:, part] = batch.probs
-            heard[part] = batch.valid
-        shards = distributed.gather_to_main(Shard(positions, probs, heard, loader.errors))
+            valid[part] = batch.valid
+        shards = distributed.gather_to_main(Shard(positions, probs, valid, loader.errors))
         if shards:
-            save_shards(run, jobs, digests, order, shards)
-            found = [flaw for shard in shards for flaw in shard.errors.values()]
+            save_shards(run, jobs, digests, index, shards)
+            found = [audio_error for shard in shards for audio_error in shard.errors.values()]
             quarantine.record_errors(run.quarantine_path, found)
         distributed.barrier()
 
 
-def save_shards(run: Run, jobs: list[Job], digests: list[str], order: WindowIndex, shards: list[Shard]) -> None:
+def save_shards(run: Run, jobs: list[Job], digests: list[str], index: WindowIndex, shards: list[Shard]) -> None:
     """Put the shards of all processes together and save each network's predictions."""
-    probs = np.empty((len(jobs), len(order), len(run.class_names)), np.float32)
-    heard = np.empty(len(order), bool)
+    probs = np.empty((len(jobs), len(index), len(run.class_names)), np.float32)
+    valid = np.empty(len(index), bool)
     for shard in shards:
         probs[:, shard.positions] = shard.probs
-        heard[shard.positions] = shard.valid
-    probs[:, ~heard] = run.prior
-    num_windows = np.bincount(order.tracks, minlength=len(run.manifest))
-    lost = np.isin(np.arange(len(run.manifest)), order.tracks[~heard])
+        valid[shard.positions] = shard.valid
+    probs[:, ~valid] = run.prior
+    num_windows = np.bincount(index.tracks, minlength=len(run.manifest))
+    unusable = np.isin(np.arange(len(run.manifest)), index.tracks[~valid])
     for job, digest, own in zip(jobs, digests, probs, strict=True):
         source = {
             "backbone": job.backbone,
@@ -130,5 +131,7 @@ def save_shards(run: Run, jobs: list[Job], digests: list[str], order: WindowInde
             "checkpoint_digest": digest,
         }
         splits = tuple(run.round_splits(job.fold))
-        made = predictions.Predictions(run.manifest.ids, splits, lost, num_windows, own, tuple(run.class_names), source)
+        made = predictions.Predictions(
+            run.manifest.ids, splits, unusable, num_windows, own, tuple(run.class_names), source
+        )
         predictions.save(made, run.predictions_path(job))

@@ -128,9 +128,9 @@ def render_media(run: Run, chosen: list[WorstWindow]) -> Iterator[WindowMedia]:
     """What each window looks and sounds like; a file that cannot be read (any more) has a flaw."""
     plain = {"engine": "auto", "channels": "grey", "trainable": "none", "image_size": PICTURE_SIZE}
     features = LogMel(run.recipe.mel.model_copy(update=plain), run.recipe.audio.sample_rate)
-    for number, (window, (wave, flaw)) in enumerate(zip(chosen, load_waves(run, chosen), strict=True), start=1):
-        if flaw:
-            yield WindowMedia(None, None, None, flaw)
+    for number, (window, (wave, audio_error)) in enumerate(zip(chosen, load_waves(run, chosen), strict=True), start=1):
+        if audio_error:
+            yield WindowMedia(None, None, None, audio_error)
             continue
         picture = plots.window_picture(features(wave[None])[0, 0].numpy())
         short = number * run.recipe.windows.window_s <= MAX_AUDIO_S
@@ -142,11 +142,11 @@ def load_waves(run: Run, chosen: list[WorstWindow]) -> Iterator[tuple[torch.Tens
     """Each window, of different tracks, as the networks heard it, shape (T,); or silence, and why."""
     guarded = run.recipe.loader.model_copy(update={"on_error": "quarantine", "max_error_fraction": 1.0})
     starts = [to_samples(window.start_s, run.recipe.audio.sample_rate) for window in chosen]
-    order = WindowIndex(np.array([window.row for window in chosen], np.int32), np.array(starts, np.int32))
-    with WindowLoader(run.manifest.paths, run.recipe.audio, guarded, torch.device("cpu"), run.pcm_cache) as stream:
-        for batch, window in zip(stream.batches(order, sampling.window_samples(run), 1), chosen, strict=True):
-            flaw = None if batch.valid[0] else stream.errors[run.manifest.paths[window.row]].reason
-            yield batch.waves[0], flaw
+    index = WindowIndex(np.array([window.row for window in chosen], np.int32), np.array(starts, np.int32))
+    with WindowLoader(run.manifest.paths, run.recipe.audio, guarded, torch.device("cpu"), run.pcm_cache) as loader:
+        for batch, window in zip(loader.batches(index, sampling.window_samples(run), 1), chosen, strict=True):
+            audio_error = None if batch.valid[0] else loader.errors[run.manifest.paths[window.row]].reason
+            yield batch.waves[0], audio_error
 
 
 def _file_duration_s(path: str) -> float | None:

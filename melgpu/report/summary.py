@@ -181,9 +181,11 @@ def time_sentence(trainings: Sequence[TrainingTime], pieces: Sequence[StageTimin
     return f"{duration(sum(stages.values()))} in all: {', '.join(told)}.{network or ''}"
 
 
-def quarantine_sentence(flaws: Sequence[AudioError]) -> str:
+def quarantine_sentence(audio_errors: Sequence[AudioError]) -> str:
     """How many files are in quarantine."""
-    kept = sum(not flaw.unusable for flaw in flaws)
+    kept = sum(not audio_error.unusable for audio_error in audio_errors)
     return (
-        f"Files in quarantine: {len(flaws)}; used up to their flaw: {kept}." if flaws else "No file is in quarantine."
+        f"Files in quarantine: {len(audio_errors)}; used up to their flaw: {kept}."
+        if audio_errors
+        else "No file is in quarantine."
     )

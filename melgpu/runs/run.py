@@ -244,12 +244,12 @@ def class_indices(tracks: Manifest, class_names: list[str]) -> np.ndarray:
     return np.array([numbers.get(label, -1) for label in tracks.labels], np.int64)
 
 
-def create(folder: Path, settings: Recipe, tracks: Manifest, device_name: str) -> Run:
+def create(folder: Path, recipe: Recipe, tracks: Manifest, device_name: str) -> Run:
     """Write what a new run is made of; the recipe comes last and makes it a run."""
     manifest.save(tracks, folder / "manifest.csv")
     files.write_text(folder / "environment.json", json.dumps(environment.describe(device_name), indent=1) + "\n")
-    files.write_text(folder / "recipe.toml", settings.to_toml())
-    return Run(folder, settings, tracks)
+    files.write_text(folder / "recipe.toml", recipe.to_toml())
+    return Run(folder, recipe, tracks)
 
 
 def exists(folder: Path) -> bool:
@@ -263,13 +263,13 @@ def open_run(folder: Path, overrides: list[str] | None = None, without_pseudo: b
             f"{folder}: no run there; start one with python train.py --run {folder} --labels CSV_OR_FOLDER"
         )
     made_with = _stored_recipe(folder)
-    settings = apply_overrides(made_with, overrides or [])
-    check_same_recipe(folder, settings)
-    tracks = manifest.load(folder / "manifest.csv", settings.folds.num_folds)
-    opened = Run(folder, settings, tracks, without_pseudo)
+    recipe = apply_overrides(made_with, overrides or [])
+    check_same_recipe(folder, recipe)
+    tracks = manifest.load(folder / "manifest.csv", recipe.folds.num_folds)
+    opened = Run(folder, recipe, tracks, without_pseudo)
     assert opened.environment  # refused now rather than after the first epoch
-    if without_pseudo and (len(settings.rounds) == 1 or not opened.is_stacked(1)):
-        yet = "" if len(settings.rounds) == 1 else " yet"
+    if without_pseudo and (len(recipe.rounds) == 1 or not opened.is_stacked(1)):
+        yet = "" if len(recipe.rounds) == 1 else " yet"
         raise InputError(f"{folder}: no pseudo labels{yet} that could be left out; leave --without-pseudo out")
     return opened
 

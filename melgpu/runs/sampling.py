@@ -28,15 +28,15 @@ def windows_per_epoch(run: Run, job: Job) -> int:
 def epoch_windows(run: Run, job: Job, epoch: int, rank: int, ranks: int) -> WindowIndex:
     """The windows of an epoch in whole batches, in their order, for one of several processes."""
     recipe, optim = run.recipe, run.recipe.optim_for(job.backbone)
-    order, seed = training_windows(run, job), run.recipe.seed
+    index, seed = training_windows(run, job), run.recipe.seed
     if optim.balance == "sampling":
-        order = windows.class_balanced(order, round_class_indices(run, job)[order.tracks], seed, epoch)
+        index = windows.class_balanced(index, round_class_indices(run, job)[index.tracks], seed, epoch)
     if recipe.windows.random_starts:
         whole = windows.to_samples(recipe.audio.track_s, recipe.audio.sample_rate)
-        order = windows.with_random_starts(order, whole - window_samples(run), seed, epoch)
+        index = windows.with_random_starts(index, whole - window_samples(run), seed, epoch)
     chunk = recipe.shuffle_tracks_for(job.backbone)
-    order = windows.shuffle(order, chunk and chunk * ranks, seed, epoch)
-    return windows.drop_last(order, optim.batch_size, rank, ranks)
+    index = windows.shuffle(index, chunk and chunk * ranks, seed, epoch)
+    return windows.drop_last(index, optim.batch_size, rank, ranks)
 
 
 def round_class_indices(run: Run, job: Job) -> np.ndarray:

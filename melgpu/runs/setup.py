@@ -62,16 +62,16 @@ def create(request: Request, source: Sources, device_name: str) -> Run:
     if request.without_pseudo:
         raise InputError("--without-pseudo is for a run whose first round is done: leave it out")
     preflight.check_writable(folder)
-    settings = load_recipe(request.recipes, request.overrides)
-    bank = open_cache(folder / "pcm_cache", settings.audio, settings.loader)
+    recipe = load_recipe(request.recipes, request.overrides)
+    cache = open_cache(folder / "pcm_cache", recipe.audio, recipe.loader)
     started = time.monotonic()
-    tracks, flaws = preflight.build_manifest(source.lists, source.data, settings, bank)
+    tracks, audio_errors = preflight.build_manifest(source.lists, source.data, recipe, cache)
     seconds = time.monotonic() - started
-    made = run.create(folder, settings, tracks, device_name)
-    timings.record(made.timings_path, 1, "decode" if bank else "check files", seconds, len(tracks), "tracks")
-    quarantine.record_errors(made.quarantine_path, flaws)
-    if flaws:
-        console.say(quarantine.summarize(flaws, made.quarantine_path))
+    made = run.create(folder, recipe, tracks, device_name)
+    timings.record(made.timings_path, 1, "decode" if cache else "check files", seconds, len(tracks), "tracks")
+    quarantine.record_errors(made.quarantine_path, audio_errors)
+    if audio_errors:
+        console.say(quarantine.summarize(audio_errors, made.quarantine_path))
     return made
 
 
@@ -93,5 +93,5 @@ def check_dataset(request: Request, source: Sources) -> int:
     if not source.labels:
         opened = run.open_run(request.folder, request.overrides, request.without_pseudo)
         return preflight.check_dataset(opened.manifest, opened.recipe)
-    settings = load_recipe(request.recipes, request.overrides)
-    return preflight.check_dataset(preflight.read_sources(source.lists, source.data), settings)
+    recipe = load_recipe(request.recipes, request.overrides)
+    return preflight.check_dataset(preflight.read_sources(source.lists, source.data), recipe)

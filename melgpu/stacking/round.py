@@ -66,8 +66,8 @@ def write_stack(run: Run, number: int, case: StackingSet, stack: Stack) -> None:
 
 def write_submissions(run: Run, made: RoundEvaluation) -> None:
     """The final labels of each test set; a track without usable audio gets the training tracks' commonest class."""
-    if flaws := quarantine.load_errors(run.quarantine_path):
-        console.say(quarantine.summarize(flaws, run.quarantine_path))
+    if audio_errors := quarantine.load_errors(run.quarantine_path):
+        console.say(quarantine.summarize(audio_errors, run.quarantine_path))
     for split, path in run.submissions.items():
         rows = [row for row, own in enumerate(made.splits) if own == split]
         labels = [made.class_names[c] for c in made.final_probs[rows].argmax(axis=1)]
@@ -77,9 +77,9 @@ def write_submissions(run: Run, made: RoundEvaluation) -> None:
 def write_pseudo_labels(run: Run, number: int, made: RoundEvaluation, votes: BasePredictions) -> None:
     """Choose the pseudo labels for the next round, of tracks with usable audio, and write them."""
     public = run.manifest.rows("public")
-    is_heard = ~votes.unusable[public]
-    ids = [run.manifest.ids[row] for row in public[is_heard]]
-    probs = made.final_probs[np.array(made.splits) == "public"][is_heard]
-    chosen = pseudo_labels.select(ids, probs, votes.votes(public[is_heard]), run.class_names, run.recipe.pseudo)
+    has_audio = ~votes.unusable[public]
+    ids = [run.manifest.ids[row] for row in public[has_audio]]
+    probs = made.final_probs[np.array(made.splits) == "public"][has_audio]
+    chosen = pseudo_labels.select(ids, probs, votes.votes(public[has_audio]), run.class_names, run.recipe.pseudo)
     pseudo_labels.save(chosen, run.pseudo_path(number), number, run.recipe.digest())
     console.say(f"Round {number}: {len(chosen)} of {len(public)} public test tracks get a pseudo label")

@@ -86,15 +86,15 @@ class JobTraining:
 
     def train_batches(self, epoch: int, first_step: int) -> Iterator[Batch]:
         """This process's batches of an epoch, from one of its steps on."""
-        order = sampling.epoch_windows(self.run, self.job, epoch, distributed.rank(), distributed.world_size())
+        index = sampling.epoch_windows(self.run, self.job, epoch, distributed.rank(), distributed.world_size())
         batch_size = self.optim.batch_size
-        return self.loader.batches(order[first_step * batch_size :], sampling.window_samples(self.run), batch_size)
+        return self.loader.batches(index[first_step * batch_size :], sampling.window_samples(self.run), batch_size)
 
     def valid_batches(self) -> Iterator[Batch]:
         """This process's batches of the fold's validation tracks."""
         _, rows = self.run.fold_rows(self.job.fold)
-        order = sampling.prediction_windows(self.run, rows)
-        own = windows.shard(order, distributed.rank(), distributed.world_size())
+        index = sampling.prediction_windows(self.run, rows)
+        own = windows.shard(index, distributed.rank(), distributed.world_size())
         batch_size = self.run.recipe.loader.predict_batch_size
         return self.loader.batches(own, sampling.window_samples(self.run), batch_size)
 
@@ -151,10 +151,10 @@ class JobTraining:
 
     def end_epoch(self, state: Training, epoch: int) -> None:
         """Save what an epoch gave, and say so."""
-        flaws = distributed.gather_to_main(self.loader.errors)
-        if flaws:
+        audio_errors = distributed.gather_to_main(self.loader.errors)
+        if audio_errors:
             checkpointing.save_epoch(self.run, self.job, state, self.figures)
-            found = [flaw for own in flaws for flaw in own.values()]
+            found = [audio_error for own in audio_errors for audio_error in own.values()]
             quarantine.record_errors(self.run.quarantine_path, found)
         record = state.log[-1]
         console.say(

@@ -100,14 +100,14 @@ def test_a_stream_gives_what_is_good_of_every_odd_file_then_its_flaw(tmp_path, c
     for name, expected in odd_files.write(tmp_path).items():
         if name == "three_hours.flac":
             continue
-        seconds, flaw = streamed(tmp_path / name)
+        seconds, problem = streamed(tmp_path / name)
         sound = read_audio(tmp_path / name, RATE, 60)
-        assert flaw == (sound.error and f"{tmp_path / name}: {sound.error}") or "broken after" in sound.error, name
+        assert problem == (sound.error and f"{tmp_path / name}: {sound.error}") or "broken after" in sound.error, name
         short = (
             0 if sound.error is None else max(MIN_USABLE_S, STREAM_BLOCK_SAMPLES / RATE)
         )  # a flaw takes its block along
         assert seconds == pytest.approx(len(sound.wave) / RATE, abs=short + 2 / RATE), name
-        assert (flaw is None) == isinstance(expected, float)
+        assert (problem is None) == isinstance(expected, float)
     assert capfd.readouterr().err == ""
 
 

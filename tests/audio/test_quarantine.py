@@ -7,18 +7,18 @@ from melgpu.audio.quarantine import AudioError
 from melgpu.errors import InputError
 
 texts = st.text(st.characters(codec="utf-8", exclude_characters="\r\0"), min_size=1)
-flaws = st.lists(st.builds(AudioError, texts, texts, st.integers(0, 1200).map(lambda tenths: tenths / 10)))
+audio_errors = st.lists(st.builds(AudioError, texts, texts, st.integers(0, 1200).map(lambda tenths: tenths / 10)))
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
-@given(flaws, flaws)
+@given(audio_errors, audio_errors)
 def test_keeps_the_latest_of_each_file(tmp_path, first, second):
     path = tmp_path / "quarantine.csv"
     path.unlink(missing_ok=True)
     for found in (first, second):
         quarantine.record_errors(path, found)
-    latest = {flaw.path: flaw for flaw in [*first, *second]}
-    assert {flaw.path: flaw for flaw in quarantine.load_errors(path)} == latest
+    latest = {audio_error.path: audio_error for audio_error in [*first, *second]}
+    assert {audio_error.path: audio_error for audio_error in quarantine.load_errors(path)} == latest
     assert path.exists() == bool(latest)
 
 

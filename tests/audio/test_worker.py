@@ -24,12 +24,12 @@ def test_stores_the_conformed_wave_where_it_is_told(tmp_path):
 def test_says_what_is_wrong_and_how_much_was_saved(tmp_path):
     data = write_audio(tmp_path / "x.flac", 30).read_bytes()
     (tmp_path / "cut.flac").write_bytes(data[: len(data) // 2])
-    flaw = worker.check_file(str(tmp_path / "cut.flac"), 8_000, 60 * 8_000)
-    assert 5 < flaw.usable_s < 15
+    audio_error = worker.check_file(str(tmp_path / "cut.flac"), 8_000, 60 * 8_000)
+    assert 5 < audio_error.usable_s < 15
     assert worker.check_file(str(tmp_path / "cut.flac"), 8_000, 2 * 8_000) is None  # its beginning is well
     (tmp_path / "target").touch()
-    lost = worker.decode_to_file(str(tmp_path / "absent.mp3"), 8_000, 8_000, str(tmp_path / "target"), 0)
-    assert lost.unusable
+    unusable = worker.decode_to_file(str(tmp_path / "absent.mp3"), 8_000, 8_000, str(tmp_path / "target"), 0)
+    assert unusable.unusable
     assert (tmp_path / "target").stat().st_size == 0
 
 

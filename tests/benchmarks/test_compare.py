@@ -37,7 +37,7 @@ def test_every_core_gets_a_process(short_music, monkeypatch):
     def look(bench):
         monkeypatch.setattr(compare.bench_stream, "time_original", lambda *given: jobs.append(given) or {})
         next(compare.originals(bench))
-        jobs.append((bench.workers, bench.settings.loader.workers))
+        jobs.append((bench.workers, bench.recipe.loader.workers))
         raise InputError("seen enough")
 
     monkeypatch.setattr(compare, "run", look)

@@ -108,9 +108,9 @@ def test_a_recipes_own_bank_stays_and_serves_prediction(short_music, tmp_path, m
             super().__init__(*arguments)
 
     def look(bench, quick):
-        with contextlib.closing(tune.prediction(bench, bench.settings, "resnet10t")) as loop:
+        with contextlib.closing(tune.prediction(bench, bench.recipe, "resnet10t")) as loop:
             next(loop)
-        seen.append((bench.settings.loader.pcm_cache, given == [bench.pcm_cache]))
+        seen.append((bench.recipe.loader.pcm_cache, given == [bench.pcm_cache]))
         raise InputError("seen enough")
 
     monkeypatch.setattr(tune, "WindowLoader", Watched)

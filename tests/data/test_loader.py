@@ -40,20 +40,20 @@ def paths(tmp_path_factory) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def order() -> windows.WindowIndex:
+def index() -> windows.WindowIndex:
     return windows.shuffle(windows.regular_windows(np.arange(9), np.full(9, 3), np.full(9, 16_000)), 4, seed=1, epoch=2)
 
 
 @pytest.fixture(scope="module")
-def bank(paths, tmp_path_factory) -> PcmCache:
+def cache(paths, tmp_path_factory) -> PcmCache:
     made = PcmCache(tmp_path_factory.mktemp("pcm_cache"), 8_000, 48_000)
     assert list(check_files(paths, AUDIO, spec(2), made)) == [None] * 9
     return made
 
 
-def collect(paths, order, settings, bank=None, batch_size=5) -> list:
-    with WindowLoader(paths, AUDIO, settings, CPU, bank) as stream:
-        return list(stream.batches(order, WINDOW, batch_size))
+def collect(paths, index, settings, cache=None, batch_size=5) -> list:
+    with WindowLoader(paths, AUDIO, settings, CPU, cache) as loader:
+        return list(loader.batches(index, WINDOW, batch_size))
 
 
 def same(one: list, other: list) -> bool:
@@ -66,10 +66,10 @@ def same(one: list, other: list) -> bool:
     )
 
 
-def test_windows_are_cut_from_the_conformed_track(paths, order):
-    batches = collect(paths, order, spec())
+def test_windows_are_cut_from_the_conformed_track(paths, index):
+    batches = collect(paths, index, spec())
     assert [len(batch.tracks) for batch in batches] == [5, 5, 5, 5, 5, 2]
-    assert torch.cat([b.tracks for b in batches]).tolist() == order.tracks.tolist()
+    assert torch.cat([b.tracks for b in batches]).tolist() == index.tracks.tolist()
     for batch in batches:
         for wave, track, start in zip(batch.waves, batch.tracks, batch.starts, strict=True):
             whole = conform(decode(Path(paths[track]), 8_000, 6.0), 48_000)
@@ -77,24 +77,24 @@ def test_windows_are_cut_from_the_conformed_track(paths, order):
 
 
 @pytest.mark.parametrize("workers", [1, 2, 8])
-def test_batches_do_not_depend_on_workers(paths, order, workers):
-    assert same(collect(paths, order, spec()), collect(paths, order, spec(workers)))
+def test_batches_do_not_depend_on_workers(paths, index, workers):
+    assert same(collect(paths, index, spec()), collect(paths, index, spec(workers)))
 
 
-def test_batches_do_not_depend_on_the_bank(paths, order, bank, decoded):
-    cold = collect(paths, order, spec())
+def test_batches_do_not_depend_on_the_bank(paths, index, cache, decoded):
+    cold = collect(paths, index, spec())
     decoded.clear()
-    assert same(cold, collect(paths, order, spec(pcm_cache="disk"), bank))
-    with WindowLoader(paths, AUDIO, spec(pcm_cache="gpu"), CPU, bank) as stream:
-        assert len(list(stream.load_to_device(np.arange(9)))) == 9
-        assert same(cold, list(stream.batches(order, WINDOW, 5)))
+    assert same(cold, collect(paths, index, spec(pcm_cache="disk"), cache))
+    with WindowLoader(paths, AUDIO, spec(pcm_cache="gpu"), CPU, cache) as loader:
+        assert len(list(loader.load_to_device(np.arange(9)))) == 9
+        assert same(cold, list(loader.batches(index, WINDOW, 5)))
     assert not decoded
 
 
-def test_what_is_not_resident_comes_from_the_bank(paths, order, bank):
-    with WindowLoader(paths, AUDIO, spec(pcm_cache="gpu"), CPU, bank) as stream:
-        list(stream.load_to_device(np.arange(8)))
-        assert same(collect(paths, order, spec()), list(stream.batches(order, WINDOW, 5)))
+def test_what_is_not_resident_comes_from_the_bank(paths, index, cache):
+    with WindowLoader(paths, AUDIO, spec(pcm_cache="gpu"), CPU, cache) as loader:
+        list(loader.load_to_device(np.arange(8)))
+        assert same(collect(paths, index, spec()), list(loader.batches(index, WINDOW, 5)))
 
 
 @pytest.fixture
@@ -110,13 +110,13 @@ def decoded(monkeypatch) -> list[str]:
     return seen
 
 
-def test_each_track_is_decoded_once_and_ahead_only_as_far_as_told(paths, order, decoded, monkeypatch):
+def test_each_track_is_decoded_once_and_ahead_only_as_far_as_told(paths, index, decoded, monkeypatch):
     monkeypatch.setattr(stream_module, "BATCHES_AHEAD", 1)
-    with WindowLoader(paths, AUDIO, spec(ahead=2), CPU) as stream:
-        batches = stream.batches(order, WINDOW, 2)
+    with WindowLoader(paths, AUDIO, spec(ahead=2), CPU) as loader:
+        batches = loader.batches(index, WINDOW, 2)
         next(batches)
         time.sleep(0.3)  # the thread has gone as far as it may
-        wanted = len(set(order.tracks[:6].tolist()))  # one batch taken, one made, one in hand
+        wanted = len(set(index.tracks[:6].tolist()))  # one batch taken, one made, one in hand
         assert len(decoded) <= 2 + wanted
         assert len(list(batches)) == 13
     assert sorted(decoded) == sorted(paths)
@@ -124,23 +124,23 @@ def test_each_track_is_decoded_once_and_ahead_only_as_far_as_told(paths, order, 
 
 @settings(deadline=None, max_examples=30)
 @given(st.integers(0, 5), st.integers(1, 4), st.integers(1, 9), st.integers(1, 7), st.integers(0, 26))
-def test_any_shuffle_batch_size_and_start_gives_the_windows_asked_for(bank, paths, epoch, ahead, chunk, size, start):
+def test_any_shuffle_batch_size_and_start_gives_the_windows_asked_for(cache, paths, epoch, ahead, chunk, size, start):
     whole = windows.regular_windows(np.arange(9), np.full(9, 3), np.full(9, 16_000))
-    order = windows.shuffle(whole, chunk, 0, epoch)[start:]
-    waves = {row: bank.waves[bank.find(path).slot] for row, path in enumerate(paths)}
-    found = collect(paths, order, spec(0, "disk", ahead), bank, size)
-    assert torch.cat([batch.tracks for batch in found]).tolist() == order.tracks.tolist()
+    index = windows.shuffle(whole, chunk, 0, epoch)[start:]
+    waves = {row: cache.waves[cache.find(path).slot] for row, path in enumerate(paths)}
+    found = collect(paths, index, spec(0, "disk", ahead), cache, size)
+    assert torch.cat([batch.tracks for batch in found]).tolist() == index.tracks.tolist()
     for batch in found:
         for wave, row, at in zip(batch.waves, batch.tracks.tolist(), batch.starts.tolist(), strict=True):
             assert np.array_equal(wave, waves[row][at : at + WINDOW])
 
 
-def test_a_resumed_order_decodes_nothing_of_what_it_skips(paths, order, decoded):
-    whole = collect(paths, order, spec())
+def test_a_resumed_order_decodes_nothing_of_what_it_skips(paths, index, decoded):
+    whole = collect(paths, index, spec())
     decoded.clear()
-    rest = collect(paths, order[20:], spec())
+    rest = collect(paths, index[20:], spec())
     assert same(whole[4:], rest)
-    assert set(decoded) == {paths[track] for track in order.tracks[20:]}
+    assert set(decoded) == {paths[track] for track in index.tracks[20:]}
 
 
 @pytest.fixture
@@ -153,18 +153,21 @@ def mixed(paths, tmp_path) -> list[str]:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_broken_file_is_named(mixed, order, workers):
+def test_a_broken_file_is_named(mixed, index, workers):
     with pytest.raises(DecodeError, match=r"broken\.mp3: not readable as audio|cut\.flac: broken after"):
-        collect(mixed, order, spec(workers))
+        collect(mixed, index, spec(workers))
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_in_quarantine_a_broken_file_is_silent_and_its_good_beginning_a_track(paths, mixed, order, workers, tmp_path):
-    well, quarantining = collect(paths, order, spec()), spec(workers, on_error="quarantine")
+def test_in_quarantine_a_broken_file_is_silent_and_its_good_beginning_a_track(paths, mixed, index, workers, tmp_path):
+    well, quarantining = collect(paths, index, spec()), spec(workers, on_error="quarantine")
     beginning = conform(worker.read_audio(mixed[1], 8_000, 6.0).wave, 48_000)
-    with WindowLoader(mixed, AUDIO, quarantining, CPU) as stream:
-        found = list(stream.batches(order, WINDOW, 5))
-    assert {path: flaw.unusable for path, flaw in stream.errors.items()} == {mixed[0]: True, mixed[1]: False}
+    with WindowLoader(mixed, AUDIO, quarantining, CPU) as loader:
+        found = list(loader.batches(index, WINDOW, 5))
+    assert {path: audio_error.unusable for path, audio_error in loader.errors.items()} == {
+        mixed[0]: True,
+        mixed[1]: False,
+    }
     for batch, good in zip(found, well, strict=True):
         assert torch.equal(batch.valid, batch.tracks != 0)
         assert not batch.waves[batch.tracks == 0].any()
@@ -172,14 +175,15 @@ def test_in_quarantine_a_broken_file_is_silent_and_its_good_beginning_a_track(pa
         for wave, start in zip(batch.waves[batch.tracks == 1], batch.starts[batch.tracks == 1], strict=True):
             np.testing.assert_array_equal(wave, beginning[start : start + WINDOW])
     kept = PcmCache(tmp_path / "pcm_cache", 8_000, 48_000)
-    assert [flaw and flaw.unusable for flaw in check_files(mixed, AUDIO, quarantining, kept)] == [True, False] + [
-        None
-    ] * 7
-    with WindowLoader(mixed, AUDIO, spec(pcm_cache="gpu", on_error="quarantine"), CPU, kept) as stream:
-        assert same(found, list(stream.batches(order, WINDOW, 5)))
-        list(stream.load_to_device(np.arange(9)))
-        assert same(found, list(stream.batches(order, WINDOW, 5)))
-        assert set(stream.errors) == set(mixed[:2])
+    assert [audio_error and audio_error.unusable for audio_error in check_files(mixed, AUDIO, quarantining, kept)] == [
+        True,
+        False,
+    ] + [None] * 7
+    with WindowLoader(mixed, AUDIO, spec(pcm_cache="gpu", on_error="quarantine"), CPU, kept) as loader:
+        assert same(found, list(loader.batches(index, WINDOW, 5)))
+        list(loader.load_to_device(np.arange(9)))
+        assert same(found, list(loader.batches(index, WINDOW, 5)))
+        assert set(loader.errors) == set(mixed[:2])
 
 
 def test_good_files_come_through_beside_every_odd_one(paths, tmp_path):
@@ -187,46 +191,46 @@ def test_good_files_come_through_beside_every_odd_one(paths, tmp_path):
     odd = [str(tmp_path / name) for name in sorted(expected)]
     mixed = [path for pair in zip(odd, itertools.cycle(paths), strict=False) for path in pair]
     whole = windows.regular_windows(np.arange(len(mixed)), np.full(len(mixed), 3), np.full(len(mixed), 16_000))
-    order = windows.shuffle(whole, 8, seed=0, epoch=0)
+    index = windows.shuffle(whole, 8, seed=0, epoch=0)
     guarded = spec(2, on_error="quarantine", max_error_fraction=1.0)
-    with WindowLoader(mixed, AUDIO, guarded, CPU) as stream:
-        found = list(stream.batches(order, WINDOW, 8))
+    with WindowLoader(mixed, AUDIO, guarded, CPU) as loader:
+        found = list(loader.batches(index, WINDOW, 8))
     good = {path: conform(decode(path, 8_000, 6.0), 48_000) for path in paths}
     for batch in found:
-        for wave, row, start, heard in zip(batch.waves, batch.tracks, batch.starts, batch.valid, strict=True):
+        for wave, row, start, valid in zip(batch.waves, batch.tracks, batch.starts, batch.valid, strict=True):
             if mixed[row] in good:
                 assert np.array_equal(wave, good[mixed[row]][start : start + WINDOW])
-            assert heard == (not isinstance(expected.get(Path(mixed[row]).name), str))
-    assert {Path(path).name for path in stream.errors} == {
+            assert valid == (not isinstance(expected.get(Path(mixed[row]).name), str))
+    assert {Path(path).name for path in loader.errors} == {
         name for name, outcome in expected.items() if not isinstance(outcome, float)
     } - {"cut.flac", "garbage.flac", "garbage.mp3"}  # their first 6 s are well
 
 
-def test_a_file_that_is_well_again_is_no_longer_broken(paths, order, tmp_path):
+def test_a_file_that_is_well_again_is_no_longer_broken(paths, index, tmp_path):
     names = [str(tmp_path / "0.wav"), *paths[1:]]
     (tmp_path / "0.wav").write_text("no music")
-    with WindowLoader(names, AUDIO, spec(on_error="quarantine"), CPU) as stream:
-        list(stream.batches(order, WINDOW, 5))
-        assert list(stream.errors) == names[:1]
+    with WindowLoader(names, AUDIO, spec(on_error="quarantine"), CPU) as loader:
+        list(loader.batches(index, WINDOW, 5))
+        assert list(loader.errors) == names[:1]
         shutil.copy(paths[0], names[0])
-        found = list(stream.batches(order, WINDOW, 5))
-        assert not stream.errors
-    assert same(found, collect(paths, order, spec()))
+        found = list(loader.batches(index, WINDOW, 5))
+        assert not loader.errors
+    assert same(found, collect(paths, index, spec()))
 
 
-def test_a_file_touched_during_an_epoch_comes_from_the_bank_to_its_end(paths, order, tmp_path):
+def test_a_file_touched_during_an_epoch_comes_from_the_bank_to_its_end(paths, index, tmp_path):
     names = [shutil.copy(path, tmp_path) for path in paths]
     kept = PcmCache(tmp_path / "pcm_cache", 8_000, 48_000)
     list(check_files(names, AUDIO, spec(), kept))
-    with WindowLoader(names, AUDIO, spec(pcm_cache="disk"), CPU, kept) as stream:
-        batches = stream.batches(order, WINDOW, 2)
+    with WindowLoader(names, AUDIO, spec(pcm_cache="disk"), CPU, kept) as loader:
+        batches = loader.batches(index, WINDOW, 2)
         found = [next(batches)]
         for name in names:
             os.utime(name, (1, 1))
         found += list(batches)
-        assert same(found, collect(paths, order, spec(), batch_size=2))
+        assert same(found, collect(paths, index, spec(), batch_size=2))
         assert kept.find(names[0]) is None
-        assert same(found, list(stream.batches(order, WINDOW, 2)))  # decoded
+        assert same(found, list(loader.batches(index, WINDOW, 2)))  # decoded
 
 
 def test_all_processes_have_tracks_to_decode():
@@ -234,42 +238,45 @@ def test_all_processes_have_tracks_to_decode():
     assert stream_module.num_prefetched_tracks(spec(workers=0, ahead=3)) == 3
 
 
-def test_too_many_broken_files_stop_the_stream(mixed, order):
+def test_too_many_broken_files_stop_the_stream(mixed, index):
     with pytest.raises(InputError, match="2 of 9 files are broken, more than"):
-        collect(mixed, order, spec(on_error="quarantine", max_error_fraction=0.2))
+        collect(mixed, index, spec(on_error="quarantine", max_error_fraction=0.2))
 
 
-def test_a_decoder_that_hangs_or_crashes_costs_its_file_alone(paths, order, monkeypatch):
+def test_a_decoder_that_hangs_or_crashes_costs_its_file_alone(paths, index, monkeypatch):
     harmless = spec(1, on_error="quarantine", timeout_s=2.0)
-    with WindowLoader(paths, AUDIO, harmless, CPU) as stream:
-        original = stream._pool.submit
+    with WindowLoader(paths, AUDIO, harmless, CPU) as loader:
+        original = loader._pool.submit
 
         def submit(function, path, *rest):
             if path == paths[3]:
                 return original(time.sleep, 60)
             return original(os.abort) if path == paths[5] else original(function, path, *rest)
 
-        monkeypatch.setattr(stream._pool, "submit", submit)
-        found = list(stream.batches(order, WINDOW, 5))
-    assert set(stream.errors) == {paths[3], paths[5]}
-    for batch, good in zip(found, collect(paths, order, spec()), strict=True):
-        lost = (batch.tracks == 3) | (batch.tracks == 5)
-        assert torch.equal(batch.valid, ~lost)
-        assert torch.equal(batch.waves[~lost], good.waves[~lost])
+        monkeypatch.setattr(loader._pool, "submit", submit)
+        found = list(loader.batches(index, WINDOW, 5))
+    assert set(loader.errors) == {paths[3], paths[5]}
+    for batch, good in zip(found, collect(paths, index, spec()), strict=True):
+        unusable = (batch.tracks == 3) | (batch.tracks == 5)
+        assert torch.equal(batch.valid, ~unusable)
+        assert torch.equal(batch.waves[~unusable], good.waves[~unusable])
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_files_are_examined_in_the_order_given(mixed, workers):
-    flaws = list(check_files(mixed, AUDIO, spec(workers), None))
-    assert [flaw and Path(flaw.path).name for flaw in flaws] == ["broken.mp3", "cut.flac"] + [None] * 7
+    audio_errors = list(check_files(mixed, AUDIO, spec(workers), None))
+    assert [audio_error and Path(audio_error.path).name for audio_error in audio_errors] == [
+        "broken.mp3",
+        "cut.flac",
+    ] + [None] * 7
 
 
-def test_an_abandoned_stream_ends(paths, order):
+def test_an_abandoned_stream_ends(paths, index):
     gc.collect()
     before = threading.active_count()
     open_files = len(os.listdir("/proc/self/fd"))
-    with WindowLoader(paths, AUDIO, spec(2), CPU) as stream:
-        batches = stream.batches(order, WINDOW, 2)
+    with WindowLoader(paths, AUDIO, spec(2), CPU) as loader:
+        batches = loader.batches(index, WINDOW, 2)
         next(batches)
         batches.close()
     assert threading.active_count() == before
@@ -280,20 +287,20 @@ def test_ten_epochs_take_no_more_memory_than_two(paths):
     whole = windows.regular_windows(np.arange(9), np.full(9, 3), np.full(9, 16_000))
     page = os.sysconf("SC_PAGE_SIZE")
     taken = []
-    with WindowLoader(paths, AUDIO, spec(2), CPU) as stream:
+    with WindowLoader(paths, AUDIO, spec(2), CPU) as loader:
         for epoch in range(10):
-            for _ in stream.batches(windows.shuffle(whole, 4, 0, epoch), WINDOW, 5):
+            for _ in loader.batches(windows.shuffle(whole, 4, 0, epoch), WINDOW, 5):
                 pass
             taken.append(int(Path("/proc/self/statm").read_text().split()[1]) * page)
     assert taken[-1] - taken[1] < 5e6  # the memory of eight more epochs is 10 MB
 
 
 @pytest.mark.gpu
-def test_batches_on_a_gpu_are_those_of_the_cpu(paths, order, bank):
-    expected = collect(paths, order, spec())
-    for wanted, own in ((spec(2), None), (spec(pcm_cache="gpu"), bank)):
-        with WindowLoader(paths, AUDIO, wanted, torch.device("cuda"), own) as stream:
+def test_batches_on_a_gpu_are_those_of_the_cpu(paths, index, cache):
+    expected = collect(paths, index, spec())
+    for wanted, own in ((spec(2), None), (spec(pcm_cache="gpu"), cache)):
+        with WindowLoader(paths, AUDIO, wanted, torch.device("cuda"), own) as loader:
             if own:
-                list(stream.load_to_device(np.arange(9)))
-            found = list(stream.batches(order, WINDOW, 5))
+                list(loader.load_to_device(np.arange(9)))
+            found = list(loader.batches(index, WINDOW, 5))
         assert all(torch.equal(a.waves.cpu(), b.waves) for a, b in zip(found, expected, strict=True))

@@ -38,21 +38,21 @@ def decoded(monkeypatch) -> list[str]:
 
 
 def filled(folder, paths, workers=0) -> PcmCache:
-    bank = PcmCache(folder, RATE, SAMPLES)
+    cache = PcmCache(folder, RATE, SAMPLES)
     with WorkerPool(workers, 60.0) as pool:
-        list(bank.fill(paths, pool))
-    return bank
+        list(cache.fill(paths, pool))
+    return cache
 
 
-def holds(bank: PcmCache, path: str) -> bool:
-    return np.array_equal(bank.waves[bank.find(path).slot], conform(decode(path, RATE, SAMPLES / RATE), SAMPLES))
+def holds(cache: PcmCache, path: str) -> bool:
+    return np.array_equal(cache.waves[cache.find(path).slot], conform(decode(path, RATE, SAMPLES / RATE), SAMPLES))
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_holds_every_track_conformed(tmp_path, paths, workers):
     assert PcmCache(tmp_path / "pcm_cache", RATE, SAMPLES).find(paths[0]) is None
-    bank = filled(tmp_path / "pcm_cache", paths, workers)
-    assert all(holds(bank, path) for path in paths)
+    cache = filled(tmp_path / "pcm_cache", paths, workers)
+    assert all(holds(cache, path) for path in paths)
     assert PcmCache(tmp_path / "pcm_cache", RATE, SAMPLES + 1).find(paths[0]) is None
     assert PcmCache(tmp_path / "pcm_cache", 2 * RATE, SAMPLES).find(paths[0]) is None
 
@@ -61,9 +61,9 @@ def test_decodes_what_is_missing_or_has_changed_and_nothing_else(tmp_path, paths
     filled(tmp_path / "pcm_cache", paths[:3])
     os.utime(paths[1], ns=(1, 1))
     decoded.clear()
-    bank = filled(tmp_path / "pcm_cache", paths)
+    cache = filled(tmp_path / "pcm_cache", paths)
     assert decoded == [paths[1], *paths[3:]]
-    assert all(holds(bank, path) for path in paths)
+    assert all(holds(cache, path) for path in paths)
 
 
 def test_broken_files_get_no_slot_and_are_tried_again(tmp_path, paths, decoded):
@@ -72,21 +72,21 @@ def test_broken_files_get_no_slot_and_are_tried_again(tmp_path, paths, decoded):
     files = [str(tmp_path / "absent.wav"), paths[0], str(tmp_path / "cut.flac"), paths[1]]
     long = PcmCache(tmp_path / "pcm_cache", RATE, 60 * RATE)
     with WorkerPool(0, 60.0) as pool:
-        flaws = list(long.fill(files, pool))
-        assert [flaw and flaw.unusable for flaw in flaws] == [True, None, False, None]
+        audio_errors = list(long.fill(files, pool))
+        assert [audio_error and audio_error.unusable for audio_error in audio_errors] == [True, None, False, None]
         assert long.find(files[0]) is None
-        assert long.find(files[2]).error == flaws[2]  # remembered with its samples
+        assert long.find(files[2]).error == audio_errors[2]  # remembered with its samples
         assert sorted(entry.slot for entry in long.entries.values()) == [0, 1, 2]
         decoded.clear()
-        assert list(long.fill(files, pool)) == flaws
+        assert list(long.fill(files, pool)) == audio_errors
     assert decoded == files[:1]
 
 
 def test_a_journal_cut_off_anywhere_loses_no_more_than_its_last_track(tmp_path, paths):
-    bank = filled(tmp_path / "pcm_cache", paths)
-    journal = bank.journal.read_bytes()
+    cache = filled(tmp_path / "pcm_cache", paths)
+    journal = cache.journal.read_bytes()
     for cut in range(0, len(journal), 29):
-        bank.journal.write_bytes(journal[:cut])
+        cache.journal.write_bytes(journal[:cut])
         again = filled(tmp_path / "pcm_cache", paths)
         assert all(holds(again, path) for path in paths)
 
@@ -105,23 +105,23 @@ def test_a_journal_cut_off_anywhere_loses_no_more_than_its_last_track(tmp_path, 
     ids=lambda line: line[-40:],
 )
 def test_lines_of_strangers_are_passed_over(tmp_path, line):
-    bank = PcmCache(tmp_path, 8000, 10)
-    bank.pcm.write_bytes(bytes(bank.slot_bytes))
-    bank.journal.write_text(line)
+    cache = PcmCache(tmp_path, 8000, 10)
+    cache.pcm.write_bytes(bytes(cache.slot_bytes))
+    cache.journal.write_text(line)
     assert "a" not in PcmCache(tmp_path, 8000, 10).entries
 
 
 def test_samples_that_are_not_there_are_not_believed(tmp_path, paths):
-    bank = filled(tmp_path / "pcm_cache", paths)
-    with open(bank.pcm, "r+b") as file:
-        file.truncate(2 * bank.slot_bytes + 7)
+    cache = filled(tmp_path / "pcm_cache", paths)
+    with open(cache.pcm, "r+b") as file:
+        file.truncate(2 * cache.slot_bytes + 7)
     assert sum(PcmCache(tmp_path / "pcm_cache", RATE, SAMPLES).find(path) is not None for path in paths) == 2
     assert all(holds(filled(tmp_path / "pcm_cache", paths), path) for path in paths)
 
 
 def test_a_deleted_file_does_not_come_true_again_as_it_grows(tmp_path, paths):
-    bank = filled(tmp_path / "pcm_cache", paths)
-    bank.pcm.unlink()
+    cache = filled(tmp_path / "pcm_cache", paths)
+    cache.pcm.unlink()
     again = filled(tmp_path / "pcm_cache", paths[3:])
     assert [path for path in paths if again.find(path)] == paths[3:]
     assert all(holds(again, path) for path in paths[3:])
@@ -132,9 +132,9 @@ def test_a_file_replaced_while_it_is_decoded_is_decoded_again(tmp_path, paths, m
     original = worker.decode_to_file
 
     def replaced(path, *rest):
-        flaw = original(path, *rest)
+        audio_error = original(path, *rest)
         write_audio(tmp_path / "0.wav", 2, seed=99)
-        return flaw
+        return audio_error
 
     monkeypatch.setattr(worker, "decode_to_file", replaced)
     filled(tmp_path / "pcm_cache", paths[:1])
@@ -143,11 +143,11 @@ def test_a_file_replaced_while_it_is_decoded_is_decoded_again(tmp_path, paths, m
 
 
 def fill_and_tell(folder, paths, connection) -> None:
-    bank = PcmCache(folder, RATE, SAMPLES)
+    cache = PcmCache(folder, RATE, SAMPLES)
     with WorkerPool(1, 60.0) as pool:
-        for _ in bank.fill(paths, pool):
+        for _ in cache.fill(paths, pool):
             connection.send(1)
-    connection.send(sorted(entry.slot for entry in bank.entries.values()))
+    connection.send(sorted(entry.slot for entry in cache.entries.values()))
 
 
 def test_two_jobs_at_once_decode_each_track_once(tmp_path, paths):
@@ -179,8 +179,8 @@ def test_a_killed_job_leaves_a_bank_that_the_next_one_completes(tmp_path, monkey
         time.sleep(0.1)
         kept = PcmCache(tmp_path / "pcm_cache", RATE, SAMPLES)
         assert all(holds(kept, path) for path in files if kept.find(path))
-        bank = filled(tmp_path / "pcm_cache", files)
-        assert all(holds(bank, path) for path in files)
+        cache = filled(tmp_path / "pcm_cache", files)
+        assert all(holds(cache, path) for path in files)
 
 
 def test_a_small_disk_is_refused_before_anything_is_decoded(tmp_path, paths, decoded, monkeypatch):
@@ -215,8 +215,8 @@ def test_resident_windows_are_those_of_the_bank():
     resident.put(2, waves[1])
     resident.put(9, waves[2])
     part = WindowIndex(np.array([9, 2, 4, 9]), np.array([0, 60, 10, 33]))
-    windows, heard = resident.gather(part, 40)
-    assert heard.tolist() == [True, True, False, True]
+    windows, valid = resident.gather(part, 40)
+    assert valid.tolist() == [True, True, False, True]
     for window, (wave, start) in zip(windows, [(2, 0), (1, 60), (None, 10), (2, 33)], strict=True):
         np.testing.assert_array_equal(window, 0 if wave is None else waves[wave][start : start + 40])
     assert resident.has(np.array([2, 4]))

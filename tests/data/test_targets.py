@@ -7,9 +7,9 @@ from melgpu.data.targets import UNKNOWN, Targets, class_weights
 TARGETS = Targets(torch.tensor([2, 0, UNKNOWN]), torch.tensor([1.0, 1.0, 3.0]))
 
 
-def batch(heard):
+def batch(valid):
     tracks = torch.tensor([0, 1, 1])
-    return Batch(torch.zeros(3, 4), tracks, tracks, torch.tensor(heard))
+    return Batch(torch.zeros(3, 4), tracks, tracks, torch.tensor(valid))
 
 
 def test_rows_are_smoothed_weighed_and_silent_where_nothing_was_heard():

@@ -152,13 +152,13 @@ def write_container(path: Path, seconds: float, rate: int = 44_100, channels: in
     wave = 0.3 * np.sin(2 * np.pi * 440 * t) + 0.1 * np.sin(2 * np.pi * 1234 * t)
     with av.open(str(path), "w") as file:
         layout = "stereo" if channels == 2 else "mono"
-        stream = file.add_stream(codec, rate=rate, layout=layout)
-        stream.bit_rate = 96_000
-        size = stream.frame_size or 1024
+        loader = file.add_stream(codec, rate=rate, layout=layout)
+        loader.bit_rate = 96_000
+        size = loader.frame_size or 1024
         for start in range(0, len(wave) - size + 1, size):
             block = np.stack([wave[start : start + size]] * channels).astype(np.float32)
             frame = av.AudioFrame.from_ndarray(block, format="fltp", layout=layout)
             frame.sample_rate, frame.pts = rate, start
-            file.mux(stream.encode(frame))
-        file.mux(stream.encode(None))
+            file.mux(loader.encode(frame))
+        file.mux(loader.encode(None))
     return path

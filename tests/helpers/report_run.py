@@ -79,13 +79,13 @@ def unsure(labels: np.ndarray, num_classes: int, rng: np.random.Generator) -> np
 
 
 def predict(made: Run, job: Job, rng: np.random.Generator) -> predictions.Predictions:
-    order = sampling.prediction_windows(made, np.arange(len(made.manifest)))
-    labels = run.class_indices(made.manifest, made.class_names)[order.tracks]
-    lost, counts = np.zeros(len(made.manifest), bool), np.bincount(order.tracks)
+    index = sampling.prediction_windows(made, np.arange(len(made.manifest)))
+    labels = run.class_indices(made.manifest, made.class_names)[index.tracks]
+    unusable, counts = np.zeros(len(made.manifest), bool), np.bincount(index.tracks)
     probs = unsure(labels, len(made.class_names), rng).astype(np.float32)
     source = {"backbone": job.backbone, "fold": job.fold, "round": job.round, "recipe_digest": made.recipe.digest()}
     splits, names = tuple(made.round_splits(job.fold)), tuple(made.class_names)
-    said = predictions.Predictions(made.manifest.ids, splits, lost, counts, probs, names, source)
+    said = predictions.Predictions(made.manifest.ids, splits, unusable, counts, probs, names, source)
     predictions.save(said, made.predictions_path(job))
     return said
 

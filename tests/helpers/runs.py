@@ -43,6 +43,6 @@ def predict(run: Run, number: int, monkeypatch, **changes) -> None:
         probs = np.random.default_rng(seed).dirichlet(np.ones(2), counts.sum()).astype(np.float32)
         source = {"backbone": job.backbone, "fold": job.fold, "round": number, "recipe_digest": run.recipe.digest()}
         source |= {"pseudo_digest": run.pseudo_digest(number), "checkpoint_digest": "x", **changes}
-        lost, splits = np.arange(size) == 5, tuple(run.round_splits(job.fold))
-        own = Predictions(run.manifest.ids, splits, lost, counts, probs, ("a", "b"), source)
+        unusable, splits = np.arange(size) == 5, tuple(run.round_splits(job.fold))
+        own = Predictions(run.manifest.ids, splits, unusable, counts, probs, ("a", "b"), source)
         predictions.save(own, run.predictions_path(job))

@@ -32,13 +32,13 @@ def test_one_step_and_22_views(name, mp3, tmp_path):
     model = classifier.build(name, 10, ZALO).to(device)
     optim = ZALO.optim_for(name)
     bfloat16 = classifier.use_bfloat16(optim.precision, device)
-    order = windows.prediction_windows(np.array([0]), np.array([False]), ZALO.audio, ZALO.windows)
+    index = windows.prediction_windows(np.array([0]), np.array([False]), ZALO.audio, ZALO.windows)
     window_samples = windows.to_samples(ZALO.windows.window_s, ZALO.audio.sample_rate)
-    assert (len(order), window_samples) == (11, 441_000)
-    with WindowLoader([mp3], ZALO.audio, ZALO.loader, device) as stream:
+    assert (len(index), window_samples) == (11, 441_000)
+    with WindowLoader([mp3], ZALO.audio, ZALO.loader, device) as loader:
         before = {key: value.clone() for key, value in model.state_dict().items()}
         state = loop.start(model, optim.model_copy(update={"warmup_epochs": 0}), ZALO.machine)
-        batches = stream.batches(order[:2], window_samples, 2)
+        batches = loader.batches(index[:2], window_samples, 2)
         targets = Targets(torch.tensor([3]), torch.ones(10))
         steps = loop.train_epoch(state, features, batches, targets, optim, ZALO.augment, seed=0)
         assert list(steps) == [2]
@@ -46,7 +46,7 @@ def test_one_step_and_22_views(name, mp3, tmp_path):
         assert state.sums[0] > 0
         changed = [key for key, value in model.state_dict().items() if not torch.equal(value, before[key])]
         assert len(changed) > 0.6 * len(before)  # timm starts the residual branches of resnet50 at zero
-        batches = stream.batches(order, window_samples, 4)
+        batches = loader.batches(index, window_samples, 4)
         views = list(inference.window_probs([model], features, batches, flip=True, bfloat16=bfloat16))
     probs = torch.cat([probs for _, probs in views], dim=1)
     assert probs.shape == (1, 11, 10)

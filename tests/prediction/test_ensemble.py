@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from melgpu.errors import InputError
-from melgpu.prediction import ensemble
-from melgpu.prediction.ensemble import Ensemble
+from melgpu.prediction.ensemble import Ensemble, _load_stack, classifier, load_ensemble, load_networks
 from melgpu.stacking import stack_cnn
 from melgpu.stacking.stack import Stack, Subfold, save_stack
 
@@ -38,16 +37,16 @@ def test_without_stacks_networks_are_averaged(small):
 
 def test_an_untrained_run_says_so(made):
     with pytest.raises(InputError, match="no trained network yet"):
-        ensemble.load(made)
+        load_ensemble(made)
 
 
 def test_checkpoints_of_another_job_or_run_are_refused(made, monkeypatch):
     jobs = made.jobs(1)
     said = {"class_names": made.class_names, "recipe_digest": made.recipe.digest(), "pseudo_digest": "none"}
     own = [{**asdict(job), **said} for job in jobs]
-    monkeypatch.setattr(ensemble.classifier, "load", lambda path: (None, own[jobs_at.index(path)]))
+    monkeypatch.setattr(classifier, "load", lambda path: (None, own[jobs_at.index(path)]))
     jobs_at = [made.checkpoint(job) for job in jobs]
-    assert [metadata for _, metadata in ensemble.load_networks(made, jobs)] == own
+    assert [metadata for _, metadata in load_networks(made, jobs)] == own
     for key, other in (
         ("class_names", ["b", "a"]),
         ("backbone", "xception"),
@@ -58,7 +57,7 @@ def test_checkpoints_of_another_job_or_run_are_refused(made, monkeypatch):
     ):
         before, own[1] = own[1], {**own[1], key: other}
         with pytest.raises(InputError, match=rf"{jobs_at[1]}: of another {key} than its run's"):
-            ensemble.load_networks(made, jobs)
+            load_networks(made, jobs)
         own[1] = before
 
 
@@ -72,7 +71,7 @@ def test_stacks_of_another_fold_or_run_are_refused(made):
     metadata = {"round": 1, "folds": [0], "models": list(made.spec(1).backbones), "class_names": made.class_names}
     metadata |= {"recipe_digest": made.recipe.digest(), "pseudo_digest": "none"}
     save_stack(stack, path, metadata)
-    assert ensemble._load_stack(made, 1, (0,)).weights == {"cnn": 1.0}
+    assert _load_stack(made, 1, (0,)).weights == {"cnn": 1.0}
     for wrong, change, reason in (
         (stack, {"models": metadata["models"][::-1]}, "of another models"),
         (stack, {"class_names": ["b", "a"]}, "of another class_names"),
@@ -83,4 +82,4 @@ def test_stacks_of_another_fold_or_run_are_refused(made):
     ):
         save_stack(wrong, path, metadata | change)
         with pytest.raises(InputError, match=f"{path}: .*{reason}"):
-            ensemble._load_stack(made, 1, (0,))
+            _load_stack(made, 1, (0,))

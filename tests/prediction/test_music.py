@@ -26,9 +26,9 @@ def test_what_was_not_heard_is_said(screen):
 
 
 def test_answers(tmp_path):
-    flaws = {"b.mp3": AudioError("b.mp3", "empty", 0.0)}
+    audio_errors = {"b.mp3": AudioError("b.mp3", "empty", 0.0)}
     music.write_predictions(
-        tmp_path / "a.csv", ["a.mp3", "b.mp3"], np.array([[0.1, 0.9], [0.5, 0.5]]), ["p", "q"], flaws
+        tmp_path / "a.csv", ["a.mp3", "b.mp3"], np.array([[0.1, 0.9], [0.5, 0.5]]), ["p", "q"], audio_errors
     )
     rows = (tmp_path / "a.csv").read_text().split()
     assert rows == ["file,p,q,error", "a.mp3,0.100000,0.900000,", "b.mp3,,,empty"]

@@ -10,15 +10,15 @@ ABOUT = {"checkpoints": ["a", "b"], "tracks": 3}
 
 def answers(number: int, size: int = 4) -> BatchPredictions:
     rng = np.random.default_rng(number)
-    flaws = [AudioError(f"é{number}.mp3", "cut\noff", 1.5)] if number % 2 else []
-    return BatchPredictions(4 * number, rng.random((2, size, 3), np.float32), rng.random(size) < 0.5, flaws)
+    audio_errors = [AudioError(f"é{number}.mp3", "cut\noff", 1.5)] if number % 2 else []
+    return BatchPredictions(4 * number, rng.random((2, size, 3), np.float32), rng.random(size) < 0.5, audio_errors)
 
 
 def write(path, count: int) -> None:
-    with ResumeLog(path, ABOUT) as journal:
-        have = len(list(journal.saved_batches()))
+    with ResumeLog(path, ABOUT) as resume_log:
+        have = len(list(resume_log.saved_batches()))
         for number in range(have, count):
-            journal.add(answers(number, 4 if number < 4 else 1))
+            resume_log.add(answers(number, 4 if number < 4 else 1))
 
 
 def check(kept: list[BatchPredictions]) -> None:
@@ -30,8 +30,8 @@ def check(kept: list[BatchPredictions]) -> None:
 
 
 def kept(path) -> list[BatchPredictions]:
-    with ResumeLog(path, ABOUT) as journal:
-        return list(journal.saved_batches())
+    with ResumeLog(path, ABOUT) as resume_log:
+        return list(resume_log.saved_batches())
 
 
 def test_what_was_added_is_there_again(tmp_path):
@@ -67,8 +67,8 @@ def test_a_flipped_bit_ends_what_is_believed(tmp_path):
 
 def test_answers_of_something_else_are_not_taken(tmp_path):
     write(tmp_path / "j", 5)
-    with ResumeLog(tmp_path / "j", {**ABOUT, "tracks": 4}) as journal:
-        assert list(journal.saved_batches()) == []
+    with ResumeLog(tmp_path / "j", {**ABOUT, "tracks": 4}) as resume_log:
+        assert list(resume_log.saved_batches()) == []
     assert kept(tmp_path / "j") == []
 
 

@@ -44,8 +44,8 @@ def test_windows_cover_a_wave_that_comes_in_any_blocks(sizes, window, hop):
     assert starts[len(regular) :] == rest
     for start, own in found:
         np.testing.assert_array_equal(own, conform(wave[start:], window))
-    heard = {sample for start, _ in found for sample in range(start, min(start + window, length))}
-    assert hop > window or heard == set(range(length))
+    valid = {sample for start, _ in found for sample in range(start, min(start + window, length))}
+    assert hop > window or valid == set(range(length))
 
 
 @pytest.mark.parametrize("hop_s", [0.5, 2.0, 3.0])

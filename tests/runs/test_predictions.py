@@ -25,9 +25,9 @@ def made(model="resnet50", **changes) -> Predictions:
         "pseudo_digest": "none",
         "checkpoint_digest": "def",
     }
-    lost, num_windows = np.array([False, False, True]), np.array([2, 1, 3])
+    unusable, num_windows = np.array([False, False, True]), np.array([2, 1, 3])
     base = Predictions(
-        ("b.mp3", "a.mp3", "ü.ogg"), ("train", "valid", "public"), lost, num_windows, probs, ("x", "y", "z"), source
+        ("b.mp3", "a.mp3", "ü.ogg"), ("train", "valid", "public"), unusable, num_windows, probs, ("x", "y", "z"), source
     )
     return replace(base, **changes)
 

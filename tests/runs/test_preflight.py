@@ -24,8 +24,8 @@ def settings(*overrides):
 
 def gather(folder, wanted=None, **sources):
     wanted = wanted or settings()
-    bank = open_cache(folder / "pcm_cache", wanted.audio, wanted.loader)
-    return preflight.build_manifest({"train": None, "public": None, "private": None, **sources}, None, wanted, bank)
+    cache = open_cache(folder / "pcm_cache", wanted.audio, wanted.loader)
+    return preflight.build_manifest({"train": None, "public": None, "private": None, **sources}, None, wanted, cache)
 
 
 def test_every_problem_of_the_tracks_is_listed_together(tmp_path):
@@ -87,8 +87,8 @@ def test_in_quarantine_broken_files_get_no_fold(tmp_path):
     with pytest.raises(InputError, match="2 of 9 files are broken, more than"):
         gather(tmp_path, settings("loader.on_error=quarantine"), train=train, public=test)
     wanted = settings("loader.on_error=quarantine", "loader.max_error_fraction=0.3")
-    tracks, flaws = gather(tmp_path, wanted, train=train, public=test)
-    assert [flaw.path for flaw in flaws] == [str(tmp_path / "3.wav"), str(tmp_path / "gone.wav")]
+    tracks, audio_errors = gather(tmp_path, wanted, train=train, public=test)
+    assert [audio_error.path for audio_error in audio_errors] == [str(tmp_path / "3.wav"), str(tmp_path / "gone.wav")]
     assert tracks.folds[3] == -1
     assert (np.delete(tracks.folds[:8], 3) >= 0).all()
 
@@ -100,25 +100,25 @@ def test_flaws_name_files_as_the_manifest_does(tmp_path, monkeypatch):
     (tmp_path / "music" / "a" / "text.wav").write_text("no music")
     monkeypatch.chdir(tmp_path)
     wanted = settings("loader.on_error=quarantine", "loader.max_error_fraction=0.3")
-    tracks, flaws = gather(tmp_path, wanted, train=Path("music"))
-    assert [flaw.path for flaw in flaws] == [str(tmp_path / "music" / "a" / "text.wav")]
-    assert flaws[0].path in tracks.paths
+    tracks, audio_errors = gather(tmp_path, wanted, train=Path("music"))
+    assert [audio_error.path for audio_error in audio_errors] == [str(tmp_path / "music" / "a" / "text.wav")]
+    assert audio_errors[0].path in tracks.paths
 
 
 def test_a_bank_is_full_afterwards(tmp_path):
     rows = [(write_audio(tmp_path / f"{i}.wav", 1, seed=i).name, "ab"[i % 2]) for i in range(6)]
     gather(tmp_path, settings("loader.pcm_cache=disk"), train=write_list(tmp_path / "train.csv", rows))
     wanted = settings("loader.pcm_cache=disk")
-    bank = open_cache(tmp_path / "pcm_cache", wanted.audio, wanted.loader)
-    assert all(bank.find(str(tmp_path / name)) for name, _ in rows)
+    cache = open_cache(tmp_path / "pcm_cache", wanted.audio, wanted.loader)
+    assert all(cache.find(str(tmp_path / name)) for name, _ in rows)
     paths = [str(write_audio(tmp_path / f"{name}.wav", 1)) for name in ("more", "unusable", "cut")] + [
         str(tmp_path / "0.wav")
     ]
     record = tmp_path / "quarantine.csv"
     quarantine.record_errors(record, [AudioError(paths[1], "broken", 0.0), AudioError(paths[2], "cut off", 0.5)])
-    run = SimpleNamespace(pcm_cache=bank, manifest=SimpleNamespace(paths=paths), recipe=wanted, quarantine_path=record)
+    run = SimpleNamespace(pcm_cache=cache, manifest=SimpleNamespace(paths=paths), recipe=wanted, quarantine_path=record)
     preflight.fill_cache(run)
-    assert [bank.find(path) is not None for path in paths] == [True, False, True, True]
+    assert [cache.find(path) is not None for path in paths] == [True, False, True, True]
 
 
 def test_a_check_tells_what_is_there_and_makes_nothing(tmp_path, capsys):
