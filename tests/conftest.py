@@ -21,6 +21,7 @@ from melgpu.demo.corpus import FORMATS
 from melgpu.demo.corpus import write_audio as write_track
 from melgpu.recipe import Recipe, load_recipe
 from melgpu.runs import run
+from melgpu.runs.folder import create_run
 from tests.helpers import SMALL, write_audio, write_list
 
 
@@ -80,7 +81,7 @@ def made(tmp_path, small) -> run.Run:
     tests = SourceList(["x.wav", "y.wav"], test_paths, ["", ""], ["", ""], ["", ""])
     for path in (*train.paths, *tests.paths):
         Path(path).touch()
-    return run.create(tmp_path / "run", small, manifest.build({"train": train, "public": tests}, 3, 8), "cpu")
+    return create_run(tmp_path / "run", small, manifest.build({"train": train, "public": tests}, 3, 8), "cpu")
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ def main() -> int:
     from melgpu.prediction import music
     from melgpu.prediction.round import predict_round
     from melgpu.runs import environment
-    from melgpu.runs.run import open_run
+    from melgpu.runs.folder import open_run
 
     if args.out and not args.music:
         raise InputError("--out needs music files to predict")

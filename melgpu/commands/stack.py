@@ -20,7 +20,7 @@ def main() -> None:
     args = cli.parser(__doc__, EPILOG).parse_args()
     from melgpu import console
     from melgpu.report import tables
-    from melgpu.runs.run import open_run
+    from melgpu.runs.folder import open_run
 
     run = open_run(args.run, args.overrides, args.without_pseudo)
     number = run.current_round

@@ -51,8 +51,14 @@ class ParityFigures(Schema):
     picture: Annotated[list[FiniteFloat], FailFast()]
 
 
+class RunFormat(Schema):
+    """environment.json, as far as it names the format of a run's folder; 1 had no name yet."""
+
+    format: int = 1
+
+
 class Environment(Schema):
-    """See `environment.describe`."""
+    """environment.json; see `environment.describe`."""
 
     python: str
     packages: dict[str, str]

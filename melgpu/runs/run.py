@@ -21,14 +21,14 @@ from pathlib import Path
 
 import numpy as np
 
-from melgpu import files, toml_tables
+from melgpu import files
 from melgpu.data import manifest
 from melgpu.data.manifest import Manifest
 from melgpu.data.pcm_cache import PcmCache, open_cache
 from melgpu.errors import InputError
 from melgpu.models import checkpoint, schema
-from melgpu.recipe import Recipe, RoundSpec, apply_overrides, recipe_differences, validate_recipe
-from melgpu.runs import environment, predictions, pseudo_labels
+from melgpu.recipe import Recipe, RoundSpec
+from melgpu.runs import predictions, pseudo_labels
 
 
 @dataclass(frozen=True)
@@ -242,53 +242,3 @@ def class_indices(tracks: Manifest, class_names: list[str]) -> np.ndarray:
     """Each row's class number, shape (N,), -1 where the label is unknown."""
     numbers = {name: number for number, name in enumerate(class_names)}
     return np.array([numbers.get(label, -1) for label in tracks.labels], np.int64)
-
-
-def create(folder: Path, recipe: Recipe, tracks: Manifest, device_name: str) -> Run:
-    """Write what a new run is made of; the recipe comes last and makes it a run."""
-    manifest.save(tracks, folder / "manifest.csv")
-    files.write_text(folder / "environment.json", json.dumps(environment.describe(device_name), indent=1) + "\n")
-    files.write_text(folder / "recipe.toml", recipe.to_toml())
-    return Run(folder, recipe, tracks)
-
-
-def exists(folder: Path) -> bool:
-    return (folder / "recipe.toml").exists()
-
-
-def open_run(folder: Path, overrides: list[str] | None = None, without_pseudo: bool = False) -> Run:
-    """The run in a folder; overrides may change its `stream` and `machine` tables for this call. Raises InputError."""
-    if not exists(folder):
-        raise InputError(
-            f"{folder}: no run there; start one with python train.py --run {folder} --labels CSV_OR_FOLDER"
-        )
-    made_with = _stored_recipe(folder)
-    recipe = apply_overrides(made_with, overrides or [])
-    check_same_recipe(folder, recipe)
-    tracks = manifest.load(folder / "manifest.csv", recipe.folds.num_folds)
-    opened = Run(folder, recipe, tracks, without_pseudo)
-    assert opened.environment  # refused now rather than after the first epoch
-    if without_pseudo and (len(recipe.rounds) == 1 or not opened.is_stacked(1)):
-        yet = "" if len(recipe.rounds) == 1 else " yet"
-        raise InputError(f"{folder}: no pseudo labels{yet} that could be left out; leave --without-pseudo out")
-    return opened
-
-
-def _stored_recipe(folder: Path) -> Recipe:
-    path = folder / "recipe.toml"
-    try:
-        return validate_recipe(toml_tables.read(path), str(path))
-    except InputError as error:
-        hint = f"{path} is damaged, or of a version of melgpu that this one cannot go on with: choose another --run"
-        raise InputError([*error.problems, hint]) from None
-
-
-def check_same_recipe(folder: Path, wanted: Recipe) -> None:
-    """Raise InputError where a recipe would give other results than the one that the run was made with."""
-    stored = _stored_recipe(folder)
-    if wanted.digest() == stored.digest():
-        return
-    changes = recipe_differences(stored, wanted)
-    raise InputError(
-        f"{folder} was made with another recipe ({'; '.join(changes)}): choose another --run, or leave the change out"
-    )

@@ -9,7 +9,8 @@ from melgpu.audio import quarantine
 from melgpu.data.pcm_cache import open_cache
 from melgpu.errors import InputError
 from melgpu.recipe import load_recipe
-from melgpu.runs import preflight, run, timings
+from melgpu.runs import preflight, timings
+from melgpu.runs.folder import check_same_recipe, is_run, open_run
 from melgpu.runs.run import Run
 
 
@@ -45,7 +46,7 @@ class Request:
 
 def open_or_create(request: Request, source: Sources, device_name: str) -> Run:
     """The run in the folder asked for, or a new one of the recipe and the tracks. Raises InputError."""
-    if not run.exists(request.folder):
+    if not is_run(request.folder):
         return create(request, source, device_name)
     if source.flags:
         console.say(f"{request.folder} keeps the tracks it was made with; ignored: {' '.join(source.flags)}")
@@ -67,7 +68,7 @@ def create(request: Request, source: Sources, device_name: str) -> Run:
     started = time.monotonic()
     tracks, audio_errors = preflight.build_manifest(source.lists, source.data, recipe, cache)
     seconds = time.monotonic() - started
-    made = run.create(folder, recipe, tracks, device_name)
+    made = folder.create_run(folder, recipe, tracks, device_name)
     timings.record(made.timings_path, 1, "decode" if cache else "check files", seconds, len(tracks), "tracks")
     quarantine.record_errors(made.quarantine_path, audio_errors)
     if audio_errors:
@@ -80,18 +81,18 @@ def reopen(request: Request) -> Run:
 
     Raises InputError.
     """
-    opened = run.open_run(request.folder, request.overrides, request.without_pseudo)
+    opened = open_run(request.folder, request.overrides, request.without_pseudo)
     if not request.recipes:
         return opened
     wanted = load_recipe(request.recipes, request.overrides)
-    run.check_same_recipe(request.folder, wanted)
+    check_same_recipe(request.folder, wanted)
     return replace(opened, recipe=wanted)
 
 
 def check_dataset(request: Request, source: Sources) -> int:
     """Report on the tracks of the lists, or else of the run; how many problems there are. Raises InputError."""
     if not source.labels:
-        opened = run.open_run(request.folder, request.overrides, request.without_pseudo)
+        opened = open_run(request.folder, request.overrides, request.without_pseudo)
         return preflight.check_dataset(opened.manifest, opened.recipe)
     recipe = load_recipe(request.recipes, request.overrides)
     return preflight.check_dataset(preflight.read_sources(source.lists, source.data), recipe)

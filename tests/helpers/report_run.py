@@ -14,6 +14,7 @@ from melgpu.data import manifest
 from melgpu.data.sources import SourceList
 from melgpu.recipe import load_recipe
 from melgpu.runs import predictions, pseudo_labels, run, sampling, timings
+from melgpu.runs.folder import create_run
 from melgpu.runs.run import Job, Run
 from melgpu.stacking import evaluation
 from melgpu.training import checkpointing
@@ -57,7 +58,7 @@ def start(folder: Path, classes: tuple[str, ...], per_class: int, labelled: bool
             if audio:
                 write_audio(folder / name, 7.0 if name == SHORT else 19.0, 11_025, seed=number)
     settings = load_recipe(["demo"], SETTINGS)
-    return run.create(folder / "run", settings, manifest.build(listings, 3, 8), "a 'device' & more")
+    return create_run(folder / "run", settings, manifest.build(listings, 3, 8), "a 'device' & more")
 
 
 def stack(made: Run, number: int) -> evaluation.RoundEvaluation:

@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -5,12 +7,13 @@ from hypothesis import strategies as st
 
 from melgpu.errors import InputError
 from melgpu.runs import run, sampling
+from melgpu.runs.folder import FORMAT, open_run
 from melgpu.runs.run import Job
 from tests.helpers.runs import label, stack_round
 
 
 def test_a_run_survives_its_folder(made):
-    again = run.open_run(made.folder)
+    again = open_run(made.folder)
     assert (again.recipe, again.manifest) == (made.recipe, made.manifest)
     assert again.current_round == 1
     assert (made.folder / "environment.json").read_text().count("torch")
@@ -18,12 +21,12 @@ def test_a_run_survives_its_folder(made):
 
 def test_another_recipe_is_refused_by_its_settings(made):
     with pytest.raises(InputError, match="seed: 0, now 5"):
-        run.open_run(made.folder, ["seed=5"])
-    assert run.open_run(made.folder, ["loader.workers=7"]).recipe.loader.workers == 7
+        open_run(made.folder, ["seed=5"])
+    assert open_run(made.folder, ["loader.workers=7"]).recipe.loader.workers == 7
     with pytest.raises(InputError, match="there is no such setting"):
-        run.open_run(made.folder, ["stream.wokers=7"])
+        open_run(made.folder, ["stream.wokers=7"])
     with pytest.raises(InputError, match="no run there"):
-        run.open_run(made.folder / "nothing")
+        open_run(made.folder / "nothing")
 
 
 def test_jobs_of_the_round_and_parts_of_it(made):
@@ -70,9 +73,9 @@ def test_pseudo_tracks_train_and_never_validate(made, chosen):
 
 def test_a_run_without_pseudo_labels_lies_beside_the_other(made):
     with pytest.raises(InputError, match="no pseudo labels yet that could be left out"):
-        run.open_run(made.folder, without_pseudo=True)
+        open_run(made.folder, without_pseudo=True)
     stack_round(made, 1, [label("y.wav", "b")])
-    without = run.open_run(made.folder, without_pseudo=True)
+    without = open_run(made.folder, without_pseudo=True)
     assert without.round_manifest(2)[1].tolist() == []
     assert (without.pseudo_digest(2), made.pseudo_digest(1)) == ("none", "none")
     assert without.round_folder(1) == made.round_folder(1)
@@ -115,7 +118,7 @@ def test_damaged_json_is_refused(made, text):
     made.finish_round(1, {"mean": {"validation": score}})
     assert made.scores(1) == {"mean": {"validation": score}}
     scores = made.stack_folder(1) / "scores.json"
-    for path, load in ((made.folder / "environment.json", lambda: run.open_run(made.folder)), (scores, made.scores)):
+    for path, load in ((made.folder / "environment.json", lambda: open_run(made.folder)), (scores, made.scores)):
         path.write_text(text)
         with pytest.raises(InputError, match=path.name):
             load(*[1] * (path == scores))
@@ -125,13 +128,26 @@ def test_damaged_json_is_refused(made, text):
 def test_damaged_recipes_are_refused(made, text):
     (made.folder / "recipe.toml").write_text(text)
     with pytest.raises(InputError, match=r"recipe\.toml: "):
-        run.open_run(made.folder)
+        open_run(made.folder)
     (made.folder / "recipe.toml").write_bytes(b"\xff\xfe")
     with pytest.raises(InputError, match=r"recipe\.toml: .*can't decode"):
-        run.open_run(made.folder)
+        open_run(made.folder)
 
 
-def test_class_numbers(made):
+@pytest.mark.parametrize("number", [None, 1, 3])
+def test_a_folder_of_another_format_is_refused_in_one_line(made, number):
+    path = made.folder / "environment.json"
+    made_on = json.loads(path.read_text())
+    assert made_on.pop("format") == FORMAT
+    path.write_text(json.dumps(made_on | ({"format": number} if number else {})))
+    (made.folder / "recipe.toml").write_text("[stream]\nbank = 'disk'\n")  # not looked at
+    expected = rf"environment\.json: the run is of format {number or 1}, this version .* reads format {FORMAT}"
+    with pytest.raises(InputError, match=expected) as refused:
+        open_run(made.folder)
+    assert len(refused.value.problems) == 1
+
+
+def test_class_indices(made):
     numbers = run.class_indices(made.manifest, made.class_names)
     assert numbers[:4].tolist() == [0, 1, 0, 1]
     assert numbers[12:].tolist() == [-1, -1]

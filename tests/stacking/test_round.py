@@ -11,6 +11,7 @@ from melgpu.data import manifest
 from melgpu.data.sources import SourceList
 from melgpu.errors import InputError
 from melgpu.runs import run
+from melgpu.runs.folder import create_run
 from melgpu.stacking import evaluation
 from melgpu.stacking.round import stack_round
 from tests.helpers.runs import predict
@@ -31,7 +32,7 @@ def twins(tmp_path, small, monkeypatch) -> run.Run:
         for path in map(Path, one.paths):
             path.parent.mkdir(exist_ok=True)
             path.touch()
-    made = run.create(tmp_path / "run", small, manifest.build({"train": train, **tests}, 3, 8), "cpu")
+    made = create_run(tmp_path / "run", small, manifest.build({"train": train, **tests}, 3, 8), "cpu")
     predict(made, 1, monkeypatch)
     return made
 
