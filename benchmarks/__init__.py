@@ -1,1 +1,1 @@
-"""Benchmarks: one question a file, the same wiring as the scripts. Each ends with one line of JSON."""
+"""Benchmarks: one question a module, on the same code as the scripts. Each ends with one line of JSON."""

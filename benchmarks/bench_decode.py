@@ -1,10 +1,10 @@
-"""How fast do audio files become samples, and how near is that to what the decoders themselves can do?
+"""How fast do audio files become samples, and how near is that to the limit of the decoders?
 
     python -m benchmarks.bench_decode [--music FOLDER] [--formats mp3 ogg flac wav] [--workers 1 2] [--plot FILE.png]
 
-Ways to get the 20 s windows of two-minute tracks at the recipe's rate, side by side in as many processes, on the same
-files. The limit is libsndfile reading into one buffer and soxr resampling as many samples, and nothing else. A rate
-above its limit fails the run.
+melgpu's decoder and its baselines, on the same two-minute files in as many processes, to samples at the recipe's rate.
+The limit is libsndfile reading into one buffer and soxr resampling as many samples, and nothing else. A rate above its
+limit fails the run.
 """
 
 import os
@@ -18,7 +18,7 @@ from rich.box import SIMPLE
 from rich.table import Table
 
 from benchmarks import corpus, plots, timing
-from benchmarks.cli import arguments, recipe_of
+from benchmarks.cli import make_parser, recipe_of
 from benchmarks.references import baselines
 from melgpu import cli
 from melgpu.audio import worker
@@ -29,107 +29,107 @@ from melgpu.errors import InputError
 from melgpu.recipe import Recipe
 
 
-def ways(recipe: Recipe, target: str) -> dict[str, tuple[Callable, tuple]]:
-    """Functions that a decoding process calls, with what follows the path."""
+def variants(recipe: Recipe, target: str) -> dict[str, tuple[Callable, tuple]]:
+    """Functions that a worker process calls, with their arguments after the path; `target` is a file for PCM."""
     audio = recipe.audio
-    job = audio.sample_rate, audio.track_s
+    track_args = audio.sample_rate, audio.track_s
     return {
-        "limit": (baselines.limit, job),
-        "soundfile, soxr": (baselines.raw, job),
+        "limit": (baselines.decode_limit, track_args),
+        "soundfile, soxr": (baselines.soundfile_soxr, track_args),
         "melgpu": (
             worker.decode_to_file,
             (audio.sample_rate, windows.to_samples(audio.track_s, audio.sample_rate), target, 0),
         ),
-        "NumPy's mean": (baselines.by_hand, job),
-        "seeking": (baselines.seek_windows, job),
-        "librosa": (baselines.librosa_load, job),
+        "NumPy's mean": (baselines.numpy_mean, track_args),
+        "seeking": (baselines.seek_windows, track_args),
+        "librosa": (baselines.librosa_load, track_args),
     }
 
 
-def track_seconds(paths: list[str], most: float) -> float:
-    """Audio that the tracks hold, as far as the recipe uses it."""
-    return sum(min(most, soundfile.info(path).duration) for path in paths)
+def total_seconds(paths: list[str], track_s: float) -> float:
+    """Seconds of audio in the files, at most `track_s` of each."""
+    return sum(min(track_s, soundfile.info(path).duration) for path in paths)
 
 
-def measure(call: Callable, more: tuple, paths: list[str], workers: int, repeats: int) -> list[float]:
-    """Seconds to call a function for all paths, in `workers` processes that are warm. Raises InputError for a flaw."""
+def measure(call: Callable, args: tuple, paths: list[str], workers: int, repeats: int) -> list[float]:
+    """Seconds to call a function for all paths, in `workers` warm processes. Raises InputError for an audio error."""
     samples = []
     with WorkerPool(workers, 600.0) as pool:
         for repeat in range(repeats + 1):
             started = time.perf_counter()
-            for answer in [pool.submit(call, path, *more) for path in paths]:
-                if isinstance(audio_error := answer.result(), AudioError):
+            for future in [pool.submit(call, path, *args) for path in paths]:
+                if isinstance(audio_error := future.result(), AudioError):
                     raise InputError(str(audio_error))
-            if repeat:  # the first one warms up
+            if repeat:  # the first is a warm-up
                 samples.append(time.perf_counter() - started)
     return samples
 
 
 def run(recipe: Recipe, sets: dict[str, list[str]], workers: list[int], repeats: int, target: str) -> dict:
-    """Time every way on every set of files."""
+    """Time all variants on every set of files."""
     import torch
 
-    result = {"benchmark": "decode", **timing.machine(torch.device("cpu")), "rows": []}
+    result = {"benchmark": "decode", **timing.describe_machine(torch.device("cpu")), "rows": []}
     for name, paths in sets.items():
-        audio_s = track_seconds(paths, recipe.audio.track_s)
+        audio_s = total_seconds(paths, recipe.audio.track_s)
         for count in workers:
-            most = None
-            for way, (call, more) in ways(recipe, target).items():
-                samples = measure(call, more, paths, count, repeats)
-                middle, low, high = timing.spread(samples)
-                most = most or audio_s / min(samples)
-                row = {"files": name, "workers": count, "way": way, "times_real_time": audio_s / middle}
-                row |= {"quartiles": [audio_s / high, audio_s / low], "share_of_limit": audio_s / middle / most}
+            limit = None
+            for variant, (call, args) in variants(recipe, target).items():
+                samples = measure(call, args, paths, count, repeats)
+                median, low, high = timing.median_and_quartiles(samples)
+                limit = limit or audio_s / min(samples)  # the first variant is the limit
+                row = {"files": name, "workers": count, "way": variant, "times_real_time": audio_s / median}
+                row |= {"quartiles": [audio_s / high, audio_s / low], "share_of_limit": audio_s / median / limit}
                 result["rows"].append({**row, "samples_s": samples})
     return result
 
 
-def table(result: dict) -> Table:
+def make_table(result: dict) -> Table:
     names = list(dict.fromkeys(row["way"] for row in result["rows"]))
-    shown = Table(
-        title=f"Decoding on {result['device']}, audio seconds a second (share of the limit)",
+    table = Table(
+        title=f"Decoding on {result['device']}, audio seconds a second (fraction of the limit)",
         caption="medians; quartiles are in the JSON",
         box=SIMPLE,
     )
-    shown.add_column("files")
+    table.add_column("files")
     for column in ("processes", *names):
-        shown.add_column(column, justify="right")
+        table.add_column(column, justify="right")
     lines: dict[tuple, dict] = {}
     for row in result["rows"]:
         rate = f"{row['times_real_time']:,.0f} ({row['share_of_limit']:.0%})"
         lines.setdefault((row["files"], row["workers"]), {})[row["way"]] = rate
     for (files, workers), rates in lines.items():
-        shown.add_row(files, str(workers), *(rates[name] for name in names))
-    return shown
+        table.add_row(files, str(workers), *(rates[name] for name in names))
+    return table
 
 
 def plot(result: dict, path: Path) -> None:
-    """Rates by way, one group of bars a set of files, at the largest number of processes."""
-    most = max(row["workers"] for row in result["rows"])
-    rates = {(r["way"], r["files"]): r["times_real_time"] for r in result["rows"] if r["workers"] == most}
-    plots.bars(rates, f"audio seconds a second, {most} processes", f"Decoding, {result['device']}", path)
+    """Rates by variant, one group of bars a set of files, at the largest number of processes."""
+    max_workers = max(row["workers"] for row in result["rows"])
+    rates = {(r["way"], r["files"]): r["times_real_time"] for r in result["rows"] if r["workers"] == max_workers}
+    plots.bars(rates, f"audio seconds a second, {max_workers} processes", f"Decoding, {result['device']}", path)
 
 
-def main(given: list[str] | None = None) -> int:
-    parser = arguments(__doc__, tracks=8)
-    parser.add_argument("--formats", nargs="+", default=["mp3", "ogg", "flac", "wav"], help="of composed music")
+def main(argv: list[str] | None = None) -> int:
+    parser = make_parser(__doc__, tracks=8)
+    parser.add_argument("--formats", nargs="+", default=["mp3", "ogg", "flac", "wav"], help="of the synthetic music")
     parser.add_argument("--workers", type=int, nargs="+", default=[1, os.cpu_count() or 1], help="processes")
-    parser.add_argument("--repeats", type=int, default=5, help="times that each figure is taken (default: 5)")
-    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="keep a plot")
-    args = parser.parse_args(given)
+    parser.add_argument("--repeats", type=int, default=5, help="samples of each variant (default: 5)")
+    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="save a plot")
+    args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:
-        sets = {str(args.music): corpus.own(args.music, args.tracks)} if args.music else {}
-        for form in [] if args.music else args.formats:
-            (Path(folder) / form).mkdir()
-            sets[form] = corpus.compose(Path(folder) / form, form, args.tracks)
+        sets = {str(args.music): corpus.select(args.music, args.tracks)} if args.music else {}
+        for suffix in [] if args.music else args.formats:
+            (Path(folder) / suffix).mkdir()
+            sets[suffix] = corpus.compose(Path(folder) / suffix, suffix, args.tracks)
         target = Path(folder) / "pcm"
         target.touch()
         result = run(recipe_of(args), sets, args.workers, args.repeats, str(target))
-    timing.console().print(table(result))
+    timing.console().print(make_table(result))
     if args.plot:
         plot(result, args.plot)
-    beyond = (row["way"] for row in result["rows"] if row["share_of_limit"] > timing.TOLERANCE)
-    return timing.finish(result, args.out, beyond)
+    implausible = (row["way"] for row in result["rows"] if row["share_of_limit"] > timing.TOLERANCE)
+    return timing.finish(result, args.out, implausible)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""How fast do waveforms become pictures, and how near is that to what the machine can do?
+"""How fast do waveforms become pictures, and how near is that to the machine's limit?
 
     python -m benchmarks.bench_features [--recipe NAME] [--batch-sizes 1 8 64] [--threads 1] [--plot FILE.png]
 
-Engines and the front ends that people use instead, side by side on the same waves: every one ends in (B, 3, S, S)
-float32 pictures. The limit is, on a CPU, the bare FFT of such windows (torch.stft, of as many at once as is fastest),
-on a GPU the bytes that must move (waves in, one picture out) over the measured bandwidth of a large copy. A rate above
-its limit fails the run.
+melgpu's engines and the baseline front ends on the same waves (B, T): each gives float32 pictures (B, 3, S, S). The
+limit on a CPU is the FFT of such windows alone (torch.stft, at the fastest batch size), on a GPU the bytes that must
+move (waves in, one picture out) divided by the measured bandwidth of a large copy. A rate above its limit fails the
+run.
 """
 
 import importlib.util
@@ -19,7 +19,7 @@ from rich.box import SIMPLE
 from rich.table import Table
 
 from benchmarks import measurement, plots, roofline, timing
-from benchmarks.cli import arguments, recipe_of
+from benchmarks.cli import make_parser, recipe_of
 from melgpu import cli
 from melgpu.features.log_mel import LogMel
 from melgpu.recipe import MelSpec, Recipe
@@ -28,13 +28,13 @@ FrontEnd = Callable[[torch.Tensor], torch.Tensor]
 
 
 def engines(spec: MelSpec, sample_rate: int, device: torch.device) -> Iterator[tuple[str, FrontEnd]]:
-    """melgpu's own engines that run on this device, by name."""
+    """melgpu's engines that run on this device, by name."""
     for engine in ("nnaudio", "fft", *(["fused"] if device.type == "cuda" else [])):
         yield engine, LogMel(spec.model_copy(update={"engine": engine}), sample_rate).to(device)
 
 
-def peers(spec: MelSpec, sample_rate: int, device: torch.device) -> Iterator[tuple[str, FrontEnd]]:
-    """The front ends that people use instead, by name."""
+def baseline_front_ends(spec: MelSpec, sample_rate: int, device: torch.device) -> Iterator[tuple[str, FrontEnd]]:
+    """Front ends of other libraries, by name."""
     yield "stock nnAudio", _stock_nnaudio(spec, sample_rate, device, "ieee")
     if device.type == "cuda":
         yield "stock nnAudio, TF32", _stock_nnaudio(spec, sample_rate, device, "tf32")
@@ -46,14 +46,14 @@ def peers(spec: MelSpec, sample_rate: int, device: torch.device) -> Iterator[tup
 
 
 def _pictures(decibels: torch.Tensor, spec: MelSpec) -> torch.Tensor:
-    """What all peers need after their dB stage: scale, turn, resize, replicate."""
+    """dB (B, M, N) to pictures, which all baselines share: scale, flip, resize, replicate."""
     pictures = (decibels / spec.top_db + 1).flip(-2).unsqueeze(1)
     size = (spec.image_size, spec.image_size)
     return F.interpolate(pictures, size, mode="bilinear", antialias=True).expand(-1, 3, -1, -1)
 
 
 def _decibels(power: torch.Tensor, spec: MelSpec) -> torch.Tensor:
-    """dB re each window's maximum, as one writes it by hand."""
+    """Power (B, M, N) to dB re each window's maximum, in plain PyTorch."""
     level = 10 * torch.log10(power.clamp(min=1e-10))
     return (level - level.amax((-2, -1), keepdim=True)).clamp(min=-spec.top_db)
 
@@ -110,7 +110,7 @@ def _librosa(spec: MelSpec, sample_rate: int) -> FrontEnd:
 
 
 def limit(spec: MelSpec, waves: torch.Tensor) -> tuple[str, float]:
-    """What bounds the rate on this device, whatever the batch, and the bound in windows/s."""
+    """What limits the rate on this device at any batch size, and the limit in windows/s."""
     device = waves.device
     if device.type == "cpu":
         return "bare FFT", max(_fft_rate(spec, waves[:size]) for size in (1, 2, 4, len(waves)))
@@ -119,23 +119,24 @@ def limit(spec: MelSpec, waves: torch.Tensor) -> tuple[str, float]:
 
 
 def _fft_rate(spec: MelSpec, waves: torch.Tensor) -> float:
-    """Windows a second of spectra alone; those of many windows at once are memory that malloc takes anew each time."""
+    """Windows a second of spectra alone; for many windows at once malloc returns fresh memory in each call."""
     hann = torch.hann_window(spec.n_fft)
     call = lambda: torch.stft(waves, spec.n_fft, spec.hop_length, window=hann, return_complex=True)  # noqa: E731
     return len(waves) / min(timing.measure(call, waves.device, 0.25))
 
 
 def run(recipe: Recipe, batch_sizes: list[int], device: torch.device, seconds: float) -> dict:
-    """Time every contender at every batch size."""
+    """Time all front ends at every batch size."""
     sample_rate, window_s = recipe.audio.sample_rate, recipe.windows.window_s
-    result = {"benchmark": "features", **timing.machine(device), "window_s": window_s, "rows": []}
-    bound, most = limit(recipe.mel, measurement.noise(recipe, max(batch_sizes), device))
+    result = {"benchmark": "features", **timing.describe_machine(device), "window_s": window_s, "rows": []}
+    limit_name, limit_rate = limit(recipe.mel, measurement.noise(recipe, max(batch_sizes), device))
     for batch_size in batch_sizes:
         waves = measurement.noise(recipe, batch_size, device)
-        ours = ((f"melgpu {name}", own) for name, own in engines(recipe.mel, sample_rate, device))
-        for name, front_end in itertools.chain(ours, peers(recipe.mel, sample_rate, device)):
+        melgpu_engines = ((f"melgpu {name}", engine) for name, engine in engines(recipe.mel, sample_rate, device))
+        for name, front_end in itertools.chain(melgpu_engines, baseline_front_ends(recipe.mel, sample_rate, device)):
             row = time_front_end(front_end, waves, seconds)
-            row |= {"limit": bound, "limit_windows_per_s": most, "share_of_limit": row["windows_per_s"] / most}
+            row |= {"limit": limit_name, "limit_windows_per_s": limit_rate}
+            row |= {"share_of_limit": row["windows_per_s"] / limit_rate}
             result["rows"].append({"front_end": name, "batch_size": batch_size, **row})
     return result
 
@@ -145,22 +146,25 @@ def time_front_end(front_end: FrontEnd, waves: torch.Tensor, seconds: float) -> 
     before = timing.reset_peak_memory(waves.device)
     samples = timing.measure(lambda: front_end(waves), waves.device, seconds)
     peak_mib = timing.peak_memory(waves.device) - before
-    return measurement.rates_of([len(waves) / own for own in samples]) | {"peak_mib": peak_mib, "samples_s": samples}
+    return measurement.rate_summary([len(waves) / call_s for call_s in samples]) | {
+        "peak_mib": peak_mib,
+        "samples_s": samples,
+    }
 
 
-def table(result: dict) -> Table:
-    """What a person reads."""
+def make_table(result: dict) -> Table:
+    """Rates by front end and batch size, for the terminal."""
     first = result["rows"][0]
-    shown = Table(
+    table = Table(
         title=f"Pictures from waveforms on {result['device']}, {result['threads']} CPU threads",
         caption=f"limit: {first['limit_windows_per_s']:,.0f} windows/s ({first['limit']})",
         box=SIMPLE,
     )
-    for column in ("front end", "batch", "windows/s", "quartiles", "times real time", "share of limit", "peak MiB"):
-        shown.add_column(column, justify="left" if column == "front end" else "right")
+    for column in ("front end", "batch", "windows/s", "quartiles", "times real time", "of its limit", "peak MiB"):
+        table.add_column(column, justify="left" if column == "front end" else "right")
     for row in result["rows"]:
         low, high = row["quartiles"]
-        shown.add_row(
+        table.add_row(
             row["front_end"],
             str(row["batch_size"]),
             f"{row['windows_per_s']:,.1f}",
@@ -169,7 +173,7 @@ def table(result: dict) -> Table:
             f"{row['share_of_limit']:.1%}",
             f"{row['peak_mib']:,.0f}",
         )
-    return shown
+    return table
 
 
 def plot(result: dict, path: Path) -> None:
@@ -180,19 +184,19 @@ def plot(result: dict, path: Path) -> None:
 
 
 def main() -> int:
-    parser = arguments(__doc__)
+    parser = make_parser(__doc__)
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[8, 64], metavar="B")
-    parser.add_argument("--seconds", type=float, default=1.0, help="time for each figure (default: 1)")
+    parser.add_argument("--seconds", type=float, default=1.0, help="seconds for each measurement (default: 1)")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1, one core)")
-    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="keep a plot")
+    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="save a plot")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     result = run(recipe_of(args), args.batch_sizes, cli.select_device(args.device), args.seconds)
-    timing.console().print(table(result))
+    timing.console().print(make_table(result))
     if args.plot:
         plot(result, args.plot)
-    beyond = (row["front_end"] for row in result["rows"] if row["share_of_limit"] > 1)
-    return timing.finish(result, args.out, beyond)
+    implausible = (row["front_end"] for row in result["rows"] if row["share_of_limit"] > 1)
+    return timing.finish(result, args.out, implausible)
 
 
 if __name__ == "__main__":

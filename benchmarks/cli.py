@@ -1,4 +1,4 @@
-"""The flags that all benchmarks share, and the recipe that they name; imports nothing heavy."""
+"""The flags that all benchmarks share, and the recipe that they select; imports neither torch nor NumPy."""
 
 import argparse
 import math
@@ -8,39 +8,43 @@ from pathlib import Path
 from melgpu.recipe import Recipe, load_recipe
 
 
-def arguments(description: str, tracks: int | str = "", epilog: str = "") -> argparse.ArgumentParser:
-    """A parser; `tracks` is how many a benchmark of audio files takes if not told (text: what it makes of None)."""
-    shared = argparse.ArgumentParser(
+def make_parser(description: str, tracks: int | str = "", epilog: str = "") -> argparse.ArgumentParser:
+    """A parser; `tracks` is the default number of audio files (a text describes the default None; empty: no files)."""
+    parser = argparse.ArgumentParser(
         description=description, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     if tracks:
-        own = "your own music, of formats that libsndfile reads (default: composed mp3)"
-        shared.add_argument("--music", type=Path, metavar="DIR", help=own)
-        most = tracks if isinstance(tracks, int) else None
-        shared.add_argument("--tracks", type=int, default=most, help=f"files to take (default: {tracks})")
-    shared.add_argument("--recipe", action="append", default=[], help="name or TOML file (default: zalo2019)")
-    shared.add_argument("--set", action="append", default=[], dest="overrides", metavar="TABLE.KEY=VALUE")
-    shared.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ...; default: a GPU where there is one")
-    shared.add_argument(
-        "--out", type=Path, metavar="FILE.json", help="keep the result (a pipe gets it as the last line, too)"
+        music_help = "your own music, of formats that libsndfile reads (default: synthetic mp3)"
+        parser.add_argument("--music", type=Path, metavar="DIR", help=music_help)
+        default = tracks if isinstance(tracks, int) else None
+        parser.add_argument("--tracks", type=int, default=default, help=f"number of files (default: {tracks})")
+    parser.add_argument("--recipe", action="append", default=[], help="name or TOML file (default: zalo2019)")
+    parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="TABLE.KEY=VALUE")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ...; default: a GPU where there is one")
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE.json", help="save the result (a pipe also gets it as the last line)"
     )
-    return shared
+    return parser
 
 
-def recipe_of(args: argparse.Namespace, *own: str) -> Recipe:
-    """The recipe that the flags name, with random weights, no bank, and decoding on all cores.
+def recipe_of(args: argparse.Namespace, *unchanged: str) -> Recipe:
+    """The recipe that the flags select, with random weights, no PCM cache, and decoding on all cores.
 
-    `own` are those of these settings ("loader.workers") that stay as the recipe has them.
+    `unchanged` are those of these settings ("loader.workers") that stay as the recipe has them. Raises InputError.
     """
-
     fixed = {"loader.pcm_cache": "off", "backbone.pretrained": "false", "loader.workers": os.cpu_count()}
-    return load_recipe(args.recipe, [*(f"{key}={fixed[key]}" for key in fixed if key not in own), *args.overrides])
+    return load_recipe(
+        args.recipe, [*(f"{key}={fixed[key]}" for key in fixed if key not in unchanged), *args.overrides]
+    )
 
 
 def paths_of(args: argparse.Namespace, folder: Path, pieces: int = 4, seconds: float = 120) -> list[str]:
-    """The audio files that the flags name, or else so many pieces of composed music in a folder. Raises InputError."""
+    """The audio files that the flags select, or synthetic tracks in a folder, `pieces` of them distinct.
+
+    Raises InputError.
+    """
     from benchmarks import corpus
 
     if args.music:
-        return corpus.own(args.music, args.tracks)
+        return corpus.select(args.music, args.tracks)
     return corpus.compose(folder, "mp3", args.tracks, pieces, min(math.ceil(seconds), corpus.SECONDS))

@@ -1,4 +1,4 @@
-"""Music to measure with: two-minute stereo tracks at 44.1 kHz in the formats that people have, or their own."""
+"""Audio files for benchmarks: synthetic two-minute stereo tracks at 44.1 kHz in common formats, or a user's own."""
 
 import os
 from pathlib import Path
@@ -16,23 +16,23 @@ RATE, SECONDS = 44_100, 120
 LABELS = ("house", "waltz", "chorale", "breakbeat")
 
 
-def own(folder: Path, count: int) -> list[str]:
-    """Some tracks of a folder, spread over it, that libsndfile reads. Raises InputError where there are none."""
-    found = [path for path in find_audio(folder) if path.suffix.lower() not in pyav.SUFFIXES]  # rivals need it
-    if not found:
+def select(folder: Path, count: int) -> list[str]:
+    """`count` evenly spaced files of a folder that libsndfile reads (baselines need it). Raises InputError for none."""
+    paths = [path for path in find_audio(folder) if path.suffix.lower() not in pyav.SUFFIXES]
+    if not paths:
         raise InputError(f"{folder}: no audio file that libsndfile reads")
-    return [str(found[i]) for i in np.linspace(0, len(found) - 1, min(count, len(found))).astype(int)]
+    return [str(paths[i]) for i in np.linspace(0, len(paths) - 1, min(count, len(paths))).astype(int)]
 
 
-def compose(folder: Path, form: str, count: int, pieces: int = 4, seconds: int = SECONDS) -> list[str]:
-    """`count` tracks in a format ("mp3", ...); some pieces are written, the others are links to them."""
+def compose(folder: Path, suffix: str, count: int, pieces: int = 4, seconds: int = SECONDS) -> list[str]:
+    """`count` tracks in a format ("mp3", ...); `pieces` of them are written, the others are hard links to these."""
     paths = []
-    for number in range(count):
-        path = folder / f"{number}.{form}"
-        if number < pieces:
-            _write(path, LABELS[number % len(LABELS)], number, seconds)
+    for i in range(count):
+        path = folder / f"{i}.{suffix}"
+        if i < pieces:
+            _write(path, LABELS[i % len(LABELS)], i, seconds)
         else:
-            os.link(folder / f"{number % pieces}.{form}", path)
+            os.link(folder / f"{i % pieces}.{suffix}", path)
         paths.append(str(path))
     return paths
 
@@ -41,7 +41,7 @@ def _write(path: Path, label: str, seed: int, seconds: int) -> None:
     rng = np.random.default_rng(seed)
     wave = np.concatenate([song.compose(label, rng) for _ in range(-(-seconds // 20))])
     wave = soxr.resample(np.resize(wave, seconds * song.RATE).astype(np.float32), song.RATE, RATE)
-    wave += 0.001 * rng.standard_normal(len(wave), np.float32)  # as recorded music has it
+    wave += 0.001 * rng.standard_normal(len(wave), np.float32)  # noise floor of a recording
     stereo = 0.9 * np.stack([wave, np.roll(wave, 100)], axis=1)
     with soundfile.SoundFile(path, "w", RATE, 2, format=path.suffix[1:].upper()) as file:
         for block in np.array_split(stereo, len(stereo) // 4096):

@@ -3,8 +3,8 @@
     python -m benchmarks.parity AUDIO...
 
 Every window of the files through every engine, against a float64 reference by NumPy and SciPy: largest, 99th
-percentile and mean difference in dB above the floor, whole and by frequency band; on an NVIDIA GPU also what nnAudio's
-convolution gives in TF32.
+percentile and mean difference in dB above the floor, of all bands and by thirds of them; on an NVIDIA GPU also of
+nnAudio's convolution in TF32.
 """
 
 import argparse
@@ -29,15 +29,15 @@ from melgpu.recipe import Recipe, load_recipe
 BANDS = ("low", "middle", "high")  # thirds of the mel bands
 
 
-def cut(path: Path, recipe: Recipe) -> Iterator[np.ndarray]:
-    """The windows by which a file is judged."""
+def file_windows(path: Path, recipe: Recipe) -> Iterator[np.ndarray]:
+    """The prediction windows of a file, waves of shape (T,)."""
     audio = recipe.audio
-    whole = conform(
+    track = conform(
         decode(path, audio.sample_rate, audio.track_s), windows.to_samples(audio.track_s, audio.sample_rate)
     )
     index = windows.prediction_windows(np.array([0]), np.array([False]), audio, recipe.windows)
     for start in index.starts:
-        yield whole[start : start + windows.to_samples(recipe.windows.window_s, audio.sample_rate)]
+        yield track[start : start + windows.to_samples(recipe.windows.window_s, audio.sample_rate)]
 
 
 def engines(recipe: Recipe, device: torch.device) -> Iterator[tuple[str, Callable[[torch.Tensor], torch.Tensor]]]:
@@ -60,61 +60,61 @@ def _in_tf32(front_end: LogMel, waves: torch.Tensor) -> torch.Tensor:
 def statistics(error: np.ndarray, above: np.ndarray) -> dict:
     """Largest, 99th percentile and mean of errors above the floor; both (windows, M, N)."""
     thirds = zip(BANDS, np.array_split(error, 3, axis=1), np.array_split(above, 3, axis=1), strict=True)
-    found = error[above]
+    selected = error[above]
     return {
-        "max_db": float(found.max()),
-        "p99_db": float(np.quantile(found, 0.99)),
-        "mean_db": float(found.mean()),
-        "max_db_by_band": {name: float(part[mask].max(initial=0)) for name, part, mask in thirds},
+        "max_db": float(selected.max()),
+        "p99_db": float(np.quantile(selected, 0.99)),
+        "mean_db": float(selected.mean()),
+        "max_db_by_band": {name: float(band[mask].max(initial=0)) for name, band, mask in thirds},
     }
 
 
 @torch.no_grad()
 def run(paths: list[Path], recipe: Recipe, device: torch.device) -> dict:
     """Compare every engine with the reference on all windows of the files."""
-    waves = np.stack([wave for path in paths for wave in cut(path, recipe)])
+    waves = np.stack([wave for path in paths for wave in file_windows(path, recipe)])
     expected = np.stack([reference.decibels(wave, recipe.audio.sample_rate, recipe.mel) for wave in waves])
     above = expected > -recipe.mel.top_db
-    result = {"benchmark": "parity", **timing.machine(device), "windows": len(waves), "engines": {}}
+    result = {"benchmark": "parity", **timing.describe_machine(device), "windows": len(waves), "engines": {}}
     for name, decibels in engines(recipe, device):
         batches = torch.from_numpy(waves).split(8)
-        found = torch.cat([decibels(batch.to(device)).cpu() for batch in batches]).numpy()
-        result["engines"][name] = statistics(np.abs(found - expected), above)
+        actual = torch.cat([decibels(batch.to(device)).cpu() for batch in batches]).numpy()
+        result["engines"][name] = statistics(np.abs(actual - expected), above)
     return result
 
 
-def table(result: dict) -> Table:
-    """What a person reads."""
-    shown = Table(
-        title=f"dB off a float64 reference (IEEE float32 unless said), {result['windows']} windows, {result['device']}",
-        caption=f"largest also by thirds of the bands; the gate allows {MAX_DB} dB, {MEAN_DB} dB on average",
+def make_table(result: dict) -> Table:
+    """Differences by engine, for the terminal."""
+    table = Table(
+        title=f"dB from a float64 reference (in IEEE float32 or TF32), {result['windows']} windows, {result['device']}",
+        caption=f"largest also by thirds of the bands; the parity gate allows {MAX_DB} dB, {MEAN_DB} dB on average",
         box=SIMPLE,
     )
     for column in ("engine", "largest", "99 %", "mean", *BANDS, "gate"):
-        shown.add_column(column, justify="left" if column == "engine" else "right")
+        table.add_column(column, justify="left" if column == "engine" else "right")
     for name, row in result["engines"].items():
         passed = row["max_db"] <= MAX_DB and row["mean_db"] <= MEAN_DB
         bands = [f"{row['max_db_by_band'][band]:.4f}" for band in BANDS]
-        shown.add_row(
+        table.add_row(
             name,
             f"{row['max_db']:.4f}",
             f"{row['p99_db']:.5f}",
             f"{row['mean_db']:.6f}",
             *bands,
-            "passed" if passed else "missed",
+            "passed" if passed else "failed",
         )
-    return shown
+    return table
 
 
-def main(given: list[str] | None = None) -> None:
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("audio", type=Path, nargs="+", metavar="AUDIO")
-    arguments.add_argument("--recipe", action="append", default=[], help="whose pictures (default: zalo2019)")
-    arguments.add_argument("--device", default="auto")
-    arguments.add_argument("--out", type=Path, help="keep the result as JSON")
-    args = arguments.parse_args(given)
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("audio", type=Path, nargs="+", metavar="AUDIO")
+    parser.add_argument("--recipe", action="append", default=[], help="name or TOML file (default: zalo2019)")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--out", type=Path, help="save the result as JSON")
+    args = parser.parse_args(argv)
     result = run(args.audio, load_recipe(args.recipe), cli.select_device(args.device))
-    Console().print(table(result))
+    Console().print(make_table(result))
     timing.finish(result, args.out, ())
 
 

@@ -1,4 +1,4 @@
-"""Pictures of results: bars, curves, a roofline."""
+"""Plots of results: bars, curves, a roofline."""
 
 from pathlib import Path
 
@@ -12,15 +12,17 @@ INK, FAINT = "#1f4e79", "#c9d6e3"
 
 
 def bars(rates: dict[tuple[str, str], float], unit: str, title: str, path: Path, baseline: float | None = None) -> None:
-    """Horizontal bars of {(name, group): rate}, each with its figure, the groups of a name side by side."""
+    """Horizontal bars of {(name, group): rate}, each with its value, the groups of a name side by side."""
     names, groups = (list(dict.fromkeys(column)) for column in zip(*rates, strict=True))
     names = names[::-1]
     figure, axes = plt.subplots(figsize=(8, 1 + 0.25 * len(names) * (1 + len(groups))), layout="constrained")
-    for number, group in enumerate(groups):
-        places = [i + ((len(groups) - 1) / 2 - number) * 0.8 / len(groups) for i in range(len(names))]
-        long = [rates.get((name, group), 0) for name in names]
-        drawn = axes.barh(places, long, 0.8 / len(groups), label=group, color=INK if len(groups) == 1 else None)
-        axes.bar_label(drawn, [_short(rate).strip() if rate else "" for rate in long], padding=3, fontsize=8)
+    for k, group in enumerate(groups):
+        positions = [i + ((len(groups) - 1) / 2 - k) * 0.8 / len(groups) for i in range(len(names))]
+        widths = [rates.get((name, group), 0) for name in names]
+        container = axes.barh(
+            positions, widths, 0.8 / len(groups), label=group, color=INK if len(groups) == 1 else None
+        )
+        axes.bar_label(container, [_short(rate).strip() if rate else "" for rate in widths], padding=3, fontsize=8)
     axes.set_yticks(range(len(names)), names)
     axes.margins(x=0.1, y=0.3 / len(names))
     if baseline:
@@ -29,43 +31,43 @@ def bars(rates: dict[tuple[str, str], float], unit: str, title: str, path: Path,
     axes.set_title(title, fontsize=10)
     if len(groups) > 1:
         axes.legend(frameon=False)
-    _keep(figure, path)
+    _save(figure, path)
 
 
-def shares(rows: list[tuple[str, float, float]], unit: str, title: str, path: Path) -> None:
-    """(name, rate, limit) as bars on a logarithmic axis: what was reached, inside what the machine can do."""
+def limit_bars(rows: list[tuple[str, float, float]], unit: str, title: str, path: Path) -> None:
+    """(name, rate, limit) as bars on a logarithmic axis: the measured rate in front of its physical limit."""
     figure, axes = plt.subplots(figsize=(9, 1.2 + 0.32 * len(rows)), layout="constrained")
-    places = range(len(rows))[::-1]
-    axes.barh(places, [limit for _, _, limit in rows], 0.75, color=FAINT, label="its physical limit")
-    axes.barh(places, [rate for _, rate, _ in rows], 0.75, color=INK, label="reached")
-    for place, (_, rate, limit) in zip(places, rows, strict=True):
+    positions = range(len(rows))[::-1]
+    axes.barh(positions, [limit for _, _, limit in rows], 0.75, color=FAINT, label="physical limit")
+    axes.barh(positions, [rate for _, rate, _ in rows], 0.75, color=INK, label="measured")
+    for position, (_, rate, limit) in zip(positions, rows, strict=True):
         axes.text(
-            max(rate, limit) * 1.1, place, f"{_short(rate).strip()} ({rate / limit:.0%})", va="center", fontsize=8
+            max(rate, limit) * 1.1, position, f"{_short(rate).strip()} ({rate / limit:.0%})", va="center", fontsize=8
         )
     axes.set_xscale("log")
     axes.set_xlim(min(rate for _, rate, _ in rows) / 3, max(max(row[1:]) for row in rows) * 8)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _short(value)))
-    axes.set_yticks(places, [name for name, _, _ in rows], fontsize=8)
+    axes.set_yticks(positions, [name for name, _, _ in rows], fontsize=8)
     axes.set_ylim(-0.6, len(rows) - 0.4)
     axes.set_xlabel(unit)
     axes.set_title(title, fontsize=10)
     figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8)
-    _keep(figure, path)
+    _save(figure, path)
 
 
 def curves(panels: dict[str, dict[str, dict[int, float]]], unit: str, title: str, path: Path) -> None:
-    """{what grows: {name: {value: rate}}}, one panel each; a dashed line is a rate that grows as its first value does.
+    """{x label: {name: {x: rate}}}, one panel each; dashed lines are linear scaling from the first point.
 
-    The axis of a panel is logarithmic where its rates differ much in size.
+    The y axis of a panel is logarithmic where its rates differ by more than a factor of 20.
     """
     figure, grid = plt.subplots(1, len(panels), figsize=(4.8 * len(panels), 4), layout="constrained", squeeze=False)
-    for axes, (across, lines) in zip(grid[0], panels.items(), strict=True):
+    for axes, (x_label, lines) in zip(grid[0], panels.items(), strict=True):
         _curve(axes, lines)
-        axes.set_xlabel(across)
+        axes.set_xlabel(x_label)
         axes.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
     grid[0][0].set_ylabel(unit)
-    figure.suptitle(f"{title} (dashed: in proportion)", fontsize=10)
-    _keep(figure, path)
+    figure.suptitle(f"{title} (dashed: linear scaling)", fontsize=10)
+    _save(figure, path)
 
 
 def _curve(axes, lines: dict[str, dict[int, float]]) -> None:
@@ -91,25 +93,25 @@ def _curve(axes, lines: dict[str, dict[int, float]]) -> None:
 def roofline(
     points: list[tuple[str, float, float]], peaks: dict[str, float], bandwidth: float, title: str, path: Path
 ) -> None:
-    """(name, FLOPs a byte, FLOP/s) under the roofs of the memory (bytes a second) and of matrix products (FLOP/s)."""
+    """(name, FLOPs a byte, FLOP/s) below the limits of memory (bytes a second) and of matrix products (FLOP/s)."""
     figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
     highest = max(peaks.values())
     left = min([intensity for _, intensity, _ in points] + [highest / bandwidth / 10]) / 3
     right = max([intensity for _, intensity, _ in points] + [highest / bandwidth]) * 6
     for (name, peak), style in zip(peaks.items(), ("-", "--", ":"), strict=False):
-        corner = peak / bandwidth
-        axes.plot([left, corner, right], [left * bandwidth, peak, peak], style, color="black", linewidth=1)
+        ridge = peak / bandwidth
+        axes.plot([left, ridge, right], [left * bandwidth, peak, peak], style, color="black", linewidth=1)
         axes.text(right, peak * 1.06, f"{name}, {_short(peak)}FLOP/s ", ha="right", fontsize=8)
     axes.text(left * 2.2, left * bandwidth * 1.1, f"memory, {_short(bandwidth)}B/s", fontsize=8)
-    for number, (name, intensity, rate) in enumerate(points):
-        axes.plot(intensity, rate, "osD^vP*X<>ph"[number % 12], color=f"C{number % 10}", label=name)
+    for i, (name, intensity, rate) in enumerate(points):
+        axes.plot(intensity, rate, "osD^vP*X<>ph"[i % 12], color=f"C{i % 10}", label=name)
     axes.set(xscale="log", yscale="log", xlim=(left, right), xlabel="FLOPs a byte", ylabel="FLOP/s")
     axes.set_ylim(top=highest * 3)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _short(value)))
     axes.grid(alpha=0.3)
     axes.set_title(title, fontsize=10)
     figure.legend(loc="outside right upper", frameon=False, fontsize=8)
-    _keep(figure, path)
+    _save(figure, path)
 
 
 def _short(value: float) -> str:
@@ -121,7 +123,7 @@ def _short(value: float) -> str:
     return f"{value:,.3g} " if value < 1000 else f"{value:,.0f} "
 
 
-def _keep(figure, path: Path) -> None:
+def _save(figure, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
     plt.close(figure)

@@ -1,6 +1,6 @@
-"""What the machine can do at most: matrix products, copies, and how much of both the pipeline's stages need.
+"""Physical limits of the machine (matrix products, memory copies), and FLOPs and bytes of the pipeline's stages.
 
-A limit is the best of its samples, a figure that is held against it the median of its own.
+A limit is the best of its samples; a rate that is compared with it is the median of its samples.
 """
 
 import copy
@@ -30,14 +30,14 @@ def matmul_flops(device: torch.device, dtype: torch.dtype, seconds: float = 1.0)
 def _matmul(device: torch.device, dtype: torch.dtype, size: int, seconds: float) -> float:
     left = torch.randn(size, size, device=device).to(dtype)
     right, out = left.t().contiguous(), torch.empty_like(left)
-    return 2 * size**3 / min(timing.measure(lambda: torch.mm(left, right, out=out), device, seconds, least=2))
+    return 2 * size**3 / min(timing.measure(lambda: torch.mm(left, right, out=out), device, seconds, min_calls=2))
 
 
 def copy_bandwidth(device: torch.device, seconds: float = 1.0) -> float:
     """Bytes a second, read and written, by a large copy inside a device's memory."""
     source = torch.ones(COPY_BYTES[device.type], dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
-    return 2 * source.numel() / min(timing.measure(lambda: target.copy_(source), device, seconds, least=3))
+    return 2 * source.numel() / min(timing.measure(lambda: target.copy_(source), device, seconds, min_calls=3))
 
 
 def host_to_device(device: torch.device, seconds: float = 1.0) -> float:
@@ -49,10 +49,10 @@ def host_to_device(device: torch.device, seconds: float = 1.0) -> float:
 
 def network_flops(model: nn.Module, image_size: int, training: bool) -> float:
     """FLOPs of a network for one picture: forward, or (`training`) forward and backward."""
-    twin = copy.deepcopy(model).to("meta").train(training)
+    meta_model = copy.deepcopy(model).to("meta").train(training)
     images = torch.zeros(2, 3, image_size, image_size, device="meta")
     with torch.set_grad_enabled(training), FlopCounterMode(display=False) as counter:
-        logits = twin(images)
+        logits = meta_model(images)
         if training:
             logits.sum().backward()
     return counter.get_total_flops() / len(images)
@@ -63,25 +63,25 @@ def network_bytes(model: nn.Module, image_size: int, element_bytes: int, trainin
 
     Backward reads and writes about twice as much as forward.
     """
-    twin, elements = copy.deepcopy(model).to("meta").eval(), 0
+    meta_model, elements = copy.deepcopy(model).to("meta").eval(), 0
 
     def count(module, inputs, output) -> None:
         nonlocal elements
-        own = sum(parameter.numel() for parameter in module.parameters())
-        elements += inputs[0].numel() + output.numel() + own / batch_size
+        num_weights = sum(parameter.numel() for parameter in module.parameters())
+        elements += inputs[0].numel() + output.numel() + num_weights / batch_size
 
-    for module in twin.modules():
+    for module in meta_model.modules():
         if not list(module.children()):
             module.register_forward_hook(count)
     with torch.no_grad():
-        twin(torch.zeros(1, 3, image_size, image_size, device="meta"))
+        meta_model(torch.zeros(1, 3, image_size, image_size, device="meta"))
     return elements * element_bytes * (3 if training else 1)
 
 
 def front_end_flops(engine: str, recipe: Recipe) -> float:
     """FLOPs of log-mel power for one window: 2.5 n log2 n for a real FFT, or a convolution with n cosines and sines.
 
-    The FFT engines multiply each bin into the two mel bands that it feeds, nnAudio by the whole filterbank.
+    The FFT engines multiply each bin into the two mel bands that contain it, nnAudio by the full filterbank.
     """
     spec, bins = recipe.mel, recipe.mel.n_fft // 2 + 1
     frames = to_samples(recipe.windows.window_s, recipe.audio.sample_rate) // spec.hop_length + 1

@@ -1,4 +1,4 @@
-"""Fair times: warmed up, synchronised, repeated; medians with their spread; and what they were taken on."""
+"""Timing: warmed up, synchronised, repeated; medians and quartiles; and a description of the machine."""
 
 import json
 import os
@@ -16,15 +16,15 @@ from melgpu import files
 from melgpu.runs import environment
 
 SCHEMA = 2  # 2: driver and cores
-TOLERANCE = 1.03  # of a limit, which is measured, too
+TOLERANCE = 1.03  # times a limit, which is a measurement as well
 
 
-def measure(call: Callable[[], object], device: torch.device, seconds: float = 1.0, least: int = 5) -> list[float]:
-    """Seconds of each call: two calls to warm up, then at least `least` calls and about `seconds` in all."""
+def measure(call: Callable[[], object], device: torch.device, seconds: float = 1.0, min_calls: int = 5) -> list[float]:
+    """Seconds of each call: two calls to warm up, then at least `min_calls` calls and about `seconds` in all."""
     for _ in range(2):
         call()
     samples: list[float] = []
-    while len(samples) < least or sum(samples) < seconds:
+    while len(samples) < min_calls or sum(samples) < seconds:
         synchronize(device)
         started = time.perf_counter()
         call()
@@ -38,16 +38,16 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def spread(samples: list[float]) -> tuple[float, float, float]:
+def median_and_quartiles(samples: list[float]) -> tuple[float, float, float]:
     """Median, and the first and third quartile."""
     if len(samples) == 1:
         return samples[0], samples[0], samples[0]
-    low, middle, high = statistics.quantiles(samples, n=4)
-    return middle, low, high
+    low, median, high = statistics.quantiles(samples, n=4)
+    return median, low, high
 
 
 def reset_peak_memory(device: torch.device) -> float:
-    """Start counting; returns MiB in use now."""
+    """Reset the peak; returns the MiB in use now."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return torch.cuda.memory_allocated(device) / 2**20
@@ -56,11 +56,11 @@ def reset_peak_memory(device: torch.device) -> float:
 
 
 def peak_memory(device: torch.device) -> float:
-    """MiB at the highest since `reset_peak_memory`."""
+    """Peak MiB since `reset_peak_memory`."""
     return torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else _status_mib("VmHWM")
 
 
-def memory(device: torch.device) -> float:
+def memory_in_use(device: torch.device) -> float:
     """MiB in use now."""
     return torch.cuda.memory_allocated(device) / 2**20 if device.type == "cuda" else _status_mib("VmRSS")
 
@@ -70,8 +70,8 @@ def _status_mib(key: str) -> float:
     return int(line.split()[1]) / 1024
 
 
-def machine(device: torch.device) -> dict:
-    """What a result was taken on."""
+def describe_machine(device: torch.device) -> dict:
+    """Device, driver, versions, commit and date of a result."""
     return {
         **environment.describe(environment.device_name(device)),
         "schema": SCHEMA,
@@ -83,22 +83,22 @@ def machine(device: torch.device) -> dict:
 
 
 def console() -> Console:
-    """Where people read: as wide as their terminal, and wide enough for tables where there is none."""
+    """A console for tables: as wide as the terminal, or 132 columns where there is none."""
     return Console(highlight=False, width=None if sys.stdout.isatty() else 132)
 
 
-def is_beyond(row: dict) -> bool:
-    """Whether a rate passes the physical limit that stands beside it; None is no limit."""
+def exceeds_limit(row: dict) -> bool:
+    """Whether a row's rate exceeds its physical limit; None is no limit."""
     return row["windows_per_s"] > TOLERANCE * (row["limit_windows_per_s"] or float("inf"))
 
 
 def finish(result: dict, out: Path | None, implausible: Iterable[str]) -> int:
-    """Keep a result, end a program's input with it as one line of JSON, and give the exit code: 1 beyond a limit."""
+    """Save a result, print it as the last line of the output (JSON), and return the exit code: 1 beyond a limit."""
     if out:
         files.write_text(out, json.dumps(result, indent=1) + "\n")
     names = list(implausible)
     for name in names:
         print(f"implausible: {name} is faster than its limit", file=sys.stderr)
-    if not sys.stdout.isatty():  # people have read the table
+    if not sys.stdout.isatty():  # a terminal has shown the table
         print(json.dumps(result))
     return 1 if names else 0

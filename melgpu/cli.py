@@ -1,7 +1,7 @@
-"""The flags that all scripts share, and how they end.
+"""The flags that all scripts share, signal handling and exit codes.
 
-Exit codes: 0 done, 1 the machine failed (disk, device), 2 the input is wrong (all problems are listed), 130
-interrupted. Imports nothing heavy, so that `--help` answers at once.
+Exit codes: 0 success, 1 a failure of the machine (disk, device), 2 wrong input (all problems are listed), 130
+interrupted. Imports nothing heavy, so that `--help` is fast.
 """
 
 import argparse
@@ -12,22 +12,22 @@ from pathlib import Path
 
 
 class _StoreOnce(argparse.Action):
-    """Keeps a flag's value; a second one would silently take its place."""
+    """Store a flag's value; reject a second one, which argparse would silently store instead."""
 
     def __call__(self, parser, namespace, values, option_string=None) -> None:
         if getattr(namespace, self.dest) is not self.default:
-            raise argparse.ArgumentError(self, "given twice; the second would take the place of the first")
+            raise argparse.ArgumentError(self, "given twice; the second value would replace the first")
         setattr(namespace, self.dest, values)
 
 
 def parser(description: str, epilog: str) -> argparse.ArgumentParser:
-    """A parser with the flags of every script."""
+    """An argument parser with the flags of every script."""
     shared = argparse.ArgumentParser(
         description=description, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     shared.register("action", None, _StoreOnce)
     shared.add_argument(
-        "--run", type=Path, required=True, metavar="DIR", help="the run's folder; all it makes is there"
+        "--run", type=Path, required=True, metavar="DIR", help="the run folder; everything is written there"
     )
     shared.add_argument(
         "--set",
@@ -35,19 +35,19 @@ def parser(description: str, epilog: str) -> argparse.ArgumentParser:
         default=[],
         dest="overrides",
         metavar="TABLE.KEY=VALUE",
-        help="change one setting of the recipe; of an existing run only stream and machine (speed) can change",
+        help="override one setting of the recipe; of an existing run only loader and machine (speed) can change",
     )
     shared.add_argument(
         "--without-pseudo",
         action="store_true",
-        help="later rounds without pseudo labels, beside those with them: report.html then shows what they change",
+        help="later rounds without pseudo labels, beside those with them, for a comparison in report.html",
     )
-    shared.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ...; default: a GPU where there is one")
+    shared.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ...; default: a GPU if there is one")
     return shared
 
 
 def run(main: Callable[[], int | None]) -> None:
-    """Call a script's main and end the process with its exit code, without a traceback for what users can mend."""
+    """Call a script's main and exit with its code; errors that users can fix are printed without a traceback."""
     from melgpu.errors import InputError
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -60,7 +60,7 @@ def run(main: Callable[[], int | None]) -> None:
             print(f"{len(error.problems)} problems", file=sys.stderr)
         code = 2
     except KeyboardInterrupt:
-        print("interrupted; what was finished is kept, and the same command goes on from there", file=sys.stderr)
+        print("interrupted; finished work is saved, and the same command resumes from there", file=sys.stderr)
         code = 130
     except (OSError, RuntimeError) as error:
         if not isinstance(error, OSError) and type(error).__name__ != "OutOfMemoryError":  # torch's
@@ -71,27 +71,28 @@ def run(main: Callable[[], int | None]) -> None:
 
 
 class GracefulStop:
-    """Whether the user or the system asked to stop; who asks twice does not wait for the work in hand."""
+    """Turns SIGINT and SIGTERM into the flag `requested`; a second signal raises KeyboardInterrupt at once."""
 
     requested = False
 
     def __enter__(self) -> "GracefulStop":
-        self._before = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        signals = (signal.SIGINT, signal.SIGTERM)
+        self._previous_handlers = {signum: signal.signal(signum, self._handle) for signum in signals}
         return self
 
     def __exit__(self, *exc) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        for signum, handler in self._previous_handlers.items():
+            signal.signal(signum, handler)
 
-    def _ask(self, *signal_and_frame) -> None:
+    def _handle(self, *signal_and_frame) -> None:
         if self.requested:
             raise KeyboardInterrupt
         self.requested = True
-        print("stopping after this step; asked once more, at once", file=sys.stderr)
+        print("stopping after this step; a second signal stops at once", file=sys.stderr)
 
 
 def select_device(name: str):
-    """The torch device of a name; `auto` is a GPU where there is one. Raises InputError."""
+    """The torch device of a name; `auto` is a GPU if there is one. Raises InputError."""
     import torch
 
     from melgpu.errors import InputError

@@ -1,12 +1,12 @@
-"""What a user did wrong, said in full: one exception that carries every problem found."""
+"""The exception for wrong user input; it carries every problem found."""
 
 from collections.abc import Iterable
 
 
 class InputError(ValueError):
-    """Problems with files, labels, recipes or flags; each is one sentence that names the thing and the reason.
+    """Problems with files, labels, recipes or flags; each is one sentence with the item and the reason.
 
-    The scripts print them all and end with exit code 2.
+    The scripts print all of them and exit with code 2.
     """
 
     def __init__(self, problems: str | Iterable[str]):
@@ -18,6 +18,6 @@ class InputError(ValueError):
 
 
 def one_line(error: BaseException) -> str:
-    """An error's text in one line of sane length and characters, whatever a stranger's file put into it."""
+    """An error's text as one line of at most 200 printable characters, for messages that quote untrusted files."""
     text = " ".join(str(error).split()) or type(error).__name__
     return "".join(character if character.isprintable() else "?" for character in text[:200])

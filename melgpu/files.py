@@ -1,6 +1,6 @@
-"""Files that are whole or absent: text, CSV and named arrays, written beside their place, synced, then renamed into it.
+"""Atomic writes of text, CSV and .npz files: to a temporary file, fsync, rename.
 
-What is read is checked before it is used: regular files only, of bounded size, of the columns or arrays expected.
+Reads are validated: regular files only, of bounded size, with the expected columns or arrays.
 """
 
 import csv
@@ -15,14 +15,14 @@ import numpy as np
 
 from melgpu.errors import InputError, one_line
 
-MAX_COMPRESSION = 200  # of a file of arrays; more would be a small file that fills the memory
+MAX_COMPRESSION = 200  # ratio, of an .npz file; a higher one may be a decompression bomb
 
 ArraySchema = Mapping[str, tuple[str, int]]  # by name: kind of numpy dtype, number of axes
 
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """A temporary path to write to; becomes `path` if the block succeeds, is deleted if it fails."""
+    """A temporary path to write to; renamed to `path` if the block succeeds, deleted if it fails."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -40,7 +40,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def read_text(path: Path, max_bytes: int = 2**30) -> str:
-    """A regular file's text, its line ends as they are.
+    """The text of a regular file, with its line ends unchanged.
 
     Raises UnicodeDecodeError, and OSError for a file of more than `max_bytes` or one that is not regular.
     """
@@ -52,13 +52,13 @@ def read_text(path: Path, max_bytes: int = 2**30) -> str:
 
 
 def check_regular_file(path: Path) -> None:
-    """Raise OSError for pipes, devices and folders, which a stranger's folder may hold in a file's place."""
+    """Raise OSError for pipes, devices and folders, which an untrusted folder may contain instead of a file."""
     if path.exists() and not path.is_file():
         raise OSError(f"{path}: not a regular file")
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence]) -> None:
-    """Replace a CSV file as a whole, or leave it as it was; `columns` are its header."""
+    """Write a CSV file atomically; `columns` are its header."""
     with atomic_write(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(columns)
@@ -69,9 +69,9 @@ def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence]) -> N
 def read_csv(
     path: Path, kind: str, columns: Sequence[str] | None = None
 ) -> Iterator[tuple[list[str], list[list[str]]]]:
-    """The header and the rows of a CSV file, for a block that parses them; `columns`, if given, must be its header.
+    """The header and the rows of a CSV file, for a block that parses them; `columns`, if given, must equal the header.
 
-    Raises InputError, "not {kind}", where the file, or anything that the block finds in it, is wrong.
+    Raises InputError, "not {kind}", for errors of the file and for errors that the block raises while it parses.
     """
     try:
         header, *rows = csv.reader(io.StringIO(read_text(path), newline=""))
@@ -83,31 +83,31 @@ def read_csv(
 
 
 def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Replace a compressed .npz file as a whole, or leave it as it was."""
+    """Write a compressed .npz file atomically."""
     with atomic_write(path) as temporary, open(temporary, "wb") as file:
         np.savez_compressed(file, **arrays)
 
 
 def load_arrays(path: Path, schema: ArraySchema) -> dict[str, np.ndarray]:
-    """The arrays of a .npz file that `schema` names; pickled ones are refused.
+    """The arrays of an .npz file that `schema` names; pickled arrays are rejected.
 
-    Raises ValueError where one has another dtype or number of axes; zipfile, zlib and numpy raise their own.
+    Raises ValueError for another dtype or number of axes; zipfile, zlib and numpy raise their own errors.
     """
     check_regular_file(path)
-    with zipfile.ZipFile(path) as members:
-        size = sum(member.file_size for member in members.infolist())
-    if size > MAX_COMPRESSION * path.stat().st_size + 2**24:
-        raise ValueError("a small file of huge arrays")
-    with np.load(path, allow_pickle=False) as members:
-        arrays = {name: members[name] for name in schema}
+    with zipfile.ZipFile(path) as archive:
+        uncompressed_bytes = sum(member.file_size for member in archive.infolist())
+    if uncompressed_bytes > MAX_COMPRESSION * path.stat().st_size + 2**24:
+        raise ValueError(f"compressed more than {MAX_COMPRESSION} times")
+    with np.load(path, allow_pickle=False) as archive:
+        arrays = {name: archive[name] for name in schema}
     for name, expected in schema.items():
         array = arrays[name]
         if not isinstance(array, np.ndarray) or (array.dtype.kind, array.ndim) != expected:
-            raise ValueError(f"{name} has another dtype or shape")
+            raise ValueError(f"{name} has a wrong dtype or number of axes")
     return arrays
 
 
 def check_probabilities(probs: np.ndarray) -> None:
-    """Raise ValueError where an array holds values outside [0, 1], or NaN."""
+    """Raise ValueError for values outside [0, 1] or NaN."""
     if not ((probs >= 0) & (probs <= 1.001)).all():
-        raise ValueError("values that are no probabilities")
+        raise ValueError("values that are not probabilities")

@@ -1,4 +1,4 @@
-"""Scores of probabilities against labels, with confidence intervals."""
+"""Accuracy, confidence intervals, significance and calibration of predicted class probabilities."""
 
 import math
 from dataclasses import dataclass
@@ -9,67 +9,70 @@ NUM_RESAMPLES = 10_000
 
 
 def accuracy(probs: np.ndarray, labels: np.ndarray) -> float:
-    """Share of rows whose likeliest class is right; probs (N, C), labels (N,) class numbers, N of at least 1."""
+    """Fraction of rows whose most probable class is correct; probs (N, C), labels (N,) class indices, N >= 1."""
     return float(np.mean(probs.argmax(axis=1) == labels))
 
 
 def bootstrap_interval(values: np.ndarray, seed: int = 0) -> tuple[float, float]:
     """The 95 % confidence interval of the mean of `values` (N,) by the percentile bootstrap over them.
 
-    Values that occur often are drawn together, by their multinomial counts: the same distribution, without N draws.
+    Resamples are drawn as multinomial counts of the distinct values: the same distribution, without N draws each.
     Source: Efron, "Bootstrap methods: another look at the jackknife", Annals of Statistics 7 (1979).
     """
     if len(values) < 1:
         raise ValueError("an interval needs at least 1 value")
     distinct, counts = np.unique(values, return_counts=True)
-    drawn = np.random.default_rng(seed).multinomial(len(values), counts / len(values), NUM_RESAMPLES)
-    low, high = np.quantile(drawn @ distinct / len(values), (0.025, 0.975))
+    resamples = np.random.default_rng(seed).multinomial(len(values), counts / len(values), NUM_RESAMPLES)
+    low, high = np.quantile(resamples @ distinct / len(values), (0.025, 0.975))
     return float(low), float(high)
 
 
-def accuracy_interval(right: np.ndarray) -> tuple[float, float]:
-    """The 95 % confidence interval of the share of True in `right` (N,), by bootstrap.
+def accuracy_interval(correct: np.ndarray) -> tuple[float, float]:
+    """The 95 % confidence interval of the fraction of True in `correct` (N,), by bootstrap.
 
-    Where all are alike the bootstrap knows no spread: there it is Wilson's.
+    Where all are equal the bootstrap interval has no width: there it is Wilson's.
     """
-    share = float(np.mean(right))
-    return wilson_interval(share, len(right)) if share in (0, 1) else bootstrap_interval(right.astype(float))
+    proportion = float(np.mean(correct))
+    if proportion in (0, 1):
+        return wilson_interval(proportion, len(correct))
+    return bootstrap_interval(correct.astype(float))
 
 
 def sign_test(gains: np.ndarray) -> float:
-    """How probable chance alone makes `gains` (N,) as one-sided as they are, or more; those of 0 do not count.
+    """The two-sided p-value of the sign test of `gains` (N,) against a median of 0; gains of 0 are left out.
 
-    Of a share's gain on the same tracks this is McNemar's exact test. Source: McNemar, "Note on the sampling error of
-    the difference between correlated proportions or percentages", Psychometrika 12 (1947).
+    For a gain in accuracy on the same tracks this is McNemar's exact test. Source: McNemar, "Note on the sampling error
+    of the difference between correlated proportions or percentages", Psychometrika 12 (1947).
     """
-    up, down = int((gains > 0).sum()), int((gains < 0).sum())
-    count = up + down
-    return min(1.0, 2 * sum(math.comb(count, k) for k in range(max(up, down), count + 1)) / 2**count)
+    positive, negative = int((gains > 0).sum()), int((gains < 0).sum())
+    trials = positive + negative
+    return min(1.0, 2 * sum(math.comb(trials, k) for k in range(max(positive, negative), trials + 1)) / 2**trials)
 
 
-def wilson_interval(share: float, count: int, z: float = 1.96) -> tuple[float, float]:
-    """The 95 % confidence interval of a share of `count` trials.
+def wilson_interval(proportion: float, num_trials: int, z: float = 1.96) -> tuple[float, float]:
+    """The 95 % confidence interval of a proportion of successes in `num_trials` trials (Wilson score).
 
     Source: Wilson, "Probable inference, the law of succession, and statistical inference", JASA 22 (1927).
     """
-    if count < 1:
-        raise ValueError(f"count is {count}, an interval needs at least 1 trial")
-    middle = share + z * z / (2 * count)
-    spread = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    scale = 1 + z * z / count
-    return max(0.0, (middle - spread) / scale), min(1.0, (middle + spread) / scale)
+    n = num_trials
+    if n < 1:
+        raise ValueError(f"num_trials is {n}, an interval needs at least 1 trial")
+    centre = proportion + z * z / (2 * n)
+    half_width = z * math.sqrt(proportion * (1 - proportion) / n + z * z / (4 * n * n))
+    scale = 1 + z * z / n
+    return max(0.0, (centre - half_width) / scale), min(1.0, (centre + half_width) / scale)
 
 
-def confusion_counts(answers: np.ndarray, labels: np.ndarray, num_classes: int) -> np.ndarray:
-    """How many rows of each class (axis 0) were answered with each class (axis 1), shape (C, C)."""
-    return np.bincount(labels * num_classes + answers, minlength=num_classes**2).reshape(num_classes, num_classes)
+def confusion_counts(predicted: np.ndarray, labels: np.ndarray, num_classes: int) -> np.ndarray:
+    """The confusion matrix: counts of rows by label (axis 0) and predicted class (axis 1), shape (C, C)."""
+    return np.bincount(labels * num_classes + predicted, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """How sure the answers are and how often they are right, by bins of equal width; empty bins are left out.
+    """Mean confidence and accuracy of predictions in confidence bins of equal width; empty bins are left out.
 
-    confidence, share_right, counts (B,); error: the expected calibration error, the mean gap weighed by counts.
+    confidence, accuracy, counts (B,); error: the expected calibration error (ECE), the mean gap weighted by counts.
     """
 
     confidence: np.ndarray
@@ -82,13 +85,13 @@ class Calibration:
 
 
 def calibration_curve(probs: np.ndarray, labels: np.ndarray, num_bins: int = 10) -> Calibration:
-    """Of probs (N, C) and labels (N,), N of at least 1.
+    """The calibration of probs (N, C) with labels (N,), N >= 1.
 
     Source: Guo et al., "On calibration of modern neural networks", ICML 2017.
     """
-    sure = probs.max(axis=1)
-    bins = np.minimum((sure * num_bins).astype(int), num_bins - 1)
+    confidences = probs.max(axis=1)
+    bins = np.minimum((confidences * num_bins).astype(int), num_bins - 1)
     counts = np.bincount(bins, minlength=num_bins)
-    sums = (np.bincount(bins, weights, num_bins) for weights in (sure, probs.argmax(axis=1) == labels))
-    confidence, share_right = (total[counts > 0] / counts[counts > 0] for total in sums)
-    return Calibration(confidence, share_right, counts[counts > 0])
+    sums = (np.bincount(bins, weights, num_bins) for weights in (confidences, probs.argmax(axis=1) == labels))
+    confidence, accuracies = (total[counts > 0] / counts[counts > 0] for total in sums)
+    return Calibration(confidence, accuracies, counts[counts > 0])

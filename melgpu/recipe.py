@@ -1,8 +1,8 @@
-"""The frozen, typed, validated description of one run; TOML in, TOML out.
+"""The recipe of a run: a frozen, typed, validated configuration, read from and written to TOML.
 
-Every recipe is a set of changes to `recipes/zalo2019.toml`, which spells out each setting with its meaning; the
-classes below hold types and bounds only. Unknown keys and wrong types are errors that name their path. Rates are in
-Hz, times in s, `*_length` and `n_*` in samples and bins as in librosa.
+Every recipe is a set of changes to `recipes/zalo2019.toml`, which lists each setting with its meaning; the classes
+below hold types and bounds only. Unknown keys and wrong types are errors with the path of the key. Rates are in Hz,
+times in s, `*_length` and `n_*` in samples and bins as in librosa.
 """
 
 import difflib
@@ -24,12 +24,12 @@ Count = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Hop = Annotated[float, Field(ge=0.01, le=36_000)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
-BackboneName = Annotated[str, Field(pattern=r"^[a-z0-9_]+(\.[a-z0-9_]+)?$", max_length=100)]  # ours, or timm's
+BackboneName = Annotated[str, Field(pattern=r"^[a-z0-9_]+(\.[a-z0-9_]+)?$", max_length=100)]  # built in, or of timm
 Stacker = Literal["cnn", "skip_cnn", "lightgbm"]
 
 
 class Spec(BaseModel):
-    """A frozen table of settings; refuses unknown keys and never converts types."""
+    """A frozen table of settings; rejects unknown keys and never converts types."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -59,13 +59,13 @@ class MelSpec(Spec):
     channels: Literal["grey", "viridis", "mfcc", "resolutions"]
     range: Literal["fixed", "window"]
     trainable: Literal["none", "mel", "fourier"]
-    n_fft: Annotated[int, Field(ge=1, le=2**14)]  # nnAudio holds 4 n_fft^2 bytes: 1 GB
+    n_fft: Annotated[int, Field(ge=1, le=2**14)]  # nnAudio allocates 4 n_fft^2 bytes: 1 GB
     hop_length: Count
     n_mels: Annotated[int, Field(ge=1, le=4096)]
     fmin: Annotated[float, Field(ge=0)]
     fmax: Annotated[float, Field(ge=0)]
     top_db: Positive
-    image_size: Annotated[int, Field(ge=75, le=4096)]  # the inception family's smallest input
+    image_size: Annotated[int, Field(ge=75, le=4096)]  # the minimum input size of the Inception family
 
 
 class LoaderSpec(Spec):
@@ -162,7 +162,7 @@ class StackingSpec(Spec):
 
 
 class Recipe(Spec):
-    """One run, completely: a table of settings for each module."""
+    """All settings of a run, one table for each module."""
 
     seed: Seed
     audio: AudioSpec
@@ -189,24 +189,24 @@ class Recipe(Spec):
         if self.mel.fmax and self.mel.fmax <= self.mel.fmin:
             raise ValueError(f"mel.fmax {self.mel.fmax} is not above mel.fmin {self.mel.fmin}")
         if self.mel.engine == "fused" and (self.mel.channels, self.mel.range) != ("grey", "fixed"):
-            raise ValueError(f"mel.engine fused draws grey pictures of fixed range only, not {self.mel.channels}")
+            raise ValueError(f"mel.engine fused renders grey pictures of fixed range only, not {self.mel.channels}")
         if self.mel.trainable != "none" and (self.mel.engine, self.mel.channels) != ("nnaudio", "grey"):
             raise ValueError(f"mel.trainable {self.mel.trainable} needs mel.engine nnaudio and grey channels")
-        for number, spec in enumerate(self.rounds, start=1):
+        for round_number, spec in enumerate(self.rounds, start=1):
             if max(spec.folds) >= self.folds.num_folds:
-                raise ValueError(f"round {number} names fold {max(spec.folds)} of {self.folds.num_folds}")
+                raise ValueError(f"round {round_number} names fold {max(spec.folds)} of {self.folds.num_folds}")
             for names in (spec.backbones, spec.folds):
                 if len(set(names)) < len(names):
-                    raise ValueError(f"round {number} names something twice: {names}")
+                    raise ValueError(f"round {round_number} has duplicates: {names}")
         return self
 
     def optim_for(self, backbone: str) -> OptimSpec:
-        """The optimizer's settings with this backbone's own laid over them."""
+        """The optimizer settings, with the overrides for this backbone."""
         override = self.optim_overrides.get(backbone)
         return self.optim.model_copy(update=override.model_dump(exclude_none=True)) if override else self.optim
 
     def shuffle_tracks_for(self, backbone: str) -> int | None:
-        """How many tracks are shuffled together; None for all of them, which a bank makes possible."""
+        """How many tracks are shuffled together; None for all of them, which needs the PCM cache."""
         return None if self.loader.pcm_cache != "off" else self.optim_for(backbone).shuffle_tracks
 
     def to_json(self) -> str:
@@ -214,7 +214,7 @@ class Recipe(Spec):
         return json.dumps(self.model_dump(mode="json", exclude_none=True), sort_keys=True)
 
     def digest(self) -> str:
-        """A short hash of all that can change a result; of `stream` only the order of windows can."""
+        """A short hash of all settings that can change results; of `loader` only the shuffling can."""
         settings = self.model_dump(mode="json", exclude_none=True, exclude={"loader", "machine"})
         settings["one_shuffle"] = self.loader.pcm_cache != "off"
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
@@ -230,9 +230,9 @@ def shipped_recipes() -> dict[str, Path]:
 
 
 def load_recipe(names: list[str], overrides: list[str] | None = None) -> Recipe:
-    """Lay recipes (names or paths of TOML files), then `table.key=value` overrides, over zalo2019.
+    """Merge recipes (names or paths of TOML files), then `table.key=value` overrides, into zalo2019.
 
-    Raises InputError with every problem and the path of its setting.
+    Raises InputError with every problem and the path of its key.
     """
     data = _read("zalo2019")
     for name in names:
@@ -243,7 +243,7 @@ def load_recipe(names: list[str], overrides: list[str] | None = None) -> Recipe:
 
 
 def apply_overrides(recipe: Recipe, overrides: list[str]) -> Recipe:
-    """A recipe with `table.key=value` overrides laid over it. Raises InputError."""
+    """A recipe with `table.key=value` overrides merged into it. Raises InputError."""
     data = json.loads(recipe.to_json())
     for override in overrides:
         toml_tables.merge(data, toml_tables.parse_override(override))
@@ -251,7 +251,7 @@ def apply_overrides(recipe: Recipe, overrides: list[str]) -> Recipe:
 
 
 def recipe_differences(old: Recipe, new: Recipe) -> list[str]:
-    """What a change of recipe changes, one `table.key: old, now new` for each setting."""
+    """The settings in which two recipes differ, each as `table.key: old, now new`."""
     before, after = (dict(toml_tables.flatten(json.loads(r.to_json()))) for r in (old, new))
     keys = sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
     return [f"{key}: {before.get(key, 'not set')}, now {after.get(key, 'not set')}" for key in keys]
@@ -268,21 +268,22 @@ def validate_recipe(data: dict, source: str) -> Recipe:
 
 
 def _innermost(errors: list) -> list:
-    """Without those of a list that is only wrong because of what is in it."""
-    places = [error["loc"] for error in errors]
-    return [e for e in errors if not any(e["loc"] == place[: len(e["loc"])] != place for place in places)]
+    """The errors without those of a container that is invalid only because of an error in one of its items."""
+    locations = [error["loc"] for error in errors]
+    return [e for e in errors if not any(e["loc"] == loc[: len(e["loc"])] != loc for loc in locations)]
 
 
 def _describe(error) -> str:
-    where = ".".join(str(part) for part in error["loc"] if part != "[key]")
+    key = ".".join(str(part) for part in error["loc"] if part != "[key]")
     if error["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(where, [key for key, _ in toml_tables.flatten(_read("zalo2019"))], 1)
-        return f"{where}: there is no such setting" + (f"; did you mean {near[0]}?" if near else "")
+        known_keys = [known for known, _ in toml_tables.flatten(_read("zalo2019"))]
+        close = difflib.get_close_matches(key, known_keys, 1)
+        return f"{key}: there is no such setting" + (f"; did you mean {close[0]}?" if close else "")
     if error["type"] == "value_error":
         return str(error["ctx"]["error"])
     got = "" if isinstance(error["input"], dict) else f" (got {reprlib.repr(error['input'])})"
     message = error["msg"].replace("Tuple", "List").replace(" after validation", "")
-    return f"{where}: {message}{got}"
+    return f"{key}: {message}{got}"
 
 
 def _read(name: str) -> dict:

@@ -1,4 +1,4 @@
-"""TOML tables: read with care, given as `table.key=value`, laid over each other."""
+"""TOML tables: reading with limits, `table.key=value` overrides, merging."""
 
 import contextlib
 import json
@@ -9,11 +9,11 @@ from pathlib import Path
 from melgpu import files
 from melgpu.errors import InputError, one_line
 
-MAX_KEY_DOTS = 500  # a key of many more parts takes much memory
+MAX_KEY_DOTS = 500  # a key of many more parts takes much memory to parse
 
 
 def read(path: Path) -> dict:
-    """A file's tables. Raises InputError."""
+    """The tables of a TOML file. Raises InputError."""
     try:
         text = files.read_text(path, max_bytes=2**18)
         if any(line.count(".") > MAX_KEY_DOTS for line in text.split("\n")):
@@ -24,18 +24,18 @@ def read(path: Path) -> dict:
 
 
 def parse_override(text: str) -> dict:
-    """`optim.lr=1e-3` as nested data; a value that is not TOML is taken as text. Raises InputError."""
+    """`optim.lr=1e-3` as nested tables; a value that is not TOML is parsed as a string. Raises InputError."""
     path, separator, value = text.partition("=")
     quoted = json.dumps(value.strip(), ensure_ascii=False)
-    for line in (text, f"{path}= {quoted}"):
+    for candidate in (text, f"{path}= {quoted}"):
         with contextlib.suppress(tomllib.TOMLDecodeError, RecursionError):
             if separator and path.count(".") < MAX_KEY_DOTS:
-                return tomllib.loads(line)
+                return tomllib.loads(candidate)
     raise InputError(f"--set {text}: expected table.key=value")
 
 
 def merge(base: dict, changes: dict) -> None:
-    """Merge tables key by key, into `base`; an empty table clears the one below it."""
+    """Merge tables key by key, into `base`; an empty table clears that of `base`."""
     for key, value in changes.items():
         if isinstance(value, dict) and value and isinstance(base.get(key), dict):
             merge(base[key], value)
@@ -44,7 +44,7 @@ def merge(base: dict, changes: dict) -> None:
 
 
 def flatten(data: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
-    """Every setting of nested tables, (table.key, value)."""
+    """The items of nested tables as (table.key, value)."""
     for key, value in data.items():
         if isinstance(value, dict):
             yield from flatten(value, f"{prefix}{key}.")

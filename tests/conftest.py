@@ -1,4 +1,4 @@
-"""Shared fixtures: small audio files, a small corpus, a small recipe."""
+"""Shared fixtures: a small corpus, audio files, a small recipe, an untrained run, a console."""
 
 import io
 import os
@@ -33,16 +33,16 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory) -> Path:
-    """Three classes of the demo corpus: 18 training tracks, 6 and 3 test tracks (labels known)."""
+    """Three classes of the demo corpus: 18 training tracks, 6 public and 3 private test tracks, all labelled."""
     folder = tmp_path_factory.mktemp("corpus")
     (folder / "audio").mkdir()
     for split, per_class in (("train", 6), ("test", 2), ("private", 1)):
         rows = [("filename", "label")]
-        for number in range(3 * per_class):
-            label = ("aria", "breakbeat", "waltz")[number % 3]
-            name = f"{split}{number}.{FORMATS[number % len(FORMATS)]}"
-            wave = song.compose(label, np.random.default_rng([len(split), number]))
-            write_track(folder / "audio" / name, wave, 22_050, stereo=bool(number % 2))
+        for i in range(3 * per_class):
+            label = ("aria", "breakbeat", "waltz")[i % 3]
+            name = f"{split}{i}.{FORMATS[i % len(FORMATS)]}"
+            wave = song.compose(label, np.random.default_rng([len(split), i]))
+            write_track(folder / "audio" / name, wave, 22_050, stereo=bool(i % 2))
             rows.append((name, label))
         write_list(folder / f"{split}.csv", rows)
     return folder
@@ -50,21 +50,22 @@ def corpus(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def small() -> Recipe:
+    """The demo recipe with the overrides of SMALL."""
     return load_recipe(["demo"], SMALL)
 
 
 @pytest.fixture(scope="session")
 def short_music(tmp_path_factory) -> Path:
-    """Three files of 18 s, a track of the demo recipe."""
-    made = tmp_path_factory.mktemp("music")
-    for number in range(3):
-        write_audio(made / f"{number}.ogg", 18, 44_100, 2, seed=number)
-    return made
+    """A folder of three files of 18 s, the track length of the demo recipe."""
+    folder = tmp_path_factory.mktemp("music")
+    for i in range(3):
+        write_audio(folder / f"{i}.ogg", 18, 44_100, 2, seed=i)
+    return folder
 
 
 @pytest.fixture
 def quick_limits(monkeypatch) -> None:
-    """Limits of the machine that are measured in no time, and so mean nothing."""
+    """Roofline measurements with sizes so small that they take no time (their results are meaningless)."""
     from benchmarks import roofline
 
     monkeypatch.setitem(roofline.SIZES, "cpu", (256,))
@@ -73,6 +74,7 @@ def quick_limits(monkeypatch) -> None:
 
 @pytest.fixture
 def made(tmp_path, small) -> run.Run:
+    """A new run: 12 training tracks of two classes, 2 public test tracks, all files empty."""
     labels = ["a", "b"] * 6
     train = SourceList(
         [f"{i}.wav" for i in range(12)], [str(tmp_path / f"{i}.wav") for i in range(12)], labels, [""] * 12, [""] * 12
@@ -86,11 +88,11 @@ def made(tmp_path, small) -> run.Run:
 
 @pytest.fixture
 def screen(monkeypatch):
-    """Makes a console of 100 columns, a terminal or none, and gives what it is told."""
+    """Replaces the console by one of 100 columns, a terminal or not; returns its output."""
 
     def make(terminal: bool) -> io.StringIO:
-        text = io.StringIO()
-        monkeypatch.setattr(console, "console", Console(file=text, force_terminal=terminal, width=100))
-        return text
+        output = io.StringIO()
+        monkeypatch.setattr(console, "console", Console(file=output, force_terminal=terminal, width=100))
+        return output
 
     return make

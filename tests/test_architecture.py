@@ -1,4 +1,6 @@
-"""Imports go down, third-party packages have one home, decoding starts without torch, folders stay small."""
+"""Import layers, one home for each third-party package, torch-free worker processes, small folders."""
+
+import sys
 
 import pytest
 
@@ -6,10 +8,10 @@ from tests.helpers import ROOT, call
 
 MAX_FILES = 14
 FOLDERS = sorted({path.parent for top in ("melgpu", "benchmarks", "tests") for path in (ROOT / top).rglob("*.py")})
-FREE = {"melgpu", "numpy", "torch"}  # at home everywhere
+UNRESTRICTED = {"melgpu", "numpy", "torch"}  # may be imported everywhere
 
 
-def test_the_contracts_of_imports_hold():
+def test_the_import_contracts_hold():
     result = call("-c", "from importlinter.cli import lint_imports_command; lint_imports_command()", "--no-cache")
     assert result.returncode == 0, result.stdout
 
@@ -19,12 +21,12 @@ def test_every_third_party_package_has_a_home():
 
     graph = grimp.build_graph("melgpu", include_external_packages=True, cache_dir=None)
     packages = {name for name in graph.modules if graph.is_module_squashed(name)}
-    standard = set(__import__("sys").stdlib_module_names)
-    homes = (ROOT / "pyproject.toml").read_text()
-    assert {name for name in packages - standard - FREE if f'protected_modules = ["{name}"]' not in homes} == set()
+    third_party = packages - set(sys.stdlib_module_names) - UNRESTRICTED
+    pyproject = (ROOT / "pyproject.toml").read_text()
+    assert {name for name in third_party if f'protected_modules = ["{name}"]' not in pyproject} == set()
 
 
-def test_decoding_processes_do_not_import_torch():
+def test_worker_processes_do_not_import_torch():
     result = call("-c", "import sys, melgpu.audio.worker; sys.exit('torch' in sys.modules)")
     assert result.returncode == 0, result.stderr
 

@@ -8,39 +8,39 @@ from melgpu.errors import InputError
 
 
 @pytest.fixture(autouse=True)
-def handlers():
+def restore_sigterm_handler():
     before = signal.getsignal(signal.SIGTERM)
     yield
     signal.signal(signal.SIGTERM, before)
 
 
-def ending(error: BaseException | int | None):
+def main_with(outcome: BaseException | int | None):
     def main():
-        if isinstance(error, BaseException):
-            raise error
-        return error
+        if isinstance(outcome, BaseException):
+            raise outcome
+        return outcome
 
     return main
 
 
 @pytest.mark.parametrize(
-    ("error", "code", "said"),
+    ("outcome", "code", "message"),
     [
         (None, 0, ""),
         (2, 2, ""),
         (InputError(["a is wrong", "b is wrong"]), 2, "error: a is wrong\nerror: b is wrong\n2 problems\n"),
         (OSError(28, "No space left on device", "best.safetensors"), 1, "No space left on device: 'best.safetensors'"),
-        (KeyboardInterrupt(), 130, "interrupted; what was finished is kept"),
+        (KeyboardInterrupt(), 130, "interrupted; finished work is saved"),
     ],
 )
-def test_every_end_has_its_exit_code(error, code, said, capsys):
+def test_every_outcome_has_its_exit_code(outcome, code, message, capsys):
     with pytest.raises(SystemExit) as caught:
-        cli.run(ending(error))
+        cli.run(main_with(outcome))
     assert caught.value.code == code
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
-def test_a_flag_is_not_given_twice(capsys):
+def test_a_repeated_flag_is_rejected(capsys):
     parser = cli.parser("", "")
     parser.add_argument("files", nargs="*")
     group = parser.add_argument_group("more")
@@ -55,19 +55,19 @@ def test_a_flag_is_not_given_twice(capsys):
     assert "argument --labels: given twice" in capsys.readouterr().err
 
 
-def test_a_bug_shows_its_traceback():
+def test_other_exceptions_keep_their_traceback():
     with pytest.raises(ZeroDivisionError):
         cli.run(lambda: 1 // 0)
 
 
-def test_devices():
+def test_select_device():
     assert cli.select_device("cpu") == torch.device("cpu")
     assert cli.select_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
     with pytest.raises(InputError, match="--device tpu"):
         cli.select_device("tpu")
 
 
-def test_who_asks_to_stop_twice_does_not_wait(capsys):
+def test_a_second_signal_stops_at_once(capsys):
     before = signal.getsignal(signal.SIGTERM)
     with cli.GracefulStop() as stop:
         assert not stop.requested

@@ -3,7 +3,7 @@ import itertools
 from melgpu import console
 
 
-def test_plain_lines_where_there_is_no_terminal(screen, monkeypatch):
+def test_plain_lines_without_a_terminal(screen, monkeypatch):
     text, now = screen(False), [0.0]
     monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
     with console.progress("round 1", 100, "windows") as tracker:
@@ -13,11 +13,11 @@ def test_plain_lines_where_there_is_no_terminal(screen, monkeypatch):
     lines = text.getvalue().splitlines()
     assert lines[0] == "round 1: 0%"
     assert lines[2] == "round 1:  40%  resnet50 [3]  1.7 windows/s, 0:36 left"
-    assert len(lines) == 6  # one each 10 s at the most
+    assert len(lines) == 6  # at most one every 10 s
     assert "\x1b" not in text.getvalue()
 
 
-def test_a_bar_in_a_terminal(screen):
+def test_a_progress_bar_in_a_terminal(screen):
     text = screen(True)
     with console.progress("round 1", 10, "windows") as tracker:
         tracker.advance(10, "resnet50 [x]")
@@ -25,25 +25,25 @@ def test_a_bar_in_a_terminal(screen):
     assert "resnet50 [x]" in text.getvalue()
 
 
-def test_details_come_now_and_then(screen, monkeypatch):
+def test_details_are_due_at_intervals(screen, monkeypatch):
     now = [0.0]
     monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
-    for terminal, least in ((True, 1.0), (False, 10.0)):
+    for terminal, interval in ((True, 1.0), (False, 10.0)):
         text = screen(terminal)
         with console.progress("round 1", 10, "windows") as tracker:
-            wanted = []
+            due_at = []
             for _ in range(40):
                 now[0] += 0.5
                 if tracker.wants_detail():
-                    wanted.append(now[0])
+                    due_at.append(now[0])
                     tracker.detail = "accuracy 0.500\ntime: network 75%"
                 tracker.advance(0.1)
-            assert min(b - a for a, b in itertools.pairwise(wanted)) == least
+            assert min(b - a for a, b in itertools.pairwise(due_at)) == interval
         assert "accuracy 0.500" in text.getvalue()
         assert "network 75%" in text.getvalue()
 
 
-def test_speed_counts_from_the_first_unit_and_without_what_was_skipped(monkeypatch):
+def test_throughput_starts_at_the_first_unit_and_excludes_skipped_work(monkeypatch):
     now = [5.0]
     monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
     tracker = console.Tracker("x", 100, "windows", None)

@@ -3,6 +3,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import fields
 from pathlib import Path
 
 import torch
@@ -11,6 +12,7 @@ from melgpu import distributed
 from melgpu.data.batch import Batch
 from melgpu.runs import predictions
 from melgpu.training import loop
+from melgpu.training.state import start_training
 from tests.helpers import ROOT, SMALL, call
 from tests.helpers.training import MACHINE, TARGETS, Pictures, batches
 from tests.helpers.two_ranks import NO_FLIPS, SPEC, Linear, train
@@ -22,11 +24,11 @@ TORCHRUN = [
     "--nproc-per-node",
     "2",
     "--",
-]  # else torchrun takes --run for its own
-PATHS = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+]  # without the two dashes torchrun parses --run itself
+ENV = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 
-def test_one_process_needs_none_of_it():
+def test_collectives_are_no_ops_in_one_process():
     with distributed.init_distributed(torch.device("cpu")) as device:
         assert device == torch.device("cpu")
         assert (distributed.rank(), distributed.world_size(), distributed.is_main_process()) == (0, 1, True)
@@ -37,70 +39,75 @@ def test_one_process_needs_none_of_it():
         assert distributed.wrap_ddp(model) is model
 
 
-def pairs(epoch, count):
-    """Two batches of the ranks as one."""
-    made = list(batches(epoch, count=count))
-    for one, other in zip(made[::2], made[1::2], strict=False):
-        yield Batch(
-            *(torch.cat([getattr(b, name) for b in (one, other)]) for name in ("waves", "tracks", "starts", "heard"))
-        )
+def global_batches(epoch, count):
+    """The batches of both ranks, concatenated."""
+    local = list(batches(epoch, count=count))
+    for pair in zip(local[::2], local[1::2], strict=False):
+        yield Batch(*(torch.cat([getattr(b, field.name) for b in pair]) for field in fields(Batch)))
 
 
-def test_two_ranks_train_as_one_with_the_batches_of_both(tmp_path):
-    result = call(*TORCHRUN, "-m", "tests.helpers.two_ranks", tmp_path, env=PATHS)
+def test_two_ranks_equal_one_process_with_the_global_batches(tmp_path):
+    result = call(*TORCHRUN, "-m", "tests.helpers.two_ranks", tmp_path, env=ENV)
     assert result.returncode == 0, result.stderr
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
     assert (first["gathered"], second["gathered"]) == ([0, 1], None)
     assert first["log"] == second["log"]
     assert all(torch.equal(value, second["weights"][key]) for key, value in first["weights"].items())
     torch.manual_seed(0)
-    one = loop.start(Linear(), SPEC, MACHINE)
+    single = start_training(Linear(), SPEC, MACHINE)
     for _ in loop.fit(
-        one, Pictures(), lambda epoch, _: pairs(epoch, 6), lambda: batches(99, count=5), TARGETS, SPEC, NO_FLIPS, seed=0
+        single,
+        Pictures(),
+        lambda epoch, _: global_batches(epoch, 6),
+        lambda: batches(99, count=5),
+        TARGETS,
+        SPEC,
+        NO_FLIPS,
+        seed=0,
     ):
         pass
-    for key, value in one.model.state_dict().items():
+    for key, value in single.model.state_dict().items():
         torch.testing.assert_close(first["weights"][key], value, rtol=1e-3, atol=1e-4)
-    accuracies = [[record["window_accuracy"] for record in log] for log in (one.log, first["log"])]
+    accuracies = [[record["window_accuracy"] for record in log] for log in (single.log, first["log"])]
     assert accuracies[0] == accuracies[1]
-    alone = train(0, 1)  # not the same as one rank's batches alone
-    assert not torch.allclose(alone.model.head.weight, one.model.head.weight, atol=1e-6)
+    local = train(0, 1)  # the local batches of one rank give other weights
+    assert not torch.allclose(local.model.head.weight, single.model.head.weight, atol=1e-6)
 
 
-def command(corpus, folder) -> list:
-    sets = [part for override in SMALL for part in ("--set", override)]
+def train_command(corpus, folder) -> list:
+    overrides = [part for override in SMALL for part in ("--set", override)]
     lists = ["--data", corpus, "--labels", corpus / "train.csv", "--test", corpus / "test.csv"]
-    return [*TORCHRUN, "train.py", "--run", folder, "--recipe", "demo", *sets, *lists]
+    return [*TORCHRUN, "train.py", "--run", folder, "--recipe", "demo", *overrides, *lists]
 
 
 def test_scripts_under_torchrun(corpus, tmp_path):
     folder = tmp_path / "run"
-    trained = call(*command(corpus, folder), env=PATHS)
+    trained = call(*train_command(corpus, folder), env=ENV)
     assert trained.returncode == 0, trained.stderr
-    assert trained.stdout.count("Round 1 is trained. Next: python predict.py") == 1  # one of them speaks
-    predicted = call(*TORCHRUN, "predict.py", "--run", folder, env=PATHS)
+    assert trained.stdout.count("Round 1 is trained. Next: python predict.py") == 1  # only the main process prints
+    predicted = call(*TORCHRUN, "predict.py", "--run", folder, env=ENV)
     assert predicted.returncode == 0, predicted.stderr
-    made = sorted((folder / "round1" / "predictions").iterdir())
-    assert len(made) == 2
-    shared = [predictions.load(path) for path in made]
-    for path in made:
+    paths = sorted((folder / "round1" / "predictions").iterdir())
+    assert len(paths) == 2
+    distributed_predictions = [predictions.load(path) for path in paths]
+    for path in paths:
         path.unlink()
     assert call("predict.py", "--run", folder).returncode == 0
-    for together, path in zip(shared, made, strict=True):
-        alone = predictions.load(path)
-        assert (together.ids, together.splits, together.provenance) == (alone.ids, alone.splits, alone.provenance)
-        assert abs(together.probs - alone.probs).max() < 0.02  # bfloat16, in other batches
-    refused = call(*TORCHRUN, "predict.py", "--run", folder, corpus / "audio", env=PATHS)
-    assert refused.returncode != 0
-    assert "new music is for one process" in refused.stderr
+    for sharded, path in zip(distributed_predictions, paths, strict=True):
+        single = predictions.load(path)
+        assert (sharded.ids, sharded.splits, sharded.provenance) == (single.ids, single.splits, single.provenance)
+        assert abs(sharded.probs - single.probs).max() < 0.02  # bfloat16, in other batches
+    rejected = call(*TORCHRUN, "predict.py", "--run", folder, corpus / "audio", env=ENV)
+    assert rejected.returncode != 0
+    assert "new music is predicted by one process" in rejected.stderr
 
 
-def test_a_dead_rank_ends_the_others(corpus, tmp_path):
+def test_the_death_of_a_rank_ends_the_others(corpus, tmp_path):
     folder = tmp_path / "run"
-    long = ["--set", "optim.max_epochs=1000", "--set", "machine.save_every=1"]
+    endless = ["--set", "optim.max_epochs=1000", "--set", "machine.save_every=1"]
     process = subprocess.Popen(
-        list(map(str, [sys.executable, *command(corpus, folder), *long])),
-        cwd=ROOT, env={**os.environ, **PATHS}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        list(map(str, [sys.executable, *train_command(corpus, folder), *endless])),
+        cwd=ROOT, env={**os.environ, **ENV}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     last = folder / "round1" / "resnet50" / "fold0" / "last.safetensors"
     while not last.exists():
@@ -115,8 +122,9 @@ def test_a_dead_rank_ends_the_others(corpus, tmp_path):
 
 
 def is_rank(path, parent: int, rank: str) -> bool:
+    """Whether a folder of /proc is the child of a process with a rank in its environment."""
     try:
-        own_parent = int((path / "stat").read_text().rsplit(")", 1)[1].split()[1])
-        return own_parent == parent and f"\0RANK={rank}\0" in "\0" + (path / "environ").read_text()
+        parent_pid = int((path / "stat").read_text().rsplit(")", 1)[1].split()[1])
+        return parent_pid == parent and f"\0RANK={rank}\0" in "\0" + (path / "environ").read_text()
     except OSError:
         return False

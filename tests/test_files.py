@@ -12,15 +12,15 @@ texts = st.text(st.characters(codec="utf-8", exclude_characters="\0"))
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(st.integers(1, 4).flatmap(lambda n: st.lists(st.lists(texts, min_size=n, max_size=n), min_size=1)))
-def test_what_is_written_is_read(tmp_path, lines):
+def test_csv_round_trip(tmp_path, lines):
     columns, *rows = lines
     files.write_csv(tmp_path / "x.csv", columns, rows)
-    with files.read_csv(tmp_path / "x.csv", "a table", columns) as found:
-        assert found == (columns, rows)
+    with files.read_csv(tmp_path / "x.csv", "a table", columns) as parsed:
+        assert parsed == (columns, rows)
 
 
 @pytest.mark.parametrize("content", [b"", b"a,c\n", b"\xff\xfe", b"a,b\n" + b"x" * 200_000, b"a,b\n1,x\n"])
-def test_anything_wrong_is_told_of_the_file(tmp_path, content):
+def test_errors_while_parsing_name_the_file(tmp_path, content):
     (tmp_path / "x.csv").write_bytes(content)
     with (
         pytest.raises(InputError, match=r"x\.csv: not a table: "),
@@ -29,7 +29,7 @@ def test_anything_wrong_is_told_of_the_file(tmp_path, content):
         assert [int(b) for _, b in rows] == []
 
 
-def test_what_never_ends_is_refused(tmp_path):
+def test_files_that_are_not_regular_are_rejected(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     for name in ("pipe", "absent", "."):
         with (
@@ -39,7 +39,7 @@ def test_what_never_ends_is_refused(tmp_path):
             pytest.fail("read")
 
 
-def test_a_failed_csv_leaves_the_file_as_it_was(tmp_path):
+def test_a_failed_csv_leaves_the_old_file(tmp_path):
     path = tmp_path / "x.csv"
     files.write_csv(path, ("a",), [("1",)])
     before = path.read_bytes()
@@ -49,7 +49,7 @@ def test_a_failed_csv_leaves_the_file_as_it_was(tmp_path):
     assert os.listdir(tmp_path) == ["x.csv"]
 
 
-def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
+def test_a_failed_write_leaves_the_old_file_and_no_temporary(tmp_path):
     path = tmp_path / "deep" / "x.txt"
     files.write_text(path, "old")
 

@@ -14,26 +14,26 @@ def test_accuracy():
 
 
 @given(st.integers(1, 500).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
-def test_wilsons_interval_equals_scipys(pair):
-    right, count = pair
-    theirs = binomtest(right, count).proportion_ci(0.95, method="wilson")
-    assert wilson_interval(right / count, count) == pytest.approx((theirs.low, theirs.high), abs=1e-4)
+def test_the_wilson_interval_equals_scipys(pair):
+    successes, trials = pair
+    expected = binomtest(successes, trials).proportion_ci(0.95, method="wilson")
+    assert wilson_interval(successes / trials, trials) == pytest.approx((expected.low, expected.high), abs=1e-4)
 
 
 @given(st.integers(0, 200), st.integers(0, 200), st.integers(0, 50))
-def test_the_sign_test_equals_scipys(up, down, same):
-    gains = np.repeat([1.0, -1.0, 0.0], [up, down, same])
-    theirs = binomtest(up, up + down).pvalue if up + down else 1.0
-    assert metrics.sign_test(gains) == pytest.approx(theirs, rel=1e-9)
+def test_the_sign_test_equals_scipys(positive, negative, zero):
+    gains = np.repeat([1.0, -1.0, 0.0], [positive, negative, zero])
+    expected = binomtest(positive, positive + negative).pvalue if positive + negative else 1.0
+    assert metrics.sign_test(gains) == pytest.approx(expected, rel=1e-9)
 
 
-def test_four_tracks_mended_and_none_spoiled_may_be_chance():
+def test_four_gains_and_no_loss_are_not_significant():
     assert metrics.sign_test(np.repeat([1.0, 0.0], [4, 23])) == 0.125
     assert metrics.sign_test(np.repeat([1.0, 0.0], [6, 21])) == 0.03125
 
 
-def test_no_trials_no_interval():
-    with pytest.raises(ValueError, match="count is 0"):
+def test_intervals_need_a_trial():
+    with pytest.raises(ValueError, match="num_trials is 0"):
         wilson_interval(0.5, 0)
     with pytest.raises(ValueError, match="at least 1 value"):
         bootstrap_interval(np.array([]))
@@ -43,11 +43,11 @@ def test_no_trials_no_interval():
     "values", [[0.0] * 30 + [1.0] * 70, [-1.0] * 5 + [0.0] * 80 + [1.0] * 15, [0.1, 0.7, 2.5, 3.0]]
 )
 def test_the_bootstrap_equals_scipys(values):
-    theirs = bootstrap((values,), np.mean, method="percentile", n_resamples=20_000, rng=1).confidence_interval
-    assert bootstrap_interval(np.array(values)) == pytest.approx((theirs.low, theirs.high), abs=0.03)
+    expected = bootstrap((values,), np.mean, method="percentile", n_resamples=20_000, rng=1).confidence_interval
+    assert bootstrap_interval(np.array(values)) == pytest.approx((expected.low, expected.high), abs=0.03)
 
 
-def test_a_share_of_all_or_none_still_has_an_interval():
+def test_an_accuracy_of_0_or_1_has_an_interval():
     assert accuracy_interval(np.ones(27, bool)) == wilson_interval(1.0, 27)
     assert accuracy_interval(np.zeros(27, bool)) == wilson_interval(0.0, 27)
     low, high = accuracy_interval(np.arange(100) < 90)
@@ -57,21 +57,21 @@ def test_a_share_of_all_or_none_still_has_an_interval():
 @settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1))
 def test_confusion_equals_scikit_learns(pairs):
-    labels, answers = np.array(pairs).T
-    theirs = confusion_matrix(labels, answers, labels=range(5))
-    np.testing.assert_array_equal(metrics.confusion_counts(answers, labels, 5), theirs)
+    labels, predicted = np.array(pairs).T
+    expected = confusion_matrix(labels, predicted, labels=range(5))
+    np.testing.assert_array_equal(metrics.confusion_counts(predicted, labels, 5), expected)
 
 
 def test_calibration_by_hand():
     probs = np.array([[0.95, 0.05], [0.96, 0.04], [0.65, 0.35], [1.0, 0.0]])
-    found = calibration_curve(probs, np.array([0, 1, 0, 0]))
-    np.testing.assert_allclose(found.confidence, [0.65, 0.97])
-    np.testing.assert_allclose(found.accuracy, [1.0, 2 / 3])
-    np.testing.assert_array_equal(found.counts, [1, 3])
-    assert found.error == pytest.approx((0.35 + 3 * (0.97 - 2 / 3)) / 4)
+    calibration = calibration_curve(probs, np.array([0, 1, 0, 0]))
+    np.testing.assert_allclose(calibration.confidence, [0.65, 0.97])
+    np.testing.assert_allclose(calibration.accuracy, [1.0, 2 / 3])
+    np.testing.assert_array_equal(calibration.counts, [1, 3])
+    assert calibration.error == pytest.approx((0.35 + 3 * (0.97 - 2 / 3)) / 4)
 
 
-def test_probabilities_that_are_meant_are_calibrated():
+def test_true_probabilities_are_calibrated():
     rng = np.random.default_rng(0)
     probs = rng.dirichlet(np.ones(3), 20_000)
     labels = (probs.cumsum(1) < rng.random((20_000, 1))).sum(1)

@@ -1,4 +1,4 @@
-"""README's table of results is that of the results."""
+"""The tables of results in README.md match the saved results."""
 
 import json
 import re
@@ -10,30 +10,30 @@ from benchmarks.commands import readme
 from melgpu.errors import InputError
 from tests.helpers import ROOT
 
-KEPT = sorted(readme.RESULTS.glob("*.json"))
-ABOUT = {"device": "a GPU", "driver": "570.1", "packages": {"torch": "2.11.0"}, "date": "2026-01-02T03:04:05+00:00"}
+SAVED_RESULTS = sorted(readme.RESULTS.glob("*.json"))
+METADATA = {"device": "a GPU", "driver": "570.1", "packages": {"torch": "2.11.0"}, "date": "2026-01-02T03:04:05+00:00"}
 
 
-def test_readme_and_results_are_in_step():
+def test_readme_matches_the_results():
     text, results = (ROOT / "README.md").read_text(), readme.load()
-    assert readme.written_anew(text, readme.block(results)) == text, "python -m benchmarks readme"
+    assert readme.replace_block(text, readme.block(results)) == text, "python -m benchmarks readme"
     assert readme.catalogue(results) == (readme.RESULTS / "README.md").read_text(), "python -m benchmarks readme"
 
 
-def test_links_lead_to_files_that_are_there():
+def test_links_point_to_existing_files():
     for path in (ROOT / "README.md", readme.RESULTS / "README.md"):
         for link in re.findall(r"\]\(([^)#:]+)\)", path.read_text()):
             assert (path.parent / link).exists(), f"{path}: {link}"
 
 
-@pytest.mark.parametrize("path", KEPT, ids=lambda path: path.stem)
-def test_every_kept_result_says_what_it_was_taken_on(path):
+@pytest.mark.parametrize("path", SAVED_RESULTS, ids=lambda path: path.stem)
+def test_every_saved_result_has_metadata(path):
     result = json.loads(path.read_text())
     assert {"benchmark", "schema", "device", "packages", "git_commit", "date"} <= result.keys()
-    assert "samples" in json.dumps(result) or result["benchmark"] == "cost"  # which counts with a suite's
+    assert "samples" in json.dumps(result) or result["benchmark"] == "cost"  # computed from a suite
 
 
-def test_a_block_by_hand(tmp_path):
+def test_the_tables_of_a_block(tmp_path):
     suite = {
         "benchmark": "suite",
         "git_commit": "0123456789",
@@ -49,34 +49,34 @@ def test_a_block_by_hand(tmp_path):
         ],
     }
     tune = {"benchmark": "tune", "git_commit": None, "versus": {"backbone": "resnet50"}}
-    tune["versus"] |= {what: {"tuned": [2.0, 6.0], "default": [1.0, 2.0]} for what in ("training", "prediction")}
-    other = {"benchmark": "cost", "git_commit": None, "whole_s": [3600.0, 7200.0], "libraries_s": {"1000": 360000.0}}
-    for name, result in (("a", tune), ("b", suite), ("c", other)):
-        (tmp_path / f"{name}.json").write_text(json.dumps({**ABOUT, **result}))
+    tune["versus"] |= {task: {"tuned": [2.0, 6.0], "default": [1.0, 2.0]} for task in ("training", "prediction")}
+    cost = {"benchmark": "cost", "git_commit": None, "whole_s": [3600.0, 7200.0], "libraries_s": {"1000": 360000.0}}
+    for name, result in (("a", tune), ("b", suite), ("c", cost)):
+        (tmp_path / f"{name}.json").write_text(json.dumps({**METADATA, **result}))
     results = readme.load(tmp_path)
-    made = readme.block(results)
-    assert "[b.json](benchmarks/results/b.json): a GPU, driver 570.1; torch 2.11.0, 2026-01-02, commit 0123456" in made
-    assert "| decode: 2 processes | 50 | 50 % of x |" in made
-    assert "| decode: 1 |" not in made
-    assert "| training | 1.5 | 4 | 2.50 (2.00-3.00) |" in made
-    assert made.index("b.json") < made.index("a.json")
-    assert "c.json" not in made
-    assert "| judging 1,000 tracks | 100 |" in readme.catalogue(results)
-    assert readme.written_anew(f"above {readme.BEGIN} old {readme.END} below", made) == f"above {made} below"
+    block = readme.block(results)
+    assert "[b.json](benchmarks/results/b.json): a GPU, driver 570.1; torch 2.11.0, 2026-01-02, commit 0123456" in block
+    assert "| decode: 2 processes | 50 | 50 % of x |" in block
+    assert "| decode: 1 |" not in block
+    assert "| training | 1.5 | 4 | 2.50 (2.00-3.00) |" in block
+    assert block.index("b.json") < block.index("a.json")
+    assert "c.json" not in block
+    assert "| predicting 1,000 tracks | 100 |" in readme.catalogue(results)
+    assert readme.replace_block(f"above {readme.BEGIN} old {readme.END} below", block) == f"above {block} below"
 
 
-def test_what_is_no_result_is_refused(tmp_path):
+def test_files_that_are_not_results_are_rejected(tmp_path):
     (tmp_path / "x.json").write_text('{"benchmark": "no such"}')
     with pytest.raises(InputError, match=r"x\.json"):
         readme.load(tmp_path)
     (tmp_path / "x.json").write_text('{"benchmark": "tune", "quick": true}')
-    with pytest.raises(InputError, match=r"x\.json: a first look"):
+    with pytest.raises(InputError, match=r"x\.json: a preview"):
         readme.load(tmp_path)
     with pytest.raises(InputError, match="are missing"):
-        readme.written_anew("no comments", "")
+        readme.replace_block("no comments", "")
 
 
-def test_readme_is_written_where_it_lies(tmp_path, monkeypatch, capsys):
+def test_readme_is_updated_in_place(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(readme, "ROOT", tmp_path)
     monkeypatch.setattr(readme, "RESULTS", tmp_path / "results")
     (tmp_path / "results").mkdir()

@@ -12,7 +12,7 @@ def problems(names=(), overrides=()):
     return str(caught.value)
 
 
-def test_zalo2019_is_the_default_and_holds_the_facts():
+def test_zalo2019_is_the_default_and_has_the_published_settings():
     zalo = load_recipe([])
     assert zalo == load_recipe(["zalo2019"])
     assert (zalo.mel.n_fft, zalo.mel.hop_length, zalo.mel.n_mels, zalo.mel.image_size) == (2048, 512, 512, 512)
@@ -26,9 +26,9 @@ def test_zalo2019_is_the_default_and_holds_the_facts():
 
 
 @pytest.mark.parametrize("name", shipped_recipes())
-def test_every_shipped_recipe_survives_toml(name):
-    made = load_recipe([name])
-    assert validate_recipe(tomllib.loads(made.to_toml()), "again") == made
+def test_shipped_recipes_round_trip_through_toml(name):
+    recipe = load_recipe([name])
+    assert validate_recipe(tomllib.loads(recipe.to_toml()), "again") == recipe
 
 
 @pytest.mark.parametrize(
@@ -58,41 +58,41 @@ def test_every_shipped_recipe_survives_toml(name):
         ("no_equals_sign", "expected table.key=value"),
     ],
 )
-def test_wrong_settings_are_named(override, message):
+def test_invalid_settings_are_reported_with_their_key(override, message):
     assert message in problems(overrides=[override])
 
 
-def test_all_wrong_settings_are_listed_together():
+def test_all_invalid_settings_are_listed_together():
     text = problems(overrides=["optim.lr=-1", "mel.n_fft=0", "nonsense.key=1"])
     assert all(name in text for name in ("optim.lr", "mel.n_fft", "nonsense"))
 
 
-def test_a_wrong_round_is_told_once():
-    told = problems(overrides=["rounds=[{backbones=['resnet50'],folds=['a'],blend={cnn=1.0}}]"])
-    assert [line.partition("]: ")[2] for line in told.splitlines()] == [
+def test_an_invalid_round_is_reported_once():
+    text = problems(overrides=["rounds=[{backbones=['resnet50'],folds=['a'],blend={cnn=1.0}}]"])
+    assert [line.partition("]: ")[2] for line in text.splitlines()] == [
         "rounds.0.backbones: List should have at least 2 items, not 1 (got ['resnet50'])",
         "rounds.0.folds.0: Input should be a valid integer (got 'a')",
     ]
 
 
-def test_unknown_and_broken_recipe_files_are_named(tmp_path):
+def test_unknown_and_malformed_recipe_files_are_named(tmp_path):
     assert "shipped recipes: demo, modern, scratch, zalo2019" in problems(["nothing"])
-    broken = tmp_path / "broken.toml"
-    broken.write_text("optim = [")
-    assert str(broken) in problems([str(broken)])
+    malformed = tmp_path / "malformed.toml"
+    malformed.write_text("optim = [")
+    assert str(malformed) in problems([str(malformed)])
 
 
-def test_layers_merge_and_an_empty_table_clears(tmp_path):
-    layer = tmp_path / "layer.toml"
-    layer.write_text("optim_overrides = {}\n[optim]\nlr = 0.5\n")
-    made = load_recipe([str(layer)], ["optim.warmup_epochs=0"])
-    assert made.optim.lr == 0.5
-    assert made.optim.warmup_epochs == 0
-    assert made.optim_for("resnet50").lr == 0.5
-    assert made.optim.batch_size == load_recipe([]).optim.batch_size
+def test_recipes_merge_and_an_empty_table_clears(tmp_path):
+    changes = tmp_path / "changes.toml"
+    changes.write_text("optim_overrides = {}\n[optim]\nlr = 0.5\n")
+    recipe = load_recipe([str(changes)], ["optim.warmup_epochs=0"])
+    assert recipe.optim.lr == 0.5
+    assert recipe.optim.warmup_epochs == 0
+    assert recipe.optim_for("resnet50").lr == 0.5
+    assert recipe.optim.batch_size == load_recipe([]).optim.batch_size
 
 
-def test_digest_ignores_speed_settings_only():
+def test_the_digest_ignores_speed_settings_only():
     zalo = load_recipe([])
     assert load_recipe([], ["loader.workers=0"]).digest() == zalo.digest()
     assert load_recipe([], ["seed=1"]).digest() != zalo.digest()
@@ -105,6 +105,6 @@ def test_recipes_are_frozen():
 
 
 def test_names_with_dots_are_quoted():
-    made = load_recipe([], ["optim_overrides.'convnext_tiny.fb_in22k'.lr=1e-4", "backbone.weights_dir=/a/b c"])
-    assert made.optim_for("convnext_tiny.fb_in22k").lr == 1e-4
-    assert made.backbone.weights_dir == "/a/b c"
+    recipe = load_recipe([], ["optim_overrides.'convnext_tiny.fb_in22k'.lr=1e-4", "backbone.weights_dir=/a/b c"])
+    assert recipe.optim_for("convnext_tiny.fb_in22k").lr == 1e-4
+    assert recipe.backbone.weights_dir == "/a/b c"

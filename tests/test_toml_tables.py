@@ -6,7 +6,7 @@ from melgpu import toml_tables
 from melgpu.errors import InputError
 
 
-def test_tables_are_laid_over_key_by_key_and_cleared_by_empty_ones():
+def test_tables_merge_key_by_key_and_empty_ones_clear():
     base = {"a": {"x": 1, "y": {"z": 2}}, "b": {"x": 3}, "c": 4}
     toml_tables.merge(base, {"a": {"y": {"z": 5}}, "b": {}, "d": {"n": 6}})
     assert base == {"a": {"x": 1, "y": {"z": 5}}, "b": {}, "c": 4, "d": {"n": 6}}
@@ -31,13 +31,13 @@ def test_any_text_can_be_a_value(text):
     assert toml_tables.parse_override(f"a.b=/{text}") == {"a": {"b": f"/{text}".strip()}}
 
 
-def test_what_is_no_override_is_refused():
+def test_malformed_overrides_are_rejected():
     for text in ("novalue", "=3", "a b=3", ".".join("a" * 1000) + "=1"):
         with pytest.raises(InputError, match=r"expected table\.key=value"):
             toml_tables.parse_override(text)
 
 
-def test_a_file_that_would_take_much_memory_is_refused(tmp_path):
+def test_a_file_with_very_long_keys_is_rejected(tmp_path):
     (tmp_path / "x.toml").write_text(".".join("a" * 1000) + " = 1")
     with pytest.raises(InputError, match="more than 500 dots"):
         toml_tables.read(tmp_path / "x.toml")

@@ -1,1 +1,1 @@
-"""The commands of `python -m benchmarks`: the suite, tune, compare, cost, readme, and what they share."""
+"""The commands of `python -m benchmarks` (suite, tune, compare, cost, readme) and their common modules."""

@@ -1,4 +1,4 @@
-"""One machine at work: what is measured, on which files, for how long, and the limits that stages are held against."""
+"""What a command measures: recipe, files, device and effort, and the physical limits of the stages."""
 
 import itertools
 import math
@@ -21,18 +21,18 @@ from melgpu.models import classifier
 from melgpu.recipe import Recipe
 
 TABLES = ("audio", "windows", "mel", "loader", "machine", "rounds")
-TRIES = 4  # of a limit that a figure passes: it may have been taken in a bad moment
+MAX_MEASUREMENTS = 4  # of a limit that a rate exceeds: the machine may have been slow for a moment
 
 
 class Limit:
-    """What a machine can do of something in a second, as far as it is known; measured when first asked for."""
+    """A physical limit, a rate: the best of its measurements, the first of which is made on demand."""
 
     def __init__(self, name: str, measure: Callable[[], float]):
         self.name, self.best, self._measure = name, 0.0, measure
 
-    def over(self, rate: float) -> float:
-        """The best measurement so far, after some more where `rate` passes it."""
-        for _ in range(TRIES):
+    def best_for(self, rate: float) -> float:
+        """The best measurement so far; where `rate` exceeds it, measures again first."""
+        for _ in range(MAX_MEASUREMENTS):
             if rate < timing.TOLERANCE * self.best:
                 break
             self.best = max(self.best, self._measure())
@@ -43,7 +43,7 @@ class Limit:
 class Effort:
     """How long to measure: windows of a training step, steps a sample, samples, seconds of a short measurement.
 
-    `sizes` are the batch sizes of curves; `judged` is how many tracks the ensemble judges.
+    `sizes` are the batch sizes of curves; `predict_tracks` is how many tracks the ensemble predicts.
     """
 
     batch_size: int
@@ -51,14 +51,14 @@ class Effort:
     steps: int
     repeats: int
     seconds: float
-    judged: int
+    predict_tracks: int
 
 
 QUICK = ["rounds=[{backbones=['resnet50', 'inception_v3'], folds=[0], blend={cnn=1.0}}]"]
 
 
 def effort(device: torch.device, quick: bool) -> Effort:
-    """What a device needs for steady figures, or (`quick`) for a first look."""
+    """The effort for stable results on a device, or (`quick`) for a preview."""
     if device.type == "cuda":
         return Effort(32, (8, 32), 5, 2, 0.2, 8) if quick else Effort(32, (1, 2, 4, 8, 16, 32, 64), 10, 5, 2.0, 64)
     return Effort(4, (4, 8), 1, 2, 0.1, 1) if quick else Effort(4, (1, 2, 4, 8), 1, 3, 1.0, 1)
@@ -66,7 +66,7 @@ def effort(device: torch.device, quick: bool) -> Effort:
 
 @dataclass(frozen=True)
 class Bench:
-    """What all stages of a suite share; limits are measured when they are first asked for."""
+    """What all stages share; limits are measured when they are first needed."""
 
     recipe: Recipe
     paths: list[str]
@@ -80,50 +80,50 @@ class Bench:
 
     @property
     def workers(self) -> int:
-        """Decoding processes that the recipe's number gives on this machine; 0 is the process itself."""
+        """Worker processes: the recipe's number, at most one for each core; 0 decodes in the main process."""
         return min(self.recipe.loader.workers, self.cores)
 
-    def from_files(self, recipe: Recipe) -> Recipe:
-        """How steps from files are timed: on a CPU, where they are slow, with less ahead, which is sooner used up."""
+    def with_short_prefetch(self, recipe: Recipe) -> Recipe:
+        """The recipe for timing steps from files: on a CPU, whose steps are slow, with one prefetched track."""
         if self.device.type == "cuda":
             return recipe
-        ahead = recipe.loader.model_copy(update={"prefetch_tracks": 1})
-        return recipe.model_copy(update={"loader": ahead})
+        loader = recipe.loader.model_copy(update={"prefetch_tracks": 1})
+        return recipe.model_copy(update={"loader": loader})
 
     @property
     def track_windows(self) -> int:
         spec = self.recipe.windows
         return windows.num_windows(self.recipe.audio.track_s, spec.window_s, spec.hop_s)
 
-    def about(self) -> dict:
-        """What a result says of what it was taken on: the machine, the files, the recipe's tables that matter."""
-        found = {**timing.machine(self.device), "tracks": len(self.paths)}
-        found |= {"recipe": {table: self.recipe.model_dump(mode="json")[table] for table in TABLES}}
-        found |= {"workers": self.workers, "batch_size": self.effort.batch_size, "precision": self.precision}
-        return found | {"quick": self.effort.seconds < 0.5, "on_gpu": self.device.type == "cuda"}
+    def metadata(self) -> dict:
+        """What a result was measured on: the machine, the number of files, the recipe's relevant tables."""
+        data = {**timing.describe_machine(self.device), "tracks": len(self.paths)}
+        data |= {"recipe": {table: self.recipe.model_dump(mode="json")[table] for table in TABLES}}
+        data |= {"workers": self.workers, "batch_size": self.effort.batch_size, "precision": self.precision}
+        return data | {"quick": self.effort.seconds < 0.5, "on_gpu": self.device.type == "cuda"}
 
     @property
-    def job(self) -> tuple[int, float]:
-        """What rivals want to know: rate and seconds of a track."""
+    def track_args(self) -> tuple[int, float]:
+        """Arguments of the baselines: sample rate and seconds of a track."""
         return self.recipe.audio.sample_rate, self.recipe.audio.track_s
 
-    def some_paths(self, count: int) -> list[str]:
-        """So many files, some of them again where there are fewer."""
+    def cycled_paths(self, count: int) -> list[str]:
+        """`count` files, repeated where there are fewer."""
         return list(itertools.islice(itertools.cycle(self.paths), count))
 
-    def in_processes(self, call, more: tuple, workers: int | None = None) -> list[float]:
-        """Windows a second of a function called for files in decoding processes."""
+    def rates_in_processes(self, call, args: tuple, workers: int | None = None) -> list[float]:
+        """Windows a second of a function that worker processes call with (path, *args)."""
         count = self.workers if workers is None else workers
-        some = self.some_paths(max(8, 4 * count))  # several turns for each process
-        times = bench_decode.measure(call, more, some, count, self.effort.repeats)
-        return [len(some) * self.track_windows / own for own in times]
+        paths = self.cycled_paths(max(8, 4 * count))  # several files for each process
+        pass_s = bench_decode.measure(call, args, paths, count, self.effort.repeats)
+        return [len(paths) * self.track_windows / seconds for seconds in pass_s]
 
     def decode_rates(self, workers: int) -> list[float]:
         """Windows a second from files to samples at the recipe's rate."""
         target = self.folder / "pcm"
         target.touch()
-        rate, track_s = self.job
-        return self.in_processes(
+        rate, track_s = self.track_args
+        return self.rates_in_processes(
             worker.decode_to_file, (rate, windows.to_samples(track_s, rate), str(target), 0), workers
         )
 
@@ -131,19 +131,21 @@ class Bench:
     def limits(self) -> dict[str, Limit]:
         """By name; in windows, FLOPs or bytes a second."""
         cpu, seconds = torch.device("cpu"), self.effort.seconds
-        found = [
-            Limit("soxr within the cache", lambda: max(self.in_processes(baselines.resample_limit, self.job))),
+        limits = [
+            Limit(
+                "soxr within the cache", lambda: max(self.rates_in_processes(baselines.resample_limit, self.track_args))
+            ),
             Limit("one core's copy", lambda: bench_loader.copy_limit(self.recipe, self.pcm_cache, cpu)),
             Limit("host to device", lambda: roofline.host_to_device(self.device, seconds)),
             Limit("memory bandwidth", lambda: roofline.copy_bandwidth(self.device, seconds)),
             Limit("matmul in float32", lambda: roofline.matmul_flops(self.device, torch.float32, seconds)),
             Limit("matmul in bfloat16", lambda: roofline.matmul_flops(self.device, torch.bfloat16, seconds)),
         ]
-        return {limit.name: limit for limit in found}
+        return {limit.name: limit for limit in limits}
 
     @cached_property
     def picture_limit(self) -> Limit:
-        """Of the front end, in windows a second: see bench_features."""
+        """Of the front end, in windows a second; see bench_features."""
         waves = measurement.noise(self.recipe, self.effort.batch_size, self.device)
         name = "bare FFT" if self.device.type == "cpu" else "memory bandwidth"
         return Limit(name, lambda: bench_features.limit(self.recipe.mel, waves)[1])
@@ -154,19 +156,22 @@ class Bench:
         return self.limits[f"matmul in {self.precision}"]
 
     def decode_limit(self, workers: int | None = None) -> Limit:
-        """Of decoding, in windows a second, in so many processes (default: the recipe's)."""
+        """Of decoding in `workers` processes (default: the recipe's), in windows a second."""
         count = self.workers if workers is None else workers
-        limit = Limit("bare libsndfile, soxr", lambda: max(self.in_processes(baselines.limit, self.job, count)))
+        limit = Limit(
+            "bare libsndfile, soxr",
+            lambda: max(self.rates_in_processes(baselines.decode_limit, self.track_args, count)),
+        )
         return self.limits.setdefault(f"decoding in {count} processes", limit)
 
     @property
     def peaks(self) -> dict[str, float]:
         """FLOP/s of matrix products by precision."""
-        return {name: self.limits[f"matmul in {name}"].over(0.0) for name in ("float32", "bfloat16")}
+        return {name: self.limits[f"matmul in {name}"].best_for(0.0) for name in ("float32", "bfloat16")}
 
     @cached_property
     def precision(self) -> str:
-        """What the networks run in."""
+        """The networks' precision on this device: "bfloat16" or "float32"."""
         bfloat16 = classifier.use_bfloat16(self.recipe.optim.precision, self.device)
         return "bfloat16" if bfloat16 else "float32"
 
@@ -175,14 +180,14 @@ class Bench:
         return {}
 
     def flops(self, name: str, training: bool) -> float:
-        """Of a network, for one window."""
+        """FLOPs of a network for one window."""
         if (name, training) not in self._flops:
             size = self.recipe.mel.image_size
             self._flops[name, training] = roofline.network_flops(self._network(name), size, training)
         return self._flops[name, training]
 
     def bytes_moved(self, name: str) -> float:
-        """By a training step of a network, for one window."""
+        """Bytes that a training step of a network moves for one window."""
         size, element_bytes = self.recipe.mel.image_size, 2 if self.precision == "bfloat16" else 4
         model, batch_size = self._network(name), self.effort.batch_size
         return roofline.network_bytes(model, size, element_bytes, True, batch_size)
@@ -196,31 +201,31 @@ class Bench:
 
 
 def networks(recipe: Recipe) -> list[str]:
-    """Those of all rounds, each once, in the order of first mention."""
+    """The distinct networks of all rounds, in the order of their first round."""
     return list(dict.fromkeys(name for spec in recipe.rounds for name in spec.backbones))
 
 
-def powers(most: int) -> list[int]:
-    """1, 2, 4, ... up to and with `most`."""
-    return sorted({2**number for number in range(int(math.log2(most)) + 1)} | {most})
+def powers_of_two(maximum: int) -> list[int]:
+    """1, 2, 4, ... up to and including `maximum`."""
+    return sorted({2**exponent for exponent in range(int(math.log2(maximum)) + 1)} | {maximum})
 
 
-def prepare(args, folder: Path, *own: str) -> Bench:
-    """The bench that a command's flags name; `--quick` takes the demo's small pictures and two networks.
+def prepare(args, folder: Path, *unchanged: str) -> Bench:
+    """The bench that a command's flags select; `--quick` takes the demo's small pictures and two networks.
 
-    `own` are settings that stay as the recipe has them: see `flags.settings_of`.
-    A CPU measures the ensemble with the networks of one fold: those of the others take as long. Raises InputError, of
-    networks that cannot be used, too, before anything is measured.
+    `unchanged` are settings that stay as the recipe has them: see `cli.recipe_of`.
+    A CPU measures the ensemble with the networks of one fold: those of the others take as long. Raises InputError,
+    also for networks that cannot be used, before anything is measured.
     """
     device = cli.select_device(args.device)
     args.tracks = args.tracks or (16 if device.type == "cpu" or args.quick else 128)
     if args.quick:
         args.recipe, args.overrides = args.recipe or ["demo"], [*QUICK, *args.overrides]
-    recipe = recipe_of(args, *own)
+    recipe = recipe_of(args, *unchanged)
     for name in networks(recipe):
         classifier.check_forward(name, recipe)
     paths = paths_of(args, folder, 1 if args.quick else 4, recipe.audio.track_s)
     if device.type == "cpu":
-        *others, last = recipe.rounds
-        recipe = recipe.model_copy(update={"rounds": (*others, last.model_copy(update={"folds": last.folds[:1]}))})
+        *earlier, last = recipe.rounds
+        recipe = recipe.model_copy(update={"rounds": (*earlier, last.model_copy(update={"folds": last.folds[:1]}))})
     return Bench(recipe, paths, device, folder, effort(device, args.quick))

@@ -1,9 +1,9 @@
-"""melgpu beside what people do instead, from the same files on the same cores, to pictures on the device.
+"""melgpu and its baselines, from the same files on the same cores to pictures on the device.
 
-Every way is measured once in turn, again and again, so that a drift of the machine's speed meets all alike. Whatever
-works in processes has one for each core. Front ends of others get melgpu's decoded windows. Disk space and waiting time
-are those of the recipe's whole training set: the original way draws all pictures before its first step; melgpu's
-stream, whichever front end it feeds, decodes every file once, to look at it or into a bank.
+The variants are measured in turn, one sample each a round, so that a drift of the machine's speed affects all alike.
+Worker processes are one for each core. Baseline front ends get the windows of melgpu's loader. Disk space and waiting
+time are those of the recipe's whole training set: the original pipeline renders all pictures before its first step;
+melgpu's loader, with any front end, decodes every file once, to check it or to fill the PCM cache.
 """
 
 import contextlib
@@ -28,129 +28,132 @@ from melgpu.recipe import Recipe
 
 TRACKS = 5158  # of the competition's training set
 BASE = "melgpu, decoded on the fly"
-BANK = "melgpu, bank on disk"
+CACHED = "melgpu, PCM cache on disk"
 ORIGINAL = "original: librosa, matplotlib, JPEG"
-LATER = "original, later epochs: JPEG read back"
+READ_BACK = "original, later epochs: JPEG read back"
 
 
 def front_ends(recipe: Recipe, device: torch.device) -> dict[str, bench_features.FrontEnd]:
-    """Those of others, by name; NVIDIA DALI where it is installed."""
+    """Baseline front ends by name; NVIDIA DALI where it is installed."""
     spec, rate = recipe.mel, recipe.audio.sample_rate
-    found = dict(bench_features.peers(spec, rate, device))
-    if "librosa" in found:
-        found["librosa in one process"] = found.pop("librosa")
+    baseline = dict(bench_features.baseline_front_ends(spec, rate, device))
+    if "librosa" in baseline:
+        baseline["librosa in one process"] = baseline.pop("librosa")
     with contextlib.suppress(ModuleNotFoundError):
         if importlib.util.find_spec("nvidia.dali"):
             from benchmarks.references import dali
 
-            found["NVIDIA DALI"] = dali.front_end(recipe, device)
-    return found
+            baseline["NVIDIA DALI"] = dali.front_end(recipe, device)
+    return baseline
 
 
-def epochs(bench: Bench, recipe: Recipe, loader: WindowLoader, draw: Callable) -> Generator[dict]:
-    """An epoch from files to pictures, again and again."""
-    for number in itertools.count():
-        yield bench_loader.time_epoch(bench_loader.epoch(loader, recipe, number), draw, bench.device)
+def loader_epochs(bench: Bench, recipe: Recipe, loader: WindowLoader, front_end: Callable) -> Generator[dict]:
+    """Timings of epochs from files to pictures, without end."""
+    for epoch in itertools.count():
+        yield bench_loader.time_epoch(bench_loader.epoch_batches(loader, recipe, epoch), front_end, bench.device)
 
 
-def originals(bench: Bench) -> Generator[dict]:
-    """The original way's pictures of some tracks, drawn and read back."""
+def original_pictures(bench: Bench) -> Generator[dict]:
+    """Timings of the original pipeline on one track for each process: pictures rendered and read back."""
     while True:
-        some = bench.some_paths(max(1, bench.workers))
-        yield bench_loader.time_original(some, bench.recipe, str(bench.folder), bench.workers)
+        paths = bench.cycled_paths(max(1, bench.workers))
+        yield bench_loader.time_original(paths, bench.recipe, str(bench.folder), bench.workers)
 
 
-def later(bench: Bench) -> Generator[dict]:
-    """The original way's pictures, read back."""
+def original_read_back(bench: Bench) -> Generator[dict]:
+    """Timings of later epochs of the original pipeline: pictures read back."""
     while True:
         picture = str(next(bench.folder.glob("*.jpg")))
         count, size = 8 * bench.track_windows, bench.recipe.mel.image_size
-        times = bench_decode.measure(
+        pass_s = bench_decode.measure(
             baselines.read_back, (size, count), [picture] * max(1, bench.workers), bench.workers, 1
         )
-        yield {"windows_per_s": count * max(1, bench.workers) / times[0]}
+        yield {"windows_per_s": count * max(1, bench.workers) / pass_s[0]}
 
 
-def ways(bench: Bench, stack: contextlib.ExitStack) -> dict[str, Generator[dict]]:
-    """Every way, by name."""
+def variants(bench: Bench, stack: contextlib.ExitStack) -> dict[str, Generator[dict]]:
+    """The timings of all variants by name."""
     recipe, device = bench.recipe, bench.device
     disk = bench_loader.with_cache(recipe, "disk")
-    cold = stack.enter_context(WindowLoader(bench.paths, recipe.audio, recipe.loader, device))
-    banked = stack.enter_context(WindowLoader(bench.paths, disk.audio, disk.loader, device, bench.pcm_cache))
-    draw = measurement.front_end(recipe, device)
-    found = {BASE: epochs(bench, recipe, cold, draw), BANK: epochs(bench, disk, banked, draw)}
-    for name, own in front_ends(recipe, device).items():
-        found[f"melgpu's stream, {name}"] = epochs(bench, recipe, cold, own)
-    return {**found, ORIGINAL: originals(bench), LATER: later(bench)}
+    uncached = stack.enter_context(WindowLoader(bench.paths, recipe.audio, recipe.loader, device))
+    cached = stack.enter_context(WindowLoader(bench.paths, disk.audio, disk.loader, device, bench.pcm_cache))
+    log_mel = measurement.front_end(recipe, device)
+    loops = {
+        BASE: loader_epochs(bench, recipe, uncached, log_mel),
+        CACHED: loader_epochs(bench, disk, cached, log_mel),
+    }
+    for name, front_end in front_ends(recipe, device).items():
+        loops[f"melgpu's loader, {name}"] = loader_epochs(bench, recipe, uncached, front_end)
+    return {**loops, ORIGINAL: original_pictures(bench), READ_BACK: original_read_back(bench)}
 
 
 def run(bench: Bench) -> dict:
-    """Samples of every way in turn, then what each needs before the first step."""
-    result = {"benchmark": "compare", **bench.about(), "corpus_tracks": TRACKS, "rows": []}
-    look_s, bank_s, bank_bytes = looks(bench)
+    """Measure all variants in turn; rates, disk space and the time until the first step of each."""
+    result = {"benchmark": "compare", **bench.metadata(), "corpus_tracks": TRACKS, "rows": []}
+    check_s, fill_s, cache_bytes = preparation(bench)
     with contextlib.ExitStack() as stack:
-        loops = ways(bench, stack)
-        taken: dict[str, list[dict]] = {name: [] for name in loops}
+        loops = variants(bench, stack)
+        timings: dict[str, list[dict]] = {name: [] for name in loops}
         for _ in range(bench.effort.repeats + 1):
             for name, loop in loops.items():
-                taken[name].append(next(loop))
-    first_s = {BANK: taken[BANK][0]["first_batch_s"], ORIGINAL: 0.0}
-    for name, samples in taken.items():
-        rates = [one["windows_per_s"] for one in samples[1:]]  # the first warms up
-        others = [one["windows_per_s"] for one in taken[BASE][1:]]
-        row = {"way": name, **measurement.rates_of(rates), "base_is_times_as_fast": ratio(others, rates)}
-        wait = {BANK: bank_s * TRACKS, ORIGINAL: bench.track_windows * TRACKS / np.median(rates)}
-        space = {BANK: bank_bytes, ORIGINAL: samples[0].get("bytes_a_track", 0)}
+                timings[name].append(next(loop))
+    first_s = {CACHED: timings[CACHED][0]["first_batch_s"], ORIGINAL: 0.0}
+    base_rates = [timed["windows_per_s"] for timed in timings[BASE][1:]]  # the first is a warm-up
+    for name, samples in timings.items():
+        rates = [timed["windows_per_s"] for timed in samples[1:]]
+        row = {"way": name, **measurement.rate_summary(rates), "base_is_times_as_fast": ratio(base_rates, rates)}
+        wait = {CACHED: fill_s * TRACKS, ORIGINAL: bench.track_windows * TRACKS / np.median(rates)}
+        space = {CACHED: cache_bytes, ORIGINAL: samples[0].get("bytes_a_track", 0)}
         row |= {"disk_bytes": space.get(name, 0) * TRACKS}
         row |= {
             "wait_s": None
-            if name == LATER
-            else wait.get(name, look_s * TRACKS) + first_s.get(name, taken[BASE][0]["first_batch_s"])
+            if name == READ_BACK
+            else wait.get(name, check_s * TRACKS) + first_s.get(name, timings[BASE][0]["first_batch_s"])
         }
         result["rows"].append(row)
     return result
 
 
-def looks(bench: Bench) -> tuple[float, float, float]:
-    """Seconds a track to look at all files, to fill a bank instead, a bank's bytes a track. Raises InputError."""
+def preparation(bench: Bench) -> tuple[float, float, float]:
+    """Seconds a track to check all files and to fill a PCM cache, and its bytes a track. Raises InputError."""
     recipe, count = bench.recipe, len(bench.paths)
     started = time.perf_counter()
     audio_errors = [
         str(audio_error) for audio_error in check_files(bench.paths, recipe.audio, recipe.loader, None) if audio_error
     ]
-    look_s = (time.perf_counter() - started) / count
+    check_s = (time.perf_counter() - started) / count
     if audio_errors:
         raise InputError(audio_errors)
-    cache, bank_s = bench_loader.fill_cache(
+    cache, fill_s = bench_loader.fill_cache(
         bench.paths, bench_loader.with_cache(recipe, "disk"), bench.folder / "timed"
     )
-    return look_s, bank_s / count, cache.pcm.stat().st_size / count
+    return check_s, fill_s / count, cache.pcm.stat().st_size / count
 
 
 def ratio(base: list[float], rates: list[float]) -> list[float]:
-    """How many times as fast the base is, sample by sample: median, least and most."""
-    found = [one / other for one, other in zip(base, rates, strict=True)]
-    return [float(np.median(found)), min(found), max(found)]
+    """How many times as fast the base is, sample by sample: median, minimum and maximum."""
+    ratios = [base_rate / rate for base_rate, rate in zip(base, rates, strict=True)]
+    return [float(np.median(ratios)), min(ratios), max(ratios)]
 
 
-def table(result: dict) -> Table:
-    shown = Table(
+def make_table(result: dict) -> Table:
+    table = Table(
         title=f"From files to pictures on {result['device']}, {result['cores']} cores",
-        caption=f"disk and wait: for the {result['corpus_tracks']:,} tracks of the competition's training set",
+        caption=f"disk, first step: for the {result['corpus_tracks']:,} tracks of the competition's training set",
         box=SIMPLE,
     )
-    for column in ("way", "windows/s", "melgpu is times as fast", "disk", "until the first step"):
-        shown.add_column(column, justify="left" if column == "way" else "right")
+    for column in ("variant", "windows/s", "melgpu is times as fast", "disk", "until the first step"):
+        table.add_column(column, justify="left" if column == "variant" else "right")
     for row in result["rows"]:
-        middle, low, high = row["base_is_times_as_fast"]
+        median, low, high = row["base_is_times_as_fast"]
         wait = "" if row["wait_s"] is None else duration(row["wait_s"])
-        times = f"{middle:.2f} ({low:.2f}-{high:.2f})"
-        shown.add_row(row["way"], f"{row['windows_per_s']:,.1f}", times, f"{row['disk_bytes'] / 1e9:.1f} GB", wait)
-    return shown
+        times = f"{median:.2f} ({low:.2f}-{high:.2f})"
+        table.add_row(row["way"], f"{row['windows_per_s']:,.1f}", times, f"{row['disk_bytes'] / 1e9:.1f} GB", wait)
+    return table
 
 
 def duration(seconds: float) -> str:
-    """In the unit that suits."""
+    """Seconds as text in days, h, min or s."""
     for unit, size in (("days", 86_400), ("h", 3600), ("min", 60)):
         if seconds >= 2 * size:
             return f"{seconds / size:,.1f} {unit}"
@@ -158,10 +161,10 @@ def duration(seconds: float) -> str:
 
 
 def main(args) -> int:
-    """Compare what the flags name, and show and keep the result."""
+    """Compare all variants, and print and save the result."""
     with tempfile.TemporaryDirectory() as folder:
         result = run(prepare(args, Path(folder)))
-    timing.console().print(table(result))
+    timing.console().print(make_table(result))
     if args.plot:
         rates = {(row["way"], ""): row["windows_per_s"] for row in result["rows"]}
         plots.bars(rates, "windows a second", f"From files to pictures, {result['device']}", args.plot)

@@ -1,6 +1,6 @@
-"""The tables of the results that were kept, from their JSON and nothing else.
+"""Tables of the saved results, from their JSON alone.
 
-`benchmarks/results/README.md` shows all of them, the project's README those of HEADLINES.
+`benchmarks/results/README.md` has all of them, the project's README those of HEADLINES.
 """
 
 import json
@@ -15,11 +15,11 @@ from melgpu.errors import InputError
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
 BEGIN, END = "<!-- results: written by python -m benchmarks readme -->", "<!-- end of results -->"
-Rows = Iterator[tuple[str, ...]]  # the first is the head
+Rows = Iterator[tuple[str, ...]]  # the first is the header
 
 
 class Kind(NamedTuple):
-    """What a benchmark's results show: one table, and how it is made again."""
+    """A kind of result: title, command, and the rows of its table."""
 
     title: str
     command: str
@@ -30,22 +30,22 @@ def suite(result: dict) -> Rows:
     yield "stage", "windows/s", "of its limit"
     for row in result["rows"]:
         if not row.get("curve"):
-            limit = f"{_share(row['windows_per_s'] / row['limit_windows_per_s'])} of {row['limit']}"
+            limit = f"{_percent(row['windows_per_s'] / row['limit_windows_per_s'])} of {row['limit']}"
             yield f"{row['stage']}: {row['way']}", _rate(row["windows_per_s"]), limit
 
 
 def tune(result: dict) -> Rows:
-    found = result["versus"]
-    yield f"{found['backbone']} from files", "default, windows/s", "tuned, windows/s", "times as fast"
-    for what in ("training", "prediction"):
-        default, tuned = found[what]["default"], found[what]["tuned"]
+    versus = result["versus"]
+    yield f"{versus['backbone']} from files", "default, windows/s", "tuned, windows/s", "times as fast"
+    for task in ("training", "prediction"):
+        default, tuned = versus[task]["default"], versus[task]["tuned"]
         ratios = [new / old for new, old in zip(tuned, default, strict=True)]
         spread = _spread((statistics.median(ratios), min(ratios), max(ratios)))
-        yield what, _rate(statistics.median(default)), _rate(statistics.median(tuned)), spread
+        yield task, _rate(statistics.median(default)), _rate(statistics.median(tuned)), spread
 
 
 def compare(result: dict) -> Rows:
-    yield "way", "windows/s", "melgpu on the fly is times as fast", "on disk", "until the first step"
+    yield "variant", "windows/s", "melgpu on the fly is times as fast", "on disk", "until the first step"
     for row in result["rows"]:
         wait = "" if row["wait_s"] is None else f"{row['wait_s'] / 60:.1f} min"
         disk = f"{row['disk_bytes'] / 1e9:.1f} GB"
@@ -53,67 +53,70 @@ def compare(result: dict) -> Rows:
 
 
 def cost(result: dict) -> Rows:
-    yield "work", "hours"
-    yield "the whole recipe, 20 epochs to all epochs", " to ".join(_rate(own / 3600) for own in result["whole_s"])
-    for tracks, own in result["libraries_s"].items():
-        yield f"judging {int(tracks):,} tracks", _rate(own / 3600)
+    yield "task", "hours"
+    yield (
+        "the whole recipe, 20 epochs to all epochs",
+        " to ".join(_rate(total_s / 3600) for total_s in result["whole_s"]),
+    )
+    for tracks, library_s in result["libraries_s"].items():
+        yield f"predicting {int(tracks):,} tracks", _rate(library_s / 3600)
 
 
 def decode(result: dict) -> Rows:
-    most = max(row["workers"] for row in result["rows"])
-    rows = {(row["way"], row["files"]): row for row in result["rows"] if row["workers"] == most}
-    ways, formats = (list(dict.fromkeys(key[part] for key in rows)) for part in (0, 1))
-    yield f"audio s/s in {most} processes (of bare decoding)", *formats
-    for way in ways:
-        own = (rows[way, name] for name in formats)
-        yield way, *(f"{row['times_real_time']:,.0f} ({_share(row['share_of_limit'])})" for row in own)
+    max_workers = max(row["workers"] for row in result["rows"])
+    rows = {(row["way"], row["files"]): row for row in result["rows"] if row["workers"] == max_workers}
+    variants, formats = (list(dict.fromkeys(key[i] for key in rows)) for i in (0, 1))
+    yield f"audio s/s in {max_workers} processes (of the limit)", *formats
+    for variant in variants:
+        variant_rows = (rows[variant, name] for name in formats)
+        yield variant, *(f"{row['times_real_time']:,.0f} ({_percent(row['share_of_limit'])})" for row in variant_rows)
 
 
 def features(result: dict) -> Rows:
-    yield "front end", "windows at once", "windows/s", "of bare FFT", "peak MiB"
+    yield "front end", "batch size", "windows/s", "of bare FFT", "peak MiB"
     for row in result["rows"]:
-        rate, share = _rate(row["windows_per_s"]), _share(row["share_of_limit"])
-        yield row["front_end"], str(row["batch_size"]), rate, share, f"{row['peak_mib']:,.0f}"
+        rate, fraction = _rate(row["windows_per_s"]), _percent(row["share_of_limit"])
+        yield row["front_end"], str(row["batch_size"]), rate, fraction, f"{row['peak_mib']:,.0f}"
 
 
 def loader(result: dict) -> Rows:
-    yield "way", "windows/s", "of a copy", "first batch after", "MiB in the first and last epoch"
+    yield "variant", "windows/s", "of a copy", "first batch after", "MiB in the first and last epoch"
     for row in result["rows"]:
         limit, memory = row["limit_windows_per_s"], row.get("memory_mib")
-        share = _share(row["windows_per_s"] / limit) if limit else ""
-        held = f"{memory[0]:,.0f} and {memory[-1]:,.0f}" if memory else ""
-        yield row["way"], _rate(row["windows_per_s"]), share, f"{row['first_batch_s']:.2f} s", held
+        fraction = _percent(row["windows_per_s"] / limit) if limit else ""
+        mib = f"{memory[0]:,.0f} and {memory[-1]:,.0f}" if memory else ""
+        yield row["way"], _rate(row["windows_per_s"]), fraction, f"{row['first_batch_s']:.2f} s", mib
 
 
 def train(result: dict) -> Rows:
-    ways = list(result["rows"][0]["seconds_a_step"])
-    yield f"ms a step of {result['batch_size']} windows", *ways
+    variants = list(result["rows"][0]["seconds_a_step"])
+    yield f"ms a step of {result['batch_size']} windows", *variants
     for row in result["rows"]:
-        yield row["backbone"], *(f"{1000 * row['seconds_a_step'][way]:,.0f}" for way in ways)
+        yield row["backbone"], *(f"{1000 * row['seconds_a_step'][variant]:,.0f}" for variant in variants)
 
 
 def predict(result: dict) -> Rows:
-    yield "networks", "s a track", "of the networks alone"
-    yield str(result["models"]), _rate(1 / result["tracks_per_s"]), _share(result["share_of_the_networks"])
+    yield "networks", "s a track", "networks alone"
+    yield str(result["models"]), _rate(1 / result["tracks_per_s"]), _percent(result["share_of_the_networks"])
 
 
 def parity(result: dict) -> Rows:
-    yield "engine", "dB at most", "dB on average"
+    yield "engine", "largest difference, dB", "mean difference, dB"
     for engine, row in result["engines"].items():
         yield engine, f"{row['max_db']:.4f}", f"{row['mean_db']:.6f}"
 
 
 KINDS = {
-    "suite": Kind("Each stage alone, then overlapped, beside what the machine can do at most", "", suite),
-    "tune": Kind("Tuned settings beside the default ones", " tune", tune),
-    "compare": Kind("From the same files to pictures, by turns", " compare", compare),
+    "suite": Kind("Each stage alone, then overlapped, with its physical limit", "", suite),
+    "tune": Kind("Tuned and default settings", " tune", tune),
+    "compare": Kind("melgpu and its baselines, from the same files to pictures", " compare", compare),
     "cost": Kind("The whole recipe on this machine", " cost", cost),
     "decode": Kind("Files to samples", ".bench_decode", decode),
-    "features": Kind("Waveforms to pictures", ".bench_features", features),
-    "loader": Kind("Files to batches", ".bench_stream", loader),
-    "train": Kind("Training from files, and from what is ready", ".bench_train", train),
-    "predict": Kind("The ensemble's judgement of a track", ".bench_predict", predict),
-    "parity": Kind("How exact the engines are", ".parity", parity),
+    "features": Kind("Waves to pictures", ".bench_features", features),
+    "loader": Kind("Files to batches", ".bench_loader", loader),
+    "train": Kind("Training from files, from waves and from pictures on the device", ".bench_train", train),
+    "predict": Kind("Prediction of a track by the ensemble", ".bench_predict", predict),
+    "parity": Kind("Exactness of the engines", ".parity", parity),
 }
 HEADLINES = ("suite", "tune", "compare")
 
@@ -122,65 +125,65 @@ def _rate(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def _share(value: float) -> str:
+def _percent(value: float) -> str:
     return f"{100 * value:.0f} %"
 
 
 def _spread(ratio: tuple[float, float, float]) -> str:
-    middle, low, high = ratio
-    return f"{middle:.2f} ({low:.2f}-{high:.2f})"
+    median, low, high = ratio
+    return f"{median:.2f} ({low:.2f}-{high:.2f})"
 
 
 def load(folder: Path = RESULTS) -> dict[Path, dict]:
-    """The results in a folder, in the order of KINDS. Raises InputError for no result, or a first look."""
+    """The results in a folder, in the order of KINDS. Raises InputError for other files, and for previews."""
     results = {path: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
     for path, result in results.items():
         if result.get("benchmark") not in KINDS:
-            raise InputError(f"{path}: no result of a benchmark")
+            raise InputError(f"{path}: not a result of a benchmark")
         if result.get("quick"):
-            raise InputError(f"{path}: a first look (--quick), which is not to be shown")
-    index = list(KINDS)
-    return dict(sorted(results.items(), key=lambda found: index.index(found[1]["benchmark"])))
+            raise InputError(f"{path}: a preview (--quick), which is not to be published")
+    order = list(KINDS)
+    return dict(sorted(results.items(), key=lambda item: order.index(item[1]["benchmark"])))
 
 
 def section(path: Path, result: dict, link: str) -> str:
-    """One result: what it is, what it was taken on, its table."""
+    """One result: title, command, machine, table."""
     kind = KINDS[result["benchmark"]]
     device = result["device"] + (f", driver {result['driver']}" if result.get("driver") else "")
     commit = (result["git_commit"] or "none")[:7]
-    made = f"{device}; torch {result['packages']['torch']}, {result['date'][:10]}, commit {commit}"
-    head, *rows = kind.rows(result)
-    table = "\n".join(f"| {' | '.join(line)} |" for line in [head, ("---",) * len(head), *rows])
-    how = f"`python -m benchmarks{kind.command}`, [{path.name}]({link}{path.name})"
-    return f"**{kind.title}** ({how}: {made}):\n\n{table}"
+    machine = f"{device}; torch {result['packages']['torch']}, {result['date'][:10]}, commit {commit}"
+    header, *rows = kind.rows(result)
+    table = "\n".join(f"| {' | '.join(line)} |" for line in [header, ("---",) * len(header), *rows])
+    command = f"`python -m benchmarks{kind.command}`, [{path.name}]({link}{path.name})"
+    return f"**{kind.title}** ({command}: {machine}):\n\n{table}"
 
 
 def block(results: dict[Path, dict]) -> str:
     """The part of README between its two comments, with both."""
-    own = (item for item in results.items() if item[1]["benchmark"] in HEADLINES)
-    return "\n\n".join([BEGIN, *(section(path, result, "benchmarks/results/") for path, result in own), END])
+    headlines = (item for item in results.items() if item[1]["benchmark"] in HEADLINES)
+    return "\n\n".join([BEGIN, *(section(path, result, "benchmarks/results/") for path, result in headlines), END])
 
 
 def catalogue(results: dict[Path, dict]) -> str:
-    """All results that were kept, as a text of their own."""
-    intro = "# Results that were kept\n\nWritten by `python -m benchmarks readme` from the JSON files beside it."
+    """All results, as the text of a file."""
+    intro = "# Benchmark results\n\nWritten by `python -m benchmarks readme` from the JSON files beside it."
     return "\n\n".join([intro, *(section(path, result, "") for path, result in results.items())]) + "\n"
 
 
-def written_anew(text: str, made: str) -> str:
+def replace_block(text: str, new_block: str) -> str:
     """README's text with another block. Raises InputError where the comments are missing."""
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
+    before, begin, remainder = text.partition(BEGIN)
+    _, end, after = remainder.partition(END)
     if not begin or not end:
         raise InputError(f"README.md: the lines {BEGIN} and {END} are missing")
-    return before + made + after
+    return before + new_block + after
 
 
 def main(args) -> int:
-    """Write the tables anew: README.md's, and README.md beside the results."""
+    """Write the tables: those of README.md, and README.md beside the results."""
     path, results = ROOT / "README.md", load(RESULTS)
-    text = written_anew(path.read_text(), block(results))
+    text = replace_block(path.read_text(), block(results))
     files.write_text(RESULTS / "README.md", catalogue(results))
     files.write_text(path, text)
-    print(f"{path} and {RESULTS / 'README.md'} show the results in {RESULTS}")
+    print(f"wrote the results in {RESULTS} to {path} and {RESULTS / 'README.md'}")
     return 0

@@ -1,4 +1,4 @@
-"""What was tried of a setting: rates by value, what is kept, and the TOML file of all that was kept."""
+"""Search of one setting: rates by value, the selected value, and the TOML file of all selected values."""
 
 import itertools
 from collections.abc import Callable
@@ -12,49 +12,49 @@ from rich.table import Table
 from melgpu.errors import InputError
 from melgpu.recipe import Recipe, apply_overrides
 
-WORTH = 1.03  # a setting that gains less stays as it is
-ROUNDS = 2  # of all values, there and back: a machine's speed drifts
-ALWAYS = ("loader.workers", "loader.predict_batch_size", "machine.feature_batch", "machine.channels_last")
+MIN_GAIN = 1.03  # a setting that gains less stays as it is
+ROUNDS = 2  # over all values, forth and back: a machine's speed drifts
+ALWAYS_WRITTEN = ("loader.workers", "loader.predict_batch_size", "machine.feature_batch", "machine.channels_last")
 
 
 @dataclass
 class Trial:
-    """What was tried of one setting: rates in windows/s by value and round, what could not be tried, what is kept."""
+    """Values of one setting: rates in windows/s by value and round, and the reasons of rejected values."""
 
     setting: str
-    before: object
+    initial: object
     rates: dict[object, list[list[float]]] = field(default_factory=dict)
-    refused: dict[object, str] = field(default_factory=dict)
+    rejected: dict[object, str] = field(default_factory=dict)
 
     def median(self, value: object) -> float:
         return float(np.median(self.pooled(value)))
 
     def pooled(self, value: object) -> list[float]:
-        return [rate for own in self.rates[value] for rate in own]
+        return [rate for samples in self.rates[value] for rate in samples]
 
     def gain(self, value: object) -> float:
-        """How many times as fast as the value before."""
-        return self.median(value) / self.median(self.before)
+        """How many times as fast as the initial value."""
+        return self.median(value) / self.median(self.initial)
 
     @property
     def best(self) -> object:
-        """The fastest value, or the one before where that gains too little or cannot be compared."""
-        if self.before not in self.rates:
-            return self.before
+        """The fastest value, or the initial one where the gain is too small or the initial one was rejected."""
+        if self.initial not in self.rates:
+            return self.initial
         fastest = max(self.rates, key=self.median)
-        apart = np.quantile(self.pooled(fastest), 0.25) > np.quantile(self.pooled(self.before), 0.75)
-        rounds = zip(self.rates[fastest], self.rates[self.before], strict=True)
-        always = all(np.median(new) > np.median(old) for new, old in rounds)
-        return fastest if apart and always and self.gain(fastest) > WORTH else self.before
+        separated = np.quantile(self.pooled(fastest), 0.25) > np.quantile(self.pooled(self.initial), 0.75)
+        rounds = zip(self.rates[fastest], self.rates[self.initial], strict=True)
+        in_every_round = all(np.median(new) > np.median(old) for new, old in rounds)
+        return fastest if separated and in_every_round and self.gain(fastest) > MIN_GAIN else self.initial
 
     @property
-    def kept(self) -> object:
-        """The best value that leaves results as they are: there is no bank where there was none."""
-        return self.before if (self.setting, self.before) == ("loader.pcm_cache", "off") else self.best
+    def selected(self) -> object:
+        """The best value that leaves results unchanged: no PCM cache where there was none."""
+        return self.initial if (self.setting, self.initial) == ("loader.pcm_cache", "off") else self.best
 
 
-def changed(recipe: Recipe, key: str, value: object) -> Recipe:
-    """A recipe with one `table.key` changed. Raises InputError."""
+def with_value(recipe: Recipe, key: str, value: object) -> Recipe:
+    """A recipe with one `table.key` replaced. Raises InputError."""
     return apply_overrides(recipe, [f"{key}={tomli_w.dumps({'x': value}).partition('=')[2].strip()}"])
 
 
@@ -63,59 +63,62 @@ def value_of(recipe: Recipe, key: str) -> object:
     return getattr(getattr(recipe, table), name)
 
 
-def attempt(recipe: Recipe, key: str, values: list, measure: Callable[[Recipe], list[float]]) -> Trial:
-    """Rates under each value of a setting, there and back; one that does not work here is left out."""
+def try_values(recipe: Recipe, key: str, values: list, measure: Callable[[Recipe], list[float]]) -> Trial:
+    """Rates of the recipe's value and others of a setting, forth and back; values that fail here are rejected."""
     trial = Trial(key, value_of(recipe, key))
-    there = list(dict.fromkeys([trial.before, *values]))
-    for value in itertools.chain.from_iterable(there[:: (-1) ** number] for number in range(ROUNDS)):
+    values = list(dict.fromkeys([trial.initial, *values]))
+    for value in itertools.chain.from_iterable(values[:: (-1) ** i] for i in range(ROUNDS)):
         try:
-            if value not in trial.refused:
-                trial.rates.setdefault(value, []).append(measure(changed(recipe, key, value)))
-        except (InputError, RuntimeError) as error:  # an inexact engine; too little memory; no compiler
+            if value not in trial.rejected:
+                trial.rates.setdefault(value, []).append(measure(with_value(recipe, key, value)))
+        except (InputError, RuntimeError) as error:  # an inexact engine, out of memory, no compiler
             trial.rates.pop(value, None)
-            trial.refused[value] = (str(error).strip() or type(error).__name__).splitlines()[0]
+            trial.rejected[value] = (str(error).strip() or type(error).__name__).splitlines()[0]
     return trial
 
 
-def distinct(before: object, values: list, effect: Callable[[object], object]) -> list:
-    """The values that differ in effect from the one before, and from one another."""
-    found = {effect(before): before}
+def distinct(initial: object, values: list, effect: Callable[[object], object]) -> list:
+    """The values that differ in effect from the initial one, and from one another."""
+    by_effect = {effect(initial): initial}
     for value in values:
-        found.setdefault(effect(value), value)
-    return list(found.values())[1:]
+        by_effect.setdefault(effect(value), value)
+    return list(by_effect.values())[1:]
 
 
-def toml(tried: list[Trial], tuned: Recipe, stamp: str, date: str) -> str:
-    """The file to lay over a recipe: what was kept, where it was measured, and what else would gain."""
-    changes = [key for key in (trial.setting for trial in tried) if key in ALWAYS]
-    changes += [trial.setting for trial in tried if trial.setting not in ALWAYS and trial.kept != trial.before]
-    data: dict[str, dict] = {"machine": {"tuned_on": stamp}}
+def to_toml(trials: list[Trial], tuned: Recipe, signature: str, date: str) -> str:
+    """The file to overlay on a recipe: the selected values, where they were measured, and hints as comments."""
+    changes = [key for key in (trial.setting for trial in trials) if key in ALWAYS_WRITTEN]
+    changes += [
+        trial.setting for trial in trials if trial.setting not in ALWAYS_WRITTEN and trial.selected != trial.initial
+    ]
+    data: dict[str, dict] = {"machine": {"tuned_on": signature}}
     for key in changes:
         table, name = key.split(".")
         data.setdefault(table, {})[name] = value_of(tuned, key)
-    told = "".join(f"# {line}\n" for line in hints(tried))
-    return f"# What is the fastest on one machine; python -m benchmarks tune, {date}.\n{told}\n{tomli_w.dumps(data)}"
+    comments = "".join(f"# {line}\n" for line in hints(trials))
+    title = f"# The fastest settings of one machine; python -m benchmarks tune, {date}."
+    return f"{title}\n{comments}\n{tomli_w.dumps(data)}"
 
 
-def hints(tried: list[Trial]) -> list[str]:
-    """Gains that are not taken because they change results."""
+def hints(trials: list[Trial]) -> list[str]:
+    """Gains that are not selected because they change results."""
     return [
-        f'{trial.setting} = "{trial.best}" streams {trial.gain(trial.best):.1f} times as fast as "{trial.before}", '
-        "but shuffles whole epochs: other results"
-        for trial in tried
-        if trial.best != trial.kept
+        f'{trial.setting} = "{trial.best}" loads {trial.gain(trial.best):.1f} times as fast as "{trial.initial}", '
+        "but shuffles over the whole epoch, which changes results"
+        for trial in trials
+        if trial.best != trial.selected
     ]
 
 
-def table(tried: list[Trial]) -> Table:
-    shown = Table(title="One setting after another, windows/s of the stage that it sets", box=SIMPLE)
-    for column in ("setting", "tried", "kept"):
-        shown.add_column(column)
-    for trial in tried:
+def make_table(trials: list[Trial]) -> Table:
+    table = Table(title="One setting after another, windows/s of the stage that it sets", box=SIMPLE)
+    for column in ("setting", "tried", "selected"):
+        table.add_column(column)
+    for trial in trials:
         rates = [f"{value}: {_rate(trial.median(value))}" for value in trial.rates]
-        refused = [f"{value}: no ({why[:60]})" for value, why in trial.refused.items()]
-        shown.add_row(trial.setting, ", ".join(rates + refused), str(trial.kept))
-    return shown
+        rejected = [f"{value}: rejected ({reason[:60]})" for value, reason in trial.rejected.items()]
+        table.add_row(trial.setting, ", ".join(rates + rejected), str(trial.selected))
+    return table
 
 
 def _rate(value: float) -> str:

@@ -1,8 +1,8 @@
-"""Which settings are the fastest here: one after another, each with the best of those before; then against the default.
+"""The fastest settings of a machine: one after another, each with the best of those before; then against the default.
 
-Only settings that change speed alone are tried: engines that pass the parity gate on this device, the batch of
-prediction (training's would change results), memory layout, compilation, decoding processes. Whether there is a bank
-changes the order of windows, so that a gain there is told, not taken.
+Only settings that change speed alone are tried: engines that pass the parity gate on this device, the batch size of
+prediction (training's would change results), memory layout, compilation, worker processes. The PCM cache changes how
+windows are shuffled, so a gain there is reported, not selected.
 """
 
 import contextlib
@@ -14,8 +14,8 @@ import numpy as np
 from rich.console import Console
 
 from benchmarks import bench_features, bench_loader, bench_predict, bench_train, measurement, plots, timing
-from benchmarks.commands.bench import Bench, powers, prepare
-from benchmarks.commands.search import Trial, attempt, changed, distinct, hints, table, toml
+from benchmarks.commands.bench import Bench, powers_of_two, prepare
+from benchmarks.commands.search import Trial, distinct, hints, make_table, to_toml, try_values, with_value
 from melgpu import files
 from melgpu.data.loader import WindowLoader
 from melgpu.data.pcm_cache import PcmCache
@@ -25,38 +25,39 @@ from melgpu.recipe import Recipe
 from melgpu.runs import environment
 
 
-def drawing(bench: Bench, recipe: Recipe) -> list[float]:
-    """Samples to pictures; raises InputError where an engine misses the parity gate on this device."""
-    draw = measurement.front_end(recipe, bench.device)
-    parity.check_parity(parity.measure_parity(draw, recipe.audio.sample_rate, bench.device))
-    waves = measurement.noise(recipe, largest_batch(recipe), bench.device)
-    return bench_features.time_front_end(draw, waves, bench.effort.seconds)["samples_windows_per_s"]
+def feature_rates(bench: Bench, recipe: Recipe) -> list[float]:
+    """Waves to pictures. Raises InputError where an engine fails the parity gate on this device."""
+    front_end = measurement.front_end(recipe, bench.device)
+    parity.check_parity(parity.measure_parity(front_end, recipe.audio.sample_rate, bench.device))
+    waves = measurement.noise(recipe, max_batch_size(recipe), bench.device)
+    return bench_features.time_front_end(front_end, waves, bench.effort.seconds)["samples_windows_per_s"]
 
 
-def largest_batch(recipe: Recipe) -> int:
+def max_batch_size(recipe: Recipe) -> int:
     return max(recipe.optim.batch_size, recipe.loader.predict_batch_size)
 
 
-def stepping(bench: Bench, recipe: Recipe, names: list[str], answers: bool = False) -> list[float]:
-    """Training steps of networks on pictures that lie on the device; with `answers`, and as many windows judged."""
+def training_rates(bench: Bench, recipe: Recipe, names: list[str], with_prediction: bool = False) -> list[float]:
+    """Training steps of networks on pictures on the device; `with_prediction` also predicts them."""
     effort, device = bench.effort, bench.device
     size, repeats = effort.batch_size, effort.repeats
     times = np.array([bench_train.time_ready(name, recipe, size, effort.steps, repeats, device) for name in names])
-    if answers:
+    if with_prediction:
         times += np.array([bench_predict.time_ready(name, recipe, size, repeats, device) for name in names])
     return (len(names) * size / times.sum(0)).tolist()
 
 
-def judging(bench: Bench, recipe: Recipe, name: str) -> list[float]:
-    """Answers of a network to pictures that lie on the device."""
+def prediction_rates(bench: Bench, recipe: Recipe, name: str) -> list[float]:
+    """Predictions of a network for pictures on the device."""
     size = recipe.loader.predict_batch_size
-    return [size / own for own in bench_predict.time_ready(name, recipe, size, bench.effort.repeats, bench.device)]
+    batch_s = bench_predict.time_ready(name, recipe, size, bench.effort.repeats, bench.device)
+    return [size / seconds for seconds in batch_s]
 
 
-def streaming(bench: Bench, recipe: Recipe) -> list[float]:
-    """Files, or the bank, to batches on the device."""
-    job = cache_of(bench, recipe), bench_loader.nothing, bench.effort.repeats + 1
-    return bench_loader.time_way(bench.paths, recipe, bench.device, *job)["samples_windows_per_s"][1:]
+def loader_rates(bench: Bench, recipe: Recipe) -> list[float]:
+    """Files, or the PCM cache, to batches on the device."""
+    args = cache_of(bench, recipe), bench_loader.no_op, bench.effort.repeats + 1
+    return bench_loader.time_variant(bench.paths, recipe, bench.device, *args)["samples_windows_per_s"][1:]
 
 
 def cache_of(bench: Bench, recipe: Recipe) -> PcmCache | None:
@@ -64,125 +65,127 @@ def cache_of(bench: Bench, recipe: Recipe) -> PcmCache | None:
 
 
 def trials(bench: Bench, recipe: Recipe, quick: bool) -> Iterator[tuple[Trial, Recipe]]:
-    """Each setting in turn, with what is kept of those before; the recipe as it is after it."""
+    """A trial of each setting, with the selected values of those before, and the recipe with its selected value."""
     on_gpu = bench.device.type == "cuda"
     names = list(recipe.rounds[-1].backbones)[: 1 if quick else None]
-    batches = [8, 32] if quick else [8, 16, 32, 64, 128, 256] if on_gpu else [1, 4, 8, 16, 32]
-    most = largest_batch(recipe)
-    unset = most if on_gpu else CPU_BATCH  # what machine.feature_batch = 0 takes
-    chunk_size = distinct(recipe.machine.feature_batch, batches, lambda size: min(size or unset, most))
-    workers = distinct(recipe.loader.workers, powers(bench.cores), lambda count: min(count, bench.cores))
+    batch_sizes = [8, 32] if quick else [8, 16, 32, 64, 128, 256] if on_gpu else [1, 4, 8, 16, 32]
+    max_size = max_batch_size(recipe)
+    default = max_size if on_gpu else CPU_BATCH  # of machine.feature_batch = 0
+    feature_batches = distinct(recipe.machine.feature_batch, batch_sizes, lambda size: min(size or default, max_size))
+    workers = distinct(recipe.loader.workers, powers_of_two(bench.cores), lambda count: min(count, bench.cores))
     engines = [name for name, _ in bench_features.engines(recipe.mel, recipe.audio.sample_rate, bench.device)]
-    if recipe.mel.engine == "auto":  # which is one of them
+    if recipe.mel.engine == "auto":  # which selects one of them
         engines.remove(measurement.front_end(recipe, bench.device).engine_on(bench.device))
     plan: list[tuple[str, list, Callable[[Recipe], list[float]]]] = [
-        ("loader.workers", workers, lambda now: bench.decode_rates(min(now.loader.workers, bench.cores))),
-        ("mel.engine", engines, lambda now: drawing(bench, now)),
-        ("machine.feature_batch", chunk_size, lambda now: drawing(bench, now)),
-        ("machine.channels_last", [True, False], lambda now: stepping(bench, now, names, final_probs=True)),
-        ("machine.compile", [] if quick else [True, False], lambda now: stepping(bench, now, names[:1])),
-        ("loader.predict_batch_size", batches[-3:], lambda now: judging(bench, now, names[0])),
-        ("loader.pcm_cache", ["disk", *(["gpu"] if on_gpu else [])], lambda now: streaming(bench, now)),
+        ("loader.workers", workers, lambda tried: bench.decode_rates(min(tried.loader.workers, bench.cores))),
+        ("mel.engine", engines, lambda tried: feature_rates(bench, tried)),
+        ("machine.feature_batch", feature_batches, lambda tried: feature_rates(bench, tried)),
+        (
+            "machine.channels_last",
+            [True, False],
+            lambda tried: training_rates(bench, tried, names, with_prediction=True),
+        ),
+        ("machine.compile", [] if quick else [True, False], lambda tried: training_rates(bench, tried, names[:1])),
+        ("loader.predict_batch_size", batch_sizes[-3:], lambda tried: prediction_rates(bench, tried, names[0])),
+        ("loader.pcm_cache", ["disk", *(["gpu"] if on_gpu else [])], lambda tried: loader_rates(bench, tried)),
     ]
     for key, values, measure in plan:
         if values:
-            trial = attempt(recipe, key, values, measure)
-            recipe = changed(recipe, key, trial.kept)
+            trial = try_values(recipe, key, values, measure)
+            recipe = with_value(recipe, key, trial.selected)
             yield trial, recipe
 
 
-def versus(bench: Bench, tuned: Recipe, name: str) -> dict[str, dict[str, list[float]]]:
-    """Windows a second of training and of prediction from files, by tuned and by default settings in turn."""
-    ways, found = {"default": bench.recipe, "tuned": tuned}, {}
-    for what, work in (("training", training), ("prediction", prediction)):
-        rates: dict[str, list[float]] = {way: [] for way in ways}
+def compare_with_default(bench: Bench, tuned: Recipe, name: str) -> dict[str, dict[str, list[float]]]:
+    """Windows a second of training and prediction from files, alternating tuned and default settings."""
+    recipes, result = {"default": bench.recipe, "tuned": tuned}, {}
+    for task, task_rates in (("training", training_from_files), ("prediction", prediction_from_files)):
+        rates: dict[str, list[float]] = {variant: [] for variant in recipes}
         with contextlib.ExitStack() as stack:
-            loops = {way: stack.enter_context(contextlib.closing(work(bench, own, name))) for way, own in ways.items()}
+            loops = {
+                variant: stack.enter_context(contextlib.closing(task_rates(bench, recipe, name)))
+                for variant, recipe in recipes.items()
+            }
             for _ in range(bench.effort.repeats + 1):
-                for way, loop in loops.items():
-                    rates[way].append(next(loop))
-        found[what] = {way: own[1:] for way, own in rates.items()}  # the first warms up
-    return found
+                for variant, loop in loops.items():
+                    rates[variant].append(next(loop))
+        result[task] = {variant: samples[1:] for variant, samples in rates.items()}  # the first is a warm-up
+    return result
 
 
-def training(bench: Bench, recipe: Recipe, name: str) -> Generator[float]:
-    """Windows a second of steps from files, sample after sample, each after what was decoded ahead is used up."""
-    effort, device, recipe = bench.effort, bench.device, bench.from_files(recipe)
+def training_from_files(bench: Bench, recipe: Recipe, name: str) -> Generator[float]:
+    """Windows a second of training steps, sample after sample, each once the prefetched tracks are used up."""
+    effort, device, recipe = bench.effort, bench.device, bench.with_short_prefetch(recipe)
     with WindowLoader(bench.paths, recipe.audio, recipe.loader, device, cache_of(bench, recipe)) as loader:
         if recipe.loader.pcm_cache == "gpu":
             list(loader.load_to_device(np.arange(len(bench.paths))))
-        state, draw = bench_train.begin(name, recipe, device), measurement.front_end(recipe, device)
-        batches = measurement.epochs(loader, recipe, effort.batch_size)
-        loop = bench_train.training_loop(state, name, recipe, draw, batches)
+        state, front_end = bench_train.new_training(name, recipe, device), measurement.front_end(recipe, device)
+        batches = measurement.training_batches(loader, recipe, effort.batch_size)
+        loop = bench_train.training_loop(state, name, recipe, front_end, batches)
         while True:
-            bench_train.time_steps(loop, bench_train.head_start(recipe, effort.batch_size), device)
+            bench_train.time_steps(loop, bench_train.prefetched_steps(recipe, effort.batch_size), device)
             yield effort.batch_size / bench_train.time_steps(loop, effort.steps, device)
 
 
-def prediction(bench: Bench, recipe: Recipe, name: str) -> Generator[float]:
+def prediction_from_files(bench: Bench, recipe: Recipe, name: str) -> Generator[float]:
     """Windows a second from files to probabilities, sample after sample."""
-    paths, device, draw = (
-        bench.paths[: bench.effort.judged],
-        bench.device,
-        measurement.front_end(recipe, bench.device),
-    )
-    models, index = [bench_predict.build(name, recipe, device)], bench_predict.index_of(recipe, len(paths))
+    paths, device = bench.paths[: bench.effort.predict_tracks], bench.device
+    front_end = measurement.front_end(recipe, device)
+    models, index = [bench_predict.build(name, recipe, device)], bench_predict.prediction_index(recipe, len(paths))
     with WindowLoader(paths, recipe.audio, recipe.loader, device, cache_of(bench, recipe)) as loader:
         while True:
             batches = loader.batches(index, measurement.window_samples(recipe), recipe.loader.predict_batch_size)
-            yield len(index) / bench_predict.time_pass(models, draw, batches, recipe, device)
+            yield len(index) / bench_predict.time_pass(models, front_end, batches, recipe, device)
 
 
 def ratios(rates: dict[str, list[float]]) -> tuple[float, float, float]:
-    """How many times as fast as the default, sample by sample: median, least and most."""
-    found = [tuned / default for tuned, default in zip(rates["tuned"], rates["default"], strict=True)]
-    return float(np.median(found)), min(found), max(found)
+    """How many times as fast as the default, sample by sample: median, minimum and maximum."""
+    speedups = [tuned / default for tuned, default in zip(rates["tuned"], rates["default"], strict=True)]
+    return float(np.median(speedups)), min(speedups), max(speedups)
 
 
-def plot(tried: list[Trial], title: str, path: Path) -> None:
-    """How many times as fast each value is as the one that was set before."""
-    gains = [(one, value) for one in tried if one.before in one.rates for value in one.rates]
-    bars = {
-        (f"{one.setting} = {value}", ""): one.gain(value) for one, value in gains if one.setting != "loader.pcm_cache"
-    }
-    plots.bars(bars, "times as fast as before", title, path, baseline=1.0)
+def plot(trials: list[Trial], title: str, path: Path) -> None:
+    """How many times as fast each value is as the initial one."""
+    measured = [trial for trial in trials if trial.initial in trial.rates and trial.setting != "loader.pcm_cache"]
+    gains = {(f"{trial.setting} = {value}", ""): trial.gain(value) for trial in measured for value in trial.rates}
+    plots.bars(gains, "times as fast as the initial value", title, path, baseline=1.0)
 
 
 def run(bench: Bench, quick: bool) -> tuple[dict, list[Trial], str]:
-    """Try all settings, and the best against the default: the result, the trials, and the text of a TOML file."""
-    result, tried, tuned = {"benchmark": "tune", **bench.about()}, [], bench.recipe
-    for trial, so_far in trials(bench, bench.recipe, quick):
-        tried, tuned = [*tried, trial], so_far
-        told = f"{trial.setting}: {trial.kept} of {', '.join(map(str, trial.rates))}"
-        Console(stderr=True, highlight=False).print(told)
+    """Search all settings, and compare the best with the default: the result, the trials, the text of a TOML file."""
+    result, finished, tuned = {"benchmark": "tune", **bench.metadata()}, [], bench.recipe
+    for trial, recipe in trials(bench, bench.recipe, quick):
+        finished, tuned = [*finished, trial], recipe
+        message = f"{trial.setting}: {trial.selected} of {', '.join(map(str, trial.rates))}"
+        Console(stderr=True, highlight=False).print(message)
     name = tuned.rounds[-1].backbones[0]
-    result["versus"] = {"backbone": name, **versus(bench, tuned, name)}
+    result["versus"] = {"backbone": name, **compare_with_default(bench, tuned, name)}
     result["trials"] = [
-        {"setting": one.setting, "before": one.before, "kept": one.kept, "refused": _keyed(one.refused)}
-        | {"samples_windows_per_s": _keyed(one.rates)}
-        for one in tried
+        {"setting": trial.setting, "before": trial.initial, "kept": trial.selected}
+        | {"refused": _text_keys(trial.rejected), "samples_windows_per_s": _text_keys(trial.rates)}
+        for trial in finished
     ]
-    return result, tried, toml(tried, tuned, environment.tuning_signature(bench.device), result["date"])
+    return result, finished, to_toml(finished, tuned, environment.tuning_signature(bench.device), result["date"])
 
 
 def main(args) -> int:
-    """Try the settings, write the fastest to a TOML file, and hold them against the default."""
+    """Search the settings, write the fastest to a TOML file, and print the comparison with the default."""
     with tempfile.TemporaryDirectory() as folder:
-        result, tried, text = run(prepare(args, Path(folder), "loader.workers", "loader.pcm_cache"), args.quick)
+        result, finished, text = run(prepare(args, Path(folder), "loader.workers", "loader.pcm_cache"), args.quick)
     files.write_text(args.write, text)
     console = timing.console()
-    console.print(table(tried))
-    for hint in hints(tried):
-        console.print(f"not taken: {hint}")
-    for what in ("training", "prediction"):
-        middle, low, high = ratios(result["versus"][what])
+    console.print(make_table(finished))
+    for hint in hints(finished):
+        console.print(f"not selected: {hint}")
+    for task in ("training", "prediction"):
+        median, low, high = ratios(result["versus"][task])
         name = result["versus"]["backbone"]
-        console.print(f"{what} {name} from files: {middle:.2f} times the default's speed ({low:.2f} to {high:.2f})")
-    console.print(f"{args.write} is written: python train.py --recipe zalo2019 --recipe {args.write} ...")
+        console.print(f"{task} {name} from files: {median:.2f} times the default's speed ({low:.2f} to {high:.2f})")
+    console.print(f"wrote {args.write}: python train.py --recipe zalo2019 --recipe {args.write} ...")
     if args.plot:
-        plot(tried, f"One setting after another, {result['device']}", args.plot)
+        plot(finished, f"One setting after another, {result['device']}", args.plot)
     return timing.finish(result, args.out, ())
 
 
-def _keyed(found: dict[object, object]) -> dict[str, object]:
-    return {str(value): own for value, own in found.items()}
+def _text_keys(by_value: dict[object, object]) -> dict[str, object]:
+    return {str(value): entry for value, entry in by_value.items()}

@@ -1,4 +1,4 @@
-"""What people do instead of melgpu, one function for each way; they run in decoding processes."""
+"""Baselines: common ways to load and decode tracks, one function each; they run in worker processes."""
 
 import os
 from pathlib import Path
@@ -11,45 +11,47 @@ from melgpu.audio import decode
 from melgpu.data import windows
 
 
-def limit(path: str, sample_rate: int, track_s: float) -> None:
-    """libsndfile into one buffer that stays in the cache, and soxr of as many samples: nothing that could be saved."""
+def decode_limit(path: str, sample_rate: int, track_s: float) -> None:
+    """libsndfile into one buffer that stays in the CPU's cache, and soxr of as many samples: the minimum of work."""
     with soundfile.SoundFile(path) as file:
         buffer, frames, rate = np.empty((1 << 16, file.channels), np.float32), 0, file.samplerate
-        most = min(file.frames, round(track_s * rate))
-        while frames < most and (count := len(file.read(min(most - frames, len(buffer)), out=buffer[: most - frames]))):
+        total = min(file.frames, round(track_s * rate))
+        while frames < total and (
+            count := len(file.read(min(total - frames, len(buffer)), out=buffer[: total - frames]))
+        ):
             frames += count
     soxr.resample(np.zeros(frames, np.float32), rate, sample_rate, quality="HQ")
 
 
 def resample_limit(path: str, sample_rate: int, track_s: float) -> None:
-    """soxr alone, of as many samples as the file has, from and to memory that stays in the cache."""
-    rate, frames = _form(path, track_s)
+    """soxr alone, of as many samples as the file has, from and to memory that stays in the CPU's cache."""
+    rate, frames = _rate_and_frames(path, track_s)
     resampler, block = soxr.ResampleStream(rate, sample_rate, 1), np.zeros(1 << 14, np.float32)  # HQ
     for start in range(0, frames, len(block)):
         resampler.resample_chunk(block[: frames - start])
 
 
 def resample(path: str, sample_rate: int, track_s: float) -> None:
-    """What melgpu does of a track once its channels are summed."""
-    rate, frames = _form(path, track_s)
+    """melgpu's mean of two summed channels and resampling of a track."""
+    rate, frames = _rate_and_frames(path, track_s)
     decode._resampled_mean(np.zeros(frames, np.float32), 2, rate, sample_rate)
 
 
-def _form(path: str, track_s: float) -> tuple[int, int]:
-    """Sample rate, and frames that a track has of a file."""
+def _rate_and_frames(path: str, track_s: float) -> tuple[int, int]:
+    """Sample rate of a file, and the number of its frames that belong to the track."""
     info = soundfile.info(path)
     return info.samplerate, min(info.frames, round(track_s * info.samplerate))
 
 
-def raw(path: str, sample_rate: int, track_s: float) -> None:
-    """The track in one piece by libsndfile, and soxr of one of its channels."""
-    wave, rate = soundfile.read(path, _form(path, track_s)[1], dtype="float32", always_2d=True)
+def soundfile_soxr(path: str, sample_rate: int, track_s: float) -> None:
+    """One read of the track by libsndfile, and soxr of one of its channels."""
+    wave, rate = soundfile.read(path, _rate_and_frames(path, track_s)[1], dtype="float32", always_2d=True)
     soxr.resample(wave[:, 0], rate, sample_rate, quality="HQ")
 
 
-def by_hand(path: str, sample_rate: int, track_s: float) -> None:
-    """As one writes it: the track in one piece, NumPy's mean, soxr."""
-    wave, rate = soundfile.read(path, _form(path, track_s)[1], dtype="float32", always_2d=True)
+def numpy_mean(path: str, sample_rate: int, track_s: float) -> None:
+    """One read of the track, NumPy's mean of the channels, soxr."""
+    wave, rate = soundfile.read(path, _rate_and_frames(path, track_s)[1], dtype="float32", always_2d=True)
     soxr.resample(wave.mean(axis=1), rate, sample_rate, quality="HQ")
 
 
@@ -57,23 +59,23 @@ def seek_windows(path: str, sample_rate: int, track_s: float) -> None:
     """Random access, as loaders of single windows do: seek, read, mean, resample for each of the 11."""
     with soundfile.SoundFile(path) as file:
         frames = round(track_s / 6 * file.samplerate)
-        for number in range(11):
-            file.seek(min(number * frames // 2, max(0, file.frames - frames)))
+        for i in range(11):
+            file.seek(min(i * frames // 2, max(0, file.frames - frames)))
             wave = file.read(frames, dtype="float32", always_2d=True)
             soxr.resample(wave.mean(axis=1), file.samplerate, sample_rate, quality="HQ")
 
 
 def librosa_load(path: str, sample_rate: int, track_s: float) -> None:
-    """What the original solution called."""
+    """The decoder of the original solution."""
     import librosa
 
     librosa.load(path, sr=sample_rate, duration=track_s)
 
 
-def original_way(path: str, folder: str, settings: dict) -> tuple[int, int]:
-    """One track: load, mel, draw, save, and read back; returns the number of windows and their files' bytes.
+def original_pipeline(path: str, folder: str, recipe: dict) -> tuple[int, int]:
+    """One track: load, mel, plot, save as JPEG, read back; returns the number of windows and their files' bytes.
 
-    `settings` are a recipe's tables `audio`, `windows` and `mel`.
+    `recipe` has the tables `audio`, `windows` and `mel`.
     """
     import librosa
     import matplotlib
@@ -81,30 +83,30 @@ def original_way(path: str, folder: str, settings: dict) -> tuple[int, int]:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    audio, spec, mel = settings["audio"], settings["windows"], settings["mel"]
+    audio, spec, mel = recipe["audio"], recipe["windows"], recipe["mel"]
     rate, pixels, size = audio["sample_rate"], mel["image_size"], 0
     frames = {"n_fft": mel["n_fft"], "hop_length": mel["hop_length"], "n_mels": mel["n_mels"]}
     wave, _ = librosa.load(path, sr=rate, duration=audio["track_s"])
     wave = np.resize(wave, round(audio["track_s"] * rate))
     count = windows.num_windows(audio["track_s"], spec["window_s"], spec["hop_s"])
-    for number in range(count):
-        start = round(number * spec["hop_s"] * rate)
-        part = wave[start : start + round(spec["window_s"] * rate)]
-        power = librosa.feature.melspectrogram(y=part, sr=rate, **frames)
+    for i in range(count):
+        start = round(i * spec["hop_s"] * rate)
+        window = wave[start : start + round(spec["window_s"] * rate)]
+        power = librosa.feature.melspectrogram(y=window, sr=rate, **frames)
         figure = plt.figure(figsize=(pixels / 100, pixels / 100), dpi=100)
         axes = figure.add_axes((0, 0, 1, 1))
         axes.axis("off")
         axes.imshow(librosa.power_to_db(power, ref=np.max), origin="lower", aspect="auto", cmap="viridis")
-        place = Path(folder) / f"{os.getpid()}.jpg"
-        figure.savefig(place)
+        picture = Path(folder) / f"{os.getpid()}.jpg"
+        figure.savefig(picture)
         plt.close(figure)
-        size += place.stat().st_size
-        read_back(str(place), pixels, 1)
+        size += picture.stat().st_size
+        read_back(str(picture), pixels, 1)
     return count, size
 
 
 def read_back(picture: str, pixels: int, count: int) -> None:
-    """What a later epoch of the original way does, so many times."""
+    """Read and resize a picture `count` times, as later epochs of the original pipeline do."""
     from PIL import Image
 
     for _ in range(count):

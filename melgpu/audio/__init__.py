@@ -1,1 +1,1 @@
-"""Audio files and URLs to mono float32 samples, in processes that may crash; no torch."""
+"""Decoding of audio files and URLs to mono float32 samples, in worker processes that may crash; no torch."""

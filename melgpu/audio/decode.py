@@ -1,9 +1,9 @@
-"""One audio file to mono float32 at the target rate, in part or as a stream; `DecodeError` says which file and why.
+"""Decode an audio file to mono float32 at the target sample rate, in part or as a stream.
 
 Channels are summed first, then the part that is needed is resampled (soxr HQ, librosa's default too) and scaled to
 their mean, then windows are cut by integer samples. A header's frame count is never trusted, and no more is read than
-`max_s` needs, so a file of hours costs no more memory than one of minutes. This module does not import torch: decoding
-processes start fast.
+`max_s` needs, so a file of hours takes no more memory than one of minutes. This module does not import torch, so that
+worker processes start fast.
 """
 
 import contextlib
@@ -23,28 +23,28 @@ from melgpu.audio.pyav import UNREADABLE
 from melgpu.errors import InputError
 
 BLOCK_SAMPLES, SMALL_BLOCK_SAMPLES = 1 << 17, 1 << 11  # of all channels together
-STREAM_BLOCK_SAMPLES = 1 << 14  # a flaw in a stream takes its block with it: 0.2 s of a CD
-TAIL_S = 0.5  # read beyond `max_s`, so that the resampler's end effect stays outside
-MIN_USABLE_S = 1.0  # a broken file's good beginning counts from this length
-MAX_AMPLITUDE = 1e4  # nothing that was recorded is 80 dB above full scale
-SAMPLE_RATE_LIMITS = (1_000, 768_000)  # Hz; a header outside them lies
-MAX_DURATION_S = 7 * 24 * 3600  # a header beyond it lies
-DECODER_VERSION = 2  # changes when the same file would give other samples
+STREAM_BLOCK_SAMPLES = 1 << 14  # a decoding error in a stream loses its whole block: 0.2 s of a CD
+TAIL_S = 0.5  # read beyond `max_s`, so that the resampler's edge effect is cut off
+MIN_USABLE_S = 1.0  # shorter beginnings of files with an error are not used
+MAX_AMPLITUDE = 1e4  # 80 dB above full scale: no recording reaches it
+SAMPLE_RATE_LIMITS = (1_000, 768_000)  # Hz; a header outside them is wrong
+MAX_DURATION_S = 7 * 24 * 3600  # a header beyond it is wrong
+DECODER_VERSION = 2  # increased when the same file decodes to other samples
 INVALID_SAMPLES = "contains samples that are not finite numbers, or absurdly large"
 
 
 class DecodeError(InputError):
-    """A file that gives no usable audio; the message names it and the reason."""
+    """A file that cannot be decoded; the message holds its path and the reason."""
 
 
 @dataclass(frozen=True)
 class DecodedAudio:
-    """What a file gave.
+    """The decoded samples of a file and its properties.
 
-    wave : shape (T,), float32 at the rate asked for; what was read before the flaw, or nothing
-    source_rate : the file's own rate in Hz; 0 where none could be read
-    channels : 0 likewise
-    flaw : what is wrong with the file; None where it is well
+    wave : shape (T,), float32 at the target sample rate; the usable samples before an error, possibly none
+    source_rate : sample rate of the file in Hz; 0 if it could not be read
+    channels : number of channels; 0 if it could not be read
+    error : reason of the decoding error; None if there was none
     """
 
     wave: np.ndarray
@@ -54,39 +54,39 @@ class DecodedAudio:
 
 
 def decode(path: str | Path, sample_rate: int, max_s: float) -> np.ndarray:
-    """At most the first `max_s` of a file as mono float32, shape (T,), T of at least 1; it may exceed [-1, 1].
+    """Decode at most the first `max_s` of a file to mono float32, shape (T,), T >= 1; samples may exceed [-1, 1].
 
     Raises DecodeError.
     """
-    sound = read_audio(path, sample_rate, max_s)
-    if sound.error:
-        raise DecodeError(f"{path}: {sound.error}")
-    return sound.wave
+    audio = read_audio(path, sample_rate, max_s)
+    if audio.error:
+        raise DecodeError(f"{path}: {audio.error}")
+    return audio.wave
 
 
 def read_audio(path: str | Path, sample_rate: int, max_s: float) -> DecodedAudio:
-    """What `decode` gives, with the flaw of a broken file beside what could be saved of it.
+    """Like `decode`, but returns a decoding error together with the usable samples before it.
 
-    One thread at a time: libsndfile's own notes on standard error are silenced meanwhile.
+    Not thread-safe: standard error is redirected while libsndfile decodes.
     """
-    total, rate, channels, problem = _read_channel_sum(str(path), max_s + TAIL_S, BLOCK_SAMPLES)
-    if problem:  # the block with the flaw was lost: come nearer to it in small ones
-        total, rate, channels, problem = _read_channel_sum(str(path), max_s + TAIL_S, SMALL_BLOCK_SAMPLES)
-    wave = _resampled_mean(total, channels, rate, sample_rate)
+    channel_sum, rate, channels, problem = _read_channel_sum(str(path), max_s + TAIL_S, BLOCK_SAMPLES)
+    if problem:  # the block with the error is lost: small blocks lose fewer samples before it
+        channel_sum, rate, channels, problem = _read_channel_sum(str(path), max_s + TAIL_S, SMALL_BLOCK_SAMPLES)
+    wave = _resampled_mean(channel_sum, channels, rate, sample_rate)
     if len(wave) and not (wave.min() > -MAX_AMPLITUDE and wave.max() < MAX_AMPLITUDE):  # true for NaN, too
         problem = problem or INVALID_SAMPLES
-        total = total[: (np.abs(total) < MAX_AMPLITUDE).argmin()]
-        wave = _resampled_mean(total, channels, rate, sample_rate)
-    if problem and len(total) < MIN_USABLE_S * rate:
+        channel_sum = channel_sum[: (np.abs(channel_sum) < MAX_AMPLITUDE).argmin()]
+        wave = _resampled_mean(channel_sum, channels, rate, sample_rate)
+    if problem and len(channel_sum) < MIN_USABLE_S * rate:
         wave = wave[:0]
     wave = wave[: math.ceil(max_s * sample_rate)]
     return DecodedAudio(wave, rate, channels, problem or (None if len(wave) else "contains no audio"))
 
 
 def stream_audio(path: str | Path, sample_rate: int) -> Iterator[np.ndarray]:
-    """A whole file of any length, piece by piece, each of shape (T,), perhaps empty: the samples that `decode` gives.
+    """Decode a file of any length in blocks of shape (T,), possibly empty: together the samples that `decode` returns.
 
-    Raises DecodeError, of a flaw in the middle after all that was good before it. Memory does not depend on the length.
+    Raises DecodeError; at an error in the middle, after all samples before it. Memory does not depend on the length.
     """
     resampler, channels, problem = None, 1, "contains no audio"
     try:
@@ -94,11 +94,11 @@ def stream_audio(path: str | Path, sample_rate: int) -> Iterator[np.ndarray]:
             if not resampler:
                 _check_rate(rate)
                 resampler, channels, problem = soxr.ResampleStream(rate, sample_rate, 1), block.shape[1], None  # HQ
-            total = np.empty(len(block), np.float32)
-            _add_channels(block, total)
-            good = _num_valid(total, MAX_AMPLITUDE * channels)
-            yield resampler.resample_chunk(total[:good]) * np.float32(1 / channels)
-            if good < len(total):
+            channel_sum = np.empty(len(block), np.float32)
+            _add_channels(block, channel_sum)
+            num_valid = _num_valid(channel_sum, MAX_AMPLITUDE * channels)
+            yield resampler.resample_chunk(channel_sum[:num_valid]) * np.float32(1 / channels)
+            if num_valid < len(channel_sum):
                 raise InputError(INVALID_SAMPLES)
     except InputError as error:
         problem = str(error)
@@ -108,23 +108,23 @@ def stream_audio(path: str | Path, sample_rate: int) -> Iterator[np.ndarray]:
         raise DecodeError(f"{path}: {problem}")
 
 
-def _num_valid(wave: np.ndarray, loudest: float) -> int:
-    """How many samples come before the first absurd one."""
-    if wave.min(initial=0) > -loudest and wave.max(initial=0) < loudest:  # false for NaN, too
+def _num_valid(wave: np.ndarray, max_amplitude: float) -> int:
+    """Number of samples before the first that is not finite or too large."""
+    if wave.min(initial=0) > -max_amplitude and wave.max(initial=0) < max_amplitude:  # false for NaN, too
         return len(wave)
-    return int((np.abs(wave) < loudest).argmin())
+    return int((np.abs(wave) < max_amplitude).argmin())
 
 
-def _resampled_mean(total: np.ndarray, channels: int, rate: int, sample_rate: int) -> np.ndarray:
-    """A sum over channels as their mean at another rate; scaled last, where there are fewer samples."""
-    if len(total) == 0:
-        return total
-    wave = total.copy() if rate == sample_rate else soxr.resample(total, rate, sample_rate, quality="HQ")
+def _resampled_mean(channel_sum: np.ndarray, channels: int, rate: int, sample_rate: int) -> np.ndarray:
+    """The mean over channels at another sample rate; scaled after resampling, where there are fewer samples."""
+    if len(channel_sum) == 0:
+        return channel_sum
+    wave = channel_sum.copy() if rate == sample_rate else soxr.resample(channel_sum, rate, sample_rate, quality="HQ")
     return np.multiply(wave, np.float32(1 / channels), out=wave)
 
 
 def header_duration_s(path: Path) -> float | None:
-    """The length in s that a file's header claims; None where it claims none, or an absurd one."""
+    """Duration in s claimed by a file's header; None if it claims none or an implausible one."""
     if path.suffix.lower() in pyav.SUFFIXES:
         return pyav.header_duration_s(path)
     with _native_stderr_silenced(), contextlib.suppress(soundfile.SoundFileError, RuntimeError):
@@ -134,54 +134,55 @@ def header_duration_s(path: Path) -> float | None:
 
 
 def conform(wave: np.ndarray, num_samples: int) -> np.ndarray:
-    """Cut or repeat a wave, shape (T,), to exactly `num_samples`."""
+    """Trim a wave, shape (T,), or repeat it, to exactly `num_samples`."""
     if len(wave) == 0:
         raise ValueError("an empty wave cannot be repeated")
     return wave[:num_samples] if len(wave) >= num_samples else np.resize(wave, num_samples)
 
 
 def _read_channel_sum(path: str, max_s: float, block_samples: int) -> tuple[np.ndarray, int, int, str | None]:
-    """The sum over channels, shape (T,), of all that can be read; rate, channels, flaw."""
-    total, frames, rate, channels, problem = np.empty(0, np.float32), 0, 0, 0, None
+    """(sum over channels of the readable samples, shape (T,); sample rate; number of channels; reason of an error)."""
+    channel_sum, frames, rate, channels, problem = np.empty(0, np.float32), 0, 0, 0, None
     try:
         for rate, block in _uniform_blocks(path, block_samples):
             if not frames:
                 channels = block.shape[1]
                 _check_rate(rate)
-                total = np.empty(math.ceil(max_s * rate), np.float32)  # takes memory only as it fills
-            frames += _add_channels(block, total[frames:])
-            if frames == len(total):
+                channel_sum = np.empty(math.ceil(max_s * rate), np.float32)  # takes memory only as it fills
+            frames += _add_channels(block, channel_sum[frames:])
+            if frames == len(channel_sum):
                 break
     except InputError as error:
         problem = str(error)
-    return total[:frames], rate, channels, problem
+    return channel_sum[:frames], rate, channels, problem
 
 
 def _uniform_blocks(path: str, block_samples: int) -> Iterator[tuple[int, np.ndarray]]:
-    """`_blocks` of a path or URL, of one rate and number of channels; decoders are silenced only while they work."""
-    frames, form = 0, None
-    with remote.local_copy(path) as place:
-        blocks = _blocks(place, block_samples)
+    """`_blocks` of a path or URL, checked for constant format; standard error is silenced only during decoding."""
+    frames, audio_format = 0, None
+    with remote.local_copy(path) as local_path:
+        blocks = _blocks(local_path, block_samples)
         try:
             while True:
                 with _native_stderr_silenced():
                     rate, block = next(blocks, (0, None))
                 if block is None:
                     return
-                form = form or (rate, block.shape[1])
-                if form != (rate, block.shape[1]):
-                    raise InputError(f"changes from {form[0]} Hz, {form[1]} channels to {rate} Hz, {block.shape[1]}")
+                audio_format = audio_format or (rate, block.shape[1])
+                if audio_format != (rate, block.shape[1]):
+                    previous = f"{audio_format[0]} Hz, {audio_format[1]} channels"
+                    raise InputError(f"changes from {previous} to {rate} Hz, {block.shape[1]}")
                 frames += len(block)
                 yield rate, block
         except InputError as error:
-            told = str(error)
-            raise InputError(
-                told.replace(UNREADABLE, f"broken after {frames / form[0]:.1f} s") if frames else told
-            ) from None
+            message = str(error)
+            if frames:
+                message = message.replace(UNREADABLE, f"decoding failed after {frames / audio_format[0]:.1f} s")
+            raise InputError(message) from None
 
 
 def _add_channels(block: np.ndarray, out: np.ndarray) -> int:
-    """Sum a block into the beginning of `out`; channel by channel is 20 times as fast as `block.sum(axis=1)`."""
+    """Write a block's channel sum to the beginning of `out`, return its length; 20 times as fast as `.sum(axis=1)`."""
     block = block[: len(out)]
     out = out[: len(block)]
     if block.shape[1] == 1:
@@ -194,7 +195,7 @@ def _add_channels(block: np.ndarray, out: np.ndarray) -> int:
 
 
 def _blocks(path: Path, block_samples: int) -> Iterator[tuple[int, np.ndarray]]:
-    """Sample rate in Hz and samples, shape (frames, channels), float32, piece by piece. Raises InputError."""
+    """Yield (sample rate in Hz, samples, shape (frames, channels), float32) per block. Raises InputError."""
     _check_readable(path)
     if path.suffix.lower() in pyav.SUFFIXES:
         yield from pyav.decode_blocks(path)
@@ -205,7 +206,7 @@ def _blocks(path: Path, block_samples: int) -> Iterator[tuple[int, np.ndarray]]:
             while len(block := file.read(frames, dtype="float32", always_2d=True)):
                 yield file.samplerate, block
     except (soundfile.SoundFileError, RuntimeError, OSError, TypeError) as error:  # TypeError: headerless .raw
-        raise InputError(f"{UNREADABLE} ({_reason(path, error)})") from None
+        raise InputError(f"{UNREADABLE} ({_libsndfile_reason(path, error)})") from None
 
 
 def _check_rate(rate: int) -> None:
@@ -214,7 +215,7 @@ def _check_rate(rate: int) -> None:
 
 
 def _check_readable(path: Path) -> None:
-    """A pipe would block, a device may never end: look before opening."""
+    """Checked before opening: a pipe would block, a device may be endless."""
     try:
         info = os.stat(path)
     except (OSError, ValueError) as error:
@@ -227,22 +228,22 @@ def _check_readable(path: Path) -> None:
         raise InputError("no permission to read it")
 
 
-def _reason(path: Path, error: Exception) -> str:
-    """libsndfile's reason, except where it is known to mislead."""
+def _libsndfile_reason(path: Path, error: Exception) -> str:
+    """libsndfile's error message, except where it is known to be misleading."""
     reason = getattr(error, "error_string", str(error)).strip().rstrip(".")
-    if "does not exist" in reason:  # what it says of an mp3 that it cannot parse
+    if "does not exist" in reason:  # its message for an mp3 that it cannot parse
         return f"its content is no {path.suffix.lstrip('.').lower() or 'audio'} stream"
     return reason
 
 
 @contextlib.contextmanager
 def _native_stderr_silenced() -> Iterator[None]:
-    """mpg123 inside libsndfile writes notes of its own to file descriptor 2; what matters comes back as an error."""
-    kept, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, 2)
+    """mpg123 inside libsndfile writes warnings to file descriptor 2; errors are raised all the same."""
+    saved_fd, null_fd = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null_fd, 2)
     try:
         yield
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(null)
+        os.dup2(saved_fd, 2)
+        os.close(saved_fd)
+        os.close(null_fd)

@@ -1,4 +1,4 @@
-"""Decoding processes that may hang or crash without harm: the file is lost, the process replaced, the run goes on."""
+"""A pool of decoding processes that may hang or crash: one result is lost, the worker process is replaced."""
 
 import collections
 import contextlib
@@ -14,43 +14,43 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 
 class WorkerLost(Exception):
-    """A process that crashed or hung over its work; says which."""
+    """A worker process that crashed or timed out; the message holds which."""
 
 
 def num_processes(workers: int) -> int:
-    """How many of `workers` processes this machine has cores for."""
+    """`workers`, limited to the number of CPU cores."""
     return min(workers, os.cpu_count() or 1)
 
 
 class WorkerPool(contextlib.AbstractContextManager):
-    """Calls functions in `workers` processes, which start when first needed; 0 calls them here and now, unguarded."""
+    """Calls functions in `workers` processes, started lazily; 0 calls them synchronously in this process."""
 
     def __init__(self, workers: int, timeout_s: float):
         self.workers, self.timeout_s = num_processes(workers), timeout_s
-        self._threads = ThreadPoolExecutor(max(1, self.workers), "decoding")  # each minds one process
-        self._own = threading.local()
-        self._desks: list[WorkerProcess] = []
+        self._threads = ThreadPoolExecutor(max(1, self.workers), "decoding")  # one per process
+        self._thread_local = threading.local()
+        self._processes: list[WorkerProcess] = []
 
     def __exit__(self, *exc) -> None:
-        for desk in self._desks:
-            desk.kill()
+        for process in self._processes:
+            process.kill()
         self._threads.shutdown(cancel_futures=True)
-        for desk in self._desks:
-            desk.close()
+        for process in self._processes:
+            process.close()
 
     def submit(self, function: Callable, *arguments) -> Future:
-        """The result of a call to come; it raises WorkerLost where its process crashed or took over `timeout_s`."""
+        """The future result of a call; it raises WorkerLost if its process crashed or took longer than `timeout_s`."""
         if self.workers:
             return self._threads.submit(self._call, function, arguments)
-        done: Future = Future()
+        future: Future = Future()
         try:
-            done.set_result(function(*arguments))
+            future.set_result(function(*arguments))
         except Exception as error:
-            done.set_exception(error)
-        return done
+            future.set_exception(error)
+        return future
 
     def in_order(self, calls: Iterable[tuple]) -> Iterator[Future]:
-        """`submit` for each (function, arguments ...), a few beyond those that run, in the order given."""
+        """`submit` for each (function, arguments ...), with a bounded queue; yields the futures in the given order."""
         pending: collections.deque[Future] = collections.deque()
         for call in calls:
             pending.append(self.submit(*call))
@@ -59,56 +59,56 @@ class WorkerPool(contextlib.AbstractContextManager):
         yield from pending
 
     def _call(self, function: Callable, arguments: tuple):
-        if not hasattr(self._own, "desk"):
-            self._own.desk = WorkerProcess(self.timeout_s)
-            self._desks.append(self._own.desk)
-        return self._own.desk.call(function, arguments)
+        if not hasattr(self._thread_local, "process"):
+            self._thread_local.process = WorkerProcess(self.timeout_s)
+            self._processes.append(self._thread_local.process)
+        return self._thread_local.process.call(function, arguments)
 
 
 class WorkerProcess:
-    """One process and the pipe to it."""
+    """One worker process and the connection to it."""
 
     def __init__(self, timeout_s: float):
         self.timeout_s, self._closed = timeout_s, False
         self._process: subprocess.Popen | None = None
 
     def call(self, function: Callable, arguments: tuple):
-        if self._process and self._process.poll() is not None:  # killed while idle: no fault of this file
-            self._end()
+        if self._process and self._process.poll() is not None:  # killed while idle: not caused by this call
+            self._terminate()
         if not self._process:
             self._start()
         try:
-            self._pipe.send((function, arguments))
-            if not self._pipe.poll(self.timeout_s):
-                self._end()
-                raise WorkerLost(f"its decoder hung (no answer within {self.timeout_s:g} s)")
-            result, error = self._pipe.recv()
+            self._connection.send((function, arguments))
+            if not self._connection.poll(self.timeout_s):
+                self._terminate()
+                raise WorkerLost(f"its decoder hung (no result within {self.timeout_s:g} s)")
+            result, exception = self._connection.recv()
         except (EOFError, ConnectionError):
-            raise WorkerLost(f"its decoder crashed ({self._end()})") from None
-        if error:
-            raise error
+            raise WorkerLost(f"its decoder crashed ({self._terminate()})") from None
+        if exception:
+            raise exception
         return result
 
     def _start(self) -> None:
-        """A fresh interpreter: safe beside CUDA and threads, and free of whatever the main script imports."""
+        """A new interpreter, no fork: safe with CUDA and threads, and without the imports of the main script."""
         if self._closed:
             raise WorkerLost("the pool is closed")
-        self._pipe, theirs = multiprocessing.Pipe()
-        lifeline, self._lifeline = os.pipe()
+        self._connection, child_connection = multiprocessing.Pipe()
+        parent_alive_fd, self._alive_fd = os.pipe()  # its end of file signals the parent's exit
         serve = f"import sys; sys.path[:] = {sys.path!r}; from melgpu.audio import worker; worker.serve"
-        command = [sys.executable, "-c", f"{serve}({theirs.fileno()}, {lifeline})"]
-        self._scratch = tempfile.TemporaryDirectory(prefix="melgpu-")  # what it fetches goes with it
+        command = [sys.executable, "-c", f"{serve}({child_connection.fileno()}, {parent_alive_fd})"]
+        self._scratch = tempfile.TemporaryDirectory(prefix="melgpu-")  # its downloads are deleted with it
         self._process = subprocess.Popen(
             command,
-            pass_fds=(theirs.fileno(), lifeline),
-            process_group=0,  # out of Ctrl-C's reach
+            pass_fds=(child_connection.fileno(), parent_alive_fd),
+            process_group=0,  # Ctrl-C is not sent to it
             env={**os.environ, "TMPDIR": self._scratch.name},
         )
-        theirs.close()
-        os.close(lifeline)
+        child_connection.close()
+        os.close(parent_alive_fd)
 
-    def _end(self) -> str:
-        """Kill the process; what it had died of."""
+    def _terminate(self) -> str:
+        """Kill the process; returns the signal or exit code that it ended with."""
         process, self._process = self._process, None
         if process is None:
             return "stopped"
@@ -116,16 +116,16 @@ class WorkerProcess:
             process.wait(0.2)
         process.kill()
         code = process.wait()
-        self._pipe.close()
-        os.close(self._lifeline)
+        self._connection.close()
+        os.close(self._alive_fd)
         self._scratch.cleanup()
         return signal.Signals(-code).name if code < 0 else f"exit code {code}"
 
     def kill(self) -> None:
-        """From another thread: ends what the process does, and it starts no more."""
+        """Callable from another thread: aborts the current call and prevents a restart."""
         self._closed = True
         if process := self._process:
             process.kill()
 
     def close(self) -> None:
-        self._end()
+        self._terminate()

@@ -1,4 +1,4 @@
-"""Audio in containers that libsndfile does not read (m4a, aac, amr, wma, ...), through PyAV, an optional extra."""
+"""Decoding of containers that libsndfile does not read (m4a, aac, amr, wma, ...) with PyAV, an optional dependency."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +12,7 @@ SUFFIXES = (".m4a", ".mp4", ".aac", ".amr", ".wma", ".webm", ".mka")
 
 
 def decode_blocks(path: Path) -> Iterator[tuple[int, np.ndarray]]:
-    """Sample rate in Hz and samples, shape (frames, channels), float32, piece by piece. Raises InputError."""
+    """Yield (sample rate in Hz, samples, shape (frames, channels), float32) per block. Raises InputError."""
     try:
         import av
     except ImportError:
@@ -21,10 +21,10 @@ def decode_blocks(path: Path) -> Iterator[tuple[int, np.ndarray]]:
         with av.open(str(path), metadata_errors="ignore") as container:
             if not container.streams.audio:
                 raise InputError("contains no audio")
-            as_float = av.AudioResampler(format="fltp")
+            to_float = av.AudioResampler(format="fltp")
             for frame in container.decode(audio=0):
-                for part in as_float.resample(frame):
-                    yield part.sample_rate, part.to_ndarray().T
+                for float_frame in to_float.resample(frame):
+                    yield float_frame.sample_rate, float_frame.to_ndarray().T
     except (av.FFmpegError, ValueError) as error:
         if isinstance(error, InputError):
             raise
@@ -32,7 +32,7 @@ def decode_blocks(path: Path) -> Iterator[tuple[int, np.ndarray]]:
 
 
 def header_duration_s(path: Path) -> float | None:
-    """The length in s that a file's header claims; None where it claims none."""
+    """Duration in s claimed by a file's header; None if it claims none."""
     import av
 
     with av.open(str(path), metadata_errors="ignore") as container:

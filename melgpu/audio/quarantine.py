@@ -1,4 +1,4 @@
-"""Which files are broken, why, and how much of each was saved: the record that a run keeps of them."""
+"""The quarantine: a CSV file of the audio files with errors, with the reason and the usable duration of each."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ COLUMNS = ("file", "reason", "usable_s")
 
 @dataclass(frozen=True)
 class AudioError:
-    """What is wrong with a file; `salvaged_s` of its beginning are in use, 0 where nothing is."""
+    """The error of an audio file; the `usable_s` before it are used, 0 if there is no usable audio."""
 
     path: str
     reason: str
@@ -27,37 +27,37 @@ class AudioError:
 
 
 def record_errors(path: Path, audio_errors: Iterable[AudioError]) -> None:
-    """Add flaws to the record in a file; what it says of the same files is replaced. No flaws, no file."""
-    known = {audio_error.path: audio_error for audio_error in load_errors(path)}
-    found = known | {audio_error.path: audio_error for audio_error in audio_errors}
-    if found == known:
+    """Add errors to a quarantine file; earlier errors of the same audio files are replaced. Without errors, no file."""
+    recorded = {audio_error.path: audio_error for audio_error in load_errors(path)}
+    updated = recorded | {audio_error.path: audio_error for audio_error in audio_errors}
+    if updated == recorded:
         return
     rows = (
         (audio_error.path, audio_error.reason, f"{audio_error.usable_s:.1f}")
-        for _, audio_error in sorted(found.items())
+        for _, audio_error in sorted(updated.items())
     )
     files.write_csv(path, COLUMNS, rows)
 
 
 def load_errors(path: Path) -> list[AudioError]:
-    """What `note` wrote; nothing where there is no file. Raises InputError for a foreign one."""
+    """The errors that `record_errors` wrote; none if there is no file. Raises InputError for a malformed one."""
     if not path.exists():
         return []
-    with files.read_csv(path, "a quarantine", COLUMNS) as (_, rows):
-        return [AudioError(name, reason, float(salvaged_s)) for name, reason, salvaged_s in rows]
+    with files.read_csv(path, "a quarantine file", COLUMNS) as (_, rows):
+        return [AudioError(audio_path, reason, float(usable_s)) for audio_path, reason, usable_s in rows]
 
 
 def check_error_rate(audio_errors: dict[str, AudioError], num_files: int, max_fraction: float) -> None:
-    """Raise InputError where more than a fraction of all files is broken."""
+    """Raise InputError if more than a fraction of all files has errors."""
     if len(audio_errors) > max_fraction * num_files:
         problem = (
-            f"{len(audio_errors)} of {num_files} files are broken, "
+            f"{len(audio_errors)} of {num_files} files have errors, "
             f"more than loader.max_error_fraction = {max_fraction:g} allows"
         )
         raise InputError([*map(str, audio_errors.values()), problem])
 
 
 def summarize(audio_errors: list[AudioError], path: Path) -> str:
-    """One line for the reader."""
-    kept = sum(not audio_error.unusable for audio_error in audio_errors)
-    return f"{len(audio_errors)} broken files in quarantine, {kept} of them used up to their flaw: {path}"
+    """One line for the console."""
+    num_usable = sum(not audio_error.unusable for audio_error in audio_errors)
+    return f"{len(audio_errors)} files with errors in quarantine, {num_usable} of them used up to the error: {path}"

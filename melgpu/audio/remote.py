@@ -1,6 +1,6 @@
-"""Audio files behind URLs (s3://, gs://, https://, ...), through fsspec, which is an optional extra.
+"""Audio files at URLs (s3://, gs://, https://, ...), downloaded with fsspec, an optional dependency.
 
-A URL is fetched into a temporary file for as long as it is read, so memory stays bounded and every decoder works.
+A URL is downloaded to a temporary file while it is read, so memory is bounded and every decoder works.
 """
 
 import os
@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 
 from melgpu.errors import InputError
 
-RETRY_DELAYS_S = (1, 4)  # before a fetch that failed is tried again
+RETRY_DELAYS_S = (1, 4)  # between attempts at a download
 
 
 def is_url(path: str) -> bool:
@@ -21,38 +21,38 @@ def is_url(path: str) -> bool:
 
 
 def absolute_path(path: str) -> str:
-    """A path that holds from any folder; a URL as it is."""
+    """The absolute path of a path; a URL unchanged."""
     return path if is_url(path) else os.path.abspath(path)
 
 
 def file_suffix(path: str) -> str:
-    """The lower-case suffix of a path or URL, with its dot; a URL's query does not count."""
+    """The lower-case suffix of a path or URL, with its dot; a URL's query is ignored."""
     return PurePosixPath(path.split("?")[0] if is_url(path) else path).suffix.lower()
 
 
 @contextmanager
 def local_copy(path: str) -> Iterator[Path]:
-    """A file of this machine with the content of `path`. Raises InputError and OSError."""
+    """A local file with the content of a path or URL. Raises InputError and OSError."""
     if not is_url(path):
         yield Path(path)
         return
     with tempfile.TemporaryDirectory(prefix="melgpu-") as folder:
-        place = Path(folder) / f"fetched{file_suffix(path)}"
-        _download(path, place)
-        yield place
+        local_path = Path(folder) / f"download{file_suffix(path)}"
+        _download(path, local_path)
+        yield local_path
 
 
-def _download(url: str, place: Path) -> None:
+def _download(url: str, local_path: Path) -> None:
     try:
         import fsspec
     except ImportError:
         raise InputError("URLs need fsspec: pip install 'melgpu[remote]'") from None
-    for pause_s in (*RETRY_DELAYS_S, None):
+    for delay_s in (*RETRY_DELAYS_S, None):
         try:
-            system, name = fsspec.core.url_to_fs(url)
-            system.get_file(name, str(place))
+            filesystem, remote_path = fsspec.core.url_to_fs(url)
+            filesystem.get_file(remote_path, str(local_path))
             return
-        except Exception as error:  # every protocol has errors of its own
-            if pause_s is None or isinstance(error, FileNotFoundError | PermissionError | ValueError):
-                raise InputError(f"cannot be fetched ({error})") from None
-            time.sleep(pause_s)
+        except Exception as error:  # every protocol has its own exceptions
+            if delay_s is None or isinstance(error, FileNotFoundError | PermissionError | ValueError):
+                raise InputError(f"cannot be downloaded ({error})") from None
+            time.sleep(delay_s)

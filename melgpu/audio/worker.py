@@ -1,6 +1,6 @@
-"""What a decoding process runs: one file at a time to PCM in a file that its parent reads.
+"""The main loop and the functions of a decoding worker process, which writes PCM to a file that its parent reads.
 
-Free of torch, so that it starts fast.
+Does not import torch, so that it starts fast.
 """
 
 import os
@@ -16,18 +16,18 @@ import numpy as np
 from melgpu.audio.decode import conform, read_audio
 from melgpu.audio.quarantine import AudioError
 
-MAX_BYTES = 4 << 30  # what a decoder may take beyond the process's own; then the file is broken, not the machine
+MAX_BYTES = 4 << 30  # address space of a decoder, beyond that of the process; a file that needs more has an error
 
 
 def check_file(path: str, sample_rate: int, num_samples: int) -> AudioError | None:
-    """What is wrong with a file, found by decoding as much of it as a track needs; None where it is well."""
+    """The error of a file, found by decoding as much of it as a track needs; None if there is none."""
     return _read(path, sample_rate, num_samples)[1]
 
 
 def decode_to_file(path: str, sample_rate: int, num_samples: int, target: str, offset: int) -> AudioError | None:
     """Decode a file, conform it to `num_samples` and write them, float32, into a file at an offset in bytes.
 
-    Returns the file's flaw; of one that gives nothing nothing is written. Raises OSError (a full disk).
+    Returns the file's error, if any; nothing is written if there is no usable audio. Raises OSError (a full disk).
     """
     wave, audio_error = _read(path, sample_rate, num_samples)
     if len(wave):
@@ -37,12 +37,12 @@ def decode_to_file(path: str, sample_rate: int, num_samples: int, target: str, o
 
 def _read(path: str, sample_rate: int, num_samples: int) -> tuple[np.ndarray, AudioError | None]:
     try:
-        sound = read_audio(path, sample_rate, num_samples / sample_rate)
+        audio = read_audio(path, sample_rate, num_samples / sample_rate)
     except MemoryError:
-        return np.empty(0, np.float32), AudioError(path, "its decoder asks for more memory than is sane", 0.0)
-    except Exception as error:  # a file that surprises its decoder is broken, not the run
+        return np.empty(0, np.float32), AudioError(path, "its decoder exceeds the memory limit", 0.0)
+    except Exception as error:  # an unexpected exception is an error of the file, not of the run
         return np.empty(0, np.float32), AudioError(path, f"not readable as audio ({error})", 0.0)
-    return sound.wave, AudioError(path, sound.error, round(len(sound.wave) / sample_rate, 1)) if sound.error else None
+    return audio.wave, AudioError(path, audio.error, round(len(audio.wave) / sample_rate, 1)) if audio.error else None
 
 
 def _write(wave: np.ndarray, target: str, offset: int) -> None:
@@ -58,39 +58,39 @@ def _write(wave: np.ndarray, target: str, offset: int) -> None:
         os.close(file)
 
 
-def serve(requests: int, lifeline: int) -> None:
-    """A decoding process: answer (function, arguments) with (result, None) or (None, error) until the parent goes.
+def serve(connection_fd: int, parent_alive_fd: int) -> None:
+    """Main loop: receive (function, arguments), send (result, None) or (None, exception), until the parent exits.
 
-    `requests` is the descriptor of a socket, `lifeline` that of a pipe which ends with the parent. Ctrl-C is the
-    parent's business.
+    `connection_fd` is the descriptor of a socket, `parent_alive_fd` that of a pipe which ends when the parent exits.
+    Ctrl-C is handled by the parent.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, args=(lifeline,), daemon=True).start()
+    threading.Thread(target=_exit_with_parent, args=(parent_alive_fd,), daemon=True).start()
     _limit_memory()
-    connection = Connection(requests)
+    connection = Connection(connection_fd)
     while True:
         try:
             function, arguments = connection.recv()
         except EOFError:
             return
         try:
-            answer = function(*arguments), None
+            response = function(*arguments), None
         except Exception as error:
-            answer = None, error
+            response = None, error
         try:
-            connection.send(answer)
+            connection.send(response)
         except (TypeError, AttributeError, pickle.PicklingError) as error:
-            connection.send((None, RuntimeError(f"{answer!r} cannot be sent ({error})")))
+            connection.send((None, RuntimeError(f"{response!r} cannot be sent ({error})")))
 
 
 def _limit_memory() -> None:
     pages = int(Path("/proc/self/statm").read_text().split()[0])
-    most = pages * resource.getpagesize() + MAX_BYTES
+    soft = pages * resource.getpagesize() + MAX_BYTES
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
+    resource.setrlimit(resource.RLIMIT_AS, (soft if hard == resource.RLIM_INFINITY else min(soft, hard), hard))
 
 
-def _end_with_parent(lifeline: int) -> None:
-    """A busy worker would outlive a parent that is killed."""
-    os.read(lifeline, 1)
+def _exit_with_parent(parent_alive_fd: int) -> None:
+    """Exit when the parent does; a busy worker would outlive a parent that is killed."""
+    os.read(parent_alive_fd, 1)
     os._exit(1)

@@ -1,1 +1,1 @@
-"""Command lines to work done and an exit code: the parsers and mains of train.py, predict.py and stack.py."""
+"""The command-line interfaces of train.py, predict.py and stack.py: parsers and mains."""

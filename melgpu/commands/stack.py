@@ -1,4 +1,4 @@
-"""Stack the networks of a run's current round: scores, pseudo labels for the next round, in the end submission.csv."""
+"""Stack the networks of a run's current round: scores, pseudo labels for the next round, finally submission.csv."""
 
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -10,10 +10,10 @@ if TYPE_CHECKING:
 
 EPILOG = """examples:
   python stack.py --run runs/mine
-  python stack.py --run runs/mine --without-pseudo     a round trained without pseudo labels, to see what they change
+  python stack.py --run runs/mine --without-pseudo     a round without pseudo labels, for a comparison
 
-Needs the predictions of every network of the round (predict.py). Labels of test sets, where their CSVs have them, are
-used for the scores alone. report.html is written at the end of each round, and anew by later calls."""
+Needs the predictions of every network of the round (predict.py). Labels of test sets, if their CSVs have them, are
+used for scores only. report.html is written at the end of each round, and again by later calls."""
 
 
 def main() -> None:
@@ -23,26 +23,26 @@ def main() -> None:
     from melgpu.runs.folder import open_run
 
     run = open_run(args.run, args.overrides, args.without_pseudo)
-    number = run.current_round
-    if number is None:
-        number = len(run.recipe.rounds)
+    round_number = run.current_round
+    if round_number is None:
+        round_number = len(run.recipe.rounds)
     else:
         stack_current_round(run)
-    tables.show_scores(run, number)
+    tables.show_scores(run, round_number)
     write_report(run)
     if run.current_round:
-        console.say(f"Round {number} is done. Next: python train.py {run.flags}")
+        console.say(f"Round {round_number} is done. Next: python train.py {run.flags}")
         return
     if not args.without_pseudo:
         for path in run.submissions.values():
             console.say(f"Submission: {path}")
     if not run.submissions:
-        console.say("No submission: the run was begun without --test and --private")
-    console.say(f"For music of your own: python predict.py {run.flags} song.mp3 folder/")
+        console.say("No submission: the run was created without --test and --private")
+    console.say(f"To classify new music: python predict.py {run.flags} song.mp3 folder/")
 
 
 def stack_current_round(run: "Run") -> None:
-    """Stack a round; where that cannot be done yet, the report shows the earlier ones before InputError is raised."""
+    """Stack a round; if that raises InputError, the report of the earlier rounds is written first."""
     from melgpu.errors import InputError
     from melgpu.stacking.round import stack_round
 
@@ -55,7 +55,7 @@ def stack_current_round(run: "Run") -> None:
 
 
 def write_report(run: "Run") -> None:
-    """Write the report; whatever is wrong with it costs nothing but the report."""
+    """Write the report; an exception is printed, and the command continues without a report."""
     from melgpu import console
     from melgpu.errors import one_line
     from melgpu.report import html

@@ -8,13 +8,13 @@ from melgpu import cli
 EPILOG = """examples:
   python train.py --run runs/mine --labels music/                     a folder with one sub-folder a class
   python train.py --run runs/zalo --data audio/ --labels train.csv --test test.csv --private private.csv
-  python train.py --run runs/mine --labels music/ --check             what is in there? nothing is made
-  python train.py --run runs/mine                                     go on with the current round
-  python train.py --run runs/mine --backbone resnet50 --fold 2        just this network and fold
-  torchrun --nproc-per-node 4 -- train.py --run runs/mine             on four GPUs (mind the two dashes)
+  python train.py --run runs/mine --labels music/ --check             check the data set only
+  python train.py --run runs/mine                                     resume the current round
+  python train.py --run runs/mine --backbone resnet50 --fold 2        this network and fold only
+  torchrun --nproc-per-node 4 -- train.py --run runs/mine             on four GPUs (with the two dashes)
 
-A new run needs --labels; its recipe (default: zalo2019) and tracks are kept in the run's folder, and later calls need
-only --run. Finished networks are skipped, an interrupted one goes on where it was."""
+A new run needs --labels; its recipe (default: zalo2019) and tracks are saved in the run folder, and later calls need
+only --run. Finished networks are skipped, an interrupted one is resumed."""
 
 
 def parse_args() -> argparse.Namespace:
@@ -23,15 +23,15 @@ def parse_args() -> argparse.Namespace:
     new.add_argument("--labels", type=Path, metavar="CSV_OR_DIR", help="training tracks: file,label or class folders")
     new.add_argument("--test", type=Path, metavar="CSV_OR_DIR", help="the public test set, source of pseudo labels")
     new.add_argument("--private", type=Path, metavar="CSV_OR_DIR", help="the private test set")
-    new.add_argument("--data", metavar="DIR_OR_URL", help="where the files that the CSVs name lie")
+    new.add_argument("--data", metavar="DIR_OR_URL", help="folder or URL of the files that the CSVs name")
     new.add_argument(
         "--recipe",
         action="append",
         default=[],
         metavar="NAME_OR_FILE",
-        help="zalo2019 (the default), demo, modern, scratch or a TOML file; several are laid over each other",
+        help="zalo2019 (the default), demo, modern, scratch or a TOML file; several are merged in order",
     )
-    new.add_argument("--check", action="store_true", help="only look: list what is odd or wrong with the tracks")
+    new.add_argument("--check", action="store_true", help="only report on the data set: formats, duplicates, problems")
     part = parser.add_argument_group("part of a round")
     part.add_argument("--backbone", help="train this network only")
     part.add_argument("--fold", type=int, help="train this fold only")
@@ -49,8 +49,8 @@ def main() -> int:
     if args.check:
         return 2 if setup.check_dataset(request, source) else 0
     with distributed.init_distributed(cli.select_device(args.device)) as device:
-        console.silence(not distributed.is_main_process())
+        console.set_quiet(not distributed.is_main_process())
         run = setup.open_or_create(request, source, str(device)) if distributed.is_main_process() else None
-        distributed.barrier()  # until there is a run
+        distributed.barrier()  # until the main process has created the run
         train_round(run or setup.reopen(request), args.backbone, args.fold, device)
     return 0

@@ -1,1 +1,1 @@
-"""Lists of tracks to shuffled batches of windows on the device."""
+"""Source lists to shuffled batches of windows on the device."""

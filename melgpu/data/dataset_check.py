@@ -1,6 +1,6 @@
-"""What is in a set of audio files, told from the first seconds of each: rates, lengths, silence, duplicates.
+"""Check of a data set, from the first seconds of each file: sample rates, lengths, silence, duplicates.
 
-Free of torch: its `look` runs in decoding processes.
+Free of torch: `inspect_file` runs in decoding processes.
 """
 
 import collections
@@ -9,6 +9,7 @@ import hashlib
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,17 +21,22 @@ from melgpu.audio.pool import WorkerLost, WorkerPool
 from melgpu.console import duration, say
 from melgpu.data.manifest import Manifest
 
-RATE = 8_000  # Hz; a print needs no more
-SILENT = 1e-4  # -80 dB of full scale
-PIECE = 1 << 16  # bytes of a file's head, middle and end that tell its content
+SAMPLE_RATE = 8_000  # Hz; a fingerprint needs no more
+SILENCE_LEVEL = 1e-4  # -80 dB of full scale
+HASHED_BYTES = 1 << 16  # of a file's head, middle and end each
 
 
 @dataclass(frozen=True)
 class FileSummary:
-    """What the first `fingerprint.LISTEN_S` of a file say.
+    """Properties of a file, from its first `fingerprint.EXCERPT_S`.
 
-    `source_rate` in Hz and `channels`, 0 where nothing could be read; `length_s` as its header has it, None where that
-    is absurd; `content`, equal for files of equal content; `print`, see `fingerprint`.
+    error : what is wrong with the file, None if nothing is
+    source_rate : in Hz, 0 where nothing could be decoded
+    channels : 0 likewise
+    length_s : as claimed by the header, None where that is implausible
+    is_silent : whether the excerpt never exceeds `SILENCE_LEVEL`
+    content : hash that is equal for files of equal content; empty for a file with an error
+    fingerprint : shape (F,) uint32, see `melgpu.audio.fingerprint`
     """
 
     error: str | None
@@ -43,107 +49,116 @@ class FileSummary:
 
 
 def inspect_file(path: str) -> FileSummary:
-    """Listen to the beginning of one file."""
+    """Decode the beginning of one file."""
     try:
-        with remote.local_copy(path) as place:
-            sound = read_audio(place, RATE, fingerprint.EXCERPT_S)
-            content = "" if sound.error else _content(place)
-            length_s = None if sound.error else header_duration_s(place)
-    except Exception as error:  # a file that surprises its decoder is broken, not the check
+        with remote.local_copy(path) as local_path:
+            audio = read_audio(local_path, SAMPLE_RATE, fingerprint.EXCERPT_S)
+            content = "" if audio.error else _content_hash(local_path)
+            length_s = None if audio.error else header_duration_s(local_path)
+    except Exception as error:  # whatever the decoder raises is an error of the file, not of the check
         return FileSummary(str(error), 0, 0, None, False, "", np.empty(0, np.uint32))
-    heard_s = len(sound.wave) / RATE
-    problem = sound.error
-    if length_s and heard_s < min(length_s, fingerprint.EXCERPT_S) - 1:
-        problem = f"its header promises {length_s:.1f} s and it holds {heard_s:.1f} s"
-    is_silent = len(sound.wave) > 0 and bool(np.abs(sound.wave).max() < SILENT)
-    words = fingerprint.fingerprint(sound.wave, RATE)
-    return FileSummary(problem, sound.source_rate, sound.channels, length_s, is_silent, content, words)
+    decoded_s = len(audio.wave) / SAMPLE_RATE
+    problem = audio.error
+    if length_s and decoded_s < min(length_s, fingerprint.EXCERPT_S) - 1:
+        problem = f"its header claims {length_s:.1f} s and it contains {decoded_s:.1f} s"
+    is_silent = len(audio.wave) > 0 and bool(np.abs(audio.wave).max() < SILENCE_LEVEL)
+    words = fingerprint.fingerprint(audio.wave, SAMPLE_RATE)
+    return FileSummary(problem, audio.source_rate, audio.channels, length_s, is_silent, content, words)
 
 
-def _content(path: Path) -> str:
+def _content_hash(path: Path) -> str:
     """A hash of a file's size, head, middle and end."""
     size = os.stat(path).st_size
     digest = hashlib.blake2b(str(size).encode(), digest_size=16)
     with open(path, "rb") as file:
-        for place in (0, size // 2, max(0, size - PIECE)):
-            file.seek(place)
-            digest.update(file.read(PIECE))
+        for offset in (0, size // 2, max(0, size - HASHED_BYTES)):
+            file.seek(offset)
+            digest.update(file.read(HASHED_BYTES))
     return digest.hexdigest()
 
 
 def inspect_files(paths: Sequence[str], workers: int, timeout_s: float) -> Iterator[FileSummary]:
-    """Look at every file, in the order given."""
+    """`inspect_file` of every file, in the order given."""
     with WorkerPool(workers, timeout_s) as pool:
-        yield from map(_answer, pool.in_order((inspect_file, path) for path in paths))
+        yield from map(_worker_result, pool.in_order((inspect_file, path) for path in paths))
 
 
-def _answer(answer) -> FileSummary:
+def _worker_result(future: Future) -> FileSummary:
     try:
-        return answer.result()
+        return future.result()
     except WorkerLost as error:
         return FileSummary(str(error), 0, 0, None, False, "", np.empty(0, np.uint32))
 
 
-def identical_files(paths: Sequence[str], found: Sequence[FileSummary]) -> list[list[int]]:
+def identical_files(paths: Sequence[str], summaries: Sequence[FileSummary]) -> list[list[int]]:
     """Groups of two and more files that are equal byte by byte."""
     groups: dict[str, list[list[int]]] = collections.defaultdict(list)  # of each hash
-    for number, one in enumerate(found):
-        if one.content:
-            known = next((g for g in groups[one.content] if _are_equal(paths[g[0]], paths[number])), None)
-            if known is None:
-                groups[one.content].append(known := [])
-            known.append(number)
-    return [group for alike in groups.values() for group in alike if len(group) > 1]
+    for i, summary in enumerate(summaries):
+        if summary.content:
+            group = next((g for g in groups[summary.content] if _are_equal(paths[g[0]], paths[i])), None)
+            if group is None:
+                groups[summary.content].append(group := [])
+            group.append(i)
+    return [group for same_hash in groups.values() for group in same_hash if len(group) > 1]
 
 
-def _are_equal(path: str, other: str) -> bool:
-    """A URL's hash is believed."""
-    return remote.is_url(path) or remote.is_url(other) or filecmp.cmp(path, other, shallow=False)
+def _are_equal(path: str, other_path: str) -> bool:
+    """Compares files byte by byte; of URLs the hash is trusted."""
+    return remote.is_url(path) or remote.is_url(other_path) or filecmp.cmp(path, other_path, shallow=False)
 
 
-def near_duplicates(found: Sequence[FileSummary], same: list[list[int]]) -> list[tuple[int, int, float]]:
-    """Pairs of files that hold the same recording; the share of bits that differ. Not those of equal content."""
-    known = {(i, j) for group in same for i in group for j in group}
-    pairs = fingerprint.similar_pairs([one.fingerprint for one in found])
-    return [(i, j, error) for i, j, error in pairs if (i, j) not in known]
+def near_duplicates(summaries: Sequence[FileSummary], identical: list[list[int]]) -> list[tuple[int, int, float]]:
+    """Pairs of files of the same recording, with the bit error rate of their fingerprints; without identical files."""
+    excluded = {(i, j) for group in identical for i in group for j in group}
+    pairs = fingerprint.similar_pairs([summary.fingerprint for summary in summaries])
+    return [(i, j, bit_error) for i, j, bit_error in pairs if (i, j) not in excluded]
 
 
 def print_report(
-    paths: Sequence[str], found: Sequence[FileSummary], tracks: Manifest | None, track_s: float, problems: Sequence[str]
+    paths: Sequence[str],
+    summaries: Sequence[FileSummary],
+    manifest: Manifest | None,
+    track_s: float,
+    problems: Sequence[str],
 ) -> None:
-    """What a check of a data set found: formats, lengths, silence, duplicates, labels, and what is wrong."""
-    rates = Counter(f"{one.source_rate:,} Hz" for one in found if one.source_rate)
-    channels = Counter(f"{one.channels} channels" if one.channels > 1 else "mono" for one in found if one.channels)
-    say(f"{len(paths)} files: {_counts(rates)}; {_counts(channels)}")
-    lengths = sorted(one.length_s for one in found if one.length_s)
-    if lengths:
-        short = sum(length < track_s - 1 for length in lengths)
-        middle = lengths[len(lengths) // 2]
-        say(f"lengths by their headers: {duration(lengths[0])} to {duration(lengths[-1])}, median {duration(middle)}")
-        say(f"  {short} are shorter than a track of {duration(track_s)} and will be repeated up to it")
-    _say_list("silent", [path for path, one in zip(paths, found, strict=True) if one.is_silent])
-    where = _places(tracks) if tracks else [""] * len(paths)
-    groups = identical_files(paths, found)
-    _say_list("groups of files with the same content", [" = ".join(paths[i] + where[i] for i in g) for g in groups])
-    pairs = sorted(near_duplicates(found, groups), key=lambda pair: where[pair[0]] == where[pair[1]])
-    names = [f"{paths[i]}{where[i]} ~ {paths[j]}{where[j]}: {e:.0%} of the bits differ" for i, j, e in pairs]
-    _say_list("pairs that sound like the same recording", names)
-    if tracks:
-        say(f"labels: {_counts(Counter(label for label in tracks.labels if label))}")
-    _say_list("problems", list(problems))
+    """Print the result of a check: formats, lengths, silence, duplicates, labels and problems."""
+    rates = Counter(f"{summary.source_rate:,} Hz" for summary in summaries if summary.source_rate)
+    channels = Counter(
+        f"{summary.channels} channels" if summary.channels > 1 else "mono" for summary in summaries if summary.channels
+    )
+    say(f"{len(paths)} files: {_format_counts(rates)}; {_format_counts(channels)}")
+    lengths_s = sorted(summary.length_s for summary in summaries if summary.length_s)
+    if lengths_s:
+        num_short = sum(length_s < track_s - 1 for length_s in lengths_s)
+        shortest, median, longest = (duration(lengths_s[i]) for i in (0, len(lengths_s) // 2, -1))
+        say(f"lengths by their headers: {shortest} to {longest}, median {median}")
+        say(f"  {num_short} are shorter than a track of {duration(track_s)} and will be repeated up to it")
+    _print_list("silent", [path for path, summary in zip(paths, summaries, strict=True) if summary.is_silent])
+    suffixes = _split_suffixes(manifest) if manifest else [""] * len(paths)
+    groups = identical_files(paths, summaries)
+    _print_list(
+        "groups of files with the same content", [" = ".join(paths[i] + suffixes[i] for i in g) for g in groups]
+    )
+    pairs = near_duplicates(summaries, groups)
+    pairs.sort(key=lambda pair: suffixes[pair[0]] == suffixes[pair[1]])  # leaks first
+    lines = [f"{paths[i]}{suffixes[i]} ~ {paths[j]}{suffixes[j]}: {e:.0%} of the bits differ" for i, j, e in pairs]
+    _print_list("pairs of near-duplicates by audio fingerprint", lines)
+    if manifest:
+        say(f"labels: {_format_counts(Counter(label for label in manifest.labels if label))}")
+    _print_list("problems", list(problems))
 
 
-def _counts(counter: Counter) -> str:
+def _format_counts(counter: Counter) -> str:
     return ", ".join(f"{name}: {count}" for name, count in counter.most_common()) or "none"
 
 
-def _say_list(title: str, items: list[str]) -> None:
+def _print_list(title: str, items: list[str]) -> None:
     say(f"{title}: {len(items) or 'none'}")
     for item in items:
         say(f"  {item}")
 
 
-def _places(tracks: Manifest) -> list[str]:
-    """What each track is for: a leak is a pair of two kinds."""
-    folds = zip(tracks.splits, tracks.folds.tolist(), strict=True)
+def _split_suffixes(manifest: Manifest) -> list[str]:
+    """The fold or split of each track, to be shown after its name: a pair of two different ones is a leak."""
+    folds = zip(manifest.splits, manifest.folds.tolist(), strict=True)
     return [f" (fold {fold})" if split == "train" else f" ({split} test)" for split, fold in folds]

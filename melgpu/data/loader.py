@@ -1,12 +1,12 @@
 """Tracks to device batches: decode ahead, gather windows, copy.
 
-Data flow: an `Order` of windows -> the tracks in order of first use, decoded ahead by processes into memory that all
-share -> windows gathered by a thread, a few batches ahead -> one copy to the device. A track is decoded once, kept
-until its last window is out, and its place given to another; a bank keeps all of them. Batches do not depend on the
-number of workers, and an order that starts later (a resumed epoch) decodes nothing of what it skips.
+Data flow: a `WindowIndex` -> the tracks in order of first use, decoded ahead by worker processes into shared memory ->
+windows gathered by a thread, a few batches ahead -> one copy to the device. A track is decoded once and stays in its
+slot until its last window is out, then the slot is reused; a PCM cache holds all tracks instead. Batches do not depend
+on the number of workers, and an index that starts later (a resumed epoch) decodes nothing of what it skips.
 
-A broken file is an error, or (`on_error = "quarantine"`) goes into `Stream.flaws`: what was read before the flaw is
-used as a track, and windows of a file that gives nothing are silent and marked as not heard.
+A file with an error raises, or (`on_error = "quarantine"`) is reported in `WindowLoader.errors`: what was decoded
+before the error is used as a track, and windows of a file without usable audio are zeros and marked as not valid.
 """
 
 import collections
@@ -36,32 +36,32 @@ BATCHES_AHEAD = 2
 def check_files(
     paths: Sequence[str], audio: AudioSpec, spec: LoaderSpec, cache: PcmCache | None
 ) -> Iterator[AudioError | None]:
-    """Decode each file once, into the bank where there is one: its flaw, or None, in the order given."""
+    """Decode each file once, into the PCM cache if there is one: its audio error, or None, in the order given."""
     with WorkerPool(spec.workers, spec.timeout_s) as pool:
         if cache:
             yield from cache.fill(paths, pool)
             return
-        job = audio.sample_rate, to_samples(audio.track_s, audio.sample_rate)
-        answers = pool.in_order((worker.check_file, path, *job) for path in paths)
-        yield from map(_worker_result, paths, answers)
+        arguments = audio.sample_rate, to_samples(audio.track_s, audio.sample_rate)
+        futures = pool.in_order((worker.check_file, path, *arguments) for path in paths)
+        yield from map(_worker_result, paths, futures)
 
 
-def _worker_result(path: str, answer: Future) -> AudioError | None:
+def _worker_result(path: str, future: Future) -> AudioError | None:
     try:
-        return answer.result()
+        return future.result()
     except WorkerLost as error:
         return AudioError(path, str(error), 0.0)
 
 
 def num_prefetched_tracks(spec: LoaderSpec) -> int:
-    """How many tracks are decoded before their turn: as many as told, and enough for all processes."""
+    """How many tracks are decoded ahead: `prefetch_tracks`, and at least enough for all processes."""
     return max(spec.prefetch_tracks, 2 * num_processes(spec.workers))
 
 
 class WindowLoader(contextlib.AbstractContextManager):
-    """Gives the windows of a manifest's files, as often as asked; its processes start at the first file.
+    """Loads windows of a manifest's files, any number of times; its worker processes start at the first file.
 
-    `flaws` are those of the files met so far, by path, as they were when last met.
+    `errors` are the audio errors of the files loaded so far, by path, each of the last time that it was loaded.
     """
 
     def __init__(
@@ -77,40 +77,41 @@ class WindowLoader(contextlib.AbstractContextManager):
         self.errors: dict[str, AudioError] = {}
         self._pool = WorkerPool(spec.workers, spec.timeout_s)
         self._device_cache: DeviceCache | None = None
-        self._buffers: list[np.ndarray] = []
-        self._spare: list[SharedSlots] = []
+        self._batch_buffers: list[np.ndarray] = []
+        self._spare_slots: list[SharedSlots] = []
 
     def __exit__(self, *exc) -> None:
         self._pool.__exit__(*exc)
-        while self._spare:
-            self._spare.pop().close()
+        while self._spare_slots:
+            self._spare_slots.pop().close()
 
     def batches(self, index: WindowIndex, window_samples: int, batch_size: int) -> Iterator[Batch]:
-        """The windows of `order`, `batch_size` at a time; the last batch may be smaller.
+        """The windows of `index`, `batch_size` at a time; the last batch may be smaller.
 
-        Raises DecodeError for a broken file, or InputError where too many are, as the recipe's `stream` says.
+        Raises DecodeError for a file with an error, or InputError for too many of them, by `loader.on_error` and
+        `loader.max_error_fraction` of the recipe.
         """
         if self._device_cache and self._device_cache.has(index.tracks):
             return (
-                self._batch(part, *self._device_cache.gather(part, window_samples))
-                for part in _parts(index, batch_size)
+                self._to_batch(batch_index, *self._device_cache.gather(batch_index, window_samples))
+                for batch_index in _split(index, batch_size)
             )
-        made = prefetch(self._gathered(index, window_samples, batch_size), BATCHES_AHEAD)
-        return prefetch_to_device(made, self.device) if self.device.type == "cuda" else made
+        batches = prefetch(self._gather_batches(index, window_samples, batch_size), BATCHES_AHEAD)
+        return prefetch_to_device(batches, self.device) if self.device.type == "cuda" else batches
 
     def load_to_device(self, rows: np.ndarray) -> Iterator[None]:
-        """Copy these rows from the bank into the device's memory, one after another; later batches come from there."""
-        resident = DeviceCache(rows, self.track_samples, self.device)
+        """Copy these rows from the PCM cache to the device cache, one after another; later batches come from there."""
+        device_cache = DeviceCache(rows, self.track_samples, self.device)
         for row in rows.tolist():
             entry = self.pcm_cache.find(self.paths[row])
             if entry:
-                resident.put(row, self.pcm_cache.waves[entry.slot])
-            self.report_error(entry.error if entry else AudioError(self.paths[row], "gave nothing to the bank", 0.0))
+                device_cache.put(row, self.pcm_cache.waves[entry.slot])
+            self.report_error(entry.error if entry else AudioError(self.paths[row], "not in the PCM cache", 0.0))
             yield None
-        self._device_cache = resident
+        self._device_cache = device_cache
 
     def report_error(self, audio_error: AudioError | None) -> None:
-        """Remember a flaw, or raise, as the recipe says."""
+        """Raise, or add to `errors`, by `loader.on_error` of the recipe."""
         if audio_error is None:
             return
         if self.spec.on_error == "raise":
@@ -122,98 +123,101 @@ class WindowLoader(contextlib.AbstractContextManager):
         return self.pcm_cache.find(self.paths[row]) if self.pcm_cache else None
 
     def submit_decode(self, row: int, target: str, offset: int) -> Future:
-        """The flaw to come of a file whose samples go to a place in a file."""
+        """Decode a track into the file `target` at an offset in bytes; the future is of its audio error, or None."""
         return self._pool.submit(
             worker.decode_to_file, self.paths[row], self.sample_rate, self.track_samples, target, offset
         )
 
-    def acquire(self, slots: int) -> "SharedSlots":
-        """Memory for so many tracks, of an earlier epoch if there is enough: fresh pages cost time."""
-        fitting = self._spare and len(self._spare[-1].slots) >= slots
-        return self._spare.pop() if fitting else SharedSlots(slots, self.track_samples)
+    def acquire(self, num_slots: int) -> "SharedSlots":
+        """Shared memory of `num_slots` tracks, reused from an earlier epoch if large enough: page faults cost time."""
+        is_enough = self._spare_slots and len(self._spare_slots[-1].slots) >= num_slots
+        return self._spare_slots.pop() if is_enough else SharedSlots(num_slots, self.track_samples)
 
     def release(self, memory: "SharedSlots") -> None:
-        """Keep the largest."""
-        *small, largest = sorted([*self._spare, memory], key=lambda one: len(one.slots))
-        self._spare = [largest]
-        for one in small:
-            one.close()
+        """Save the largest for reuse, close the others."""
+        *smaller, largest = sorted([*self._spare_slots, memory], key=lambda shared: len(shared.slots))
+        self._spare_slots = [largest]
+        for shared in smaller:
+            shared.close()
 
-    def _gathered(self, index: WindowIndex, window_samples: int, batch_size: int) -> Iterator[Batch]:
-        """Batches in memory of this machine (pinned, for a GPU)."""
-        plan = Schedule(index, batch_size)
-        with TrackBuffer(self, plan.rows, plan.max_open) as tracks:
-            for number, part in enumerate(_parts(index, batch_size)):
-                waves = self._buffer(len(part), window_samples)
-                valid = np.ones(len(part), bool)
-                for place, (row, start) in enumerate(zip(part.tracks.tolist(), part.starts.tolist(), strict=True)):
+    def _gather_batches(self, index: WindowIndex, window_samples: int, batch_size: int) -> Iterator[Batch]:
+        """Batches in host memory (pinned, for a GPU)."""
+        schedule = Schedule(index, batch_size)
+        with TrackBuffer(self, schedule.rows, schedule.max_open) as tracks:
+            for step, batch_index in enumerate(_split(index, batch_size)):
+                waves = self._batch_buffer(len(batch_index), window_samples)
+                valid = np.ones(len(batch_index), bool)
+                windows = zip(batch_index.tracks.tolist(), batch_index.starts.tolist(), strict=True)
+                for i, (row, start) in enumerate(windows):
                     wave = tracks[row]
-                    valid[place] = wave is not None
-                    waves.numpy()[place] = 0 if wave is None else wave[start : start + window_samples]
-                for row in plan.rows_that_end(number):
+                    valid[i] = wave is not None
+                    waves.numpy()[i] = 0 if wave is None else wave[start : start + window_samples]
+                for row in schedule.rows_that_end(step):
                     tracks.drop(row)
-                yield self._batch(part, waves, torch.from_numpy(valid))
+                yield self._to_batch(batch_index, waves, torch.from_numpy(valid))
 
-    def _buffer(self, *shape: int) -> torch.Tensor:
-        """Memory that no earlier batch uses any more, if there is such: fresh pages cost twice the copy into them."""
+    def _batch_buffer(self, *shape: int) -> torch.Tensor:
+        """Memory that no earlier batch uses any more, if there is any: page faults cost twice the copy itself."""
         if self.device.type == "cuda":
-            return torch.empty(*shape, pin_memory=True)  # torch keeps and reuses pinned memory by itself
-        for array, uses in zip(self._buffers, _uses(self._buffers), strict=True):
-            if array.shape == shape and uses == UNUSED:
+            return torch.empty(*shape, pin_memory=True)  # PyTorch caches pinned memory
+        for array, refcount in zip(self._batch_buffers, _refcounts(self._batch_buffers), strict=True):
+            if array.shape == shape and refcount == UNUSED_REFCOUNT:
                 return torch.from_numpy(array)
-        self._buffers = [*self._buffers[-BATCHES_AHEAD - 1 :], np.empty(shape, np.float32)]
-        return torch.from_numpy(self._buffers[-1])
+        self._batch_buffers = [*self._batch_buffers[-BATCHES_AHEAD - 1 :], np.empty(shape, np.float32)]
+        return torch.from_numpy(self._batch_buffers[-1])
 
     @staticmethod
-    def _batch(part: WindowIndex, waves: torch.Tensor, valid: torch.Tensor) -> Batch:
-        return Batch(waves, torch.from_numpy(part.tracks).long(), torch.from_numpy(part.starts).long(), valid)
+    def _to_batch(batch_index: WindowIndex, waves: torch.Tensor, valid: torch.Tensor) -> Batch:
+        tracks, starts = torch.from_numpy(batch_index.tracks).long(), torch.from_numpy(batch_index.starts).long()
+        return Batch(waves, tracks, starts, valid)
 
 
-def _parts(index: WindowIndex, batch_size: int) -> Iterator[WindowIndex]:
+def _split(index: WindowIndex, batch_size: int) -> Iterator[WindowIndex]:
     return (index[start : start + batch_size] for start in range(0, len(index), batch_size))
 
 
-def _uses(arrays: list[np.ndarray]) -> list[int]:
-    """References to each array of a list, this function's among them; a tensor or a view of one holds another."""
+def _refcounts(arrays: list[np.ndarray]) -> list[int]:
+    """The reference count of each array of a list, this function's included; a tensor or a view of one adds another."""
     return [sys.getrefcount(array) for array in arrays]
 
 
-UNUSED = _uses([np.empty(0)])[0]  # differs between versions of Python
+UNUSED_REFCOUNT = _refcounts([np.empty(0)])[0]  # differs between versions of Python
 
 
 class Schedule:
-    """When each track of an order is wanted: known before anything is decoded."""
+    """When each track of a window index is needed: known before anything is decoded."""
 
     def __init__(self, index: WindowIndex, batch_size: int):
-        rows, numbers = unique_inverse(index.tracks)
-        first = first_occurrence(numbers, len(rows))
-        last = (len(index) - 1 - first_occurrence(numbers[::-1], len(rows))) // batch_size
+        rows, inverse = unique_inverse(index.tracks)
+        first = first_occurrence(inverse, len(rows))
+        last_batch = (len(index) - 1 - first_occurrence(inverse[::-1], len(rows))) // batch_size
         self.rows = rows[np.argsort(first)]  # in the order of first use
-        by_end = np.argsort(last, kind="stable")
-        batches = -(-len(index) // batch_size)
-        self._ending, self._ends = rows[by_end], np.searchsorted(last[by_end], np.arange(batches + 1))
-        begins, ends = (np.bincount(places, minlength=batches) for places in (first // batch_size, last))
-        self.max_open = int((begins.cumsum() - ends.cumsum() + ends).max(initial=0))
+        by_last_batch = np.argsort(last_batch, kind="stable")
+        num_batches = -(-len(index) // batch_size)
+        self._rows_by_end = rows[by_last_batch]
+        self._end_offsets = np.searchsorted(last_batch[by_last_batch], np.arange(num_batches + 1))
+        begins, ends = (np.bincount(batch, minlength=num_batches) for batch in (first // batch_size, last_batch))
+        self.max_open = int((begins.cumsum() - ends.cumsum() + ends).max(initial=0))  # tracks needed at the same time
 
-    def rows_that_end(self, number: int) -> list[int]:
+    def rows_that_end(self, step: int) -> list[int]:
         """The tracks whose last window is in a batch."""
-        return self._ending[self._ends[number] : self._ends[number + 1]].tolist()
+        return self._rows_by_end[self._end_offsets[step] : self._end_offsets[step + 1]].tolist()
 
 
 class SharedSlots:
-    """Places for tracks, shape (slots, samples of a track), that decoding processes write to and this one reads.
+    """Shared memory of tracks, shape (slots, samples of a track): worker processes write to it, this one reads it.
 
-    It grows as it is written to, and is not bound by /dev/shm.
+    An anonymous file: its pages are allocated as they are written, and the size of /dev/shm is no limit.
     """
 
-    def __init__(self, slots: int, num_samples: int):
+    def __init__(self, num_slots: int, num_samples: int):
         self._file = os.memfd_create("melgpu")
-        os.ftruncate(self._file, max(4, 4 * slots * num_samples))
-        shared = np.frombuffer(mmap.mmap(self._file, 0), np.float32)
-        self.slots = shared[: slots * num_samples].reshape(slots, num_samples)
+        os.ftruncate(self._file, max(4, 4 * num_slots * num_samples))
+        memory = np.frombuffer(mmap.mmap(self._file, 0), np.float32)
+        self.slots = memory[: num_slots * num_samples].reshape(num_slots, num_samples)
 
-    def place(self, slot: int) -> tuple[str, int]:
-        """A file that other processes can open, and the offset of a slot in it."""
+    def location(self, slot: int) -> tuple[str, int]:
+        """A file that other processes can open, and the offset of a slot in it, in bytes."""
         return f"/proc/{os.getpid()}/fd/{self._file}", slot * self.slots.strides[0]
 
     def close(self) -> None:
@@ -221,55 +225,55 @@ class SharedSlots:
 
 
 class TrackBuffer(contextlib.AbstractContextManager):
-    """Conformed waves by row, from the bank or decoded in the order of `rows`, some of them before their turn."""
+    """Conformed waves by manifest row, from the PCM cache or decoded ahead, in the order of `rows`."""
 
-    def __init__(self, loader: WindowLoader, rows: np.ndarray, most_open: int):
-        self._stream = loader
+    def __init__(self, loader: WindowLoader, rows: np.ndarray, max_open: int):
+        self._loader = loader
         entries = ((row, loader.cached(row)) for row in rows.tolist())
-        self._entries = {row: entry for row, entry in entries if entry}  # asked once: files may change meanwhile
-        self._missing = iter([row for row in rows.tolist() if row not in self._entries])
-        ahead = num_prefetched_tracks(loader.spec)
-        slots = 0 if len(self._entries) == len(rows) else most_open + ahead
-        self._memory = loader.acquire(slots)
-        self._free = list(range(slots))
+        self._entries = {row: entry for row, entry in entries if entry}  # looked up once: files may change meanwhile
+        self._to_decode = iter([row for row in rows.tolist() if row not in self._entries])
+        num_ahead = num_prefetched_tracks(loader.spec)
+        num_slots = 0 if len(self._entries) == len(rows) else max_open + num_ahead
+        self._memory = loader.acquire(num_slots)
+        self._free_slots = list(range(num_slots))
         self._pending: collections.deque[tuple[int, int, Future]] = collections.deque()
         self._waves: dict[int, tuple[int, np.ndarray | None]] = {}
-        for _ in range(ahead):
-            self._begin_next()
+        for _ in range(num_ahead):
+            self._submit_next()
 
     def __getitem__(self, row: int) -> np.ndarray | None:
-        """The wave of a track, shape (samples of a track,); None of one that gave nothing."""
+        """The wave of a track, shape (samples of a track,); None of one without usable audio."""
         if row in self._entries:
-            return self._of_bank(self._entries[row])
+            return self._cached_wave(self._entries[row])
         while row not in self._waves:
-            self._end_next()
+            self._complete_next()
         return self._waves[row][1]
 
     def drop(self, row: int) -> None:
         if row in self._waves:
-            self._free.append(self._waves.pop(row)[0])
+            self._free_slots.append(self._waves.pop(row)[0])
 
-    def _of_bank(self, entry: CacheEntry) -> np.ndarray:
-        self._stream.report_error(entry.error)
-        return self._stream.pcm_cache.waves[entry.slot]
+    def _cached_wave(self, entry: CacheEntry) -> np.ndarray:
+        self._loader.report_error(entry.error)
+        return self._loader.pcm_cache.waves[entry.slot]
 
-    def _begin_next(self) -> None:
-        for row in itertools.islice(self._missing, 1):
-            slot = self._free.pop()
-            self._pending.append((row, slot, self._stream.submit_decode(row, *self._memory.place(slot))))
+    def _submit_next(self) -> None:
+        for row in itertools.islice(self._to_decode, 1):
+            slot = self._free_slots.pop()
+            self._pending.append((row, slot, self._loader.submit_decode(row, *self._memory.location(slot))))
 
-    def _end_next(self) -> None:
-        row, slot, answer = self._pending[0]
-        path = self._stream.paths[row]
-        self._stream.errors.pop(path, None)  # it may be well by now
-        audio_error = _worker_result(path, answer)
-        self._stream.report_error(audio_error)
+    def _complete_next(self) -> None:
+        row, slot, future = self._pending[0]
+        path = self._loader.paths[row]
+        self._loader.errors.pop(path, None)  # of an earlier epoch: the file may have been replaced
+        audio_error = _worker_result(path, future)
+        self._loader.report_error(audio_error)
         self._pending.popleft()
         self._waves[row] = slot, None if audio_error and audio_error.unusable else self._memory.slots[slot]
-        self._begin_next()
+        self._submit_next()
 
     def __exit__(self, *exc) -> None:
-        for _, _, answer in self._pending:  # nobody may write to the descriptor once its number is free
-            if not answer.cancel():
-                answer.exception()
-        self._stream.release(self._memory)
+        for _, _, future in self._pending:  # no worker may write to the descriptor after it is closed and reused
+            if not future.cancel():
+                future.exception()
+        self._loader.release(self._memory)

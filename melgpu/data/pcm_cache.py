@@ -1,9 +1,10 @@
-"""Decoded PCM of all tracks: in one memory-mapped file, to be deleted when nobody fills it, or on the device.
+"""PCM cache: decoded tracks in one memory-mapped file on disk, and the device cache in the memory of a device.
 
-The file is a row of slots, each one conformed track in float32; a journal beside it says which track lies where. A
-track's key holds path, size and time stamp, the files' names rate, length and decoder version. Samples are synced
-before the journal names them, and slots are never written twice once named: a job that is killed, a full disk or a
-second job at the same time leaves nothing wrong, and what is there is used.
+The file is an array of slots, each one conformed track in float32; the cache index, a JSONL file beside it, maps each
+track's key to its slot. A key hashes path, size and modification time; the file names hold rate, length and decoder
+version. Samples are synced before the index refers to them, and a slot is never written again once the index refers to
+it: so a killed job, a full disk or a second job at the same time leaves no wrong entry, and complete entries are used.
+The files may be deleted whenever no job fills them.
 """
 
 import collections
@@ -33,7 +34,7 @@ SYNC_EVERY = 16  # tracks
 
 
 def open_cache(folder: Path, audio: AudioSpec, spec: LoaderSpec) -> "PcmCache | None":
-    """The bank that a recipe asks for; None where it asks for none."""
+    """The PCM cache of a recipe; None where `loader.pcm_cache` is off."""
     return (
         None
         if spec.pcm_cache == "off"
@@ -43,7 +44,7 @@ def open_cache(folder: Path, audio: AudioSpec, spec: LoaderSpec) -> "PcmCache | 
 
 @dataclass(frozen=True)
 class CacheEntry:
-    """Where a track lies, and its flaw if only its beginning could be read."""
+    """The slot of a track, and its audio error if only its beginning is usable."""
 
     slot: int
     error: AudioError | None
@@ -55,7 +56,7 @@ class PcmCache:
     def __init__(self, folder: Path, sample_rate: int, num_samples: int):
         self.folder, self.sample_rate, self.num_samples = folder, sample_rate, num_samples
         self.pcm = folder / f"pcm-{sample_rate}-{num_samples}-v{DECODER_VERSION}.f32"
-        self.journal = self.pcm.with_suffix(".jsonl")
+        self.index_path = self.pcm.with_suffix(".jsonl")
         self.entries: dict[str, CacheEntry] = {}
         self.waves = np.empty((0, num_samples), np.float32)
         self._refresh()
@@ -65,91 +66,95 @@ class PcmCache:
         return 4 * self.num_samples
 
     def find(self, path: str) -> CacheEntry | None:
-        """Where a file's samples lie in `waves`; None where they do not, or the file has changed."""
+        """The entry of a file, whose slot is a row of `waves`; None for a miss, or where the file has changed."""
         return self.entries.get(_key(path))
 
     def fill(self, paths: Iterable[str], pool: WorkerPool) -> Iterator[AudioError | None]:
-        """Decode what is missing; yields each file's flaw, in order. Waits for another job that fills the same bank.
+        """Decode what is missing; yields each file's audio error, in order. Waits for another job that fills the cache.
 
-        A file that gives nothing is tried again the next time. Raises InputError where the disk is too small.
+        A file without usable audio is decoded again the next time. Raises InputError where the disk is too small.
         """
         paths = list(paths)
         with self._locked():
             self._refresh()
-            self._forget_what_is_gone()
-            self._refuse_small_disk(sum(self.find(path) is None for path in paths))
+            self._remove_stale_entries()
+            self._check_disk_space(sum(self.find(path) is None for path in paths))
             yield from self._fill(paths, pool)
             self._refresh()
 
     def _fill(self, paths: list[str], pool: WorkerPool) -> Iterator[AudioError | None]:
-        free = collections.deque([1 + max((entry.slot for entry in self.entries.values()), default=-1)])
-        pending, done = collections.deque(), []
+        free_slots = collections.deque([1 + max((entry.slot for entry in self.entries.values()), default=-1)])
+        pending, decoded = collections.deque(), []
         try:
-            for path in [*paths, *[None] * 2 * max(1, pool.workers)]:  # the end pushes the last ones out
+            for path in [*paths, *[None] * 2 * max(1, pool.workers)]:  # None at the end drains the pending ones
                 if path is not None:
-                    pending.append(self._submit(path, free, pool))
+                    pending.append(self._submit(path, free_slots, pool))
                 if pending and (path is None or len(pending) > 2 * pool.workers):
-                    yield self._take(*pending.popleft(), free, done)
-                if len(done) >= SYNC_EVERY:
-                    self._sync(done)
+                    yield self._complete(*pending.popleft(), free_slots, decoded)
+                if len(decoded) >= SYNC_EVERY:
+                    self._sync(decoded)
         finally:
-            for *_, future in pending:  # nobody may write any more when the lock is given up
+            for *_, future in pending:  # no worker may write after the lock is released
                 if future and not future.cancel():
                     future.exception()
-            self._sync(done)
+            self._sync(decoded)
 
-    def _submit(self, path: str, free: collections.deque, pool: WorkerPool) -> tuple:
+    def _submit(self, path: str, free_slots: collections.deque, pool: WorkerPool) -> tuple:
         key = _key(path)
         if key in self.entries:
             return path, key, self.entries[key], None
-        slot = free.popleft()
-        if not free:
-            free.append(slot + 1)
-        job = (path, self.sample_rate, self.num_samples, str(self.pcm), slot * self.slot_bytes)
-        return path, key, slot, pool.submit(worker.decode_to_file, *job)
+        slot = free_slots.popleft()
+        if not free_slots:
+            free_slots.append(slot + 1)
+        arguments = (path, self.sample_rate, self.num_samples, str(self.pcm), slot * self.slot_bytes)
+        return path, key, slot, pool.submit(worker.decode_to_file, *arguments)
 
-    def _take(self, path: str, key: str, place, future, free: collections.deque, done: list) -> AudioError | None:
+    def _complete(
+        self, path: str, key: str, entry_or_slot, future, free_slots: collections.deque, decoded: list
+    ) -> AudioError | None:
         if future is None:
-            return place.error
+            return entry_or_slot.error
         try:
             audio_error = future.result()
         except WorkerLost as error:
             audio_error = AudioError(path, str(error), 0.0)
         if audio_error and audio_error.unusable:
-            free.appendleft(place)
+            free_slots.appendleft(entry_or_slot)
         else:
-            done.append((key, CacheEntry(place, audio_error)))
+            decoded.append((key, CacheEntry(entry_or_slot, audio_error)))
         return audio_error
 
-    def _sync(self, done: list[tuple[str, CacheEntry]]) -> None:
-        """Samples first, then the lines that name them."""
-        if not done:
+    def _sync(self, decoded: list[tuple[str, CacheEntry]]) -> None:
+        """Samples first, then the lines of the index that refer to them."""
+        if not decoded:
             return
         with open(self.pcm, "rb") as file:
             os.fdatasync(file.fileno())
-        with open(self.journal, "a", encoding="utf-8") as file:
-            file.writelines("\n" + _line(key, entry) for key, entry in done)  # a line cut off before stays alone
+        with open(self.index_path, "a", encoding="utf-8") as file:
+            # the line feed comes first: a truncated line before these stays a line of its own
+            file.writelines("\n" + _format_entry(key, entry) for key, entry in decoded)
             file.flush()
             os.fdatasync(file.fileno())
-        done.clear()
+        decoded.clear()
 
     def _refresh(self) -> None:
-        """Read the journal, and map as much of the file as is there."""
-        slots = self.pcm.stat().st_size // self.slot_bytes if self.pcm.exists() else 0
-        self.entries = {key: entry for key, entry in self._lines() if 0 <= entry.slot < slots}
-        if slots:
-            self.waves = np.memmap(self.pcm, np.float32, "r", shape=(slots, self.num_samples))
+        """Read the index, and map the complete slots of the file."""
+        num_slots = self.pcm.stat().st_size // self.slot_bytes if self.pcm.exists() else 0
+        self.entries = {key: entry for key, entry in self._read_index() if 0 <= entry.slot < num_slots}
+        if num_slots:
+            self.waves = np.memmap(self.pcm, np.float32, "r", shape=(num_slots, self.num_samples))
 
-    def _forget_what_is_gone(self) -> None:
-        """Lines whose samples were cut off or deleted would come true again, of other tracks, as the file grows."""
-        if len(self.entries) < len(dict(self._lines())):
-            files.write_text(self.journal, "\n".join(_line(key, entry) for key, entry in self.entries.items()))
+    def _remove_stale_entries(self) -> None:
+        """Rewrite the index without entries beyond the file's end: as it grows, they would refer to other tracks."""
+        if len(self.entries) < len(dict(self._read_index())):
+            lines = (_format_entry(key, entry) for key, entry in self.entries.items())
+            files.write_text(self.index_path, "\n".join(lines))
 
-    def _lines(self) -> Iterator[tuple[str, CacheEntry]]:
-        if not self.journal.is_file():
+    def _read_index(self) -> Iterator[tuple[str, CacheEntry]]:
+        if not self.index_path.is_file():
             return
-        for line in self.journal.read_text(encoding="utf-8", errors="replace").splitlines():
-            with contextlib.suppress(ValueError, KeyError, TypeError, OverflowError, RecursionError):  # cut off
+        for line in self.index_path.read_text(encoding="utf-8", errors="replace").splitlines():
+            with contextlib.suppress(ValueError, KeyError, TypeError, OverflowError, RecursionError):  # malformed
                 data = json.loads(line)
                 yield str(data["key"]), CacheEntry(int(data["slot"]), _parse_error(data["error"]))
 
@@ -157,15 +162,15 @@ class PcmCache:
     def _locked(self) -> Iterator[None]:
         self.folder.mkdir(parents=True, exist_ok=True)
         with open(self.pcm, "ab") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)  # the system releases it whatever happens to this process
+            fcntl.flock(file, fcntl.LOCK_EX)  # the kernel releases it however this process ends
             yield
 
-    def _refuse_small_disk(self, missing: int) -> None:
-        needed, free = missing * self.slot_bytes, shutil.disk_usage(self.folder).free
+    def _check_disk_space(self, num_missing: int) -> None:
+        needed, free = num_missing * self.slot_bytes, shutil.disk_usage(self.folder).free
         if needed > free:
             raise InputError(
-                f"{self.folder}: the bank needs {needed / 1e9:.1f} GB more and the disk has {free / 1e9:.1f} GB left: "
-                "free some space, or begin the run without a bank (--set loader.pcm_cache=off)"
+                f"{self.folder}: the PCM cache needs {needed / 1e9:.1f} GB more and the disk has {free / 1e9:.1f} GB "
+                "left: free some space, or start the run without a PCM cache (--set loader.pcm_cache=off)"
             )
 
 
@@ -175,40 +180,41 @@ class DeviceCache:
     def __init__(self, rows: np.ndarray, num_samples: int, device: torch.device):
         try:
             self._waves = torch.zeros(len(rows), num_samples, device=device)
-        except RuntimeError as error:  # torch says so when memory runs out, on any device
-            need = 4e-9 * len(rows) * num_samples
+        except RuntimeError as error:  # out of memory, on any device
+            needed_gb = 4e-9 * len(rows) * num_samples
             raise InputError(
-                f"{len(rows)} tracks need {need:.1f} GB of {device}'s memory: --set loader.pcm_cache=disk ({error})"
+                f"{len(rows)} tracks need {needed_gb:.1f} GB of {device}'s memory: "
+                f"--set loader.pcm_cache=disk ({error})"
             ) from None
-        self._place = {row: place for place, row in enumerate(rows.tolist())}
+        self._slots = {row: slot for slot, row in enumerate(rows.tolist())}
         self._valid = np.zeros(len(rows), bool)
 
     def put(self, row: int, wave: np.ndarray) -> None:
-        place = self._place[row]
-        self._waves[place] = torch.from_numpy(np.array(wave))
-        self._valid[place] = True
+        slot = self._slots[row]
+        self._waves[slot] = torch.from_numpy(np.array(wave))
+        self._valid[slot] = True
 
     def has(self, rows: np.ndarray) -> bool:
-        return all(row in self._place for row in np.unique(rows).tolist())
+        return all(row in self._slots for row in np.unique(rows).tolist())
 
-    def gather(self, part: WindowIndex, window_samples: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """The windows of `part`, shape (B, T), on the device; and which of them were heard, (B,) bool, on the CPU."""
-        places = np.array([self._place[row] for row in part.tracks.tolist()], np.int64)
-        where = torch.from_numpy(np.stack([places, part.starts])).to(self._waves.device, non_blocking=True)
-        windows = self._waves.unfold(1, window_samples, 1)  # a view: every window that there is
-        return windows[where[0], where[1]], torch.from_numpy(self._valid[places])
+    def gather(self, batch_index: WindowIndex, window_samples: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """The windows of a batch, shape (B, T), on the device; and which of them are valid, (B,) bool, on the CPU."""
+        slots = np.array([self._slots[row] for row in batch_index.tracks.tolist()], np.int64)
+        positions = torch.from_numpy(np.stack([slots, batch_index.starts])).to(self._waves.device, non_blocking=True)
+        windows = self._waves.unfold(1, window_samples, 1)  # a view of the windows at all starts
+        return windows[positions[0], positions[1]], torch.from_numpy(self._valid[slots])
 
 
 def _parse_error(data: dict | None) -> AudioError | None:
     return AudioError(str(data["path"]), str(data["reason"]), float(data["usable_s"])) if data else None
 
 
-def _line(key: str, entry: CacheEntry) -> str:
+def _format_entry(key: str, entry: CacheEntry) -> str:
     return json.dumps({"key": key, **asdict(entry)})
 
 
 def _key(path: str) -> str:
-    """What changes when a file does; a URL is taken to stay what it is."""
+    """Changes when the file changes; the content of a URL is assumed constant."""
     parts: tuple = (path,)
     if not remote.is_url(path):
         with contextlib.suppress(OSError, ValueError):

@@ -1,4 +1,4 @@
-"""What a user's lists say: a CSV of files and labels, or folders of music; nothing is looked at but names."""
+"""Source lists: a CSV of files and labels, or a folder of audio files; no file is opened, only names are read."""
 
 import csv
 import re
@@ -16,19 +16,19 @@ GROUP_COLUMNS = ("artist",)
 
 
 def natural_key(text: str) -> tuple:
-    """Sorts `2` before `10` and `1` apart from `01`."""
+    """Sort key of natural order: `2` before `10`, and `1` apart from `01`."""
     parts = re.split(r"(\d+)", text)
     return [(int(p), "") if p.isdecimal() else (-1, p) for p in parts], text
 
 
 def is_utf8(name: str) -> bool:
-    """False for a name that the file system holds in another encoding; it could not be written to any result."""
+    """False for a file name in another encoding; it could not be written to any result."""
     return name.isascii() or not any("\ud800" <= character <= "\udfff" for character in name)
 
 
 @dataclass(frozen=True)
 class SourceList:
-    """What a CSV or a folder says of one split, before files are looked at."""
+    """The rows of a CSV, or the files of a folder, for one split, before files are opened."""
 
     ids: list[str]
     paths: list[str]  # or URLs
@@ -38,9 +38,9 @@ class SourceList:
 
 
 def read_source(source: Path, data: str | None, labelled: bool) -> SourceList:
-    """A CSV, or a folder: with one sub-folder a class where `labelled`, of any music otherwise.
+    """A CSV, or a folder: with one sub-folder a class where `labelled`, with any files otherwise.
 
-    Files of a CSV are looked for below `data` (a folder or URL), then beside the CSV; URLs stay as they are. Raises
+    Files of a CSV are searched below `data` (a folder or URL), then beside the CSV; URLs stay as they are. Raises
     InputError with all malformed rows.
     """
     if source.is_dir():
@@ -52,8 +52,8 @@ def read_source(source: Path, data: str | None, labelled: bool) -> SourceList:
 
 def find_audio(folder: Path) -> list[Path]:
     """Every audio file below a folder, sorted by name."""
-    found = (path for path in folder.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES and path.is_file())
-    return sorted(found, key=lambda path: natural_key(path.as_posix()))
+    paths = (path for path in folder.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES and path.is_file())
+    return sorted(paths, key=lambda path: natural_key(path.as_posix()))
 
 
 def _read_folder(folder: Path, labelled: bool) -> SourceList:
@@ -61,9 +61,9 @@ def _read_folder(folder: Path, labelled: bool) -> SourceList:
     if not paths:
         raise InputError(f"{folder}: no audio files ({' '.join(AUDIO_SUFFIXES)}) in this folder")
     ids = [path.relative_to(folder).as_posix() for path in paths]
-    loose = [name for name in ids if "/" not in name] if labelled else []
-    if loose:
-        raise InputError(f"{folder / name}: not in a sub-folder that names its class" for name in loose)
+    without_class = [name for name in ids if "/" not in name] if labelled else []
+    if without_class:
+        raise InputError(f"{folder / name}: not in a sub-folder that names its class" for name in without_class)
     labels = [name.split("/")[0] if labelled else "" for name in ids]
     names = [str(path) for path in paths]
     return SourceList(ids, names, labels, [""] * len(ids), names)
@@ -78,33 +78,33 @@ def _read_csv(source: Path, data: str | None, labelled: bool) -> SourceList:
         raise InputError(f"{source}: cannot be read as CSV in UTF-8: {error}") from None
     if not rows:
         raise InputError(f"{source}: the file is empty")
-    columns, rows = _columns(source, rows, labelled)
-    listing, problems = SourceList([], [], [], [], []), []
+    columns, rows = _parse_header(source, rows, labelled)
+    source_list, problems = SourceList([], [], [], [], []), []
     for line, row in rows:
-        where = f"{source}, line {line}"
+        location = f"{source}, line {line}"
         if len(row) != columns["width"]:
-            problems.append(f"{where}: {len(row)} fields instead of {columns['width']}: {','.join(row)}")
+            problems.append(f"{location}: {len(row)} fields instead of {columns['width']}: {','.join(row)}")
             continue
-        cells = {name: row[at].strip() for name, at in columns.items() if name != "width"}
+        cells = {name: row[column].strip() for name, column in columns.items() if name != "width"}
         if labelled and not cells["label"]:
-            problems.append(f"{where}: {cells['file']} has no label")
-        listing.ids.append(cells["file"])
-        listing.paths.append(_locate(cells["file"], data, source.parent))
-        listing.labels.append(cells.get("label", ""))
-        listing.groups.append(cells.get("group", ""))
-        listing.lines.append(where)
+            problems.append(f"{location}: {cells['file']} has no label")
+        source_list.ids.append(cells["file"])
+        source_list.paths.append(_resolve(cells["file"], data, source.parent))
+        source_list.labels.append(cells.get("label", ""))
+        source_list.groups.append(cells.get("group", ""))
+        source_list.lines.append(location)
     if problems:
         raise InputError(problems)
-    return listing
+    return source_list
 
 
-def _columns(source: Path, rows: list, labelled: bool) -> tuple[dict[str, int], list]:
-    """Which column is which, and the rows below the header (if there is one)."""
+def _parse_header(source: Path, rows: list, labelled: bool) -> tuple[dict[str, int], list]:
+    """The index of the file, label and group columns, the number of columns, and the rows below the header (if any)."""
     (line, first), names = rows[0], [cell.strip().lower() for cell in rows[0][1]]
-    wanted = {"file": FILE_COLUMNS, "label": LABEL_COLUMNS, "group": GROUP_COLUMNS}
+    known_names = {"file": FILE_COLUMNS, "label": LABEL_COLUMNS, "group": GROUP_COLUMNS}
     columns = {
-        kind: names.index(name) for kind, known in wanted.items() for name in reversed(known) if name in names
-    }  # the first known name wins
+        kind: names.index(name) for kind, known in known_names.items() for name in reversed(known) if name in names
+    }  # the first known name takes precedence
     if "file" in columns:
         rows = rows[1:]
     elif file_suffix(first[0].strip()) in AUDIO_SUFFIXES:
@@ -121,10 +121,10 @@ def _columns(source: Path, rows: list, labelled: bool) -> tuple[dict[str, int], 
     return {**columns, "width": len(first)}, rows
 
 
-def _locate(name: str, data: str | None, beside: Path) -> str:
+def _resolve(name: str, data: str | None, csv_folder: Path) -> str:
     if is_url(name):
         return name
     if data and is_url(data):
         return f"{data.rstrip('/')}/{name}"
-    folders = [*([Path(data), Path(data) / "audio"] if data else []), beside, beside / "audio"]
+    folders = [*([Path(data), Path(data) / "audio"] if data else []), csv_folder, csv_folder / "audio"]
     return str(next((folder / name for folder in folders if (folder / name).is_file()), folders[0] / name))

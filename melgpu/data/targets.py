@@ -1,4 +1,4 @@
-"""What a network is to answer for each window: shares of the classes, smoothed and weighed."""
+"""Training targets of windows: class probabilities with label smoothing and class weights."""
 
 from dataclasses import dataclass
 
@@ -8,24 +8,27 @@ from torch import Tensor
 
 from melgpu.data.batch import Batch
 
-UNKNOWN = -1  # the class number of a track without a label
+UNKNOWN = -1  # the class index of a track without a label
 
 
 @dataclass(frozen=True)
 class Targets:
-    """What is right: class numbers of the manifest's rows, shape (N,), and the weight of each class, shape (C,)."""
+    """Class indices of the manifest's rows, shape (N,), and the weight of each class, shape (C,)."""
 
     classes: Tensor
     weights: Tensor
 
     def of(self, batch: Batch, smoothing: float) -> Tensor:
-        """Shares of the classes, shape (B, C), on the CPU; each row sums to its weight, 0 where nothing was heard."""
+        """Class probabilities, shape (B, C), on the CPU; a row sums to its class weight, to 0 if it is not valid."""
         classes = torch.where(batch.valid, self.classes[batch.tracks], 0)
-        hot = F.one_hot(classes, len(self.weights)) * (1 - smoothing) + smoothing / len(self.weights)
-        return hot * (self.weights[classes] * batch.valid)[:, None]
+        one_hot = F.one_hot(classes, len(self.weights)) * (1 - smoothing) + smoothing / len(self.weights)
+        return one_hot * (self.weights[classes] * batch.valid)[:, None]
 
 
 def class_weights(classes: Tensor, num_classes: int) -> Tensor:
-    """Weights, shape (C,), under which all classes among `classes`, shape (W,), count the same and W in all."""
+    """Weights, shape (C,), inverse to class frequency: each class of `classes`, (W,), has equal total weight, W in all.
+
+    A class without windows gets a finite weight that is never used.
+    """
     counts = torch.bincount(classes, minlength=num_classes)
     return len(classes) / (counts.clamp(min=1) * (counts > 0).sum())

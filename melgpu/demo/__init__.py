@@ -1,1 +1,1 @@
-"""A seed to a small synthetic music corpus, for first steps and for tests."""
+"""A small synthetic music corpus, generated from a seed, for first steps and for tests."""

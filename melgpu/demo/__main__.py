@@ -2,7 +2,7 @@
 
     python -m melgpu.demo DIR
 
-makes `DIR/audio/*`, `DIR/train.csv`, `DIR/test.csv` and `DIR/private.csv` (filename,label).
+writes `DIR/audio/*`, `DIR/train.csv`, `DIR/test.csv` and `DIR/private.csv` (filename,label).
 """
 
 import argparse
@@ -13,20 +13,20 @@ from melgpu.demo import corpus
 
 
 def main() -> None:
-    args = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    args.add_argument(
-        "directory", type=Path, metavar="DIR", help="where the corpus goes; a finished one is left as it is"
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "directory", type=Path, metavar="DIR", help="output folder; a complete corpus in it is left unchanged"
     )
-    args.add_argument("--seed", type=int, default=0, help="another seed, other music (default: 0)")
-    parsed = args.parse_args()
-    if (parsed.directory / "private.csv").exists():
-        console.say(f"The demo corpus is in {parsed.directory}")
+    parser.add_argument("--seed", type=int, default=0, help="random seed of the music (default: 0)")
+    args = parser.parse_args()
+    if (args.directory / "private.csv").exists():
+        console.say(f"The demo corpus is in {args.directory}")
         return
-    jobs = sum(map(len, corpus.plan(parsed.seed).values()))
-    with console.progress("writing the demo corpus", jobs, "tracks") as tracker:
-        for name in corpus.write_corpus(parsed.directory, parsed.seed):
-            tracker.advance(1, name)
-    console.say(f"Wrote {jobs} tracks to {parsed.directory}")
+    num_tracks = sum(map(len, corpus.plan(args.seed).values()))
+    with console.progress("writing the demo corpus", num_tracks, "tracks") as progress:
+        for name in corpus.write_corpus(args.directory, args.seed):
+            progress.advance(1, name)
+    console.say(f"Wrote {num_tracks} tracks to {args.directory}")
 
 
 if __name__ == "__main__":

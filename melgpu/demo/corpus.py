@@ -1,7 +1,7 @@
-"""A seed to a small synthetic music corpus of real audio files.
+"""A small synthetic music corpus of real audio files, generated from a seed.
 
-Ten classes (see `song.py`) as mp3, ogg and flac, at 22,050, 44,100 or 48,000 Hz, of one or two channels and 3 to 26 s;
-the same seed gives the same bytes. The labels of the two test sets are for scoring only.
+Ten classes (see `song.py`) as mp3, ogg and flac, at 22,050, 44,100 or 48,000 Hz, mono or stereo, of 3 to 26 s; the same
+seed gives the same bytes. The labels of the two test sets are for scoring only.
 """
 
 import csv
@@ -20,7 +20,7 @@ import soxr
 from melgpu.demo import song
 
 TRACKS_PER_CLASS = {"train": 14, "test": 4, "private": 4}
-RARE = "gamelan"  # has half as many training tracks
+RARE_CLASS = "gamelan"  # has half as many training tracks
 FORMATS = ("mp3", "ogg", "flac")
 FILE_RATES = (22_050, 44_100, 48_000)
 
@@ -28,29 +28,30 @@ Job = tuple[str, str, tuple[int, ...]]  # file name, label, seed
 
 
 def plan(seed: int) -> dict[str, list[Job]]:
-    """Every track of each split, in a shuffled order."""
+    """The tracks of each split, in shuffled order."""
     jobs: dict[str, list[Job]] = {}
-    for part, (split, per_class) in enumerate(TRACKS_PER_CLASS.items()):
-        rng = np.random.default_rng([seed, part])
-        counts = [per_class // 2 if (split, name) == ("train", RARE) else per_class for name in song.CLASSES]
+    for split_index, (split, per_class) in enumerate(TRACKS_PER_CLASS.items()):
+        rng = np.random.default_rng([seed, split_index])
+        counts = [per_class // 2 if (split, name) == ("train", RARE_CLASS) else per_class for name in song.CLASSES]
         labels = rng.permutation(np.repeat(list(song.CLASSES), counts))
         jobs[split] = [
-            (f"{split}{i:03d}.{rng.choice(FORMATS)}", str(label), (seed, part, i)) for i, label in enumerate(labels)
+            (f"{split}{i:03d}.{rng.choice(FORMATS)}", str(label), (seed, split_index, i))
+            for i, label in enumerate(labels)
         ]
     return jobs
 
 
 def write_corpus(directory: Path, seed: int = 0) -> Iterator[str]:
-    """Write the corpus below `directory`, yielding the name of each file that is there."""
-    audio = directory / "audio"
-    audio.mkdir(parents=True, exist_ok=True)
+    """Write the corpus below `directory`; yields the name of each file once it is written."""
+    audio_dir = directory / "audio"
+    audio_dir.mkdir(parents=True, exist_ok=True)
     splits = plan(seed)
     jobs = list(itertools.chain(*splits.values()))
     with ProcessPoolExecutor() as pool:
-        yield from pool.map(functools.partial(_write_track, audio), jobs)
-    for split, rows in splits.items():
+        yield from pool.map(functools.partial(_write_track, audio_dir), jobs)
+    for split, tracks in splits.items():
         with open(directory / f"{split}.csv", "w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows([("filename", "label"), *((name, label) for name, label, _ in rows)])
+            csv.writer(file).writerows([("filename", "label"), *((name, label) for name, label, _ in tracks)])
 
 
 def _write_track(directory: Path, job: Job) -> str:
@@ -62,7 +63,7 @@ def _write_track(directory: Path, job: Job) -> str:
 
 
 def write_audio(path: Path, wave: np.ndarray, rate: int, stereo: bool) -> None:
-    """Resample a wave, shape (T,) at `song.RATE`, to `rate` and write it in the format that the path's suffix names."""
+    """Resample a wave, shape (T,) at `song.RATE`, to `rate` and write it in the format of the path's suffix."""
     wave = soxr.resample(wave, song.RATE, rate)
     if stereo:
         wave = 0.9 * np.stack([wave, np.roll(wave, rate // 500)], axis=1)
@@ -76,16 +77,16 @@ def write_audio(path: Path, wave: np.ndarray, rate: int, stereo: bool) -> None:
 
 
 def ogg_with_serial(data: bytes, serial: int) -> bytes:
-    """The same Ogg stream under another serial number (libsndfile draws one at random); RFC 3533, section 6."""
+    """The same Ogg stream with another serial number (libsndfile's is random); RFC 3533, section 6."""
     pages = bytearray(data)
-    at = 0
-    while at < len(pages):
-        num_segments = pages[at + 26]
-        end = at + 27 + num_segments + sum(pages[at + 27 : at + 27 + num_segments])
-        struct.pack_into("<I", pages, at + 14, serial)
-        struct.pack_into("<I", pages, at + 22, 0)  # the checksum is taken over a page whose checksum is zero
-        struct.pack_into("<I", pages, at + 22, _ogg_crc(pages[at:end]))
-        at = end
+    start = 0
+    while start < len(pages):
+        num_segments = pages[start + 26]
+        end = start + 27 + num_segments + sum(pages[start + 27 : start + 27 + num_segments])
+        struct.pack_into("<I", pages, start + 14, serial)
+        struct.pack_into("<I", pages, start + 22, 0)  # the checksum is computed with this field set to zero
+        struct.pack_into("<I", pages, start + 22, _ogg_crc(pages[start:end]))
+        start = end
     return bytes(pages)
 
 

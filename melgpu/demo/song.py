@@ -1,8 +1,8 @@
-"""Ten ways to arrange notes, and a small synthesizer to hear them: the music of the demo corpus.
+"""Ten classes of synthetic music and a small synthesizer that renders them: the music of the demo corpus.
 
-The classes differ in how their notes are arranged (rhythm, texture, articulation), not in how loud or bright they are:
-key, mode, tempo, timbre, tone colour, room, noise floor and level are drawn afresh for every track, from the same
-distributions in all classes.
+The classes differ in the arrangement of their notes (rhythm, texture, articulation), not in loudness or brightness:
+key, mode, tempo, timbre, spectral tilt, reverberation, noise floor and level are drawn at random for every track, from
+the same distributions in all classes.
 
 Conventions: pitches are MIDI numbers (69 = 440 Hz), times in s, `RATE` in Hz, waves float in [-1, 1].
 """
@@ -18,11 +18,11 @@ SCALES = {"major": (0, 2, 4, 5, 7, 9, 11), "minor": (0, 2, 3, 5, 7, 8, 10)}
 
 @dataclass(frozen=True)
 class Note:
-    """One sound: when, how high, how long, on which voice; `bend` in semitones over its length."""
+    """A note of a voice; `bend` is the glide over its duration and `vibrato` the depth of the vibrato, in semitones."""
 
     start_s: float
     pitch: float
-    length_s: float
+    duration_s: float
     voice: str
     gain: float = 1.0
     bend: float = 0.0
@@ -31,29 +31,29 @@ class Note:
 
 @dataclass(frozen=True)
 class Song:
-    """What a track's random draws decide before its class arranges the notes."""
+    """The random parameters of a track, drawn before its class arranges the notes."""
 
     rng: np.random.Generator
-    seconds: float
+    duration_s: float
     beat_s: float
     key: int
     scale: tuple[int, ...]
 
     def pitch(self, degree: int) -> int:
-        """The MIDI number of a scale degree, any octave (degree 7 is the key an octave up)."""
+        """The MIDI number of a scale degree, any octave (degree 7 is the tonic an octave up)."""
         octave, step = divmod(degree, 7)
         return self.key + 12 * octave + self.scale[step]
 
     def bars(self, beats: int) -> Iterator[tuple[float, list[int]]]:
         """(start in s, triad as three scale degrees) of each bar."""
-        for start_s in np.arange(0, self.seconds, beats * self.beat_s):
+        for start_s in np.arange(0, self.duration_s, beats * self.beat_s):
             root = int(self.rng.choice([0, 3, 4, 5, 1]))
             yield float(start_s), [root, root + 2, root + 4]
 
 
 def ambient(song: Song) -> Iterator[Note]:
     """Overlapping pads that swell and fade over several seconds."""
-    for start_s in np.arange(-2, song.seconds, 1.1):
+    for start_s in np.arange(-2, song.duration_s, 1.1):
         for degree in song.rng.choice(10, 2, replace=False):
             yield Note(start_s + song.rng.uniform(0, 1), song.pitch(int(degree)), song.rng.uniform(3, 5), "pad")
 
@@ -75,7 +75,7 @@ def waltz(song: Song) -> Iterator[Note]:
 
 
 def house(song: Song) -> Iterator[Note]:
-    """A kick on every beat, a hat between, a chord held underneath."""
+    """A kick on every beat, a hi-hat between, and a sustained chord."""
     for start_s, triad in song.bars(beats=4):
         for beat in range(4):
             yield Note(start_s + beat * song.beat_s, 36, 0.2, "kick", 3)
@@ -98,7 +98,7 @@ def breakbeat(song: Song) -> Iterator[Note]:
 
 
 def chiptune(song: Song) -> Iterator[Note]:
-    """Chords broken into a run of short square-wave notes."""
+    """Arpeggios of short square-wave notes."""
     step_s = song.beat_s / 4
     for start_s, triad in song.bars(beats=2):
         for step in range(8):
@@ -107,29 +107,29 @@ def chiptune(song: Song) -> Iterator[Note]:
 
 
 def aria(song: Song) -> Iterator[Note]:
-    """One singing line with a wide vibrato."""
+    """One melody with a wide vibrato."""
     start_s, degree = 0.0, 7
-    while start_s < song.seconds:
-        length_s = song.beat_s * song.rng.choice([1, 2, 3])
+    while start_s < song.duration_s:
+        duration_s = song.beat_s * song.rng.choice([1, 2, 3])
         degree = int(np.clip(degree + song.rng.integers(-3, 4), 2, 13))
         vibrato = song.rng.uniform(0.7, 1.1)
-        yield Note(start_s, song.pitch(degree), length_s, "lead", vibrato=vibrato)
-        start_s += length_s
+        yield Note(start_s, song.pitch(degree), duration_s, "lead", vibrato=vibrato)
+        start_s += duration_s
 
 
 def slide(song: Song) -> Iterator[Note]:
-    """Two lines that glide from each pitch to the next without a break."""
+    """Two voices that glide from each pitch to the next without a break (portamento)."""
     for offset in (0, 4):
         start_s, degree = 0.0, 4 + offset
-        while start_s < song.seconds:
-            length_s, goal = song.beat_s * song.rng.choice([2, 3, 4]), int(song.rng.integers(0, 10)) + offset
-            bend = song.pitch(goal) - song.pitch(degree)
-            yield Note(start_s, song.pitch(degree), length_s, "lead", bend=bend)
-            start_s, degree = start_s + length_s, goal
+        while start_s < song.duration_s:
+            duration_s, target = song.beat_s * song.rng.choice([2, 3, 4]), int(song.rng.integers(0, 10)) + offset
+            bend = song.pitch(target) - song.pitch(degree)
+            yield Note(start_s, song.pitch(degree), duration_s, "lead", bend=bend)
+            start_s, degree = start_s + duration_s, target
 
 
 def ballad(song: Song) -> Iterator[Note]:
-    """Broken chords on plucked strings that ring on."""
+    """Broken chords on plucked strings with a long decay."""
     for start_s, triad in song.bars(beats=4):
         for step, degree in enumerate([triad[0] - 7, triad[0], *triad[1:], triad[0] + 7, *triad[:0:-1], triad[0]]):
             yield Note(start_s + step * song.beat_s / 2, song.pitch(degree), 2.5, "pluck")
@@ -141,8 +141,8 @@ def gamelan(song: Song) -> Iterator[Note]:
     for start_s, triad in song.bars(beats=4):
         yield Note(start_s, song.pitch(triad[0] - 7), 3, "bell", 1.5)
         for step in range(8):
-            late_s = song.rng.uniform(0, 0.02)
-            yield Note(start_s + step * song.beat_s / 2 + late_s, song.pitch(int(pattern[step])), 0.9, "bell", 0.7)
+            delay_s = song.rng.uniform(0, 0.02)
+            yield Note(start_s + step * song.beat_s / 2 + delay_s, song.pitch(int(pattern[step])), 0.9, "bell", 0.7)
 
 
 CLASSES: dict[str, Callable[[Song], Iterator[Note]]] = {
@@ -155,72 +155,74 @@ def _partials(voice: str, rolloff: float) -> list[tuple[float, float, float]]:
     """(frequency ratio, amplitude, decay in 1/s) of each partial of a pitched voice."""
     if voice == "bell":
         return [(ratio, 1 / (1 + i), 2 + i) for i, ratio in enumerate((1, 2.76, 5.4, 8.93))]
-    numbers = range(1, 16, 2) if voice == "square" else range(1, 13)
+    harmonics = range(1, 16, 2) if voice == "square" else range(1, 13)
     decay = {"pluck": 1.0, "bass": 0.8}.get(voice, 0.0)
-    return [(n, n**-rolloff, decay * (1 + n / 4)) for n in numbers]
+    return [(n, n**-rolloff, decay * (1 + n / 4)) for n in harmonics]
 
 
-def _envelope(voice: str, t: np.ndarray, length_s: float) -> np.ndarray:
+def _envelope(voice: str, t: np.ndarray, duration_s: float) -> np.ndarray:
     if voice == "pad":
-        return np.sin(np.pi * t / length_s) ** 2
-    return np.minimum(1, t / 0.008) * np.clip((length_s - t) / 0.03, 0, 1)
+        return np.sin(np.pi * t / duration_s) ** 2
+    return np.minimum(1, t / 0.008) * np.clip((duration_s - t) / 0.03, 0, 1)
 
 
-def _pitched(note: Note, t: np.ndarray, rolloff: float) -> np.ndarray:
-    semitones = note.pitch + note.bend * t / note.length_s + note.vibrato * np.sin(2 * np.pi * 5.5 * t)
+def _render_pitched(note: Note, t: np.ndarray, rolloff: float) -> np.ndarray:
+    semitones = note.pitch + note.bend * t / note.duration_s + note.vibrato * np.sin(2 * np.pi * 5.5 * t)
     frequency = 440 * 2 ** ((semitones - 69) / 12)
     phase = 2 * np.pi * np.cumsum(frequency) / RATE
     wave = np.zeros_like(t)
     for ratio, amplitude, decay in _partials(note.voice, rolloff):
         if ratio * frequency.max() < RATE / 2:
             wave += amplitude * np.exp(-decay * t) * np.sin(ratio * phase)
-    return wave * _envelope(note.voice, t, note.length_s)
+    return wave * _envelope(note.voice, t, note.duration_s)
 
 
-def _drum(note: Note, t: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    fade = np.exp(-5 * t / note.length_s)
+def _render_drum(note: Note, t: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    envelope = np.exp(-5 * t / note.duration_s)
     if note.voice == "kick":
-        return fade * np.sin(2 * np.pi * (50 * t + 4 * (1 - np.exp(-30 * t))))
+        return envelope * np.sin(2 * np.pi * (50 * t + 4 * (1 - np.exp(-30 * t))))
     noise = rng.standard_normal(len(t))
-    return fade * (np.diff(noise, prepend=0) if note.voice == "hat" else noise) * 0.5
+    return envelope * (np.diff(noise, prepend=0) if note.voice == "hat" else noise) * 0.5
 
 
 def render(notes: Iterator[Note], song: Song, rolloff: float) -> np.ndarray:
     """Mix notes into one wave, shape (T,), at `RATE`; partial n has amplitude n ** -rolloff."""
-    mix = np.zeros(round(song.seconds * RATE))
+    mix = np.zeros(round(song.duration_s * RATE))
     for note in notes:
         if note.start_s < 0:
             note = replace(note, start_s=0.0)
-        at = round(note.start_s * RATE)
-        t = np.arange(min(round(note.length_s * RATE), len(mix) - at)) / RATE
+        start = round(note.start_s * RATE)
+        t = np.arange(min(round(note.duration_s * RATE), len(mix) - start)) / RATE
         if len(t):
-            drum = note.voice in ("kick", "snare", "hat")
-            mix[at : at + len(t)] += note.gain * (_drum(note, t, song.rng) if drum else _pitched(note, t, rolloff))
+            is_drum = note.voice in ("kick", "snare", "hat")
+            wave = _render_drum(note, t, song.rng) if is_drum else _render_pitched(note, t, rolloff)
+            mix[start : start + len(t)] += note.gain * wave
     return mix
 
 
 def master(mix: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Give a mix its own tone colour, room, noise floor and level."""
-    size = 1 << (2 * len(mix)).bit_length()  # a power of two: fast, and longer than wave and room together
-    hertz = np.fft.rfftfreq(size, 1 / RATE)
-    tilt_db = rng.uniform(-2.5, 2.5) * np.log2(np.maximum(hertz, 40) / 800)
+    """Apply a random spectral tilt, reverberation, noise floor and level to a mix, shape (T,)."""
+    size = 1 << (2 * len(mix)).bit_length()  # a power of two: fast, and longer than the wave plus the impulse response
+    frequencies = np.fft.rfftfreq(size, 1 / RATE)
+    tilt_db = rng.uniform(-2.5, 2.5) * np.log2(np.maximum(frequencies, 40) / 800)
     t = np.arange(round(0.6 * RATE)) / RATE
-    room = rng.uniform(0, 0.04) * rng.standard_normal(len(t)) * np.exp(-t / rng.uniform(0.05, 0.25))
-    room[0] = 1
-    wet = np.fft.irfft(np.fft.rfft(mix, size) * 10 ** (tilt_db / 20) * np.fft.rfft(room, size))[: len(mix)]
-    wet /= np.abs(wet).max()
-    wet += 10 ** (rng.uniform(-60, -36) / 20) * rng.standard_normal(len(mix))
-    return wet / np.abs(wet).max() * 10 ** (rng.uniform(-14, -1) / 20)
+    impulse_response = rng.uniform(0, 0.04) * rng.standard_normal(len(t)) * np.exp(-t / rng.uniform(0.05, 0.25))
+    impulse_response[0] = 1
+    spectrum = np.fft.rfft(mix, size) * 10 ** (tilt_db / 20) * np.fft.rfft(impulse_response, size)
+    wave = np.fft.irfft(spectrum)[: len(mix)]
+    wave /= np.abs(wave).max()
+    wave += 10 ** (rng.uniform(-60, -36) / 20) * rng.standard_normal(len(mix))
+    return wave / np.abs(wave).max() * 10 ** (rng.uniform(-14, -1) / 20)
 
 
-def _draw_seconds(rng: np.random.Generator) -> float:
-    kind = rng.choice(["usual", "short", "long"], p=[0.8, 0.1, 0.1])
-    low, high = {"usual": (9, 18), "short": (3, 5.5), "long": (19, 26)}[kind]
+def _random_duration_s(rng: np.random.Generator) -> float:
+    length = rng.choice(["medium", "short", "long"], p=[0.8, 0.1, 0.1])
+    low, high = {"medium": (9, 18), "short": (3, 5.5), "long": (19, 26)}[length]
     return rng.uniform(low, high)
 
 
 def compose(label: str, rng: np.random.Generator) -> np.ndarray:
-    """A new track of a class: a wave of shape (T,) at `RATE`."""
+    """A random track of a class: a wave of shape (T,) at `RATE`."""
     scale = SCALES[str(rng.choice(list(SCALES)))]
-    song = Song(rng, _draw_seconds(rng), 60 / rng.uniform(88, 132), int(rng.integers(50, 62)), scale)
+    song = Song(rng, _random_duration_s(rng), 60 / rng.uniform(88, 132), int(rng.integers(50, 62)), scale)
     return master(render(CLASSES[label](song), song, rolloff=rng.uniform(0.8, 1.6)), rng)

@@ -1,1 +1,1 @@
-"""Pictures to class probabilities: timm networks, their checkpoints, inference."""
+"""Pictures to class probabilities: timm classifiers, their checkpoints, inference."""

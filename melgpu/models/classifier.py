@@ -1,7 +1,7 @@
-"""Six networks as one table, and any other of timm's: name, statistics, head, parameter groups.
+"""The classifier over one of six backbones or any other of timm's: pretrained weights, head, parameter groups.
 
-A classifier is: batch norm on the picture -> timm network without its own classifier, global max pooling -> dense with
-ReLU -> dropout -> one logit per class. Pictures are (B, 3, S, S); logits (B, C).
+A classifier is: batch norm of the picture -> timm network without its own classifier, global max pooling -> linear
+layer with ReLU -> dropout -> one logit per class. Pictures are (B, 3, S, S); logits (B, C).
 """
 
 import difflib
@@ -21,13 +21,13 @@ from melgpu.features.log_mel import LogMel
 from melgpu.models import checkpoint, schema
 from melgpu.recipe import Recipe, validate_recipe
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's pictures
-WEIGHT_FILES = ("{}.safetensors", "{}/model.safetensors", "{}.pth", "{}/pytorch_model.bin")
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of natural images
+WEIGHT_FILE_PATTERNS = ("{}.safetensors", "{}/model.safetensors", "{}.pth", "{}/pytorch_model.bin")
 
 
 @dataclass(frozen=True)
 class TimmBackbone:
-    """`timm_name` is model.weights; `hidden` the width of the head."""
+    """`timm_name` is model.weights; `hidden` the width of the head's hidden layer."""
 
     timm_name: str
     hidden: int
@@ -44,45 +44,46 @@ BACKBONES = {
 
 
 def find_backbone(name: str) -> TimmBackbone:
-    """One of the six, or timm's network of that name. Raises InputError where timm has none."""
+    """One of BACKBONES, or timm's network of that name. Raises InputError where timm has none."""
     if name in BACKBONES:
         return BACKBONES[name]
     try:
         if timm.is_model(name) and timm.get_pretrained_cfg(name):
             return TimmBackbone(name, 256)
-    except RuntimeError:  # there is no such set of weights
+    except RuntimeError:  # timm has no such pretrained tag
         pass
-    near = difflib.get_close_matches(name, [*BACKBONES, *timm.list_models(), *timm.list_pretrained()])
-    raise InputError(f"there is no network {name}" + (f"; did you mean {', '.join(near)}?" if near else ""))
+    suggestions = difflib.get_close_matches(name, [*BACKBONES, *timm.list_models(), *timm.list_pretrained()])
+    hint = f"; did you mean {', '.join(suggestions)}?" if suggestions else ""
+    raise InputError(f"there is no network {name}{hint}")
 
 
 def check_forward(name: str, recipe: Recipe) -> None:
-    """Look at one picture with a network that is none of the six. Raises InputError where it is not fit for that."""
+    """Run one forward pass of a network that is not in BACKBONES. Raises InputError where it fails."""
     if find_backbone(name) is BACKBONES.get(name):
         return
     size = recipe.mel.image_size
     try:
         with torch.inference_mode():
             Classifier(name, 2, recipe).eval()(torch.zeros(1, 3, size, size))
-    except Exception as error:  # each network has its own ways to be unfit
+    except Exception as error:  # each network fails in its own way
         raise InputError(f"{name}: this network cannot be used here ({one_line(error)})") from None
 
 
 class Classifier(nn.Module):
-    """A network with its head."""
+    """A backbone with input norm and head."""
 
-    def __init__(self, name: str, num_classes: int, recipe: Recipe, weights: dict | None = None):
-        """`weights` are timm's keyword arguments for pretrained weights; None trains from scratch.
+    def __init__(self, name: str, num_classes: int, recipe: Recipe, pretrained_options: dict | None = None):
+        """`pretrained_options` are timm's keyword arguments for pretrained weights; None initializes at random.
 
-        A front end that learns belongs to its network: it is trained and saved with it.
+        A trainable LogMel is a part of its network: it is trained and saved with it.
         """
         super().__init__()
-        learns = recipe.mel.trainable != "none"
+        trainable = recipe.mel.trainable != "none"
         spec, machine = recipe.mel, recipe.machine
-        self.front_end = LogMel(spec, recipe.audio.sample_rate, machine.feature_batch) if learns else None
+        self.front_end = LogMel(spec, recipe.audio.sample_rate, machine.feature_batch) if trainable else None
         backbone, dropout = find_backbone(name), recipe.backbone.dropout
-        options = weights or {}
-        if timm.get_pretrained_cfg_value(backbone.timm_name, "fixed_input_size"):  # of a network without convolutions
+        options = pretrained_options or {}
+        if timm.get_pretrained_cfg_value(backbone.timm_name, "fixed_input_size"):  # of a ViT, for example
             options = {**options, "img_size": recipe.mel.image_size}
         self.body = timm.create_model(backbone.timm_name, num_classes=0, global_pool="max", **options)
         self.input_norm = nn.BatchNorm2d(3)
@@ -92,21 +93,21 @@ class Classifier(nn.Module):
             nn.Dropout(dropout),
             nn.Linear(backbone.hidden, num_classes),
         )
-        if weights:
-            _match_statistics(self.input_norm, self.body.pretrained_cfg)
+        if pretrained_options:
+            _match_pretrained_statistics(self.input_norm, self.body.pretrained_cfg)
         self.set_memory_format(machine.channels_last)
 
     def set_memory_format(self, channels_last: bool) -> "Classifier":
-        """Keep weights and pictures pixel by pixel, or channel by channel: the same numbers at another speed."""
-        self._layout = torch.channels_last if channels_last else torch.contiguous_format
-        return self.to(memory_format=self._layout)
+        """Memory format of weights and pictures, channels last or contiguous: the same numbers at another speed."""
+        self._memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        return self.to(memory_format=self._memory_format)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits (B, C) of images (B, 3, S, S)."""
-        return self.head(self.body(self.input_norm(images.contiguous(memory_format=self._layout))))
+    def forward(self, pictures: Tensor) -> Tensor:
+        """Logits (B, C) of pictures (B, 3, S, S)."""
+        return self.head(self.body(self.input_norm(pictures.contiguous(memory_format=self._memory_format))))
 
     def freeze_body(self, frozen: bool) -> None:
-        """Train the head alone (the input norm still learns its running statistics), or everything."""
+        """Train the head alone (running statistics of the input norm are still updated), or everything."""
         for module in filter(None, (self.front_end, self.body, self.input_norm)):
             module.requires_grad_(not frozen)
         self._body_frozen = frozen
@@ -120,53 +121,53 @@ class Classifier(nn.Module):
         return self
 
 
-def _match_statistics(norm: nn.BatchNorm2d, pretrained: dict) -> None:
-    """Let a standardized picture look to the network as a standardized natural picture did in its pretraining."""
-    natural = torch.tensor([IMAGENET_MEAN, IMAGENET_STD])
-    own = torch.tensor([pretrained["mean"], pretrained["std"]])
+def _match_pretrained_statistics(norm: nn.BatchNorm2d, pretrained_cfg: dict) -> None:
+    """Give the norm's output the mean and standard deviation of the network's inputs in pretraining."""
+    imagenet = torch.tensor([IMAGENET_MEAN, IMAGENET_STD])
+    preprocessing = torch.tensor([pretrained_cfg["mean"], pretrained_cfg["std"]])
     with torch.no_grad():
-        norm.weight.copy_(natural[1] / own[1])
-        norm.bias.copy_((natural[0] - own[0]) / own[1])
+        norm.weight.copy_(imagenet[1] / preprocessing[1])
+        norm.bias.copy_((imagenet[0] - preprocessing[0]) / preprocessing[1])
 
 
 def build(name: str, num_classes: int, recipe: Recipe) -> Classifier:
-    """A network ready to train, with the weights that the recipe asks for.
+    """A network before training, with pretrained weights where the recipe has `backbone.pretrained`.
 
-    Raises InputError where ImageNet weights cannot be had, saying how to go on.
+    Raises InputError where ImageNet weights are missing, with the alternatives.
     """
     spec = recipe.backbone
     if not spec.pretrained:
         return Classifier(name, num_classes, recipe)
     file = find_weights(name, Path(spec.weights_dir)) if spec.weights_dir else None
     overlay = {"pretrained_cfg_overlay": {"file": str(file)}} if file else {}
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries; what matters is said below
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # hides its retries; the error is raised below
     try:
-        given = timm.models.load_state_dict(str(file), weights_only=True) if file else None  # older timm would unpickle
+        file_state = timm.models.load_state_dict(str(file), weights_only=True) if file else None  # older timm unpickles
         model = Classifier(name, num_classes, recipe, {"pretrained": True, **overlay})
-        missing = [key for key in model.body.state_dict() if key not in given] if file else []  # timm may not mind
-    except Exception as error:  # timm, the hub and the network each have their own
+        missing = [key for key in model.body.state_dict() if key not in file_state] if file else []  # timm ignores some
+    except Exception as error:  # timm, the hub and the network raise different ones
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        problem = f"{file}: not weights of {name} ({reason})" if file else _no_download(name, reason)
+        problem = f"{file}: not weights of {name} ({reason})" if file else _download_error(name, reason)
         raise InputError(problem) from None
     if missing:
-        raise InputError(f"{file}: not weights of {name}, it lacks {len(missing)} tensors ({missing[0]}, ...)")
+        raise InputError(f"{file}: not weights of {name}, {len(missing)} tensors are missing ({missing[0]}, ...)")
     return model
 
 
-def _no_download(name: str, reason: str) -> str:
+def _download_error(name: str, reason: str) -> str:
     return (
         f"{name}: ImageNet weights could not be downloaded ({reason}). Either fetch "
         f"timm/{find_backbone(name).timm_name} from the Hugging Face hub elsewhere, put it into a folder as "
         f"{find_backbone(name).timm_name}.safetensors and add --set backbone.weights_dir=FOLDER, "
-        "or train from scratch: add --recipe scratch (backbone.pretrained = false and learning rates that suit it)."
+        "or train from scratch: add --recipe scratch (backbone.pretrained = false and other learning rates)."
     )
 
 
 def find_weights(name: str, folder: Path) -> Path:
-    """The file of ImageNet weights of a network. Raises InputError with the names that were looked for."""
+    """The file of ImageNet weights of a network. Raises InputError with the expected name."""
     timm_name = find_backbone(name).timm_name
     stems = (timm_name, timm_name.split(".")[0], name)
-    candidates = [folder / pattern.format(stem) for stem in stems for pattern in WEIGHT_FILES]
+    candidates = [folder / pattern.format(stem) for stem in stems for pattern in WEIGHT_FILE_PATTERNS]
     for path in candidates:
         if path.is_file():
             return path
@@ -174,7 +175,7 @@ def find_weights(name: str, folder: Path) -> Path:
 
 
 def load(path: Path) -> tuple[Classifier, dict]:
-    """A trained network from its checkpoint, and what the checkpoint says of it. Raises CheckpointError."""
+    """A trained network and its metadata from a checkpoint. Raises CheckpointError."""
     tensors, metadata = checkpoint.load(path)
     schema.validate_metadata(schema.NetworkMetadata, metadata, path)
     recipe = validate_recipe(metadata["recipe"], f"of {path}")
@@ -191,8 +192,8 @@ def parameter_groups(
 ) -> list[dict]:
     """Parameter groups for AdamW, the head's last; biases and norms do not decay.
 
-    `share` of the learning rate: 1 for the head, `first_layer_lr_scale` for the body's first layers, those between on a
-    geometric scale. Source: Howard and Ruder, "Universal Language Model Fine-tuning" (2018), section 3.2.
+    `lr_scale` of a group is a factor of the learning rate: 1 for the head, `first_layer_lr_scale` for the body's first
+    layers, geometric in between. Source: Howard and Ruder, "Universal Language Model Fine-tuning" (2018), section 3.2.
     """
     if head_only:
         return _decay_groups(model.head.parameters(), weight_decay, 1.0)
@@ -201,26 +202,26 @@ def parameter_groups(
     layers = group_parameters(model.body, model.body.group_matcher(coarse=True), reverse=True)
     groups = []
     for layer in range(depth := max(layers.values()) + 1):
-        own = [parameter for name, parameter in model.body.named_parameters() if layers[name] == layer]
-        groups += _decay_groups(own, weight_decay, first_layer_lr_scale ** (1 - layer / depth))
-    rest = [parameter for name, parameter in model.named_parameters() if not name.startswith("body.")]
-    return groups + _decay_groups(rest, weight_decay, 1.0)
+        layer_parameters = [parameter for name, parameter in model.body.named_parameters() if layers[name] == layer]
+        groups += _decay_groups(layer_parameters, weight_decay, first_layer_lr_scale ** (1 - layer / depth))
+    other_parameters = [parameter for name, parameter in model.named_parameters() if not name.startswith("body.")]
+    return groups + _decay_groups(other_parameters, weight_decay, 1.0)
 
 
-def _decay_groups(parameters: Iterable[nn.Parameter], weight_decay: float, share: float) -> list[dict]:
-    parts: dict[float, list[nn.Parameter]] = {}
+def _decay_groups(parameters: Iterable[nn.Parameter], weight_decay: float, lr_scale: float) -> list[dict]:
+    by_decay: dict[float, list[nn.Parameter]] = {}
     for parameter in parameters:
-        parts.setdefault(weight_decay if parameter.ndim > 1 else 0.0, []).append(parameter)
-    return [{"params": own, "weight_decay": decay, "lr_scale": share} for decay, own in parts.items()]
+        by_decay.setdefault(weight_decay if parameter.ndim > 1 else 0.0, []).append(parameter)
+    return [{"params": group, "weight_decay": decay, "lr_scale": lr_scale} for decay, group in by_decay.items()]
 
 
 def make_ema(model: Classifier, decay: float) -> nn.Module:
-    """A moving average of a network, in its `module`; it follows quickly at first and keeps `decay` of itself later."""
+    """Exponential moving average of a network's weights, in its `module`; the decay warms up to `decay`."""
     return ModelEmaV3(model, decay, use_warmup=True)
 
 
 def use_bfloat16(precision: str, device: torch.device) -> bool:
-    """Whether the network runs in bfloat16; `auto` says yes where the device has matrix units for it."""
+    """Whether the network runs in bfloat16; `auto`: where the device has matrix units for it."""
     if precision != "auto":
         return precision == "bfloat16"
     if device.type == "cuda":

@@ -1,4 +1,4 @@
-"""Batches to probabilities with flip-TTA; many models over one pass of features."""
+"""Inference: class probabilities of batches with flip-TTA; the pictures are computed once for many networks."""
 
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -16,30 +16,31 @@ def window_probs(
 ) -> Iterator[tuple[Batch, Tensor]]:
     """Class probabilities of each batch's windows, shape (K, B, C), float32 on the CPU, for K models in eval mode.
 
-    Windows that were not heard (`Batch.heard`) get probabilities, too: of silence, for the caller to replace. With
-    `flip`, the mean of each picture's and its mirror image's. Features are computed once for all models that share
-    them, and so are flips. A GPU has the next batch to do before the answers of one are waited for.
+    Windows that are not valid (`Batch.valid`) get probabilities, too: of silence, for the caller to replace. With
+    `flip`, the mean over each picture and its time flip. Pictures are computed once for all models that share
+    `features`, and so are flips. On a GPU the next batch is queued before the results of one are synchronized.
     """
     for model in models:
         model.eval()
-    waiting, parts = None, 1
+    pending, num_chunks = None, 1
     for batch in batches:
-        answers, broken = [], []
-        for model, views in zip(models, _views_of(models, features, batch, flip), strict=True):
-            while (own := _probs(model, views, bfloat16, parts)) is None:
-                parts *= 2  # for later batches, too
-            answers.append(own)
-            broken.append(views[0][:, 0, 0, 0].isnan())
-        probs, broken = torch.stack(answers), torch.stack(broken).any(0)
-        answer = batch, *(found.to("cpu", non_blocking=True) for found in (probs, broken)), _record_event(probs.device)
-        if waiting:
-            yield _wait_for_copy(*waiting)
-        waiting = answer
+        model_probs, model_nonfinite = [], []
+        for model, views in zip(models, _views_by_model(models, features, batch, flip), strict=True):
+            while (mean_probs := _mean_probs(model, views, bfloat16, num_chunks)) is None:
+                num_chunks *= 2  # for later batches, too
+            model_probs.append(mean_probs)
+            model_nonfinite.append(views[0][:, 0, 0, 0].isnan())
+        probs, nonfinite = torch.stack(model_probs), torch.stack(model_nonfinite).any(0)
+        copies = [result.to("cpu", non_blocking=True) for result in (probs, nonfinite)]
+        queued = batch, *copies, _record_event(probs.device)
+        if pending:
+            yield _wait_for_copy(*pending)
+        pending = queued
         if probs.device.type == "cpu":
-            yield _wait_for_copy(*waiting)
-            waiting = None
-    if waiting:
-        yield _wait_for_copy(*waiting)
+            yield _wait_for_copy(*pending)
+            pending = None
+    if pending:
+        yield _wait_for_copy(*pending)
 
 
 def _record_event(device: torch.device) -> torch.cuda.Event | None:
@@ -47,49 +48,51 @@ def _record_event(device: torch.device) -> torch.cuda.Event | None:
 
 
 def _wait_for_copy(
-    batch: Batch, probs: Tensor, broken: Tensor, copied: torch.cuda.Event | None
+    batch: Batch, probs: Tensor, nonfinite: Tensor, copied: torch.cuda.Event | None
 ) -> tuple[Batch, Tensor]:
     if copied:
         copied.synchronize()
     if probs.isnan().any():
-        problems = describe_nonfinite(batch, broken)
-        raise InputError(problems or "a network answers with what is no number: its training has diverged")
+        problems = describe_nonfinite(batch, nonfinite)
+        raise InputError(problems or "a network's output is NaN: its training has diverged")
     return batch, probs
 
 
-def describe_nonfinite(batch: Batch, broken: Tensor) -> list[str]:
-    """A sentence for each window of a batch that a mask, shape (B,), marks as not a number."""
-    places = zip(batch.tracks[broken].tolist(), batch.starts[broken].tolist(), strict=True)
-    return [f"row {row} of the manifest, window at sample {start}: its picture is no number" for row, start in places]
+def describe_nonfinite(batch: Batch, nonfinite: Tensor) -> list[str]:
+    """One problem for each window of a batch that a mask, shape (B,), marks as not finite."""
+    windows = zip(batch.tracks[nonfinite].tolist(), batch.starts[nonfinite].tolist(), strict=True)
+    return [f"row {row} of the manifest, window at sample {start}: its picture is NaN" for row, start in windows]
 
 
-def _views_of(models: Sequence[nn.Module], features: nn.Module, batch: Batch, flip: bool) -> Iterator[list[Tensor]]:
-    """For each network its views of a batch: those that all share, or its own where its front end learned with it."""
-    shared = None
+def _views_by_model(
+    models: Sequence[nn.Module], features: nn.Module, batch: Batch, flip: bool
+) -> Iterator[list[Tensor]]:
+    """Each network's views of a batch: shared by all, except of networks with their own trainable LogMel."""
+    shared_views = None
     for model in models:
         front_end = getattr(model, "front_end", None) or features
         if front_end is not features:
             yield _views(front_end(batch.waves), flip)
             continue
-        shared = shared or _views(features(batch.waves), flip)
-        yield shared
+        shared_views = shared_views or _views(features(batch.waves), flip)
+        yield shared_views
 
 
 def _views(pictures: Tensor, flip: bool) -> list[Tensor]:
     return [pictures, flip_time(pictures)] if flip else [pictures]
 
 
-def _probs(model: nn.Module, views: list[Tensor], bfloat16: bool, parts: int) -> Tensor | None:
-    """Mean probabilities, shape (B, C), of a network's views of pictures, taken in parts.
+def _mean_probs(model: nn.Module, views: list[Tensor], bfloat16: bool, num_chunks: int) -> Tensor | None:
+    """Mean probabilities, shape (B, C), of a network over views of a batch, computed in chunks.
 
-    None where memory runs out and more parts may do.
+    None where memory runs out and more chunks may do.
     """
-    size = -(-len(views[0]) // parts)
+    chunk_size = -(-len(views[0]) // num_chunks)
     try:
         with torch.autocast(views[0].device.type, torch.bfloat16, enabled=bfloat16):
-            logits = [torch.cat([model(part) for part in view.split(size)]) for view in views]
-        return torch.stack([own.float().softmax(1) for own in logits]).mean(0)
+            logits = [torch.cat([model(chunk) for chunk in view.split(chunk_size)]) for view in views]
+        return torch.stack([view_logits.float().softmax(1) for view_logits in logits]).mean(0)
     except torch.OutOfMemoryError:
-        if size == 1:
+        if chunk_size == 1:
             raise
     return None

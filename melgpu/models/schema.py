@@ -1,6 +1,6 @@
-"""What checkpoints and a run's JSON must say of themselves, typed and bounded: checked before a word is believed.
+"""Schemas of the metadata of checkpoints and of a run's JSON files: typed and bounded, validated before use.
 
-They may say more than is asked for here.
+Additional keys are allowed.
 """
 
 from pathlib import Path
@@ -27,22 +27,22 @@ NonNegative = Annotated[int, Field(ge=0)]
 
 
 class Schema(BaseModel):
-    """A table of JSON data; never converts types."""
+    """A JSON object; types are never converted."""
 
     model_config = ConfigDict(strict=True, extra="allow")
 
 
-def _distinct(names: list[str]) -> list[str]:
+def _check_distinct(names: list[str]) -> list[str]:
     if len(set(names)) < len(names):
-        raise ValueError("something is named twice")
+        raise ValueError("a name occurs twice")
     return names
 
 
-ClassNames = Annotated[list[str], FailFast(), Field(min_length=1, max_length=10_000), AfterValidator(_distinct)]
+ClassNames = Annotated[list[str], FailFast(), Field(min_length=1, max_length=10_000), AfterValidator(_check_distinct)]
 
 
 class ParityFigures(Schema):
-    """See `parity.figures`."""
+    """See `parity.measure_parity`."""
 
     engine: str
     device: str
@@ -52,7 +52,7 @@ class ParityFigures(Schema):
 
 
 class RunFormat(Schema):
-    """environment.json, as far as it names the format of a run's folder; 1 had no name yet."""
+    """The format of a run's folder in environment.json; format 1 did not write the key."""
 
     format: int = 1
 
@@ -66,7 +66,7 @@ class Environment(Schema):
 
 
 class Score(Schema):
-    """See `Judged.scores`."""
+    """See `RoundEvaluation.scores`."""
 
     accuracy: FiniteFloat
     interval: tuple[FiniteFloat, FiniteFloat]
@@ -82,9 +82,9 @@ class Scores(RootModel[dict[str, dict[str, Score]]]):
 
 
 class NetworkMetadata(Schema):
-    """best.safetensors; its `recipe` is for the recipe's own validation."""
+    """best.safetensors; its `recipe` is validated by `recipe.validate_recipe`."""
 
-    what: ClassVar = "of one of the networks"
+    description: ClassVar = "of a network"
     round: Count
     backbone: BackboneName
     fold: NonNegative
@@ -106,16 +106,16 @@ class StackShape(Schema):
     fitted_weights: Annotated[list[dict[Stacker, Fraction]], FailFast(), Field(min_length=1, max_length=1000)]
 
     @model_validator(mode="after")
-    def _check(self) -> Self:
-        if not all(own.keys() == self.weights.keys() and sum(own.values()) > 0 for own in self.fitted_weights):
-            raise ValueError("weights of other stackers, or of none")
+    def _check_fitted_weights(self) -> Self:
+        if not all(fitted.keys() == self.weights.keys() and sum(fitted.values()) > 0 for fitted in self.fitted_weights):
+            raise ValueError("fitted weights of other stackers, or all zero")
         return self
 
 
 class StackMetadata(Schema):
     """The stackers of one fold, or of several."""
 
-    what: ClassVar = "of a stack"
+    description: ClassVar = "of a stack"
     stack: StackShape
 
 
@@ -140,7 +140,7 @@ class ParameterGroup(Schema):
 
 
 class TrainingMetadata(Schema):
-    """See `training.Training.state`."""
+    """See `state.Training.state`."""
 
     progress: Progress
     log: Annotated[list[EpochRecord], FailFast()]
@@ -149,7 +149,7 @@ class TrainingMetadata(Schema):
     ranks: Count
 
     @model_validator(mode="after")
-    def _check(self) -> Self:
+    def _check_progress(self) -> Self:
         if not self.progress.epochs_since_best <= self.progress.epoch == len(self.log):
             raise ValueError(f"{self.progress.epoch} epochs with a log of {len(self.log)}")
         return self
@@ -158,30 +158,30 @@ class TrainingMetadata(Schema):
 class StateMetadata(Schema):
     """last.safetensors."""
 
-    what: ClassVar = "of a training"
+    description: ClassVar = "of a training state"
     recipe_digest: str
     training: TrainingMetadata
 
 
-def validate_metadata(kind: type[Schema], metadata: dict, path: Path) -> None:
-    """Raise CheckpointError where what the file at `path` says of itself is not what its kind says."""
+def validate_metadata(schema: type[Schema], metadata: dict, path: Path) -> None:
+    """Raise CheckpointError where the metadata of the checkpoint at `path` do not match a schema."""
     try:
-        kind.model_validate(metadata)
+        schema.model_validate(metadata)
     except ValidationError as error:
-        raise CheckpointError(f"{path}: a checkpoint, but not {kind.what} ({_first(error)})") from None
+        raise CheckpointError(f"{path}: a checkpoint, but not {schema.description} ({_first_problem(error)})") from None
 
 
-def read_json(kind: type[BaseModel], path: Path) -> dict:
-    """A JSON file of one kind, as plain data. Raises InputError."""
+def read_json(schema: type[BaseModel], path: Path) -> dict:
+    """A JSON file, validated by a schema, as plain data. Raises InputError."""
     try:
-        return kind.model_validate_json(files.read_text(path, max_bytes=2**24)).model_dump(mode="json")
+        return schema.model_validate_json(files.read_text(path, max_bytes=2**24)).model_dump(mode="json")
     except ValidationError as error:
-        raise InputError(f"{path}: {_first(error)}") from None
+        raise InputError(f"{path}: {_first_problem(error)}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: {one_line(error)}") from None
 
 
-def _first(error: ValidationError) -> str:
+def _first_problem(error: ValidationError) -> str:
     first = error.errors(include_input=False, include_url=False)[0]
-    where, reason = ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")
-    return one_line(ValueError(f"{where}: {reason}" if where else reason))
+    location, reason = ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")
+    return one_line(ValueError(f"{location}: {reason}" if location else reason))

@@ -1,1 +1,1 @@
-"""Trained networks and music to class probabilities."""
+"""Class probabilities of tracks and music files from trained networks."""

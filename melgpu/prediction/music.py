@@ -1,4 +1,4 @@
-"""Music files to the likeliest classes, in a table, a CSV, or along each file."""
+"""Class predictions of music files: the most likely classes in a table, all in a CSV, or a timeline of each file."""
 
 import contextlib
 import os
@@ -26,17 +26,17 @@ from melgpu.runs.run import Run
 
 
 def predict_files(run: Run, music: list[str], out: Path | None, device: torch.device) -> list[str]:
-    """Show the likeliest classes of music files, and write all to `out`; the problems with files, if there are any.
+    """Show the most likely classes of music files, and write all to `out`; returns the problems with files.
 
-    Raises InputError where there is nothing to show.
+    Raises InputError where no file has usable audio.
     """
     if out:
         check_replaceable(out)
     ensemble = load_ensemble(run)
     paths, problems = find_music(music)
-    guarded = {"pcm_cache": "off", "on_error": "quarantine", "max_error_fraction": 1.0}
-    spec = run.recipe.loader.model_copy(update=guarded)
-    recipe = ensemble.recipe.model_copy(update={"loader": spec, "machine": run.recipe.machine})
+    overrides = {"pcm_cache": "off", "on_error": "quarantine", "max_error_fraction": 1.0}
+    loader_spec = run.recipe.loader.model_copy(update=overrides)
+    recipe = ensemble.recipe.model_copy(update={"loader": loader_spec, "machine": run.recipe.machine})
     with WindowLoader(paths, recipe.audio, recipe.loader, device) as loader:
         if paths:
             probs, unusable = predict_tracks(ensemble, recipe, loader, out)
@@ -49,14 +49,14 @@ def predict_files(run: Run, music: list[str], out: Path | None, device: torch.de
         resume_log_path(out).unlink(missing_ok=True)
         console.say(f"Probabilities of all classes: {out}")
     for problem in problems:
-        console.say(f"broken: {problem}")
+        console.say(f"error: {problem}")
     return problems
 
 
 def write_timelines(run: Run, music: list[str], folder: Path, device: torch.device) -> list[str]:
-    """Write the classes along each music file, from end to end; the problems with files, if there are any.
+    """Write the timeline of each music file, from start to end; returns the problems with files.
 
-    Raises InputError where there is nothing to write.
+    Raises InputError where no file has usable audio.
     """
     ensemble = load_ensemble(run)
     paths, problems = find_music(music)
@@ -64,17 +64,17 @@ def write_timelines(run: Run, music: list[str], folder: Path, device: torch.devi
     predictor = Predictor(ensemble.networks, recipe, device)
     audio, spec = ensemble.recipe.audio, ensemble.recipe.windows
     batch_size = run.recipe.loader.predict_batch_size
-    folder.mkdir(parents=True, exist_ok=True)  # an error now rather than after hours
-    expected = [expected_windows(path, audio, spec) for path in paths]
+    folder.mkdir(parents=True, exist_ok=True)  # fail before hours of prediction
+    window_counts = [expected_windows(path, audio, spec) for path in paths]
     written = []
-    title = f"{len(ensemble.networks)} networks predict {len(paths)} files from end to end"
-    with console.progress(title, sum(expected), "windows") as tracker:
-        for path, name, count in zip(paths, timeline_plot.distinct_names(paths), expected, strict=True):
+    title = f"{len(ensemble.networks)} networks predict {len(paths)} files from start to end"
+    with console.progress(title, sum(window_counts), "windows") as tracker:
+        for path, name, count in zip(paths, timeline_plot.distinct_names(paths), window_counts, strict=True):
             timeline = Timeline(path, audio, spec, device)
-            before = tracker.done
+            done_before = tracker.done
             if write_timeline(timeline, ensemble, predictor, batch_size, folder / name, tracker):
                 written.append(f"{path}: {folder / name}.csv and .png")
-            tracker.skip(before + count - tracker.done)  # a header may be wrong about the length
+            tracker.skip(done_before + count - tracker.done)  # the header may claim a wrong length
             if timeline.error:
                 problems.append(timeline.error)
     if not written:
@@ -82,14 +82,14 @@ def write_timelines(run: Run, music: list[str], folder: Path, device: torch.devi
     for line in written:
         console.say(line)
     for problem in problems:
-        console.say(f"broken: {problem}")
+        console.say(f"error: {problem}")
     return problems
 
 
 def write_timeline(
     timeline: Timeline, ensemble: Ensemble, predictor: Predictor, batch_size: int, out: Path, tracker: Tracker
 ) -> bool:
-    """Write OUT.csv and OUT.png of one file; False and nothing where it holds no usable audio."""
+    """Write OUT.csv and OUT.png of one file; returns False and writes nothing where it has no usable audio."""
     spans_s, probs = [], []
     with contextlib.closing(timeline.batches(batch_size)) as batches:
         for batch, window_probs in predictor.probs(batches):
@@ -104,13 +104,13 @@ def write_timeline(
 
 
 def find_music(names: list[str]) -> tuple[list[str], list[str]]:
-    """Every audio file or URL named or below a folder named, each once, and what is wrong with other names."""
+    """Paths of all audio files and URLs among `names` or in folders among them, each once; problems of the others."""
     paths, problems = [], []
     for name in names:
-        found = [str(path) for path in find_audio(Path(name))] if Path(name).is_dir() else [name]
-        if not found:
+        candidates = [str(path) for path in find_audio(Path(name))] if Path(name).is_dir() else [name]
+        if not candidates:
             problems.append(f"{name}: no audio files ({' '.join(AUDIO_SUFFIXES)}) in this folder")
-        for path in found:
+        for path in candidates:
             if is_utf8(path):
                 paths.append(path)
             else:
@@ -121,20 +121,20 @@ def find_music(names: list[str]) -> tuple[list[str], list[str]]:
 def prediction_table(
     paths: Sequence[str], probs: np.ndarray, class_names: Sequence[str], unusable: Sequence[bool]
 ) -> Table:
-    """The three likeliest classes of each file, named from the folder that they share; probs (N, C)."""
-    table = Table("file", "likeliest", "second", "third", box=SIMPLE)
-    here = [path for path in paths if not is_url(path)]
-    shared = os.path.commonpath([Path(path).absolute().parent for path in here]) if here else ""
-    for path, class_probs, has_no_audio in zip(paths, probs, unusable, strict=True):
-        likeliest = class_probs.argsort()[::-1][:3]
-        cells = [f"{escape(class_names[c])} {class_probs[c]:.0%}" for c in likeliest]
-        name = path if is_url(path) else os.path.relpath(path, shared)
-        table.add_row(escape(name), *(["not readable"] if has_no_audio else cells))
+    """The three most likely classes of each file, its path relative to the common folder; probs (N, C)."""
+    table = Table("file", "most likely", "second", "third", box=SIMPLE)
+    local_paths = [path for path in paths if not is_url(path)]
+    common_folder = os.path.commonpath([Path(path).absolute().parent for path in local_paths]) if local_paths else ""
+    for path, class_probs, is_unusable in zip(paths, probs, unusable, strict=True):
+        top_classes = class_probs.argsort()[::-1][:3]
+        cells = [f"{escape(class_names[c])} {class_probs[c]:.0%}" for c in top_classes]
+        name = path if is_url(path) else os.path.relpath(path, common_folder)
+        table.add_row(escape(name), *(["not readable"] if is_unusable else cells))
     return table
 
 
 def check_replaceable(out: Path) -> None:
-    """Raise InputError where `write_answers` would replace anything but what it has written itself."""
+    """Raise InputError where `write_predictions` would replace a file that it has not written."""
     if out.is_dir():
         raise InputError(f"--out {out}: a folder; name a file in it")
     if out.exists():
@@ -150,8 +150,10 @@ def write_predictions(
     class_names: Sequence[str],
     audio_errors: Mapping[str, AudioError],
 ) -> None:
-    """Probabilities of all classes, (N, C), one row a file; empty cells for one that gave nothing."""
-    rows = (_prediction_row(path, own, audio_errors.get(path)) for path, own in zip(paths, probs, strict=True))
+    """Probabilities of all classes, (N, C), one row per file; empty cells for an unusable file."""
+    rows = (
+        _prediction_row(path, file_probs, audio_errors.get(path)) for path, file_probs in zip(paths, probs, strict=True)
+    )
     files.write_csv(out, ["file", *class_names, "error"], rows)
 
 

@@ -1,4 +1,4 @@
-"""The trained networks of a run's current round to the predictions of all its tracks, which stacking needs."""
+"""Predictions of a round's trained networks for all tracks of its run, the input of stacking."""
 
 import contextlib
 from dataclasses import dataclass
@@ -23,60 +23,60 @@ from melgpu.runs.run import Job, Run
 
 def predict_round(run: Run, device: torch.device) -> None:
     """Write the predictions of every trained network of the current round for every track. Raises InputError."""
-    number = run.current_round
-    if number is None:
+    round_number = run.current_round
+    if round_number is None:
         console.say(f"All rounds are done: python stack.py {run.flags} shows the scores")
         return
-    trained = run.trained_jobs(number)
+    trained = run.trained_jobs(round_number)
     if not trained:
-        raise InputError(f"{run.folder}: round {number} has no trained network; run train.py first")
+        raise InputError(f"{run.folder}: round {round_number} has no trained network; run train.py first")
     if distributed.is_main_process():
         preflight.fill_cache(run)
     distributed.barrier()
     missing = [job for job in trained if not run.is_predicted(job)]
-    timed = _timed(run, missing)
-    distributed.barrier()  # nobody looks for logs while the main process writes its own
+    timing = _measure_time(run, missing)
+    distributed.barrier()  # no process opens its log before the main process has looked for old ones
     if missing:
-        with timed:
+        with timing:
             predict_jobs(run, missing, device)
         if distributed.is_main_process():
-            for path in run.resume_logs(number):
-                path.unlink()  # their batches are in the predictions
+            for path in run.resume_logs(round_number):
+                path.unlink()  # the predictions contain their batches
     if audio_errors := quarantine.load_errors(run.quarantine_path):
         console.say(quarantine.summarize(audio_errors, run.quarantine_path))
-    script = "train.py" if len(trained) < len(run.jobs(number)) else "stack.py"
-    console.say(f"Round {number}: {len(trained)} networks predicted. Next: python {script} {run.flags}")
+    script = "train.py" if len(trained) < len(run.jobs(round_number)) else "stack.py"
+    console.say(f"Round {round_number}: {len(trained)} networks predicted. Next: python {script} {run.flags}")
 
 
-def _timed(run: Run, jobs: list[Job]) -> contextlib.AbstractContextManager:
-    """Records what the prediction of these jobs takes; of a resumed one it is not known how many windows it did."""
+def _measure_time(run: Run, jobs: list[Job]) -> contextlib.AbstractContextManager:
+    """Records the time that the prediction of these jobs takes; a resumed one has no known number of windows."""
     if not distributed.is_main_process():
         return contextlib.nullcontext()
-    number = run.current_round
+    round_number = run.current_round
     stage = f"predict{run.variant}"
-    if run.resume_logs(number):
-        return timings.measure(run.timings_path, number, f"{stage}, resumed", 0, "windows")
+    if run.resume_logs(round_number):
+        return timings.measure(run.timings_path, round_number, f"{stage}, resumed", 0, "windows")
     num_windows = len(sampling.prediction_windows(run, np.arange(len(run.manifest))))
-    return timings.measure(run.timings_path, number, stage, len(jobs) * num_windows, "windows")
+    return timings.measure(run.timings_path, round_number, stage, len(jobs) * num_windows, "windows")
 
 
 def predict_jobs(run: Run, jobs: list[Job], device: torch.device) -> None:
-    """Predict with networks of a round in one pass over the music, or in more where memory does not hold them all."""
+    """Predict with networks of a round in one pass over the tracks, or in more where they do not fit into memory."""
     try:
         predict_together(run, jobs, device)
         return
     except torch.OutOfMemoryError:
         if len(jobs) == 1 or distributed.world_size() > 1:
-            raise InputError("the device's memory runs out: set a smaller loader.predict_batch_size") from None
+            raise InputError("the device is out of memory: set a smaller loader.predict_batch_size") from None
     half = -(-len(jobs) // 2)
-    console.say(f"the device's memory does not hold {len(jobs)} networks: {half} at a time, more passes")
+    console.say(f"{len(jobs)} networks do not fit into the device's memory: {half} at a time, in more passes")
     predict_jobs(run, jobs[:half], device)
     predict_jobs(run, jobs[half:], device)
 
 
 @dataclass(frozen=True)
 class Shard:
-    """What one process predicted: positions (S,) in the index of all windows, probs (K, S, C), heard (S,), errors."""
+    """Predictions of one process: positions (S,) in the index of all windows, probs (K, S, C), valid (S,), errors."""
 
     positions: np.ndarray
     probs: np.ndarray
@@ -85,7 +85,7 @@ class Shard:
 
 
 def predict_together(run: Run, jobs: list[Job], device: torch.device) -> None:
-    """Predict with networks of a round in one pass over the music, and save the predictions of each."""
+    """Predict with networks of a round in one pass over the tracks, and save the predictions of each."""
     if len(run.manifest) < distributed.world_size():
         raise InputError(f"{len(run.manifest)} tracks are fewer than {distributed.world_size()} processes")
     networks = load_networks(run, jobs)
@@ -106,13 +106,13 @@ def predict_together(run: Run, jobs: list[Job], device: torch.device) -> None:
         shards = distributed.gather_to_main(Shard(positions, probs, valid, loader.errors))
         if shards:
             save_shards(run, jobs, digests, index, shards)
-            found = [audio_error for shard in shards for audio_error in shard.errors.values()]
-            quarantine.record_errors(run.quarantine_path, found)
+            audio_errors = [audio_error for shard in shards for audio_error in shard.errors.values()]
+            quarantine.record_errors(run.quarantine_path, audio_errors)
         distributed.barrier()
 
 
 def save_shards(run: Run, jobs: list[Job], digests: list[str], index: WindowIndex, shards: list[Shard]) -> None:
-    """Put the shards of all processes together and save each network's predictions."""
+    """Merge the shards of all processes and save each network's predictions."""
     probs = np.empty((len(jobs), len(index), len(run.class_names)), np.float32)
     valid = np.empty(len(index), bool)
     for shard in shards:
@@ -121,8 +121,8 @@ def save_shards(run: Run, jobs: list[Job], digests: list[str], index: WindowInde
     probs[:, ~valid] = run.prior
     num_windows = np.bincount(index.tracks, minlength=len(run.manifest))
     unusable = np.isin(np.arange(len(run.manifest)), index.tracks[~valid])
-    for job, digest, own in zip(jobs, digests, probs, strict=True):
-        source = {
+    for job, digest, job_probs in zip(jobs, digests, probs, strict=True):
+        provenance = {
             "backbone": job.backbone,
             "fold": job.fold,
             "round": job.round,
@@ -131,7 +131,7 @@ def save_shards(run: Run, jobs: list[Job], digests: list[str], index: WindowInde
             "checkpoint_digest": digest,
         }
         splits = tuple(run.round_splits(job.fold))
-        made = predictions.Predictions(
-            run.manifest.ids, splits, unusable, num_windows, own, tuple(run.class_names), source
+        merged = predictions.Predictions(
+            run.manifest.ids, splits, unusable, num_windows, job_probs, tuple(run.class_names), provenance
         )
-        predictions.save(made, run.predictions_path(job))
+        predictions.save(merged, run.predictions_path(job))

@@ -1,7 +1,7 @@
-"""One file from end to end in windows, whatever its length: cut while it is decoded, in bounded memory.
+"""Sliding windows over one file of any length: cut while it is decoded, in bounded memory.
 
-A window begins every `predict_hop_s`; where a rest is left, one more ends at the file's end; a file shorter than a
-window is repeated up to it. Positions are in samples at the recipe's rate.
+A window begins every `predict_hop_s`; where a remainder is left, one more ends at the file's end; a file shorter than a
+window is tiled up to it. Positions are in samples at the recipe's rate.
 """
 
 import contextlib
@@ -22,10 +22,10 @@ BATCHES_AHEAD = 2
 
 
 class Timeline:
-    """The windows of one file, in order; what it held is known when they are out.
+    """The windows of one file, in order; its attributes are final when the batches are exhausted.
 
-    `num_samples` : how much has been read so far
-    `flaw` : what is wrong with the file, as `DecodeError` says it; None where it is well
+    `num_samples` : number of samples read so far
+    `error` : the message of the file's `DecodeError`; None where there is none
     """
 
     def __init__(self, path: str, audio: AudioSpec, spec: WindowSpec, device: torch.device):
@@ -36,22 +36,22 @@ class Timeline:
         self.error: str | None = None
 
     def batches(self, batch_size: int) -> Iterator[Batch]:
-        """Every window, `batch_size` at a time, all of track 0; none of a file that gives nothing.
+        """Every window, `batch_size` at a time, all of track 0; none of an unusable file.
 
-        What was good before a flaw is used as a file of its own. To be closed by who does not take all: a thread
+        The usable seconds before an error count as a file. A caller that does not exhaust it must close it: a thread
         decodes ahead.
         """
-        made = prefetch(self._gathered(batch_size), BATCHES_AHEAD)
-        return prefetch_to_device(made, self.device) if self.device.type == "cuda" else made
+        batches = prefetch(self._host_batches(batch_size), BATCHES_AHEAD)
+        return prefetch_to_device(batches, self.device) if self.device.type == "cuda" else batches
 
     def span_s(self, starts: torch.Tensor) -> np.ndarray:
-        """Where in the file windows that start at `starts`, shape (B,), begin and end in s, shape (B, 2)."""
+        """Start and end in s, shape (B, 2), of the windows that start at samples `starts`, shape (B,)."""
         starts = starts.numpy()
-        ends = np.minimum(starts + self.window_samples, self.num_samples)  # a repeated file ends before its window
+        ends = np.minimum(starts + self.window_samples, self.num_samples)  # a tiled file ends before its window
         return np.stack([starts, ends], axis=1) / self.sample_rate
 
-    def _gathered(self, batch_size: int) -> Iterator[Batch]:
-        """Batches in memory of this machine (pinned, for a GPU)."""
+    def _host_batches(self, batch_size: int) -> Iterator[Batch]:
+        """Batches in host memory (pinned, for a GPU)."""
         starts: list[int] = []
         for start, wave in cut_windows(self._blocks(), self.window_samples, self.hop_samples):
             if self.error and self.num_samples < decode.MIN_USABLE_S * self.sample_rate:
@@ -85,28 +85,28 @@ def _batch(waves: torch.Tensor, starts: list[int]) -> Batch:
 def cut_windows(blocks: Iterable[np.ndarray], window: int, hop: int) -> Iterator[tuple[int, np.ndarray]]:
     """Start and samples, shape (window,), of each window of a wave that comes in blocks of any size.
 
-    Holds no more than a window, a hop and a block.
+    Buffers no more than a window, a hop and a block.
     """
-    held, end, start = [np.empty(0, np.float32)], 0, 0  # the samples before `end`; the next window's start
+    buffered, end, start = [np.empty(0, np.float32)], 0, 0  # the samples before `end`; the next window's start
     for block in blocks:
-        held.append(block)
+        buffered.append(block)
         end += len(block)
         if end < start + window:
             continue
-        wave = np.concatenate(held)
+        wave = np.concatenate(buffered)
         while start + window <= end:
             yield start, wave[start - end + len(wave) :][:window]
             start += hop
-        held = [wave[-window:]]
+        buffered = [wave[-window:]]
     if end and not start:
-        yield 0, decode.conform(np.concatenate(held), window)
+        yield 0, decode.conform(np.concatenate(buffered), window)
     elif start and start - hop + window < end:
-        yield end - window, np.concatenate(held)[-window:]
+        yield end - window, np.concatenate(buffered)[-window:]
 
 
 def expected_windows(path: str, audio: AudioSpec, spec: WindowSpec) -> int:
-    """How many a file has by what its header claims; as many as a track where it claims nothing."""
-    length_s = None
-    with contextlib.suppress(Exception):  # whatever is wrong with it, decoding will say
-        length_s = decode.header_duration_s(Path(path))
-    return 1 + max(0, math.ceil(((length_s or audio.track_s) - spec.window_s) / spec.predict_hop_s))
+    """The number of windows by the claimed duration of a file's header; by a track's duration where it has none."""
+    duration_s = None
+    with contextlib.suppress(Exception):  # decoding will report the error
+        duration_s = decode.header_duration_s(Path(path))
+    return 1 + max(0, math.ceil(((duration_s or audio.track_s) - spec.window_s) / spec.predict_hop_s))

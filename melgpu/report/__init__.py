@@ -1,1 +1,1 @@
-"""A run to what a person looks at: report.html and tables in the terminal."""
+"""Reports of a run: report.html and tables in the terminal."""

@@ -1,4 +1,4 @@
-"""What a run's rounds found, as numbers: scores by fold, what pseudo labels were worth, where classes are confused."""
+"""Analysis of a run's stacked rounds: scores by fold, gains of pseudo labels, confusions, training times."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -26,51 +26,57 @@ PREDICTOR_NAMES = {
 
 @dataclass(frozen=True)
 class RoundResult:
-    """A stacked round, with or without pseudo labels, and what was judged in it."""
+    """A stacked round, with or without pseudo labels, and its evaluation."""
 
     run: Run
-    number: int
+    round_number: int
     evaluation: RoundEvaluation
 
     @property
     def title(self) -> str:
-        return f"Round {self.number}{self.run.variant}"
+        return f"Round {self.round_number}{self.run.variant}"
 
     @property
     def key(self) -> str:
-        """For links."""
-        return self.run.round_folder(self.number).name
+        """Identifies the result within the run."""
+        return self.run.round_folder(self.round_number).name
 
     @property
     def final_predictor(self) -> str:
-        """The judge that counts."""
+        """The predictor whose classes are the round's result."""
         return self.evaluation.provenance["final_predictor"]
 
-    def kind(self, judge: str) -> str:
+    def kind(self, predictor: str) -> str:
         """`network`, `mean`, `stacker`, or `blend`."""
-        if judge in self.run.spec(self.number).backbones:
+        if predictor in self.run.spec(self.round_number).backbones:
             return "network"
-        return "blend" if judge.endswith("blend") else "mean" if judge == "mean" else "stacker"
+        return "blend" if predictor.endswith("blend") else "mean" if predictor == "mean" else "stacker"
 
 
 def round_results(run: Run) -> list[RoundResult]:
     """The stacked rounds, the last one first, each before the same round without pseudo labels. Raises InputError."""
-    other, numbers = replace(run, without_pseudo=True), range(len(run.recipe.rounds), 0, -1)
-    places = [(own, number) for number in numbers for own in ((run, other) if number > 1 else (run,))]
-    return [_round_result(own, number) for own, number in places if own.is_stacked(number)]
+    plain_run, round_numbers = replace(run, without_pseudo=True), range(len(run.recipe.rounds), 0, -1)
+    variants = [
+        (variant, round_number)
+        for round_number in round_numbers
+        for variant in ((run, plain_run) if round_number > 1 else (run,))
+    ]
+    return [
+        _round_result(variant, round_number) for variant, round_number in variants if variant.is_stacked(round_number)
+    ]
 
 
-def _round_result(run: Run, number: int) -> RoundResult:
-    path = run.evaluation_path(number)
-    found = evaluation.load(path)
+def _round_result(run: Run, round_number: int) -> RoundResult:
+    path = run.evaluation_path(round_number)
+    loaded = evaluation.load(path)
     known = {
         (name, _evaluation_split(split)) for name, split in zip(run.manifest.ids, run.manifest.splits, strict=True)
     }
-    if list(found.class_names) != run.class_names or not set(zip(found.ids, found.splits, strict=True)) <= known:
+    if list(loaded.class_names) != run.class_names or not set(zip(loaded.ids, loaded.splits, strict=True)) <= known:
         raise InputError(f"{path}: of other tracks or classes than this run's")
-    if found.provenance.get("round") != number:
+    if loaded.provenance.get("round") != round_number:
         raise InputError(f"{path}: of another round")
-    return RoundResult(run, number, found)
+    return RoundResult(run, round_number, loaded)
 
 
 def _evaluation_split(split: str) -> str:
@@ -78,160 +84,193 @@ def _evaluation_split(split: str) -> str:
 
 
 def labelled_splits(result: RoundResult) -> list[str]:
-    """Those with known labels."""
+    """The splits that have tracks with known labels."""
     return [split for split in SPLITS if len(result.evaluation.rows(split))]
 
 
 def fold_scores(result: RoundResult) -> dict[str, dict[int, tuple[float, float | None]]]:
-    """{judge: {fold: (accuracy on its validation tracks, on their windows)}}; windows are judged by networks alone."""
-    told = result.evaluation
-    rows = {fold: told.rows("validation", fold) for fold in result.run.spec(result.number).folds}
-    windows = {(job.backbone, job.fold): window_accuracy(result.run, job) for job in result.run.jobs(result.number)}
+    """{predictor: {fold: (accuracy on its validation tracks, on their windows)}}; the latter of networks only."""
+    evaluated, spec = result.evaluation, result.run.spec(result.round_number)
+    fold_rows = {fold: evaluated.rows("validation", fold) for fold in spec.folds}
+    jobs = result.run.jobs(result.round_number)
+    window_accuracies = {(job.backbone, job.fold): window_accuracy(result.run, job) for job in jobs}
     return {
-        judge: {
-            fold: (float(np.mean(told.probs[j, own].argmax(1) == told.labels[own])), windows.get((judge, fold)))
-            for fold, own in rows.items()
-            if len(own)
+        predictor: {
+            fold: (
+                float(np.mean(evaluated.probs[j, rows].argmax(1) == evaluated.labels[rows])),
+                window_accuracies.get((predictor, fold)),
+            )
+            for fold, rows in fold_rows.items()
+            if len(rows)
         }
-        for j, judge in enumerate(told.predictors)
+        for j, predictor in enumerate(evaluated.predictors)
     }
 
 
 def window_accuracy(run: Run, job: Job) -> float | None:
-    """Share of a network's validation windows that are right, flips included; None where its predictions are gone."""
+    """Accuracy of a network on its validation windows, with flips; None where its predictions were deleted."""
     if not run.predictions_path(job).exists():
         return None
-    said = predictions.load(run.predictions_path(job))
-    if said.ids != run.manifest.ids:
+    predicted = predictions.load(run.predictions_path(job))
+    if predicted.ids != run.manifest.ids:
         raise InputError(f"{run.predictions_path(job)}: not of this run's tracks")
     labels = class_indices(run.manifest, run.class_names)
-    counts = (np.array(said.splits) == "valid") & ~said.unusable & (labels >= 0)
-    chosen = np.repeat(counts, said.num_windows)
-    right = said.probs.argmax(1) == np.repeat(labels, said.num_windows)
-    return float(right[chosen].mean()) if chosen.any() else None
+    is_scored = (np.array(predicted.splits) == "valid") & ~predicted.unusable & (labels >= 0)
+    window_mask = np.repeat(is_scored, predicted.num_windows)
+    correct = predicted.probs.argmax(1) == np.repeat(labels, predicted.num_windows)
+    return float(correct[window_mask].mean()) if window_mask.any() else None
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Accuracy of one judge with and without something, on the same tracks: the difference, its 95 % interval, and how
-    probable one as large is by chance.
+    """Accuracy of one predictor before and after a change, on the same tracks: the gain, its 95 % interval, and the
+    p-value of its sign test.
     """
 
     before: float
     after: float
     gain: float
     interval: tuple[float, float]
-    p: float
+    p_value: float
     tracks: int
     pseudo_labelled: int
 
 
 def compare(before: RoundEvaluation, after: RoundEvaluation) -> dict[str, dict[str, Comparison]]:
-    """{judge: {split: what changed}} on the tracks with known labels that both judged."""
-    places = {key: row for row, key in enumerate(zip(before.ids, before.splits, strict=True))}
-    found: dict[str, dict[str, Comparison]] = {}
-    for judge in (judge for judge in after.predictors if judge in before.predictors):
+    """{predictor: {split: comparison}} on the tracks with known labels that both evaluations have."""
+    before_rows = {key: row for row, key in enumerate(zip(before.ids, before.splits, strict=True))}
+    comparisons: dict[str, dict[str, Comparison]] = {}
+    for predictor in (predictor for predictor in after.predictors if predictor in before.predictors):
         for split in SPLITS:
-            keys = [(row, places.get((after.ids[row], split))) for row in after.rows(split).tolist()]
-            pairs = np.array([pair for pair in keys if None not in pair], int)
+            candidates = [(row, before_rows.get((after.ids[row], split))) for row in after.rows(split).tolist()]
+            pairs = np.array([pair for pair in candidates if None not in pair], int)
             if len(pairs):
-                found.setdefault(judge, {})[split] = _compare_predictor(before, after, judge, pairs.T)
-    return found
+                comparison = _compare_predictor(before, after, predictor, pairs.T)
+                comparisons.setdefault(predictor, {})[split] = comparison
+    return comparisons
 
 
-def _compare_predictor(before: RoundEvaluation, after: RoundEvaluation, judge: str, rows: np.ndarray) -> Comparison:
-    labels = after.labels[rows[0]]
+def _compare_predictor(
+    before: RoundEvaluation, after: RoundEvaluation, predictor: str, row_pairs: np.ndarray
+) -> Comparison:
+    """`row_pairs`, shape (2, N): rows of `after`, then those of the same tracks in `before`."""
+    labels = after.labels[row_pairs[0]]
     new, old = (
-        (told.probs[told.predictors.index(judge), own].argmax(1) == labels).astype(float)
-        for told, own in ((after, rows[0]), (before, rows[1]))
+        (evaluated.probs[evaluated.predictors.index(predictor), rows].argmax(1) == labels).astype(float)
+        for evaluated, rows in ((after, row_pairs[0]), (before, row_pairs[1]))
     )
     gain = new - old
-    seen = int(after.pseudo_labelled[rows[0]].sum())
-    return Comparison(old.mean(), new.mean(), gain.mean(), bootstrap_interval(gain), sign_test(gain), len(labels), seen)
+    return Comparison(
+        before=old.mean(),
+        after=new.mean(),
+        gain=gain.mean(),
+        interval=bootstrap_interval(gain),
+        p_value=sign_test(gain),
+        tracks=len(labels),
+        pseudo_labelled=int(after.pseudo_labelled[row_pairs[0]].sum()),
+    )
 
 
 @dataclass(frozen=True)
 class PseudoLabelCounts:
-    """The pseudo labels of one class: how many, how sure, how many with all networks' votes; right ones of known."""
+    """The pseudo labels of one class.
+
+    count : how many
+    min_confidence, mean_confidence : of the final predictor
+    unanimous : how many have the votes of all networks
+    correct, labelled : how many are correct, of those whose label is known
+    """
 
     name: str
     count: int
-    lowest: float
-    mean: float
+    min_confidence: float
+    mean_confidence: float
     unanimous: int
-    right: int
-    known: int
+    correct: int
+    labelled: int
 
 
 def pseudo_label_counts(run: Run, round_number: int) -> list[PseudoLabelCounts] | None:
-    """What a round chose for the next one, class by class; None where it chose nothing yet. Raises InputError."""
+    """The pseudo labels that a round selected for the next one, by class; None before it did. Raises InputError."""
     path = run.pseudo_path(round_number)
     if not path.exists():
         return None
     public = run.manifest.rows("public").tolist()
-    truth = {run.manifest.ids[row]: run.manifest.labels[row] for row in public}
-    chosen = pseudo_labels.load(path, round_number, run.recipe.digest())
-    by_class = {name: [one for one in chosen if one.label == name] for name in run.class_names}
-    return [_count_pseudo_labels(name, own, truth) for name, own in by_class.items()]
+    true_labels = {run.manifest.ids[row]: run.manifest.labels[row] for row in public}
+    selected = pseudo_labels.load(path, round_number, run.recipe.digest())
+    by_class = {name: [pseudo for pseudo in selected if pseudo.label == name] for name in run.class_names}
+    return [_count_pseudo_labels(name, of_class, true_labels) for name, of_class in by_class.items()]
 
 
-def _count_pseudo_labels(name: str, own: list[pseudo_labels.PseudoLabel], truth: dict[str, str]) -> PseudoLabelCounts:
-    sure = [one.confidence for one in own] or [0.0]
-    known = [truth[one.id] for one in own if truth.get(one.id)]
-    unanimous = sum(len(set(one.votes.split("/"))) == 1 for one in own)
-    return PseudoLabelCounts(name, len(own), min(sure), sum(sure) / len(sure), unanimous, known.count(name), len(known))
+def _count_pseudo_labels(
+    name: str, of_class: list[pseudo_labels.PseudoLabel], true_labels: dict[str, str]
+) -> PseudoLabelCounts:
+    confidences = [pseudo.confidence for pseudo in of_class] or [0.0]
+    known = [true_labels[pseudo.id] for pseudo in of_class if true_labels.get(pseudo.id)]
+    return PseudoLabelCounts(
+        name=name,
+        count=len(of_class),
+        min_confidence=min(confidences),
+        mean_confidence=sum(confidences) / len(confidences),
+        unanimous=sum(len(set(pseudo.votes.split("/"))) == 1 for pseudo in of_class),
+        correct=known.count(name),
+        labelled=len(known),
+    )
 
 
 def total_counts(classes: list[PseudoLabelCounts]) -> PseudoLabelCounts:
-    """Those of all classes together."""
-    sums = {name: sum(getattr(one, name) for one in classes) for name in ("count", "unanimous", "right", "known")}
-    mean = sum(one.mean * one.count for one in classes) / max(1, sums["count"])
-    return PseudoLabelCounts(
-        "all", lowest=min((one.lowest for one in classes if one.count), default=0.0), mean=mean, **sums
-    )
+    """The counts of all classes together."""
+    sums = {
+        name: sum(getattr(counts, name) for counts in classes) for name in ("count", "unanimous", "correct", "labelled")
+    }
+    mean_confidence = sum(counts.mean_confidence * counts.count for counts in classes) / max(1, sums["count"])
+    min_confidence = min((counts.min_confidence for counts in classes if counts.count), default=0.0)
+    return PseudoLabelCounts("all", min_confidence=min_confidence, mean_confidence=mean_confidence, **sums)
 
 
 @dataclass(frozen=True)
 class ClassScore:
-    """How many tracks of a class were answered with it, and the share's 95 % interval."""
+    """How many tracks of a class were classified correctly, of how many, and the recall's 95 % interval."""
 
     name: str
-    right: int
+    correct: int
     tracks: int
     interval: tuple[float, float]
 
 
 def confusion_matrix(result: RoundResult, split: str) -> np.ndarray:
-    """How many tracks of each class (axis 0) were answered with each class (axis 1), shape (C, C)."""
+    """How many tracks of each class (axis 0) were predicted as each class (axis 1), shape (C, C)."""
     rows = result.evaluation.rows(split)
     return confusion_counts(
         result.evaluation.final_probs[rows].argmax(1), result.evaluation.labels[rows], len(result.run.class_names)
     )
 
 
-def class_scores(table: np.ndarray, names: list[str]) -> list[ClassScore]:
-    """Recall of each class that occurs."""
-    pairs = zip(names, table.diagonal().tolist(), table.sum(axis=1).tolist(), strict=True)
+def class_scores(confusion: np.ndarray, names: list[str]) -> list[ClassScore]:
+    """Recall of each class that occurs; confusion (C, C) of `confusion_matrix`."""
+    counts = zip(names, confusion.diagonal().tolist(), confusion.sum(axis=1).tolist(), strict=True)
     return [
-        ClassScore(n, right, tracks, wilson_interval(right / tracks, tracks)) for n, right, tracks in pairs if tracks
+        ClassScore(name, correct, tracks, wilson_interval(correct / tracks, tracks))
+        for name, correct, tracks in counts
+        if tracks
     ]
 
 
-def most_confused(table: np.ndarray, most: int) -> Iterator[tuple[int, int]]:
-    """The pairs (truth, answer) that are confused most often, the most frequent first."""
-    wrong = table - np.diag(table.diagonal())
-    for place in np.argsort(-wrong, axis=None, kind="stable")[:most].tolist():
-        truth, answer = divmod(place, len(table))
-        if wrong[truth, answer]:
-            yield truth, answer
+def most_confused(confusion: np.ndarray, max_pairs: int) -> Iterator[tuple[int, int]]:
+    """The pairs (true class, predicted class) that are confused most often, the most frequent first."""
+    wrong = confusion - np.diag(confusion.diagonal())
+    for cell in np.argsort(-wrong, axis=None, kind="stable")[:max_pairs].tolist():
+        truth, predicted = divmod(cell, len(confusion))
+        if wrong[truth, predicted]:
+            yield truth, predicted
 
 
 @dataclass(frozen=True)
 class TrainingTime:
     """Training of one backbone in one round, all its folds together.
 
-    seconds : by stage, validation among them
-    windows_per_s : trained on, by each process, while it trains; 0 where nothing is known
+    seconds : by stage, validation included
+    windows_per_s : training windows of each process, validation time excluded; 0 where it is not known
     """
 
     backbone: str
@@ -246,25 +285,24 @@ class TrainingTime:
 
 
 def training_logs(run: Run, round_number: int) -> dict[str, dict[int, list[dict[str, float]]]]:
-    """{backbone: {fold: its training's records}}, of trainings that have ended an epoch. Raises InputError."""
-    found: dict[str, dict[int, list[dict[str, float]]]] = {}
+    """{backbone: {fold: its training log}}, of trainings that have finished an epoch. Raises InputError."""
+    logs: dict[str, dict[int, list[dict[str, float]]]] = {}
     for job in run.jobs(round_number):
         if records := checkpointing.load_log(run, job):
-            found.setdefault(job.backbone, {})[job.fold] = records
-    return found
+            logs.setdefault(job.backbone, {})[job.fold] = records
+    return logs
 
 
 def training_time(run: Run, backbone: str, folds: dict[int, list[dict[str, float]]]) -> TrainingTime:
-    """What a backbone's `logs` add up to."""
+    """Sums over the training logs of a backbone's folds."""
     records = [record for log in folds.values() for record in log]
     seconds = {stage: sum(record[f"{stage}_s"] for record in records) for stage in STAGES}
-    trained_s = sum(own for stage, own in seconds.items() if stage != "validation")
-    steps = sum(record["steps_per_s"] * _trained_s(record) for record in records)  # of resumed epochs what was seen
+    training_s = sum(stage_s for stage, stage_s in seconds.items() if stage != "validation")
+    steps = sum(record["steps_per_s"] * _training_s(record) for record in records)  # a resumed epoch: what was logged
     batch_size = run.recipe.optim_for(backbone).batch_size
-    return TrainingTime(
-        backbone, len(folds), len(records), seconds, steps * batch_size / trained_s if trained_s else 0.0
-    )
+    windows_per_s = steps * batch_size / training_s if training_s else 0.0
+    return TrainingTime(backbone, len(folds), len(records), seconds, windows_per_s)
 
 
-def _trained_s(record: dict[str, float]) -> float:
+def _training_s(record: dict[str, float]) -> float:
     return sum(record[f"{stage}_s"] for stage in STAGES if stage != "validation")

@@ -1,4 +1,4 @@
-"""The worst mistakes: which tracks, which of their windows, what those look and sound like."""
+"""The worst misclassifications: tracks, their worst windows, and the log-mel pictures and audio of those."""
 
 import io
 from collections.abc import Iterator
@@ -21,14 +21,14 @@ from melgpu.runs import predictions, sampling
 from melgpu.runs.run import Run
 from melgpu.stacking.evaluation import RoundEvaluation
 
-MAX_ERRORS, MAX_AUDIO_S = 12, 300  # a page of some MB
-MP3_RATES = (16_000, 22_050, 24_000, 32_000, 44_100, 48_000)  # Hz, which every browser plays
+MAX_ERRORS, MAX_AUDIO_S = 12, 300  # a report of some MB
+MP3_RATES = (16_000, 22_050, 24_000, 32_000, 44_100, 48_000)  # Hz, which every browser supports
 PICTURE_SIZE = 200  # pixels, both ways
 
 
 @dataclass(frozen=True)
 class Misclassification:
-    """A track whose answer is wrong; `truth` and `answer` are class numbers, then the probabilities of both."""
+    """A track whose predicted class is wrong; `truth` and `predicted` are class indices, then their probabilities."""
 
     id: str
     split: str
@@ -41,10 +41,11 @@ class Misclassification:
 
 @dataclass(frozen=True)
 class WorstWindow:
-    """The window of a mistake in which the networks find the truth least likely: their mean probabilities there.
+    """The window of a misclassified track with the smallest mean probability of the true class over the networks.
 
     row : of the manifest
     start_s, end_s : in the conformed track
+    truth_probability, predicted_probability : means over the networks
     """
 
     row: int
@@ -56,9 +57,10 @@ class WorstWindow:
 
 @dataclass(frozen=True)
 class WindowMedia:
-    """What a window looks and sounds like, as `data:` URIs; None where there is nothing, for `flaw`'s reason.
+    """Log-mel picture and audio of a window, as `data:` URIs; None where there is none.
 
-    file_s : the file's own length, which may be less than a track's; None where it is not known
+    duration_s : the file's duration, which may be less than a track's; None where it is not known
+    error : the reason of the file's audio error; None where it has none
     """
 
     picture: str | None
@@ -67,85 +69,91 @@ class WindowMedia:
     error: str | None
 
 
-def worst_errors(judged: RoundEvaluation, most: int = MAX_ERRORS) -> list[Misclassification]:
-    """The wrong answers among tracks with known labels that give the truth the smallest probability."""
-    answers = judged.final_probs.argmax(axis=1)
-    wrong = np.flatnonzero((judged.labels >= 0) & (answers != judged.labels))
-    truth_probs = judged.final_probs[wrong, judged.labels[wrong]]
-    chosen = wrong[np.argsort(truth_probs, kind="stable")][:most]
-    return [_misclassification(judged, row, int(judged.labels[row]), int(answers[row])) for row in chosen.tolist()]
+def worst_errors(evaluation: RoundEvaluation, max_errors: int = MAX_ERRORS) -> list[Misclassification]:
+    """The misclassified tracks with known labels that have the smallest probability of the true class."""
+    predicted = evaluation.final_probs.argmax(axis=1)
+    wrong = np.flatnonzero((evaluation.labels >= 0) & (predicted != evaluation.labels))
+    truth_probs = evaluation.final_probs[wrong, evaluation.labels[wrong]]
+    worst = wrong[np.argsort(truth_probs, kind="stable")][:max_errors]
+    return [
+        _misclassification(evaluation, row, int(evaluation.labels[row]), int(predicted[row])) for row in worst.tolist()
+    ]
 
 
-def _misclassification(judged: RoundEvaluation, row: int, truth: int, answer: int) -> Misclassification:
-    probs = judged.final_probs[row].tolist()
-    where = judged.ids[row], judged.splits[row], int(judged.folds[row])
-    return Misclassification(*where, truth, answer, probs[truth], probs[answer])
+def _misclassification(evaluation: RoundEvaluation, row: int, truth: int, predicted: int) -> Misclassification:
+    probs = evaluation.final_probs[row].tolist()
+    track = evaluation.ids[row], evaluation.splits[row], int(evaluation.folds[row])
+    return Misclassification(*track, truth, predicted, probs[truth], probs[predicted])
 
 
-def worst_windows(run: Run, round_number: int, found: list[Misclassification]) -> list[WorstWindow]:
-    """The worst window of each mistake. Raises InputError where predictions are damaged or foreign."""
-    rows = [_row(run, mistake) for mistake in found]
-    probs = window_probs(run, round_number, rows, [mistake.fold for mistake in found])
-    return [_worst_window(run, *parts) for parts in zip(rows, found, probs, strict=True)]
+def worst_windows(run: Run, round_number: int, errors: list[Misclassification]) -> list[WorstWindow]:
+    """The worst window of each misclassified track. Raises InputError for damaged predictions or another run's."""
+    rows = [_manifest_row(run, error) for error in errors]
+    probs = window_probs(run, round_number, rows, [error.fold for error in errors])
+    return [_worst_window(run, *parts) for parts in zip(rows, errors, probs, strict=True)]
 
 
-def _worst_window(run: Run, row: int, mistake: Misclassification, probs: np.ndarray) -> WorstWindow:
-    place = int(probs[:, mistake.truth].argmin())
-    start_s = float(sampling.prediction_windows(run, np.array([row])).starts[place]) / run.recipe.audio.sample_rate
-    said = probs[place, [mistake.truth, mistake.predicted]].tolist()
-    return WorstWindow(row, start_s, start_s + run.recipe.windows.window_s, *said)
+def _worst_window(run: Run, row: int, error: Misclassification, probs: np.ndarray) -> WorstWindow:
+    window = int(probs[:, error.truth].argmin())
+    start_s = float(sampling.prediction_windows(run, np.array([row])).starts[window]) / run.recipe.audio.sample_rate
+    class_probs = probs[window, [error.truth, error.predicted]].tolist()
+    return WorstWindow(row, start_s, start_s + run.recipe.windows.window_s, *class_probs)
 
 
-def _row(run: Run, mistake: Misclassification) -> int:
-    """A mistake's row of the manifest. Raises InputError where it has none."""
-    wanted = mistake.id, "train" if mistake.split == "validation" else mistake.split
-    for row, own in enumerate(zip(run.manifest.ids, run.manifest.splits, strict=True)):
-        if own == wanted:
+def _manifest_row(run: Run, error: Misclassification) -> int:
+    """A track's row of the manifest. Raises InputError where it has none."""
+    key = error.id, "train" if error.split == "validation" else error.split
+    for row, row_key in enumerate(zip(run.manifest.ids, run.manifest.splits, strict=True)):
+        if row_key == key:
             return row
-    raise InputError(f"{run.folder}: {mistake.id} was judged, but is no track of the {mistake.split} set")
+    raise InputError(f"{run.folder}: {error.id} was evaluated, but is no track of the {error.split} set")
 
 
 def window_probs(run: Run, round_number: int, rows: list[int], folds: list[int]) -> list[np.ndarray]:
-    """For each row of the manifest the mean over the networks that judge it, shape (windows, C), in order of time.
+    """For each row of the manifest the mean over the networks that predict it, shape (windows, C), in order of time.
 
     Those are the networks of its own fold, or all (fold -1). Raises InputError.
     """
     counts = [len(sampling.prediction_windows(run, np.array([row]))) for row in rows]
-    sums, networks = [np.zeros((count, len(run.class_names))) for count in counts], np.zeros(len(rows))
+    sums, num_networks = [np.zeros((count, len(run.class_names))) for count in counts], np.zeros(len(rows))
     for job in run.jobs(round_number):
         path = run.predictions_path(job)
-        said = predictions.load(path)
-        first = np.cumsum(said.num_windows) - said.num_windows
-        if said.ids != run.manifest.ids or any(said.num_windows[row] != n for row, n in zip(rows, counts, strict=True)):
+        predicted = predictions.load(path)
+        offsets = np.cumsum(predicted.num_windows) - predicted.num_windows
+        if predicted.ids != run.manifest.ids or any(
+            predicted.num_windows[row] != count for row, count in zip(rows, counts, strict=True)
+        ):
             raise InputError(f"{path}: not of this run's tracks and windows")
-        for place in (place for place, fold in enumerate(folds) if fold in (-1, job.fold)):
-            sums[place] += said.probs[first[rows[place]] :][: counts[place]]
-            networks[place] += 1
-    return [total / max(1, count) for total, count in zip(sums, networks, strict=True)]
+        for i in (i for i, fold in enumerate(folds) if fold in (-1, job.fold)):
+            sums[i] += predicted.probs[offsets[rows[i]] :][: counts[i]]
+            num_networks[i] += 1
+    return [total / max(1, count) for total, count in zip(sums, num_networks, strict=True)]
 
 
-def render_media(run: Run, chosen: list[WorstWindow]) -> Iterator[WindowMedia]:
-    """What each window looks and sounds like; a file that cannot be read (any more) has a flaw."""
-    plain = {"engine": "auto", "channels": "grey", "trainable": "none", "image_size": PICTURE_SIZE}
-    features = LogMel(run.recipe.mel.model_copy(update=plain), run.recipe.audio.sample_rate)
-    for number, (window, (wave, audio_error)) in enumerate(zip(chosen, load_waves(run, chosen), strict=True), start=1):
+def render_media(run: Run, windows: list[WorstWindow]) -> Iterator[WindowMedia]:
+    """Log-mel picture and audio of each window; the audio error of a file that cannot be read (any more)."""
+    overrides = {"engine": "auto", "channels": "grey", "trainable": "none", "image_size": PICTURE_SIZE}
+    features = LogMel(run.recipe.mel.model_copy(update=overrides), run.recipe.audio.sample_rate)
+    loaded = zip(windows, load_waves(run, windows), strict=True)
+    for count, (window, (wave, audio_error)) in enumerate(loaded, start=1):
         if audio_error:
             yield WindowMedia(None, None, None, audio_error)
             continue
         picture = plots.window_picture(features(wave[None])[0, 0].numpy())
-        short = number * run.recipe.windows.window_s <= MAX_AUDIO_S
-        played = encode_mp3(wave.numpy(), run.recipe.audio.sample_rate) if short else None
-        yield WindowMedia(picture, played, _file_duration_s(run.manifest.paths[window.row]), None)
+        has_audio = count * run.recipe.windows.window_s <= MAX_AUDIO_S
+        audio = encode_mp3(wave.numpy(), run.recipe.audio.sample_rate) if has_audio else None
+        yield WindowMedia(picture, audio, _file_duration_s(run.manifest.paths[window.row]), None)
 
 
-def load_waves(run: Run, chosen: list[WorstWindow]) -> Iterator[tuple[torch.Tensor, str | None]]:
-    """Each window, of different tracks, as the networks heard it, shape (T,); or silence, and why."""
-    guarded = run.recipe.loader.model_copy(update={"on_error": "quarantine", "max_error_fraction": 1.0})
-    starts = [to_samples(window.start_s, run.recipe.audio.sample_rate) for window in chosen]
-    index = WindowIndex(np.array([window.row for window in chosen], np.int32), np.array(starts, np.int32))
-    with WindowLoader(run.manifest.paths, run.recipe.audio, guarded, torch.device("cpu"), run.pcm_cache) as loader:
-        for batch, window in zip(loader.batches(index, sampling.window_samples(run), 1), chosen, strict=True):
-            audio_error = None if batch.valid[0] else loader.errors[run.manifest.paths[window.row]].reason
+def load_waves(run: Run, windows: list[WorstWindow]) -> Iterator[tuple[torch.Tensor, str | None]]:
+    """Samples of each window, of different tracks, as the networks get them, shape (T,); or zeros and the error."""
+    loader_spec = run.recipe.loader.model_copy(update={"on_error": "quarantine", "max_error_fraction": 1.0})
+    starts = [to_samples(window.start_s, run.recipe.audio.sample_rate) for window in windows]
+    index = WindowIndex(np.array([window.row for window in windows], np.int32), np.array(starts, np.int32))
+    cpu, paths = torch.device("cpu"), run.manifest.paths
+    with WindowLoader(paths, run.recipe.audio, loader_spec, cpu, run.pcm_cache) as loader:
+        for batch, window in zip(loader.batches(index, sampling.window_samples(run), 1), windows, strict=True):
+            audio_error = None if batch.valid[0] else loader.errors[paths[window.row]].reason
             yield batch.waves[0], audio_error
 
 
@@ -154,7 +162,7 @@ def _file_duration_s(path: str) -> float | None:
 
 
 def encode_mp3(wave: np.ndarray, sample_rate: int) -> str:
-    """A window, shape (T,), as mp3, at a rate that every browser plays."""
+    """A window, shape (T,), as mp3, at a rate that every browser supports."""
     rate = next((rate for rate in MP3_RATES if rate >= sample_rate), MP3_RATES[-1])
     if rate != sample_rate:
         wave = soxr.resample(wave, sample_rate, rate)

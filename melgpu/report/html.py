@@ -1,7 +1,7 @@
-"""A run's page, made for looking: one HTML file that needs nothing else, neither scripts nor a network.
+"""HTML report of a run: one self-contained file, without scripts or external resources.
 
-Every name in it comes from strangers' files and is escaped by the template. Shares are in percent, with their 95 %
-intervals; differences are in percentage points.
+Every name in it comes from untrusted files and is escaped by the template. Accuracies are in percent, with their 95 %
+intervals; gains are in percentage points.
 """
 
 import math
@@ -22,7 +22,7 @@ from melgpu.runs import timings
 from melgpu.runs.run import Run
 from melgpu.training.stage_timer import fractions
 
-MAX_CLASSES, MAX_PAIRS, MAX_PAIRS_MANY_CLASSES = 25, 6, 25  # in a table of confusions; pairs told in words
+MAX_CLASSES, MAX_PAIRS, MAX_PAIRS_MANY_CLASSES = 25, 6, 25  # in a confusion matrix; confused pairs listed
 
 
 def write(run: Run) -> None:
@@ -31,20 +31,20 @@ def write(run: Run) -> None:
 
 
 def render(run: Run, now: datetime) -> str:
-    """The page as text."""
+    """The report as HTML."""
     results = analysis.round_results(run)
     last = next((result for result in results if not result.run.without_pseudo), None)
     if last is None:
-        raise InputError(f"{run.folder}: no round is stacked yet, there is nothing to show")
-    parts = _scores(results) | _worth(run, results) | _time(run, results)
+        raise InputError(f"{run.folder}: no round is stacked yet, there is nothing to report")
+    parts = _scores(results) | _pseudo_labels(run, results) | _times(run, results)
     audio_errors = quarantine.load_errors(run.quarantine_path)
     return _template().render(
         run=run,
         now=now,
         results=results,
         last=last,
-        in_short=_in_short(last, parts) | {"files": summary.quarantine_sentence(audio_errors)},
-        views=[_split_view(last, split) for split in analysis.labelled_splits(last)],
+        sentences=_sentences(last, parts) | {"quarantine": summary.quarantine_sentence(audio_errors)},
+        split_views=[_split_view(last, split) for split in analysis.labelled_splits(last)],
         worst_errors=_worst_errors(last),
         audio_errors=audio_errors,
         recipe=files.read_text(run.folder / "recipe.toml"),
@@ -57,132 +57,157 @@ def _template() -> jinja2.Template:
     environment = jinja2.Environment(
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    numbers = (summary.percent, summary.in_percent, summary.points, summary.interval, summary.points_interval)
-    environment.filters |= {
-        filter.__name__: filter for filter in (*numbers, summary.significance, duration, fractions, bar_position, rate)
-    }
+    number_formats = (
+        summary.percent,
+        summary.in_percent,
+        summary.points,
+        summary.percent_interval,
+        summary.points_interval,
+    )
+    filters = (*number_formats, summary.significance, duration, fractions, bar_position, rate)
+    environment.filters |= {filter.__name__: filter for filter in filters}
     environment.globals |= {
         "SPLITS": summary.SPLIT_NAMES,
         "PREDICTORS": analysis.PREDICTOR_NAMES,
         "MAX_CLASSES": MAX_CLASSES,
+        "colour": plots.colour,
+        "learning_curves": plots.learning_curves,
+        "axis_start": axis_start,
+        "blend_weights_sentence": summary.blend_weights_sentence,
     }
-    environment.globals |= {"colour": plots.colour, "curves": plots.learning_curves}
-    environment.globals |= {"scale": scale, "blend_weights_sentence": summary.blend_weights_sentence}
     return environment.get_template("report.html")
 
 
 def _scores(results: list[RoundResult]) -> dict:
-    """By the result's key: scores of the judges (see `Judged.scores`), in all and by fold."""
+    """By the result's key: scores of the predictors (see `RoundEvaluation.scores`), overall and by fold."""
     scores = {result.key: result.evaluation.scores() for result in results}
-    return {"scores": scores, "folds": {result.key: analysis.fold_scores(result) for result in results}}
+    return {"scores": scores, "fold_scores": {result.key: analysis.fold_scores(result) for result in results}}
 
 
-def _worth(run: Run, results: list[RoundResult]) -> dict:
-    """The pseudo labels, and what they changed."""
-    return {"chosen": _pseudo(run), "gains": _gains(results)}
+def _pseudo_labels(run: Run, results: list[RoundResult]) -> dict:
+    """The pseudo labels, and their gains."""
+    return {"pseudo_label_views": _pseudo_label_views(run), "pseudo_label_gains": _pseudo_label_gains(results)}
 
 
-def _time(run: Run, results: list[RoundResult]) -> dict:
-    """By the result's key the trainings' logs and what they spent, and all other pieces of work."""
-    logs = {result.key: analysis.training_logs(result.run, result.number) for result in results}
-    trainings = {
-        c.key: [analysis.training_time(c.run, name, own) for name, own in logs[c.key].items()] for c in results
+def _times(run: Run, results: list[RoundResult]) -> dict:
+    """By the result's key the training logs and times, and the timings of all other stages."""
+    logs = {result.key: analysis.training_logs(result.run, result.round_number) for result in results}
+    training_times = {
+        result.key: [analysis.training_time(result.run, name, folds) for name, folds in logs[result.key].items()]
+        for result in results
     }
-    return {"logs": logs, "training_times": trainings, "pieces": timings.load(run.timings_path)}
+    return {"logs": logs, "training_times": training_times, "stage_timings": timings.load(run.timings_path)}
 
 
-def _in_short(last: RoundResult, parts: dict) -> dict[str, str]:
-    """Answers in words to what one asks first, by the section that has the figures."""
-    scores, chosen = parts["scores"][last.key], parts["chosen"]
-    result, latest = parts["gains"][-1] if parts["gains"] else (last, {})
+def _sentences(last: RoundResult, parts: dict) -> dict[str, str]:
+    """The summary at the top of the report, by the section that has the figures."""
+    scores, views, gains = parts["scores"][last.key], parts["pseudo_label_views"], parts["pseudo_label_gains"]
+    result, comparisons = gains[-1] if gains else (last, {})
+    trainings = [training for times in parts["training_times"].values() for training in times]
     return {
-        "lead": summary.accuracy_sentence(last, scores),
+        "accuracy": summary.accuracy_sentence(last, scores),
         "scores": summary.stacking_sentence(last, scores),
-        "pseudo": summary.pseudo_label_sentence(
-            last.run, chosen[-1].classes if chosen else None, latest.get(result.final_predictor)
+        "pseudo_labels": summary.pseudo_label_sentence(
+            last.run, views[-1].classes if views else None, comparisons.get(result.final_predictor)
         ),
-        "trust": summary.calibration_sentence(last, scores),
+        "calibration": summary.calibration_sentence(last, scores),
         "classes": summary.confusion_sentence(last),
-        "time": summary.time_sentence(
-            [one for own in parts["training_times"].values() for one in own], parts["pieces"]
-        ),
+        "time": summary.time_sentence(trainings, parts["stage_timings"]),
     }
 
 
 @dataclass(frozen=True)
 class SplitView:
-    """What the answers say of one split's tracks with known labels; `pairs` are truth, answer, how many of how many."""
+    """Evaluation of the final predictor on one split's tracks with known labels.
+
+    `confused_pairs` : true class, predicted class, how many tracks, of how many
+    """
 
     split: str
     tracks: int
-    table: np.ndarray
+    confusion: np.ndarray
     classes: list[analysis.ClassScore]
-    pairs: list[tuple[str, str, int, int]]
+    confused_pairs: list[tuple[str, str, int, int]]
     calibration: Calibration
-    sureness: str
-    picture: str
+    confidence_sentence: str
+    reliability_diagram: str
 
 
 def _split_view(result: RoundResult, split: str) -> SplitView:
     rows, names = result.evaluation.rows(split), result.run.class_names
     probs, labels = result.evaluation.final_probs[rows], result.evaluation.labels[rows]
-    table, found = analysis.confusion_matrix(result, split), calibration_curve(probs, labels)
-    most = MAX_PAIRS if len(names) <= MAX_CLASSES else MAX_PAIRS_MANY_CLASSES
-    pairs = [
-        (names[t], names[a], int(table[t, a]), int(table[t].sum())) for t, a in analysis.most_confused(table, most)
-    ]
-    scores, words = analysis.class_scores(table, names), summary.confidence_sentence(probs, labels)
-    return SplitView(split, len(rows), table, scores, pairs, found, words, plots.reliability_diagram(found))
+    confusion, calibration = analysis.confusion_matrix(result, split), calibration_curve(probs, labels)
+    max_pairs = MAX_PAIRS if len(names) <= MAX_CLASSES else MAX_PAIRS_MANY_CLASSES
+    return SplitView(
+        split=split,
+        tracks=len(rows),
+        confusion=confusion,
+        classes=analysis.class_scores(confusion, names),
+        confused_pairs=[
+            (names[truth], names[predicted], int(confusion[truth, predicted]), int(confusion[truth].sum()))
+            for truth, predicted in analysis.most_confused(confusion, max_pairs)
+        ],
+        calibration=calibration,
+        confidence_sentence=summary.confidence_sentence(probs, labels),
+        reliability_diagram=plots.reliability_diagram(calibration),
+    )
 
 
 @dataclass(frozen=True)
 class PseudoLabelView:
-    """The pseudo labels that a round chose for the next one."""
+    """The pseudo labels that a round selected for the next one."""
 
-    number: int
+    round_number: int
     classes: list[analysis.PseudoLabelCounts]
     total: analysis.PseudoLabelCounts
 
 
-def _pseudo(run: Run) -> list[PseudoLabelView]:
-    found = {number: analysis.pseudo_label_counts(run, number) for number in range(1, len(run.recipe.rounds))}
+def _pseudo_label_views(run: Run) -> list[PseudoLabelView]:
+    round_numbers = range(1, len(run.recipe.rounds))
+    counts = {round_number: analysis.pseudo_label_counts(run, round_number) for round_number in round_numbers}
     return [
-        PseudoLabelView(number, own, analysis.total_counts(own)) for number, own in found.items() if own is not None
+        PseudoLabelView(round_number, classes, analysis.total_counts(classes))
+        for round_number, classes in counts.items()
+        if classes is not None
     ]
 
 
-def _gains(results: list[RoundResult]) -> list[tuple[RoundResult, dict]]:
-    """Rounds with pseudo labels, the last one last, and what changed in them against the same without."""
-    with_labels, without = ({c.number: c for c in results if c.run.without_pseudo == plain} for plain in (False, True))
-    pairs = [(with_labels[number], without[number]) for number in sorted(with_labels.keys() & without.keys())]
-    changes = [(result, analysis.compare(other.evaluation, result.evaluation)) for result, other in pairs]
-    return [(result, found) for result, found in changes if found]
+def _pseudo_label_gains(results: list[RoundResult]) -> list[tuple[RoundResult, dict]]:
+    """Rounds with pseudo labels, in order, and their comparisons with the same round without."""
+    with_labels, without_labels = (
+        {result.round_number: result for result in results if result.run.without_pseudo == without_pseudo}
+        for without_pseudo in (False, True)
+    )
+    round_numbers = sorted(with_labels.keys() & without_labels.keys())
+    pairs = [(with_labels[round_number], without_labels[round_number]) for round_number in round_numbers]
+    gains = [(result, analysis.compare(other.evaluation, result.evaluation)) for result, other in pairs]
+    return [(result, comparisons) for result, comparisons in gains if comparisons]
 
 
 def _worst_errors(
     result: RoundResult,
 ) -> list[tuple[error_analysis.Misclassification, error_analysis.WorstWindow, error_analysis.WindowMedia]] | None:
-    """None where predictions were deleted, which know the windows."""
+    """None where the predictions of the windows were deleted."""
     run = result.run
-    if not all(run.predictions_path(job).exists() for job in run.jobs(result.number)):
+    if not all(run.predictions_path(job).exists() for job in run.jobs(result.round_number)):
         return None
-    found = error_analysis.worst_errors(result.evaluation)
-    chosen = error_analysis.worst_windows(run, result.number, found)
-    return list(zip(found, chosen, error_analysis.render_media(run, chosen), strict=True))
+    errors = error_analysis.worst_errors(result.evaluation)
+    windows = error_analysis.worst_windows(run, result.round_number, errors)
+    return list(zip(errors, windows, error_analysis.render_media(run, windows), strict=True))
 
 
-def scale(scores: dict) -> float:
-    """Where the bars of a table of scores begin: the tenth below the lowest interval; they end at 1."""
-    lowest = min((own["interval"][0] for cells in scores.values() for own in cells.values()), default=0.0)
+def axis_start(scores: dict) -> float:
+    """The start of the accuracy axis of a table of scores: the tenth below the lowest interval; it ends at 1."""
+    lowest = min((score["interval"][0] for splits in scores.values() for score in splits.values()), default=0.0)
     return min(0.9, math.floor(10 * lowest) / 10)
 
 
-def bar_position(share: float, low: float) -> str:
-    """Where a share stands on a bar that begins at `low`, for CSS."""
-    return f"{100 * (share - low) / (1 - low):.1f}%"
+def bar_position(fraction: float, start: float) -> str:
+    """The position of a fraction on an axis from `start` to 1, for CSS."""
+    return f"{100 * (fraction - start) / (1 - start):.1f}%"
 
 
 def rate(amount: float, seconds: float) -> str:
-    """How many a second, in about three figures."""
+    """Amount per second, with about three significant digits."""
     value = amount / max(seconds, 1e-9)
     return f"{value:,.{0 if value >= 100 else 1 if value >= 10 else 2}f}"

@@ -1,6 +1,6 @@
-"""Pictures of a run's page: learning curves, calibration, and what a window looks like.
+"""Plots of a run's report: learning curves, reliability diagrams, and log-mel pictures of windows.
 
-Curves are SVG whose letters are left to the reader's own fonts; windows are small PNG. Both come as `data:` URIs.
+Plots are SVG whose text uses the browser's fonts; log-mel pictures are small PNG. Both are `data:` URIs.
 """
 
 import base64
@@ -11,32 +11,32 @@ from contextlib import contextmanager
 import numpy as np
 
 from melgpu.metrics import Calibration, wilson_interval
-from melgpu.prediction.timeline_plot import COLOURS, QUIET
+from melgpu.prediction.timeline_plot import COLOURS, GREY
 
-INK, LINE, ACCENT = "#1f2733", "#dfe3e8", "#2b5c8a"
+TEXT_COLOUR, LINE_COLOUR, ACCENT = "#1f2733", "#dfe3e8", "#2b5c8a"
 STYLE = {
     "svg.fonttype": "none",
-    "svg.hashsalt": "melgpu",  # the same picture, the same bytes
+    "svg.hashsalt": "melgpu",  # the same plot, the same bytes
     "font.family": "DejaVu Sans",
     "font.size": 8.5,
-    "text.color": INK,
-    "axes.labelcolor": QUIET,
-    "axes.edgecolor": LINE,
+    "text.color": TEXT_COLOUR,
+    "axes.labelcolor": GREY,
+    "axes.edgecolor": LINE_COLOUR,
     "axes.titlesize": 8.5,
     "axes.titlelocation": "left",
     "axes.grid": True,
     "axes.axisbelow": True,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "grid.color": LINE,
+    "grid.color": LINE_COLOUR,
     "grid.linewidth": 0.6,
-    "xtick.color": QUIET,
-    "ytick.color": QUIET,
+    "xtick.color": GREY,
+    "ytick.color": GREY,
     "xtick.major.size": 0,
     "ytick.major.size": 0,
     "text.parse_math": False,
 }
-SHADES = 64  # of a window's picture: more cost bytes that nobody sees
+NUM_LEVELS = 64  # of a log-mel picture: more make a larger file without a visible difference
 Log = Sequence[Mapping[str, float]]
 
 
@@ -44,58 +44,62 @@ def data_uri(kind: str, content: bytes) -> str:
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
-def colour(number: int) -> str:
-    """Of a fold's line."""
-    return COLOURS[number % len(COLOURS)]
+def colour(fold: int) -> str:
+    """The colour of a fold's line."""
+    return COLOURS[fold % len(COLOURS)]
 
 
 def learning_curves(logs: Mapping[int, Log]) -> str:
-    """Training loss above, share of validation windows that are right below; {fold: its epochs' records}."""
+    """Training loss above, accuracy on validation windows below; {fold: its epochs' records}."""
     with _styled():
         figure = _figure(3.5, 3.1)
-        loss, right = figure.subplots(2, 1, sharex=True)
+        loss_axes, accuracy_axes = figure.subplots(2, 1, sharex=True)
         for fold, log in logs.items():
             epochs = [record["epoch"] for record in log]
             marker = "o" if len(log) == 1 else None
-            loss.plot(epochs, [record["loss"] for record in log], color=colour(fold), linewidth=1.4, marker=marker)
+            losses = [record["loss"] for record in log]
+            loss_axes.plot(epochs, losses, color=colour(fold), linewidth=1.4, marker=marker)
             accuracies = np.array([100 * record["window_accuracy"] for record in log])
-            right.plot(epochs, accuracies, color=colour(fold), linewidth=1.4)
+            accuracy_axes.plot(epochs, accuracies, color=colour(fold), linewidth=1.4)
             best = int(accuracies.argmax())
-            right.plot(epochs[best], accuracies[best], "o", color=colour(fold), markersize=4.5)
-        highest = max(record["loss"] for log in logs.values() for record in log)
-        loss.set(title="training loss", ylim=(0, 1.08 * highest or 1))
-        right.set(title="validation windows right, %", xlabel="epoch")
-        _whole_numbers(right, max(record["epoch"] for log in logs.values() for record in log))
+            accuracy_axes.plot(epochs[best], accuracies[best], "o", color=colour(fold), markersize=4.5)
+        max_loss = max(record["loss"] for log in logs.values() for record in log)
+        loss_axes.set(title="training loss", ylim=(0, 1.08 * max_loss or 1))
+        accuracy_axes.set(title="accuracy on validation windows, %", xlabel="epoch")
+        _set_integer_ticks(accuracy_axes, max(record["epoch"] for log in logs.values() for record in log))
         return _svg(figure)
 
 
-def reliability_diagram(found: Calibration) -> str:
-    """How often answers are right, with its 95 % interval, against how sure they are; below, how many answers."""
+def reliability_diagram(calibration: Calibration) -> str:
+    """Accuracy by confidence, with its 95 % interval; below, the number of predictions in each bin."""
     with _styled():
         figure = _figure(3.5, 3.7)
-        right, many = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
-        sure, share = 100 * found.confidence, 100 * found.accuracy
-        bounds = 100 * np.array([wilson_interval(*pair) for pair in zip(found.accuracy, found.counts, strict=True)])
-        spread = np.abs(bounds.T - share)
-        right.plot([0, 100], [0, 100], color=QUIET, linewidth=0.9, linestyle=(0, (4, 3)))
-        right.errorbar(sure, share, spread, fmt="o", color=ACCENT, markersize=5, elinewidth=1, clip_on=False)
-        right.set(title="answers that are right, %", xlim=(0, 100), ylim=(0, 100))
-        many.bar(sure, found.counts, width=5, color=ACCENT, alpha=0.75)
-        for x, count in zip(sure, found.counts.tolist(), strict=True):
-            many.text(x, count, str(count), ha="center", va="bottom", fontsize=7.5)
-        many.set(title="answers", xlabel="probability of the answer, %", yticks=[])
-        many.set_ylim(0, 1.35 * found.counts.max())
-        many.spines["left"].set_visible(False)
+        accuracy_axes, count_axes = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
+        confidence, accuracy = 100 * calibration.confidence, 100 * calibration.accuracy
+        bins = zip(calibration.accuracy, calibration.counts, strict=True)
+        bounds = 100 * np.array([wilson_interval(*accuracy_and_count) for accuracy_and_count in bins])
+        error_bars = np.abs(bounds.T - accuracy)
+        accuracy_axes.plot([0, 100], [0, 100], color=GREY, linewidth=0.9, linestyle=(0, (4, 3)))
+        accuracy_axes.errorbar(
+            confidence, accuracy, error_bars, fmt="o", color=ACCENT, markersize=5, elinewidth=1, clip_on=False
+        )
+        accuracy_axes.set(title="accuracy, %", xlim=(0, 100), ylim=(0, 100))
+        count_axes.bar(confidence, calibration.counts, width=5, color=ACCENT, alpha=0.75)
+        for x, count in zip(confidence, calibration.counts.tolist(), strict=True):
+            count_axes.text(x, count, str(count), ha="center", va="bottom", fontsize=7.5)
+        count_axes.set(title="predictions", xlabel="confidence, %", yticks=[])
+        count_axes.set_ylim(0, 1.35 * calibration.counts.max())
+        count_axes.spines["left"].set_visible(False)
         return _svg(figure)
 
 
-def window_picture(shades: np.ndarray) -> str:
-    """A window's log-mel picture, shape (S, S) in [0, 1], as the front end draws it, in viridis."""
+def window_picture(picture: np.ndarray) -> str:
+    """A window's log-mel picture, one channel of shape (S, S) in [0, 1], in viridis, as a PNG."""
     from matplotlib.image import imsave
 
-    coarse = np.round(np.nan_to_num(shades) * (SHADES - 1)) / (SHADES - 1)
+    quantized = np.round(np.nan_to_num(picture) * (NUM_LEVELS - 1)) / (NUM_LEVELS - 1)
     file = io.BytesIO()
-    imsave(file, coarse, vmin=0, vmax=1, cmap="viridis", format="png", metadata={"Software": None})
+    imsave(file, quantized, vmin=0, vmax=1, cmap="viridis", format="png", metadata={"Software": None})
     return data_uri("image/png", file.getvalue())
 
 
@@ -113,7 +117,7 @@ def _figure(width_in: float, height_in: float):
     return Figure((width_in, height_in), layout="constrained", facecolor="none")
 
 
-def _whole_numbers(axes, last: float) -> None:
+def _set_integer_ticks(axes, last: float) -> None:
     from matplotlib.ticker import MaxNLocator
 
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))

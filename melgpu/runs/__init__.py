@@ -1,1 +1,1 @@
-"""The folder of a run and its file formats: what is there, what is missing, what it was made from."""
+"""The run folder and its file formats: creation, current state, predictions, pseudo labels, timings."""

@@ -1,4 +1,4 @@
-"""What a result was made on: versions, device, driver, commit."""
+"""The environment of a result: versions, device, driver, commit."""
 
 import os
 import platform
@@ -23,7 +23,7 @@ def describe(device_name: str) -> dict:
 
 
 def device_name(device) -> str:
-    """What the maker calls a torch device."""
+    """The product name of a torch device."""
     if device.type == "cuda":
         import torch
 
@@ -33,29 +33,29 @@ def device_name(device) -> str:
 
 
 def driver_version(device) -> str:
-    """The version of a GPU's driver; empty for a CPU and where the driver does not say."""
+    """The version of a GPU's driver; empty for a CPU and where it is unknown."""
     path = Path("/proc/driver/nvidia/version")
     return parse_driver_version(path.read_text()) if device.type == "cuda" and path.exists() else ""
 
 
 def parse_driver_version(text: str) -> str:
-    """The version in what a kernel module says of itself; empty where there is none."""
-    found = re.search(r"Kernel Module.*?\s(\d+\.\d[\d.]*)", text)  # "for x86_64" may stand before it
-    return found.group(1) if found else ""
+    """The version in the text of /proc/driver/nvidia/version; empty if there is none."""
+    match = re.search(r"Kernel Module.*?\s(\d+\.\d[\d.]*)", text)  # "for x86_64" may precede it
+    return match.group(1) if match else ""
 
 
 def tuning_signature(device) -> str:
-    """One line that tells whether measured speeds still hold: the device, its driver, the versions beneath melgpu."""
+    """One line that identifies what measured speeds depend on: device, cores, driver, versions of packages."""
     parts = [device_name(device), f"{os.cpu_count()} cores"]
     parts += [f"driver {driver_version(device)}"] if driver_version(device) else []
     return ", ".join([*parts, *(f"{name} {metadata.version(name)}" for name in SPEED_PACKAGES)])
 
 
 def tuning_mismatch(tuned_on: str, device) -> str | None:
-    """What to say of settings that were tuned elsewhere than on a device with today's versions; None where they fit."""
-    if tuned_on in ("", now := tuning_signature(device)):
+    """A note if settings were tuned on another device or with other versions; None if the signature matches."""
+    if tuned_on in ("", current := tuning_signature(device)):
         return None
-    return f"machine settings were tuned on {tuned_on}; this is {now}: python -m benchmarks tune measures again"
+    return f"machine settings were tuned on {tuned_on}; this is {current}: python -m benchmarks tune measures again"
 
 
 def _git_commit() -> str | None:

@@ -1,6 +1,6 @@
-"""The folder of a run: written when it is created, read and checked when it is opened.
+"""Creates run folders, and opens them after validation.
 
-Its format has a number, `FORMAT`, in environment.json; a folder of another format is refused.
+The number of a folder's format, `FORMAT`, is in environment.json; a folder of another format is rejected.
 """
 
 import json
@@ -15,19 +15,20 @@ from melgpu.recipe import Recipe, apply_overrides, recipe_differences, validate_
 from melgpu.runs import environment
 from melgpu.runs.run import Run
 
-FORMAT = 2  # changes with names of files, of their columns and of the recipe's settings; 1 was not written down
+FORMAT = 2  # changes with the names of files, columns and recipe settings; 1 was not recorded
 
 
 def create_run(folder: Path, recipe: Recipe, tracks: Manifest, device_name: str) -> Run:
-    """Write what a new run is made of; the recipe comes last and makes it a run."""
+    """Write the files of a new run; recipe.toml comes last, its presence marks a complete run folder."""
     manifest.save(tracks, folder / "manifest.csv")
-    made_on = {"format": FORMAT, **environment.describe(device_name)}
-    files.write_text(folder / "environment.json", json.dumps(made_on, indent=1) + "\n")
+    environment_data = {"format": FORMAT, **environment.describe(device_name)}
+    files.write_text(folder / "environment.json", json.dumps(environment_data, indent=1) + "\n")
     files.write_text(folder / "recipe.toml", recipe.to_toml())
     return Run(folder, recipe, tracks)
 
 
 def is_run(folder: Path) -> bool:
+    """Whether a folder is a run folder."""
     return (folder / "recipe.toml").exists()
 
 
@@ -38,26 +39,25 @@ def open_run(folder: Path, overrides: list[str] | None = None, without_pseudo: b
             f"{folder}: no run there; start one with python train.py --run {folder} --labels CSV_OR_FOLDER"
         )
     _check_format(folder)
-    made_with = _stored_recipe(folder)
-    recipe = apply_overrides(made_with, overrides or [])
+    recipe = apply_overrides(_stored_recipe(folder), overrides or [])
     check_same_recipe(folder, recipe)
     tracks = manifest.load(folder / "manifest.csv", recipe.folds.num_folds)
     opened = Run(folder, recipe, tracks, without_pseudo)
-    assert opened.environment  # refused now rather than after the first epoch
+    assert opened.environment  # validated now rather than after the first epoch
     if without_pseudo and (len(recipe.rounds) == 1 or not opened.is_stacked(1)):
         yet = "" if len(recipe.rounds) == 1 else " yet"
-        raise InputError(f"{folder}: no pseudo labels{yet} that could be left out; leave --without-pseudo out")
+        raise InputError(f"{folder}: the run has no pseudo labels{yet}: leave --without-pseudo out")
     return opened
 
 
 def _check_format(folder: Path) -> None:
     """Raise InputError for a folder of another format, older or newer."""
     path = folder / "environment.json"
-    found = schema.read_json(schema.RunFormat, path)["format"]
-    if found != FORMAT:
+    run_format = schema.read_json(schema.RunFormat, path)["format"]
+    if run_format != FORMAT:
         raise InputError(
-            f"{path}: the run is of format {found}, this version of melgpu reads format {FORMAT}: "
-            "choose another --run, or go on with the version that made it"
+            f"{path}: the run is of format {run_format}, this version of melgpu reads format {FORMAT}: "
+            "choose another --run, or use the version that wrote it"
         )
 
 
@@ -70,12 +70,10 @@ def _stored_recipe(folder: Path) -> Recipe:
         raise InputError([*error.problems, hint]) from None
 
 
-def check_same_recipe(folder: Path, wanted: Recipe) -> None:
-    """Raise InputError where a recipe would give other results than the one that the run was made with."""
+def check_same_recipe(folder: Path, recipe: Recipe) -> None:
+    """Raise InputError if a recipe would give other results than the stored recipe of the run."""
     stored = _stored_recipe(folder)
-    if wanted.digest() == stored.digest():
+    if recipe.digest() == stored.digest():
         return
-    changes = recipe_differences(stored, wanted)
-    raise InputError(
-        f"{folder} was made with another recipe ({'; '.join(changes)}): choose another --run, or leave the change out"
-    )
+    changes = recipe_differences(stored, recipe)
+    raise InputError(f"{folder} has another recipe ({'; '.join(changes)}): choose another --run, or undo the change")

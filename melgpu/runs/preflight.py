@@ -1,4 +1,4 @@
-"""Everything that can be wrong with a run's input, found and listed before anything is done."""
+"""Validates the input of a run before any work: source lists, audio files, networks, weights, folders."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -24,59 +24,59 @@ from melgpu.runs.run import Run
 
 
 def check_writable(folder: Path) -> None:
-    """Raise InputError where no run can be made."""
-    place = next(one for one in (folder, *folder.absolute().parents) if one.exists())
-    if not place.is_dir():
-        raise InputError(f"--run {folder}: {place} is no folder; choose another")
-    if not os.access(place, os.W_OK | os.X_OK):
-        raise InputError(f"--run {folder}: {place} is not yours to write to; choose another")
+    """Raise InputError if a run folder cannot be created."""
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not existing.is_dir():
+        raise InputError(f"--run {folder}: {existing} is not a folder; choose another")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise InputError(f"--run {folder}: {existing} is not writable; choose another")
 
 
 def build_manifest(
     sources: dict[str, Path | None], data: str | None, recipe: Recipe, cache: PcmCache | None = None
 ) -> tuple[Manifest, list[AudioError]]:
-    """Read the lists of all splits, decode every file (into the bank, where there is one), and draw the folds.
+    """Read the source lists of all splits, decode every file (into the PCM cache, if there is one), draw the folds.
 
-    Returns the tracks and the flaws of files that go into quarantine. Raises InputError with all problems: of form if
-    there are any, else of tracks, audio, weights and pictures.
+    Returns the manifest and the audio errors for the quarantine. Raises InputError with all problems: of the format of
+    the lists if there are any, else of tracks, audio, networks, weights and pictures.
     """
-    listings = read_sources(sources, data)
-    problems = _problems_of(manifest.build, listings, recipe.folds.num_folds, recipe.folds.seed)
-    problems += [*_missing_networks(recipe), *_problems_of(LogMel, recipe.mel, recipe.audio.sample_rate)]
-    paths = list(dict.fromkeys(path for one in listings.values() for path in one.paths))
+    source_lists = read_sources(sources, data)
+    problems = _collect_problems(manifest.build, source_lists, recipe.folds.num_folds, recipe.folds.seed)
+    problems += [*_missing_networks(recipe), *_collect_problems(LogMel, recipe.mel, recipe.audio.sample_rate)]
+    paths = list(dict.fromkeys(path for listed in source_lists.values() for path in listed.paths))
     audio_errors = find_errors(paths, recipe, None if problems else cache)
     if audio_errors and recipe.loader.on_error == "raise":
-        console.say("Broken files stop a new run; it goes on without them with --set loader.on_error=quarantine")
-        problems += _located(audio_errors, listings)
+        console.say("Audio errors stop a new run; --set loader.on_error=quarantine uses only their usable seconds")
+        problems += _locate_errors(audio_errors, source_lists)
     if problems:
         raise InputError(problems)
     quarantine.check_error_rate(audio_errors, len(paths), recipe.loader.max_error_fraction)
     unusable = {path for path, audio_error in audio_errors.items() if audio_error.unusable}
-    tracks = manifest.build(listings, recipe.folds.num_folds, recipe.folds.seed, unusable)
+    tracks = manifest.build(source_lists, recipe.folds.num_folds, recipe.folds.seed, unusable)
     _note_dense_classes(tracks, recipe)
     return tracks, [replace(audio_error, path=absolute_path(audio_error.path)) for audio_error in audio_errors.values()]
 
 
 def read_sources(sources: dict[str, Path | None], data: str | None) -> dict[str, SourceList]:
-    """The lists of all splits. Raises InputError with what is wrong with their form."""
-    listings, problems = {}, []
+    """The source lists of all splits. Raises InputError with all problems of their format."""
+    source_lists, problems = {}, []
     if data and not is_url(data) and not Path(data).is_dir():
         problems.append(f"--data {data}: no such folder")
     for split, source in sources.items():
         if source:
             try:
-                listings[split] = read_source(source, data, labelled=split == "train")
+                source_lists[split] = read_source(source, data, labelled=split == "train")
             except InputError as error:
                 problems += error.problems
     if problems:
         raise InputError(problems)
-    return listings
+    return source_lists
 
 
 def find_errors(paths: list[str], recipe: Recipe, cache: PcmCache | None) -> dict[str, AudioError]:
-    """What is wrong with audio files, by path, found by decoding as much of them as the recipe uses."""
+    """Audio errors by path, found by decoding as much of each file as the recipe uses."""
     audio_errors = {}
-    title = "decoding into the bank" if cache else "looking at the audio files"
+    title = "decoding into the PCM cache" if cache else "checking the audio files"
     with console.progress(title, len(paths), "files") as tracker:
         for path, audio_error in zip(paths, check_files(paths, recipe.audio, recipe.loader, cache), strict=True):
             tracker.advance(1)
@@ -86,7 +86,7 @@ def find_errors(paths: list[str], recipe: Recipe, cache: PcmCache | None) -> dic
 
 
 def fill_cache(run: Run) -> None:
-    """Decode what a run's bank lacks, but for files that gave nothing before: of those the stream will say so."""
+    """Decode the tracks that are not in a run's PCM cache, except unusable files: the loader will report those."""
     if run.pcm_cache is None:
         return
     unusable = {audio_error.path for audio_error in quarantine.load_errors(run.quarantine_path) if audio_error.unusable}
@@ -96,73 +96,74 @@ def fill_cache(run: Run) -> None:
 
 
 def load_to_device(loader: WindowLoader, rows: np.ndarray) -> None:
-    """Bring the tracks of these rows from the bank into the device's memory, where the recipe says so."""
+    """Load the tracks of these rows from the PCM cache into the device cache, if loader.pcm_cache is gpu."""
     if loader.spec.pcm_cache != "gpu":
         return
-    with console.progress(f"loading the bank into {loader.device}", len(rows), "tracks") as tracker:
+    with console.progress(f"loading the PCM cache into {loader.device}", len(rows), "tracks") as tracker:
         for _ in loader.load_to_device(rows):
             tracker.advance(1)
 
 
-def check_dataset(what: Manifest | dict[str, SourceList], recipe: Recipe) -> int:
-    """Report what the lists and the first seconds of every file say of a data set; how many problems it has."""
-    tracks, problems = what, []
-    if not isinstance(what, Manifest):
+def check_dataset(dataset: Manifest | dict[str, SourceList], recipe: Recipe) -> int:
+    """Report on a data set, from its lists and the first seconds of every file; returns the number of problems."""
+    tracks, problems = dataset, []
+    if not isinstance(dataset, Manifest):
         folds = recipe.folds.num_folds, recipe.folds.seed
-        problems = _problems_of(manifest.build, what, *folds)
-        tracks = None if problems else manifest.build(what, *folds)
-    paths = tracks.paths if tracks else [path for one in what.values() for path in one.paths]
-    found = []
-    with console.progress("listening to the beginning of each file", len(paths), "files") as tracker:
-        for one in dataset_check.inspect_files(paths, recipe.loader.workers, recipe.loader.timeout_s):
-            found.append(one)
+        problems = _collect_problems(manifest.build, dataset, *folds)
+        tracks = None if problems else manifest.build(dataset, *folds)
+    paths = tracks.paths if tracks else [path for listed in dataset.values() for path in listed.paths]
+    summaries = []
+    with console.progress("inspecting the beginning of each file", len(paths), "files") as tracker:
+        for summary in dataset_check.inspect_files(paths, recipe.loader.workers, recipe.loader.timeout_s):
+            summaries.append(summary)
             tracker.advance(1)
-    problems += [f"{path}: {one.error}" for path, one in zip(paths, found, strict=True) if one.error]
+    problems += [f"{path}: {summary.error}" for path, summary in zip(paths, summaries, strict=True) if summary.error]
     problems += _unknown_networks(recipe)
-    dataset_check.print_report(paths, found, tracks, recipe.audio.track_s, problems)
+    dataset_check.print_report(paths, summaries, tracks, recipe.audio.track_s, problems)
     return len(problems)
 
 
-def _located(audio_errors: dict[str, AudioError], listings: dict[str, SourceList]) -> Iterator[str]:
-    for one in listings.values():
-        for path, line in zip(one.paths, one.lines, strict=True):
+def _locate_errors(audio_errors: dict[str, AudioError], source_lists: dict[str, SourceList]) -> Iterator[str]:
+    """Audio errors as problems, each with its line in a source list."""
+    for listed in source_lists.values():
+        for path, line in zip(listed.paths, listed.lines, strict=True):
             if path in audio_errors:
                 yield str(audio_errors[path]) if line == path else f"{line}: {audio_errors[path]}"
 
 
 def _missing_networks(recipe: Recipe) -> list[str]:
-    """Networks that are unknown or unfit, or what keeps them from their weights; downloads what is not there yet."""
+    """Problems of unknown or unsuitable networks, and of their weights; downloads missing weights."""
     spec, problems, names = recipe.backbone, [], _networks(recipe)
     unknown = _unknown_networks(recipe) or [
-        problem for name in names for problem in _problems_of(classifier.check_forward, name, recipe)
+        problem for name in names for problem in _collect_problems(classifier.check_forward, name, recipe)
     ]
     if unknown or not spec.pretrained:
         return unknown
     if spec.weights_dir:
-        return [
-            problem for name in names for problem in _problems_of(classifier.find_weights, name, Path(spec.weights_dir))
-        ]
-    with console.progress("fetching ImageNet weights", len(names), "networks") as tracker:
+        folder = Path(spec.weights_dir)
+        return [problem for name in names for problem in _collect_problems(classifier.find_weights, name, folder)]
+    with console.progress("downloading ImageNet weights", len(names), "networks") as tracker:
         for name in names:
-            problems = _problems_of(classifier.build, name, 2, recipe)
+            problems = _collect_problems(classifier.build, name, 2, recipe)
             tracker.advance(1, name)
             if problems:
-                break  # what ails one download ails all
+                break  # the other downloads would fail too
     return problems
 
 
 def _networks(recipe: Recipe) -> list[str]:
-    return sorted({name for number in recipe.rounds for name in number.backbones})
+    return sorted({name for spec in recipe.rounds for name in spec.backbones})
 
 
 def _unknown_networks(recipe: Recipe) -> list[str]:
-    mentioned = sorted({*_networks(recipe), *recipe.optim_overrides})
-    return [problem for name in mentioned for problem in _problems_of(classifier.find_backbone, name)]
+    names = sorted({*_networks(recipe), *recipe.optim_overrides})
+    return [problem for name in names for problem in _collect_problems(classifier.find_backbone, name)]
 
 
-def _problems_of(call: Callable, *arguments) -> list[str]:
+def _collect_problems(function: Callable, *arguments) -> list[str]:
+    """The problems of the InputError that a call raises, if any."""
     try:
-        call(*arguments)
+        function(*arguments)
     except InputError as error:
         return error.problems
     return []
@@ -172,6 +173,6 @@ def _note_dense_classes(tracks: Manifest, recipe: Recipe) -> None:
     unknown = [name for name in recipe.windows.dense_classes if name not in tracks.class_names]
     if unknown:
         console.say(
-            f"note: windows.dense_classes names {', '.join(unknown)}, which the labels do not have; "
+            f"note: windows.dense_classes names {', '.join(unknown)}, which are not among the labels; "
             f"all other classes get a window every {recipe.windows.hop_s:g} s"
         )

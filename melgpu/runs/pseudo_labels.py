@@ -1,7 +1,7 @@
-"""Which test tracks become training tracks of the next round, and the record of why.
+"""Selects the test tracks that become training tracks of the next round, by confidence and votes.
 
-Only tracks of the public test set are eligible: a training track keeps its own label and its fold, so a pseudo track
-can never enter a validation set.
+Only tracks of the public test set are eligible: training tracks have a label and a fold of their own, so a
+pseudo-labelled track is never in a validation set.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ COLUMNS = ("id", "label", "confidence", "votes", "round", "recipe_digest")
 
 @dataclass(frozen=True)
 class PseudoLabel:
-    """A test track, the label it was given, how sure the answer was, and how many networks say so (`5/6`)."""
+    """A test track, its predicted class, the confidence, and the votes of the networks for this class (`5/6`)."""
 
     id: str
     label: str
@@ -28,24 +28,24 @@ class PseudoLabel:
 def select(
     ids: list[str], probs: np.ndarray, votes: np.ndarray, class_names: list[str], spec: PseudoSpec
 ) -> list[PseudoLabel]:
-    """The tracks of which answer and networks are sure enough, in their order.
+    """The tracks with sufficient confidence and agreement, in their order.
 
-    probs (N, C) are the answer's, votes (V, N) the classes that V networks find likeliest.
+    probs (N, C) are those of the final predictor, votes (V, N) the classes predicted by V networks.
     """
-    top, sure = probs.argmax(axis=1), probs.max(axis=1)
-    agreeing = (votes == top).sum(axis=0)
-    chosen = (sure > spec.threshold) & (agreeing >= spec.agreement * len(votes) - 1e-9)  # 0.28 * 25 is above 7
+    predicted, confidence = probs.argmax(axis=1), probs.max(axis=1)
+    agreeing = (votes == predicted).sum(axis=0)
+    selected = (confidence > spec.threshold) & (agreeing >= spec.agreement * len(votes) - 1e-9)  # 0.28 * 25 is above 7
     if spec.max_per_class:
-        chosen &= _rank_in_class(top, np.where(chosen, sure, -1)) < spec.max_per_class
+        selected &= _rank_in_class(predicted, np.where(selected, confidence, -1)) < spec.max_per_class
     return [
-        PseudoLabel(ids[row], class_names[top[row]], float(sure[row]), f"{agreeing[row]}/{len(votes)}")
-        for row in np.flatnonzero(chosen)
+        PseudoLabel(ids[row], class_names[predicted[row]], float(confidence[row]), f"{agreeing[row]}/{len(votes)}")
+        for row in np.flatnonzero(selected)
     ]
 
 
-def _rank_in_class(classes: np.ndarray, sure: np.ndarray) -> np.ndarray:
-    """How many rows of the same class are surer, or as sure and earlier; shape (N,)."""
-    order = np.lexsort([-sure, classes])
+def _rank_in_class(classes: np.ndarray, confidence: np.ndarray) -> np.ndarray:
+    """Each row's rank by confidence in its class, from 0; ties by row; shape (N,)."""
+    order = np.lexsort([-confidence, classes])
     first = np.searchsorted(classes[order], classes[order])
     ranks = np.empty(len(order), np.int64)
     ranks[order] = np.arange(len(order)) - first
@@ -58,7 +58,7 @@ def save(labels: list[PseudoLabel], path: Path, round_number: int, recipe_digest
 
 
 def load(path: Path, round_number: int, recipe_digest: str) -> list[PseudoLabel]:
-    """What `save` wrote for this round and recipe. Raises InputError for a damaged or foreign file."""
+    """The pseudo labels of this round and recipe. Raises InputError for a malformed file or one of another run."""
     with files.read_csv(path, "a file of pseudo labels", COLUMNS) as (_, rows):
         labels = [PseudoLabel(name, label, float(confidence), votes) for name, label, confidence, votes, *_ in rows]
         if any(row[4:] != [str(round_number), recipe_digest] for row in rows):
@@ -66,5 +66,5 @@ def load(path: Path, round_number: int, recipe_digest: str) -> list[PseudoLabel]
         if not all(0 <= label.confidence <= 1 for label in labels):
             raise ValueError("a confidence outside [0, 1]")
         if len({label.id for label in labels}) < len(labels):
-            raise ValueError("a track is named twice")
+            raise ValueError("a track is listed twice")
     return labels

@@ -1,16 +1,16 @@
-"""The folder of one run: what is there, what is missing, what it was made from.
+"""A run: its recipe, manifest and jobs, the paths of its folder, and its current state.
 
 recipe.toml environment.json manifest.csv
 round1/densenet201/fold0/            best.safetensors, last.safetensors (until finished), log.csv, scores.json
 round1/predictions/densenet201-fold0.npz
-round1/stack/                        fold0.safetensors, judged.npz, scores.json
+round1/stack/                        fold0.safetensors, evaluation.npz, scores.json
 round1/pseudo.csv
-round2-without-pseudo/               the same once more without pseudo labels, if asked for
+round2-without-pseudo/               the same round without pseudo labels, for a comparison
 submission.csv submission-private.csv
-times.csv                            how long each piece of work took
+timings.csv                          wall time of each stage
 report.html
-quarantine.csv                       broken files, if there are any
-bank/                                decoded tracks, if the recipe wants them kept
+quarantine.csv                       files with an audio error, if any
+pcm_cache/                           decoded tracks, if loader.pcm_cache is not off
 """
 
 import hashlib
@@ -46,7 +46,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Run:
-    """A run's recipe and tracks, and where its files lie; all or those of its rounds without pseudo labels."""
+    """A run's recipe, manifest and paths; `without_pseudo` selects the variant of its rounds without pseudo labels."""
 
     folder: Path
     recipe: Recipe
@@ -61,9 +61,9 @@ class Run:
         return [Job(round_number, backbone, fold) for fold in spec.folds for backbone in spec.backbones]
 
     def round_folder(self, round_number: int) -> Path:
-        """The first round knows no pseudo labels, and is the same with and without."""
-        other = "-without-pseudo" if self.without_pseudo and round_number > 1 else ""
-        return self.folder / f"round{round_number}{other}"
+        """The folder of a round; the first round has no pseudo labels, and both variants share it."""
+        suffix = "-without-pseudo" if self.without_pseudo and round_number > 1 else ""
+        return self.folder / f"round{round_number}{suffix}"
 
     def job_folder(self, job: Job) -> Path:
         return self.round_folder(job.round) / job.backbone / f"fold{job.fold}"
@@ -81,7 +81,7 @@ class Run:
         return self.round_folder(round_number) / "predictions"
 
     def resume_log_path(self, round_number: int, rank: int, digests: list[str]) -> Path:
-        """Where a process keeps what networks with these checkpoints' digests have answered so far."""
+        """The resume log of one process for the networks with these checkpoint digests."""
         key = hashlib.sha256("".join(digests).encode()).hexdigest()[:8]
         return self.predictions_folder(round_number) / f"{key}-process{rank}.journal"
 
@@ -89,11 +89,11 @@ class Run:
         return list(self.predictions_folder(round_number).glob("*.journal"))
 
     def is_predicted(self, job: Job) -> bool:
-        """Whether there are predictions of the very checkpoint that is there now."""
+        """Whether there are predictions of the current checkpoint."""
         path = self.predictions_path(job)
-        return path.exists() and predictions.load(path).provenance.get("checkpoint_digest") == checkpoint.digest(
-            self.checkpoint(job)
-        )
+        if not path.exists():
+            return False
+        return predictions.load(path).provenance.get("checkpoint_digest") == checkpoint.digest(self.checkpoint(job))
 
     def stack_folder(self, round_number: int) -> Path:
         return self.round_folder(round_number) / "stack"
@@ -115,20 +115,20 @@ class Run:
         return round_number > 1 and not self.without_pseudo
 
     def pseudo_digest(self, round_number: int) -> str:
-        """A short hash of the pseudo labels that a round trains on, `none` where it does without."""
+        """A short hash of the pseudo labels that a round trains on; `none` if it uses none."""
         if not self.uses_pseudo(round_number):
             return "none"
         return hashlib.sha256(self.pseudo_path(round_number - 1).read_bytes()).hexdigest()[:16]
 
     @property
     def current_round(self) -> int | None:
-        """The first round that is not stacked yet; None when all are."""
+        """The first round that is not stacked yet; None if all are."""
         rounds = range(1, len(self.recipe.rounds) + 1)
-        return next((number for number in rounds if not self.is_stacked(number)), None)
+        return next((round_number for round_number in rounds if not self.is_stacked(round_number)), None)
 
     @cached_property
     def environment(self) -> dict:
-        """What the run was begun on. Raises InputError."""
+        """The environment in which the run was created. Raises InputError."""
         return schema.read_json(schema.Environment, self.folder / "environment.json")
 
     @cached_property
@@ -137,7 +137,7 @@ class Run:
 
     @cached_property
     def prior(self) -> np.ndarray:
-        """How the training tracks spread over the classes, shape (C,): the answer for a file that gives nothing."""
+        """Class frequencies of the training tracks, shape (C,): the prediction for a file without usable audio."""
         rows = np.flatnonzero(self.manifest.folds >= 0)
         labels = class_indices(self.manifest, self.class_names)[rows]
         return np.bincount(labels, minlength=len(self.class_names)) / len(rows)
@@ -160,44 +160,44 @@ class Run:
 
     @property
     def variant(self) -> str:
-        """What sets this run's later rounds apart, for the reader."""
+        """The variant of the later rounds, as a suffix for messages."""
         return " without pseudo labels" if self.without_pseudo else ""
 
     @property
     def flags(self) -> str:
-        """What a script is called with to go on with this run."""
+        """The flags with which a script resumes this run."""
         return f"--run {self.folder}" + (" --without-pseudo" if self.without_pseudo else "")
 
     def round_manifest(self, round_number: int) -> tuple[Manifest, np.ndarray]:
-        """The manifest as a round trains on it, and the rows whose pseudo labels come from the round before."""
+        """The manifest with the pseudo labels that a round trains on, and their rows."""
         if not self.uses_pseudo(round_number):
             return self.manifest, np.empty(0, np.int64)
         path = self.pseudo_path(round_number - 1)
-        chosen = pseudo_labels.load(path, round_number - 1, self.recipe.digest())
+        selected = pseudo_labels.load(path, round_number - 1, self.recipe.digest())
         public = {self.manifest.ids[row]: row for row in self.manifest.rows("public").tolist()}
-        problems = [f"{path}: {p.id} is no public test track" for p in chosen if p.id not in public]
-        problems += [f"{path}: {p.label!r} is no class" for p in chosen if p.label not in self.class_names]
+        problems = [f"{path}: {p.id} is not a public test track" for p in selected if p.id not in public]
+        problems += [f"{path}: {p.label!r} is not a class" for p in selected if p.label not in self.class_names]
         if problems:
             raise InputError(problems)
-        rows = [public[p.id] for p in chosen]
-        return manifest.with_labels(self.manifest, rows, [p.label for p in chosen]), np.array(rows, np.int64)
+        rows = [public[p.id] for p in selected]
+        return manifest.with_labels(self.manifest, rows, [p.label for p in selected]), np.array(rows, np.int64)
 
     def labelled_rows(self, round_number: int) -> np.ndarray:
-        """Every row that a round trains or validates on."""
+        """All rows that a round trains or validates on, shape (R,)."""
         return np.concatenate([np.flatnonzero(self.manifest.folds >= 0), self.round_manifest(round_number)[1]])
 
     def choose_jobs(self, backbone: str | None, fold: int | None) -> list[Job]:
-        """The current round's jobs, or those of one backbone or fold. Raises InputError where there is none."""
+        """The current round's jobs, or those of one backbone or fold. Raises InputError if there are none."""
         assert self.current_round, "all rounds are done"
         round_number = self.current_round
         jobs = self.jobs(round_number)
-        chosen = [j for j in jobs if backbone in (None, j.backbone) and fold in (None, j.fold)]
-        if not chosen:
+        selected = [j for j in jobs if backbone in (None, j.backbone) and fold in (None, j.fold)]
+        if not selected:
             raise InputError(f"round {round_number} has only the jobs {', '.join(job.name for job in jobs)}")
-        return chosen
+        return selected
 
     def fold_rows(self, fold: int) -> tuple[np.ndarray, np.ndarray]:
-        """Training and validation rows of a fold, without pseudo labels and tracks that cannot be read."""
+        """Training and validation rows of a fold, without pseudo labels and tracks without usable audio."""
         train = np.flatnonzero(self.manifest.folds >= 0)
         held_out = self.manifest.folds[train] == fold
         return train[~held_out], train[held_out]
@@ -211,7 +211,7 @@ class Run:
         return [job for job in self.jobs(round_number) if self.is_trained(job)]
 
     def round_splits(self, fold: int) -> list[str]:
-        """What each row of the manifest is to a fold: `train`, `valid`, `public` or `private`."""
+        """The split of each manifest row with respect to a fold: `train`, `valid`, `public` or `private`."""
         held_out = set(self.fold_rows(fold)[1].tolist())
         return ["valid" if row in held_out else split for row, split in enumerate(self.manifest.splits)]
 
@@ -225,12 +225,12 @@ class Run:
 
     @property
     def submissions(self) -> dict[str, Path]:
-        """Where the answer for each test set goes."""
+        """The submission file of each test set, by split."""
         names = {"public": "submission.csv", "private": "submission-private.csv"}
         return {split: self.folder / names[split] for split in self.test_splits}
 
     def scores(self, round_number: int) -> dict[str, dict[str, dict]]:
-        """The scores of a stacked round; see `Judged.scores`."""
+        """The scores of a stacked round; see `RoundEvaluation.scores`."""
         return schema.read_json(schema.Scores, self.stack_folder(round_number) / "scores.json")
 
     def finish_round(self, round_number: int, scores: dict) -> None:
@@ -239,6 +239,6 @@ class Run:
 
 
 def class_indices(tracks: Manifest, class_names: list[str]) -> np.ndarray:
-    """Each row's class number, shape (N,), -1 where the label is unknown."""
-    numbers = {name: number for number, name in enumerate(class_names)}
-    return np.array([numbers.get(label, -1) for label in tracks.labels], np.int64)
+    """Each row's class index, shape (N,); -1 where the label is unknown."""
+    index_of = {name: index for index, name in enumerate(class_names)}
+    return np.array([index_of.get(label, -1) for label in tracks.labels], np.int64)

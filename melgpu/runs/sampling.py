@@ -1,4 +1,4 @@
-"""Which windows a run's networks train and are judged on, and what they are to answer."""
+"""Window indices and targets of a run's jobs: training, validation and prediction."""
 
 import numpy as np
 import torch
@@ -10,6 +10,7 @@ from melgpu.runs.run import Job, Run, class_indices
 
 
 def window_samples(run: Run) -> int:
+    """The length of a window in samples."""
     return windows.to_samples(run.recipe.windows.window_s, run.recipe.audio.sample_rate)
 
 
@@ -21,39 +22,39 @@ def training_windows(run: Run, job: Job) -> WindowIndex:
 
 
 def windows_per_epoch(run: Run, job: Job) -> int:
-    """How many windows an epoch of a job trains on."""
+    """The number of windows in an epoch of a job, in whole batches."""
     return len(windows.drop_last(training_windows(run, job), run.recipe.optim_for(job.backbone).batch_size))
 
 
-def epoch_windows(run: Run, job: Job, epoch: int, rank: int, ranks: int) -> WindowIndex:
-    """The windows of an epoch in whole batches, in their order, for one of several processes."""
+def epoch_windows(run: Run, job: Job, epoch: int, rank: int, world_size: int) -> WindowIndex:
+    """The shuffled windows of an epoch in whole batches, one rank's shard."""
     recipe, optim = run.recipe, run.recipe.optim_for(job.backbone)
     index, seed = training_windows(run, job), run.recipe.seed
     if optim.balance == "sampling":
         index = windows.class_balanced(index, round_class_indices(run, job)[index.tracks], seed, epoch)
     if recipe.windows.random_starts:
-        whole = windows.to_samples(recipe.audio.track_s, recipe.audio.sample_rate)
-        index = windows.with_random_starts(index, whole - window_samples(run), seed, epoch)
-    chunk = recipe.shuffle_tracks_for(job.backbone)
-    index = windows.shuffle(index, chunk and chunk * ranks, seed, epoch)
-    return windows.drop_last(index, optim.batch_size, rank, ranks)
+        track_samples = windows.to_samples(recipe.audio.track_s, recipe.audio.sample_rate)
+        index = windows.with_random_starts(index, track_samples - window_samples(run), seed, epoch)
+    shuffle_tracks = recipe.shuffle_tracks_for(job.backbone)
+    index = windows.shuffle(index, shuffle_tracks and shuffle_tracks * world_size, seed, epoch)
+    return windows.drop_last(index, optim.batch_size, rank, world_size)
 
 
 def round_class_indices(run: Run, job: Job) -> np.ndarray:
-    """The class number of each row of the manifest in a job's round, pseudo labels included; -1 where it has none."""
+    """The class index of each manifest row in a job's round, pseudo labels included, shape (N,); -1 without a label."""
     return class_indices(run.round_manifest(job.round)[0], run.class_names)
 
 
 def training_targets(run: Run, job: Job) -> Targets:
-    """What a job's network is to answer."""
+    """The targets of a job: class indices of all rows, and class weights of the loss."""
     classes, num_classes = torch.from_numpy(round_class_indices(run, job)), len(run.class_names)
     if run.recipe.optim_for(job.backbone).balance != "weights":
         return Targets(classes, torch.ones(num_classes))
-    trained = classes[torch.from_numpy(training_windows(run, job).tracks).long()]
-    return Targets(classes, targets.class_weights(trained, num_classes))
+    window_classes = classes[torch.from_numpy(training_windows(run, job).tracks).long()]
+    return Targets(classes, targets.class_weights(window_classes, num_classes))
 
 
 def prediction_windows(run: Run, rows: np.ndarray) -> WindowIndex:
-    """The windows that stand for tracks when they are judged."""
+    """The windows of tracks for validation and prediction."""
     public = np.array([run.manifest.splits[row] == "public" for row in rows], bool)
     return windows.prediction_windows(rows, public, run.recipe.audio, run.recipe.windows)

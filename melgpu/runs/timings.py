@@ -1,6 +1,6 @@
-"""What a run spent its time on: a line for each piece of work done, added to a CSV in its folder.
+"""Wall time of a run's stages, appended to a CSV in the run folder.
 
-Networks' training is not in it: their logs say that (see `spent`).
+Training is not in it: the training logs have the times of epochs.
 """
 
 import math
@@ -17,7 +17,7 @@ from melgpu.errors import InputError
 
 @dataclass(frozen=True)
 class StageTiming:
-    """`amount` of `unit` done in `seconds` of a round's stage, 0 where it is not known; `ended` is a time, UTC."""
+    """Wall time of one stage of a round: `amount` of `unit` in `seconds`; `amount` 0 if unknown, `ended` in UTC."""
 
     ended: str
     round: int
@@ -32,29 +32,29 @@ COLUMNS = tuple(field.name for field in fields(StageTiming))
 
 @contextmanager
 def measure(path: Path, round_number: int, stage: str, amount: int, unit: str) -> Iterator[None]:
-    """Add how long the block took to the record at `path`; nothing where it fails."""
+    """Record the wall time of the block in the CSV at `path`; nothing if the block raises."""
     started = time.monotonic()
     yield
     record(path, round_number, stage, time.monotonic() - started, amount, unit)
 
 
 def record(path: Path, round_number: int, stage: str, seconds: float, amount: int, unit: str) -> None:
-    """Add a piece of work that has just ended; a damaged record is begun anew, for it is worth less than the work."""
+    """Append the timing of a stage that has just ended; a malformed CSV is replaced, so that it cannot stop a run."""
     try:
-        known = load(path)
+        timings = load(path)
     except InputError:
-        known = []
+        timings = []
     ended = datetime.now(UTC).isoformat(timespec="seconds")
-    piece = StageTiming(ended, round_number, stage, round(seconds, 3), amount, unit)
-    files.write_csv(path, COLUMNS, map(astuple, [*known, piece]))
+    timing = StageTiming(ended, round_number, stage, round(seconds, 3), amount, unit)
+    files.write_csv(path, COLUMNS, map(astuple, [*timings, timing]))
 
 
 def load(path: Path) -> list[StageTiming]:
-    """What was measured so far; nothing where there is no file. Raises InputError for a damaged or foreign one."""
+    """All timings recorded so far; an empty list without a file. Raises InputError for a malformed one."""
     if not path.exists():
         return []
-    with files.read_csv(path, "a record of times", COLUMNS) as (_, rows):
-        pieces = [StageTiming(e, int(n), stage, float(s), int(amount), unit) for e, n, stage, s, amount, unit in rows]
-        if not all(0 <= piece.seconds < math.inf and piece.amount >= 0 for piece in pieces):
-            raise ValueError("a time or an amount that is none")
-    return pieces
+    with files.read_csv(path, "a table of timings", COLUMNS) as (_, rows):
+        timings = [StageTiming(e, int(r), stage, float(s), int(amount), unit) for e, r, stage, s, amount, unit in rows]
+        if not all(0 <= timing.seconds < math.inf and timing.amount >= 0 for timing in timings):
+            raise ValueError("a negative or infinite value")
+    return timings

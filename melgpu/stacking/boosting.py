@@ -1,7 +1,7 @@
-"""Boosted trees that stack, by LightGBM, and its text made safe to read.
+"""LightGBM as a stacker, and the sanitizing of its model texts.
 
-LightGBM's parser believes what it reads, and aborts, crashes or hangs where that is wrong. Only the numbers of the
-trees are taken from a text, and only trees that end; the text around them is written anew.
+LightGBM's parser does not validate its input, and aborts, crashes or hangs on a malformed model. So only the numbers of
+the trees are taken from an untrusted text, only of trees without cycles; the text around them is generated.
 """
 
 import itertools
@@ -30,27 +30,27 @@ PARAMETERS = {
     "num_threads": 1,
     "verbosity": -1,
 }
-NUMBERS = {"split_feature": int, "threshold": float, "decision_type": int, "left_child": int, "right_child": int}
+NODE_FIELDS = {"split_feature": int, "threshold": float, "decision_type": int, "left_child": int, "right_child": int}
 MAX_DIGITS = 30
 
 
 def fit(matrix: np.ndarray, labels: np.ndarray, spec: StackingSpec) -> Booster:
-    """Trees on the K x C values of each row of a matrix (N, K, C), all classes of equal weight; labels (N,)."""
+    """Trees on the K x C values of each row of a matrix (N, K, C), with balanced class weights; labels (N,)."""
     counts = np.bincount(labels, minlength=matrix.shape[2])
-    balanced = len(labels) / (np.count_nonzero(counts) * np.maximum(counts, 1))
-    data = lightgbm.Dataset(matrix.reshape(len(matrix), -1), labels, weight=balanced[labels])
-    settings = {
+    class_weights = len(labels) / (np.count_nonzero(counts) * np.maximum(counts, 1))
+    data = lightgbm.Dataset(matrix.reshape(len(matrix), -1), labels, weight=class_weights[labels])
+    parameters = {
         **PARAMETERS,
         "bagging_fraction": max(
             PARAMETERS["bagging_fraction"], 1 / len(labels)
-        ),  # LightGBM fails where it draws no row
+        ),  # LightGBM fails where it samples no row
         "num_class": matrix.shape[2],
         "seed": spec.seed,
         "min_data_in_leaf": spec.min_child_samples,
         "min_sum_hessian_in_leaf": spec.min_child_weight,
     }
-    fitted = lightgbm.train(settings, data, num_boost_round=spec.num_trees)
-    return Booster(model_str=fitted.model_to_string())  # what is kept, without the data
+    booster = lightgbm.train(parameters, data, num_boost_round=spec.num_trees)
+    return Booster(model_str=booster.model_to_string())  # as it is saved, without the data
 
 
 def predict(trees: Booster, matrix: np.ndarray) -> np.ndarray:
@@ -59,21 +59,21 @@ def predict(trees: Booster, matrix: np.ndarray) -> np.ndarray:
 
 
 def is_constant(trees: Booster) -> bool:
-    """Whether no tree asks for anything."""
+    """Whether no tree has a split, so that all predictions are the same."""
     return not re.search(r"^num_leaves=(?!1$)", trees.model_to_string(), re.MULTILINE)
 
 
 def load(text: str, num_features: int, num_classes: int) -> Booster:
-    """Trees of a stranger's text. Raises ValueError where it is none."""
+    """Trees of an untrusted text. Raises ValueError where it is malformed."""
     return Booster(model_str=sanitize(text, num_features, num_classes))
 
 
 def sanitize(text: str, num_features: int, num_classes: int) -> str:
-    """The same model, for `num_classes` classes of `num_features` values. Raises ValueError where it is none."""
+    """The same model of `num_features` features and `num_classes` classes. Raises ValueError where it is malformed."""
     blocks = re.split(r"\nTree=\d+\n", text.partition("\nend of trees")[0])[1:]
     if not blocks or len(blocks) % num_classes:
         raise ValueError(f"{len(blocks)} trees for {num_classes} classes")
-    trees = [f"Tree={number}\n{_tree(block, num_features)}\n\n" for number, block in enumerate(blocks)]
+    trees = [f"Tree={index}\n{_tree(block, num_features)}\n\n" for index, block in enumerate(blocks)]
     names, infos = " ".join(f"Column_{column}" for column in range(num_features)), " ".join(["none"] * num_features)
     sizes = " ".join(str(len(tree)) for tree in trees)
     header = (
@@ -85,14 +85,14 @@ def sanitize(text: str, num_features: int, num_classes: int) -> str:
 
 
 def _tree(block: str, num_features: int) -> str:
-    """One tree, its lines written anew."""
+    """The text of one tree, generated from its numbers."""
     lines = dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
     leaves = _numbers(lines, "leaf_value", float)
-    parts = {"num_leaves": [len(leaves)], "num_cat": [0], "leaf_value": leaves}
+    fields = {"num_leaves": [len(leaves)], "num_cat": [0], "leaf_value": leaves}
     if len(leaves) > 1:
-        parts |= {name: _numbers(lines, name, kind) for name, kind in NUMBERS.items()}
-        _check_tree(parts, num_features)
-    return "\n".join(f"{name}={' '.join(map(repr, values))}" for name, values in parts.items()) + "\nshrinkage=1\n"
+        fields |= {name: _numbers(lines, name, kind) for name, kind in NODE_FIELDS.items()}
+        _check_tree(fields, num_features)
+    return "\n".join(f"{name}={' '.join(map(repr, values))}" for name, values in fields.items()) + "\nshrinkage=1\n"
 
 
 def _numbers(lines: dict[str, str], name: str, kind: type) -> list:
@@ -101,19 +101,19 @@ def _numbers(lines: dict[str, str], name: str, kind: type) -> list:
         raise ValueError(f"a tree without {name}")
     values = [kind(word) for word in words]
     if not all(map(math.isfinite, values)):
-        raise ValueError(f"{name} holds what is no number")
+        raise ValueError(f"{name} has a value that is not finite")
     return values
 
 
-def _check_tree(parts: dict[str, list], num_features: int) -> None:
-    """Raise ValueError unless every way down ends: nodes count from 0 and lead to later ones, or to leaf -1, -2, ..."""
-    leaves, nodes = len(parts["leaf_value"]), len(parts["leaf_value"]) - 1
-    if any(len(parts[name]) != nodes for name in NUMBERS):
-        raise ValueError("a tree of other numbers of nodes and leaves")
-    if not all(0 <= feature < num_features for feature in parts["split_feature"]):
-        raise ValueError("a tree that asks for a value that there is not")
-    if not all(kind in (0, 2, 4, 6, 8, 10) for kind in parts["decision_type"]):  # odd ones are of categories
-        raise ValueError("a tree that decides otherwise than by thresholds")
-    for node, child in itertools.chain(enumerate(parts["left_child"]), enumerate(parts["right_child"])):
+def _check_tree(fields: dict[str, list], num_features: int) -> None:
+    """Raise ValueError unless every path ends in a leaf: a node's children are later nodes, or leaves -1, -2, ..."""
+    leaves, nodes = len(fields["leaf_value"]), len(fields["leaf_value"]) - 1
+    if any(len(fields[name]) != nodes for name in NODE_FIELDS):
+        raise ValueError("a tree whose numbers of nodes and leaves do not match")
+    if not all(0 <= feature < num_features for feature in fields["split_feature"]):
+        raise ValueError("a tree with a split_feature out of range")
+    if not all(kind in (0, 2, 4, 6, 8, 10) for kind in fields["decision_type"]):  # odd numbers: categorical splits
+        raise ValueError("a tree with a split that is not numerical")
+    for node, child in itertools.chain(enumerate(fields["left_child"]), enumerate(fields["right_child"])):
         if not (node < child < nodes or -leaves <= child < 0):
-            raise ValueError("a tree whose ways do not end")
+            raise ValueError("a tree with a cycle, or with a child out of range")

@@ -1,4 +1,4 @@
-"""A round's networks and stackers together: what the stackers are fitted on, and what all of them say of each track."""
+"""The base predictions of a round's networks, and the stacking sets that its stackers are fitted on."""
 
 from dataclasses import dataclass
 
@@ -13,24 +13,25 @@ from melgpu.stacking.stack_cnn import LabelledMatrix
 
 @dataclass(frozen=True)
 class BasePredictions:
-    """What the K networks of each fold say of all tracks.
+    """Track probabilities of the K networks of each fold, for all N tracks of the manifest.
 
-    matrices: (N, K, C) by fold, a row for each of the manifest; lost (N,): tracks of which nobody heard anything.
+    matrices: (N, K, C) by fold; unusable (N,) bool: tracks without usable audio.
     """
 
     matrices: dict[int, np.ndarray]
     unusable: np.ndarray
 
     def votes(self, rows: np.ndarray) -> np.ndarray:
-        """The class that each of the V networks of all folds finds likeliest, shape (V, R)."""
+        """The predicted class of each of the V networks of all folds, shape (V, R)."""
         return np.concatenate([matrix[rows].argmax(axis=2).T for matrix in self.matrices.values()])
 
 
 @dataclass(frozen=True)
 class StackingSet:
-    """What one stack is fitted on: n validation tracks of its folds, and the training side that the CNNs see before.
+    """What one stack is fitted on: n validation tracks of its folds, and training tracks to pretrain the CNNs on.
 
-    rows (n,) of the manifest; of_fold (n,); valid, train: matrix and labels; subfolds (n,).
+    rows (n,): of the manifest; row_folds (n,): each row's fold; validation, train: matrix and labels; subfolds (n,):
+    each row's sub-fold.
     """
 
     folds: tuple[int, ...]
@@ -45,12 +46,16 @@ class StackingSet:
         return int(self.subfolds.max()) + 1
 
 
-def load_base_predictions(run: Run, number: int) -> BasePredictions:
-    """Load what the networks of a round say. Raises InputError where some is missing or does not belong together."""
-    loaded = {fold: _load(run, number, fold) for fold in run.spec(number).folds}
-    wanted = {"round": number, "recipe_digest": run.recipe.digest(), "pseudo_digest": run.pseudo_digest(number)}
+def load_base_predictions(run: Run, round_number: int) -> BasePredictions:
+    """Load the predictions of a round's networks. Raises InputError where some are missing or do not match."""
+    loaded = {fold: _load(run, round_number, fold) for fold in run.spec(round_number).folds}
+    provenance = {
+        "round": round_number,
+        "recipe_digest": run.recipe.digest(),
+        "pseudo_digest": run.pseudo_digest(round_number),
+    }
     matrices = {
-        fold: predictions.align(members, run.manifest.ids, run.class_names, wanted | {"fold": fold})
+        fold: predictions.align(members, run.manifest.ids, run.class_names, provenance | {"fold": fold})
         for fold, members in loaded.items()
     }
     return BasePredictions(
@@ -58,31 +63,31 @@ def load_base_predictions(run: Run, number: int) -> BasePredictions:
     )
 
 
-def _load(run: Run, number: int, fold: int) -> list[predictions.Predictions]:
-    jobs = [job for job in run.jobs(number) if job.fold == fold]
+def _load(run: Run, round_number: int, fold: int) -> list[predictions.Predictions]:
+    jobs = [job for job in run.jobs(round_number) if job.fold == fold]
     missing = [job.name for job in jobs if not (run.is_trained(job) and run.is_predicted(job))]
     if missing:
-        names = (f"round {number}: no predictions of {name} as it is now" for name in missing)
-        raise InputError([*names, f"run python train.py and python predict.py with {run.flags} first"])
+        problems = (f"round {round_number}: no predictions of {name} by its current checkpoint" for name in missing)
+        raise InputError([*problems, f"run python train.py and python predict.py with {run.flags} first"])
     tracks = list(zip(run.manifest.ids, run.manifest.splits, strict=True))
     return [predictions.load(run.predictions_path(job)).in_order(tracks) for job in jobs]
 
 
-def stacking_sets(run: Run, number: int, votes: BasePredictions) -> list[StackingSet]:
-    """One for each stack of a round."""
-    protocol, folds = run.recipe.stacking.protocol, run.spec(number).folds
-    return [_stacking_set(run, number, votes, group) for group in fold_groups(protocol, folds)]
+def stacking_sets(run: Run, round_number: int, base: BasePredictions) -> list[StackingSet]:
+    """A stacking set for each stack of a round."""
+    protocol, folds = run.recipe.stacking.protocol, run.spec(round_number).folds
+    return [_stacking_set(run, round_number, base, group) for group in fold_groups(protocol, folds)]
 
 
-def _stacking_set(run: Run, number: int, votes: BasePredictions, folds: tuple[int, ...]) -> StackingSet:
-    labels = class_indices(run.round_manifest(number)[0], run.class_names)
-    sides = {fold: [rows[~votes.unusable[rows]] for rows in run.round_rows(number, fold)] for fold in folds}
-    rows = np.concatenate([valid for _, valid in sides.values()])
-    of_fold = np.repeat(folds, [len(valid) for _, valid in sides.values()])
-    matrix = np.concatenate([votes.matrices[fold][valid] for fold, (_, valid) in sides.items()])
+def _stacking_set(run: Run, round_number: int, base: BasePredictions, folds: tuple[int, ...]) -> StackingSet:
+    labels = class_indices(run.round_manifest(round_number)[0], run.class_names)
+    sides = {fold: [rows[~base.unusable[rows]] for rows in run.round_rows(round_number, fold)] for fold in folds}
+    rows = np.concatenate([valid_rows for _, valid_rows in sides.values()])
+    row_folds = np.repeat(folds, [len(valid_rows) for _, valid_rows in sides.values()])
+    matrix = np.concatenate([base.matrices[fold][valid_rows] for fold, (_, valid_rows) in sides.items()])
     train = None
     if run.recipe.stacking.protocol == "original":
-        seen = sides[folds[0]][0]
-        train = (votes.matrices[folds[0]][seen], labels[seen])
+        train_rows = sides[folds[0]][0]
+        train = (base.matrices[folds[0]][train_rows], labels[train_rows])
     subfolds = assign_subfolds(labels[rows], run.recipe.stacking)
-    return StackingSet(folds, rows, of_fold, (matrix, labels[rows]), subfolds, train)
+    return StackingSet(folds, rows, row_folds, (matrix, labels[rows]), subfolds, train)

@@ -1,7 +1,7 @@
-"""What a round's networks and stackers say of the tracks that they are judged on, and how right they are.
+"""Predictions of a round's networks and stackers on the tracks that they are evaluated on, and their scores.
 
-The contract between stacking and the report. Validation tracks are judged by the networks of their own fold and by
-stackers that were fitted on other tracks; test tracks by all folds.
+The interface between stacking and the report. Validation tracks are predicted by the networks of their own fold and by
+stackers that were fitted on other tracks (out of fold); test tracks by the mean over all folds.
 """
 
 import json
@@ -33,14 +33,14 @@ SCHEMA = {
 
 @dataclass(frozen=True)
 class RoundEvaluation:
-    """What J judges say of N tracks.
+    """Probabilities of P predictors for N tracks.
 
-    judges (J,): each network by its backbone, `mean` (of the networks), the stackers, `blend` (by the recipe's
-    weights) and, of two stackers or more, `fitted blend`; ids (N,); splits (N,) of SPLITS; folds (N,): whose validation
-    track it is, -1 for test tracks; labels (N,): class numbers, -1 where unknown; trained (N,) bool: the networks were
-    fitted to it by a pseudo label; probs (J, N, C); class_names (C,);
-    source: round, recipe, protocol, pseudo (see `predictions`), which judge is the `answer`, and the blends' `weights`
-    and `fitted_weights` (the mean of all sub-folds').
+    predictors (P,): each network by its backbone, `mean` (of the networks), the stackers, `blend` (with the recipe's
+    weights) and, with two stackers or more, `fitted blend`; ids (N,); splits (N,): of SPLITS; folds (N,): the fold of
+    a validation track, -1 for test tracks; labels (N,): class indices, -1 where unknown; pseudo_labelled (N,) bool:
+    the networks were trained on the track with a pseudo label; probs (P, N, C); class_names (C,);
+    provenance: round, recipe_digest, pseudo_digest (see `predictions`), protocol, final_predictor, and the blends'
+    `weights` and `fitted_weights` (the mean over all sub-folds).
     """
 
     predictors: tuple[str, ...]
@@ -55,42 +55,41 @@ class RoundEvaluation:
 
     def __post_init__(self):
         columns = self.ids, self.splits, self.folds, self.labels, self.pseudo_labelled
+        shape = len(self.predictors), len(self.ids), len(self.class_names)
         assert len(set(map(len, columns))) == 1, "columns differ in length"
-        assert self.probs.shape == (len(self.predictors), len(self.ids), len(self.class_names)), (
-            "columns differ in length"
-        )
+        assert self.probs.shape == shape, "probabilities of another shape"
         assert set(self.splits) <= set(SPLITS), "an unknown split"
-        assert isinstance(self.provenance, dict), "it does not say what made it"
+        assert isinstance(self.provenance, dict), "the provenance is no dictionary"
         assert ((self.labels >= -1) & (self.labels < len(self.class_names))).all(), "an unknown class"
 
     @property
     def final_probs(self) -> np.ndarray:
-        """Probabilities (N, C) of the judge that counts."""
+        """Probabilities (N, C) of the final predictor."""
         return self.probs[self.predictors.index(self.provenance["final_predictor"])]
 
     def rows(self, split: str, fold: int | None = None) -> np.ndarray:
-        """The rows of a split, or of one fold's validation tracks, whose labels are known."""
-        chosen = (np.array(self.splits) == split) & (self.labels >= 0)
-        return np.flatnonzero(chosen if fold is None else chosen & (self.folds == fold))
+        """The rows with known labels of a split, or of one fold's validation tracks."""
+        selected = (np.array(self.splits) == split) & (self.labels >= 0)
+        return np.flatnonzero(selected if fold is None else selected & (self.folds == fold))
 
     def scores(self) -> dict[str, dict[str, dict]]:
-        """{judge: {split: its score}}, of splits with known labels; JSON data."""
+        """{predictor: {split: scores}}, of splits with known labels; JSON data."""
         rows = {split: self.rows(split) for split in SPLITS}
         return {
-            judge: {split: self._score(number, own) for split, own in rows.items() if len(own)}
-            for number, judge in enumerate(self.predictors)
+            predictor: {split: self._score(index, split_rows) for split, split_rows in rows.items() if len(split_rows)}
+            for index, predictor in enumerate(self.predictors)
         }
 
-    def _score(self, judge: int, rows: np.ndarray) -> dict:
-        """Accuracy and what is gained over the mean of the networks, with 95 % intervals; the gain's sign test."""
+    def _score(self, index: int, rows: np.ndarray) -> dict:
+        """Accuracy and gain over the mean of the networks, with 95 % intervals; p-value of the gain (sign test)."""
         labels = self.labels[rows]
-        right, plain = (
-            (self.probs[number, rows].argmax(1) == labels) for number in (judge, self.predictors.index("mean"))
+        correct, mean_correct = (
+            (self.probs[i, rows].argmax(1) == labels) for i in (index, self.predictors.index(MEAN))
         )
-        gain = right.astype(float) - plain
+        gain = correct.astype(float) - mean_correct
         return {
-            "accuracy": accuracy(self.probs[judge, rows], labels),
-            "interval": accuracy_interval(right),
+            "accuracy": accuracy(self.probs[index, rows], labels),
+            "interval": accuracy_interval(correct),
             "tracks": len(rows),
             "pseudo_labelled": int(self.pseudo_labelled[rows].sum()),
             "gain": float(gain.mean()),
@@ -99,76 +98,79 @@ class RoundEvaluation:
         }
 
 
-def save(judged: RoundEvaluation, path: Path) -> None:
-    """Probabilities in full, so that what is read gives the very same scores."""
-    columns = {
-        name: np.array(getattr(judged, name), np.str_) for name in ("predictors", "ids", "splits", "class_names")
+def save(evaluation: RoundEvaluation, path: Path) -> None:
+    """Write an evaluation; probabilities at full precision, so that the file gives the same scores."""
+    texts = {
+        name: np.array(getattr(evaluation, name), np.str_) for name in ("predictors", "ids", "splits", "class_names")
     }
-    numbers = {name: getattr(judged, name) for name in ("folds", "labels", "pseudo_labelled", "probs")}
-    files.save_arrays(path, {**columns, **numbers, "provenance": np.array(json.dumps(judged.provenance))})
+    numbers = {name: getattr(evaluation, name) for name in ("folds", "labels", "pseudo_labelled", "probs")}
+    files.save_arrays(path, {**texts, **numbers, "provenance": np.array(json.dumps(evaluation.provenance))})
 
 
 def load(path: Path) -> RoundEvaluation:
-    """Raises InputError for a damaged or foreign file."""
+    """Raises InputError for a file that is malformed or not an evaluation."""
     try:
         data = files.load_arrays(path, SCHEMA)
         files.check_probabilities(data["probs"])
-        columns = {name: tuple(data[name].tolist()) for name in ("predictors", "ids", "splits", "class_names")}
-        judged = RoundEvaluation(**{**data, **columns, "provenance": json.loads(str(data["provenance"]))})
-        if not {"mean", judged.provenance.get("final_predictor")} <= set(judged.predictors):
-            raise ValueError("a judge is missing")
+        texts = {name: tuple(data[name].tolist()) for name in ("predictors", "ids", "splits", "class_names")}
+        evaluation = RoundEvaluation(**{**data, **texts, "provenance": json.loads(str(data["provenance"]))})
+        if not {MEAN, evaluation.provenance.get("final_predictor")} <= set(evaluation.predictors):
+            raise ValueError("a predictor is missing")
     except Exception as error:  # zipfile, zlib, numpy and json each have their own
-        raise InputError(f"{path}: damaged, or not what was judged ({one_line(error)})") from None
-    return judged
+        raise InputError(f"{path}: damaged, or not an evaluation of a round ({one_line(error)})") from None
+    return evaluation
 
 
 def evaluate_round(
-    run: Run, number: int, votes: BasePredictions, stacks: list[tuple[StackingSet, Stack]]
+    run: Run, round_number: int, base: BasePredictions, stacks: list[tuple[StackingSet, Stack]]
 ) -> RoundEvaluation:
-    """What networks, stackers and blends say of each validation track (out of fold) and of each test track."""
-    spec, valid, test = run.spec(number), [], []
-    for case, stack in stacks:
-        valid.append(
-            _networks(spec.backbones, case.validation[0]) | stack.out_of_fold(case.validation[0], case.subfolds)
-        )
-        for fold in case.folds:
-            matrix = votes.matrices[fold][run.test_rows]
-            test.append(_networks(spec.backbones, matrix) | stack.predict(matrix))
+    """Predict each validation track (out of fold) and each test track by networks, stackers and blends."""
+    spec, valid_parts, test_parts = run.spec(round_number), [], []
+    for stacking_set, stack in stacks:
+        matrix = stacking_set.validation[0]
+        valid_parts.append(_networks(spec.backbones, matrix) | stack.out_of_fold(matrix, stacking_set.subfolds))
+        for fold in stacking_set.folds:
+            test_matrix = base.matrices[fold][run.test_rows]
+            test_parts.append(_networks(spec.backbones, test_matrix) | stack.predict(test_matrix))
     probs = np.stack(
         [
-            np.concatenate([*(own[name] for own in valid), np.mean([own[name] for own in test], axis=0)])
-            for name in test[0]
+            np.concatenate(
+                [*(part[name] for part in valid_parts), np.mean([part[name] for part in test_parts], axis=0)]
+            )
+            for name in test_parts[0]
         ]
-    )  # (J, N, C)
-    rows = np.concatenate([*(case.rows for case, _ in stacks), run.test_rows])
+    )  # (P, N, C)
+    rows = np.concatenate([*(stacking_set.rows for stacking_set, _ in stacks), run.test_rows])
+    valid_folds = [stacking_set.row_folds for stacking_set, _ in stacks]
     splits = ["validation" if split == "train" else split for split in run.manifest.splits]
-    probs[:, votes.unusable[rows]] = run.prior
+    probs[:, base.unusable[rows]] = run.prior
     return RoundEvaluation(
-        predictors=tuple(test[0]),
+        predictors=tuple(test_parts[0]),
         ids=tuple(run.manifest.ids[row] for row in rows),
         splits=tuple(splits[row] for row in rows),
-        folds=np.concatenate([*(case.row_folds for case, _ in stacks), np.full(len(run.test_rows), -1)]),
+        folds=np.concatenate([*valid_folds, np.full(len(run.test_rows), -1)]),
         labels=class_indices(run.manifest, run.class_names)[rows],
-        pseudo_labelled=np.isin(rows, run.round_manifest(number)[1]),
+        pseudo_labelled=np.isin(rows, run.round_manifest(round_number)[1]),
         probs=probs,
         class_names=tuple(run.class_names),
-        provenance=_provenance(run, number, [stack for _, stack in stacks]),
+        provenance=_provenance(run, round_number, [stack for _, stack in stacks]),
     )
 
 
 def _networks(names: tuple[str, ...], matrix: np.ndarray) -> dict[str, np.ndarray]:
+    """Probabilities (N, C) of each network and of their mean, from a matrix (N, K, C)."""
     return {name: matrix[:, k] for k, name in enumerate(names)} | {MEAN: matrix.mean(axis=1)}
 
 
-def _provenance(run: Run, number: int, stacks: list[Stack]) -> dict:
-    settings, fixed = run.recipe.stacking, run.spec(number).blend
-    fitted = [part.weights for stack in stacks for part in stack.subfolds]
+def _provenance(run: Run, round_number: int, stacks: list[Stack]) -> dict:
+    spec, blend_weights = run.recipe.stacking, run.spec(round_number).blend
+    fitted = [subfold.weights for stack in stacks for subfold in stack.subfolds]
     return {
-        "round": number,
+        "round": round_number,
         "recipe_digest": run.recipe.digest(),
-        "pseudo_digest": run.pseudo_digest(number),
-        "protocol": settings.protocol,
-        "final_predictor": final_predictor(settings.final_predictor, len(fixed)),
-        "weights": fixed,
-        "fitted_weights": {name: float(np.mean([own[name] for own in fitted])) for name in fitted[0]},
+        "pseudo_digest": run.pseudo_digest(round_number),
+        "protocol": spec.protocol,
+        "final_predictor": final_predictor(spec.final_predictor, len(blend_weights)),
+        "weights": blend_weights,
+        "fitted_weights": {name: float(np.mean([weights[name] for weights in fitted])) for name in fitted[0]},
     }

@@ -1,4 +1,4 @@
-"""Base predictions of a run's current round to stacks, their evaluation, pseudo labels and, in the end, submissions."""
+"""Base predictions of a run's current round to stacks, their evaluation, pseudo labels and, at last, submissions."""
 
 import numpy as np
 
@@ -13,73 +13,73 @@ from melgpu.stacking.evaluation import RoundEvaluation
 from melgpu.stacking.stack import Stack, fit_subfolds, save_stack
 
 
-def stack_round(run: Run, number: int) -> None:
-    """Fit a round's stackers, evaluate them, and write what the round leaves behind.
+def stack_round(run: Run, round_number: int) -> None:
+    """Fit and save a round's stacks, evaluate them, and write pseudo labels or, after the last round, submissions.
 
-    Raises InputError where predictions are missing or do not belong together.
+    Raises InputError where predictions are missing or do not match.
     """
-    votes = dataset.load_base_predictions(run, number)
-    cases = dataset.stacking_sets(run, number, votes)
-    fits = sum(case.num_subfolds for case in cases)
-    timed = timings.measure(run.timings_path, number, f"stack{run.variant}", fits, "sub-folds")
-    with timed, console.progress(f"round {number}: stacking", fits, "sub-folds") as tracker:
-        stacks = [(case, fit_stack(run, number, case, tracker)) for case in cases]
+    base = dataset.load_base_predictions(run, round_number)
+    stacking_sets = dataset.stacking_sets(run, round_number, base)
+    num_fits = sum(stacking_set.num_subfolds for stacking_set in stacking_sets)
+    timing = timings.measure(run.timings_path, round_number, f"stack{run.variant}", num_fits, "sub-folds")
+    with timing, console.progress(f"round {round_number}: stacking", num_fits, "sub-folds") as tracker:
+        stacks = [(stacking_set, fit_stack(run, round_number, stacking_set, tracker)) for stacking_set in stacking_sets]
     if any(stack.is_constant for _, stack in stacks):
-        console.say("LightGBM found nothing to learn: too few validation tracks for stacking.min_child_weight")
-    made = evaluation.evaluate_round(run, number, votes, stacks)
-    for case, stack in stacks:
-        write_stack(run, number, case, stack)
-    evaluation.save(made, run.evaluation_path(number))
+        console.say("LightGBM found no split: too few validation tracks for stacking.min_child_weight")
+    round_evaluation = evaluation.evaluate_round(run, round_number, base, stacks)
+    for stacking_set, stack in stacks:
+        write_stack(run, round_number, stacking_set, stack)
+    evaluation.save(round_evaluation, run.evaluation_path(round_number))
     if not run.without_pseudo:
-        if number < len(run.recipe.rounds):
-            write_pseudo_labels(run, number, made, votes)
+        if round_number < len(run.recipe.rounds):
+            write_pseudo_labels(run, round_number, round_evaluation, base)
         else:
-            write_submissions(run, made)
-    run.finish_round(number, made.scores())
+            write_submissions(run, round_evaluation)
+    run.finish_round(round_number, round_evaluation.scores())
 
 
-def fit_stack(run: Run, number: int, case: StackingSet, tracker: Tracker) -> Stack:
-    """The stackers of one stacking set, a part for each of its sub-folds."""
-    spec = run.spec(number)
-    _, num_models, num_classes = case.validation[0].shape
+def fit_stack(run: Run, round_number: int, stacking_set: StackingSet, tracker: Tracker) -> Stack:
+    """Fit the stackers of one stacking set, once for each of its sub-folds."""
+    spec, train, subfolds = run.spec(round_number), stacking_set.train, stacking_set.subfolds
+    _, num_models, num_classes = stacking_set.validation[0].shape
     stack = Stack(num_models, num_classes, spec.blend)
-    title = f"fold {' '.join(map(str, case.folds))}"
-    tracker.advance(0, f"{title}, learning from {'the training side' if case.train else 'validation tracks'}")
-    for part in fit_subfolds(case.train, case.validation, case.subfolds, list(spec.blend), run.recipe.stacking):
-        stack.subfolds.append(part)
-        tracker.advance(1, f"{title}, sub-fold {len(stack.subfolds)}/{case.num_subfolds}")
+    title = f"fold {' '.join(map(str, stacking_set.folds))}"
+    tracker.advance(0, f"{title}, {'pretraining on training tracks' if train else 'fitting on validation tracks'}")
+    for subfold in fit_subfolds(train, stacking_set.validation, subfolds, list(spec.blend), run.recipe.stacking):
+        stack.subfolds.append(subfold)
+        tracker.advance(1, f"{title}, sub-fold {len(stack.subfolds)}/{stacking_set.num_subfolds}")
     return stack
 
 
-def write_stack(run: Run, number: int, case: StackingSet, stack: Stack) -> None:
-    """Write a stack for predict.py, which predicts new music with it."""
+def write_stack(run: Run, round_number: int, stacking_set: StackingSet, stack: Stack) -> None:
+    """Write a stack, for the prediction of new music."""
     metadata = {
-        "round": number,
-        "folds": list(case.folds),
-        "models": list(run.spec(number).backbones),
+        "round": round_number,
+        "folds": list(stacking_set.folds),
+        "models": list(run.spec(round_number).backbones),
         "class_names": run.class_names,
         "recipe_digest": run.recipe.digest(),
-        "pseudo_digest": run.pseudo_digest(number),
+        "pseudo_digest": run.pseudo_digest(round_number),
     }
-    save_stack(stack, run.stack_path(number, case.folds), metadata)
+    save_stack(stack, run.stack_path(round_number, stacking_set.folds), metadata)
 
 
-def write_submissions(run: Run, made: RoundEvaluation) -> None:
-    """The final labels of each test set; a track without usable audio gets the training tracks' commonest class."""
+def write_submissions(run: Run, round_evaluation: RoundEvaluation) -> None:
+    """Write the predicted labels of each test set; a track without usable audio gets the most frequent class."""
     if audio_errors := quarantine.load_errors(run.quarantine_path):
         console.say(quarantine.summarize(audio_errors, run.quarantine_path))
     for split, path in run.submissions.items():
-        rows = [row for row, own in enumerate(made.splits) if own == split]
-        labels = [made.class_names[c] for c in made.final_probs[rows].argmax(axis=1)]
-        submission.write_submission(path, [made.ids[row] for row in rows], labels)
+        rows = [row for row, row_split in enumerate(round_evaluation.splits) if row_split == split]
+        labels = [round_evaluation.class_names[c] for c in round_evaluation.final_probs[rows].argmax(axis=1)]
+        submission.write_submission(path, [round_evaluation.ids[row] for row in rows], labels)
 
 
-def write_pseudo_labels(run: Run, number: int, made: RoundEvaluation, votes: BasePredictions) -> None:
-    """Choose the pseudo labels for the next round, of tracks with usable audio, and write them."""
+def write_pseudo_labels(run: Run, round_number: int, round_evaluation: RoundEvaluation, base: BasePredictions) -> None:
+    """Select the pseudo labels for the next round, among tracks with usable audio, and write them."""
     public = run.manifest.rows("public")
-    has_audio = ~votes.unusable[public]
-    ids = [run.manifest.ids[row] for row in public[has_audio]]
-    probs = made.final_probs[np.array(made.splits) == "public"][has_audio]
-    chosen = pseudo_labels.select(ids, probs, votes.votes(public[has_audio]), run.class_names, run.recipe.pseudo)
-    pseudo_labels.save(chosen, run.pseudo_path(number), number, run.recipe.digest())
-    console.say(f"Round {number}: {len(chosen)} of {len(public)} public test tracks get a pseudo label")
+    usable = ~base.unusable[public]
+    ids = [run.manifest.ids[row] for row in public[usable]]
+    probs = round_evaluation.final_probs[np.array(round_evaluation.splits) == "public"][usable]
+    selected = pseudo_labels.select(ids, probs, base.votes(public[usable]), run.class_names, run.recipe.pseudo)
+    pseudo_labels.save(selected, run.pseudo_path(round_number), round_number, run.recipe.digest())
+    console.say(f"Round {round_number}: {len(selected)} of {len(public)} public test tracks get a pseudo label")

@@ -1,15 +1,16 @@
 """The three stackers and the blend: K models x C classes -> C, in two protocols.
 
-Both work on validation tracks, of which the networks say something that they were not fitted to, dealt into sub-folds.
-For each sub-fold the stackers learn from the others but the next one; on that the CNNs stop and the blend's weights are
-fitted. So no stacker that judges a validation track was fitted on it, and their accuracy is what is reported.
+Both stack the networks' predictions on validation tracks, which the networks were not trained on. The tracks are split
+into sub-folds. For each sub-fold the stackers are fitted on the others except the next one, which is used for early
+stopping of the CNNs and to fit the weights of the blend. So no stacker is evaluated on a track that it was fitted on,
+and the reported accuracy is out of fold.
 
-`original`: a fold of the round at a time; before, the CNNs learn from the training side, whose tracks the networks have
-seen (optimistic inputs), for as long as they get better on all sub-folds but the one that is judged. Each sub-fold has
-an end of its own, but the way there is the same, and gone once.
-`oof`: only what was said out of fold, of the validation tracks of all folds together.
+`original`: a stack for each fold of the round. The CNNs are pretrained on the training tracks of the fold, which the
+networks were trained on (optimistic inputs), with early stopping on all sub-folds except the evaluated one. For all
+sub-folds this is one run of pretraining with different stopping epochs.
+`oof`: one stack, fitted on the out-of-fold predictions for the validation tracks of all folds together.
 
-Matrices are (N, K, C) float64 track probabilities, labels (N,) class numbers.
+Matrices are (N, K, C) float64 track probabilities, labels (N,) class indices.
 """
 
 from collections.abc import Iterator
@@ -27,13 +28,13 @@ from melgpu.stacking import boosting, stack_cnn
 from melgpu.stacking.boosting import Booster
 from melgpu.stacking.stack_cnn import LabelledMatrix
 
-MIN_SUBFOLDS = 3  # to learn, to stop, to judge
+MIN_SUBFOLDS = 3  # to fit, to stop early, to evaluate
 BLEND, FITTED_BLEND, MEAN = "blend", "fitted blend", "mean"  # MEAN: of the networks
 
 
 @dataclass(frozen=True)
 class Subfold:
-    """Stackers that have seen nothing of one sub-fold, and the weights that fit them best, of sum 1."""
+    """Stackers that were fitted without one sub-fold, and their fitted blend weights, of sum 1."""
 
     stackers: dict[str, nn.Module | Booster]
     weights: dict[str, float]
@@ -43,14 +44,14 @@ class Subfold:
         if len(matrix) == 0:  # a run without test sets
             return dict.fromkeys(self.stackers, np.zeros((0, matrix.shape[2])))
         return {
-            name: (stack_cnn if isinstance(one, nn.Module) else boosting).predict(one, matrix)
-            for name, one in self.stackers.items()
+            name: (stack_cnn if isinstance(stacker, nn.Module) else boosting).predict(stacker, matrix)
+            for name, stacker in self.stackers.items()
         }
 
 
 @dataclass(frozen=True)
 class Stack:
-    """What was fitted on a fold, or on several: a part for each sub-fold; `weights` are the recipe's for the blend."""
+    """The stackers of one fold, or of several, for each sub-fold; `weights` are the recipe's blend weights."""
 
     num_models: int
     num_classes: int
@@ -58,25 +59,26 @@ class Stack:
     subfolds: list[Subfold] = field(default_factory=list)
 
     def predict(self, matrix: np.ndarray) -> dict[str, np.ndarray]:
-        """Probabilities (N, C) of tracks that nothing was fitted on, by stacker and blend: the mean of all parts'."""
-        parts = [self._answers(subfold, matrix) for subfold in self.subfolds]
-        return {name: np.mean([part[name] for part in parts], axis=0) for name in parts[0]}
+        """Probabilities (N, C) of new tracks by stacker and blend: the mean over all sub-folds."""
+        probs = [self._predict_subfold(subfold, matrix) for subfold in self.subfolds]
+        return {name: np.mean([subfold_probs[name] for subfold_probs in probs], axis=0) for name in probs[0]}
 
     def out_of_fold(self, matrix: np.ndarray, subfolds: np.ndarray) -> dict[str, np.ndarray]:
-        """The same of the validation tracks: each by the part that was fitted without its sub-fold, given as (N,)."""
-        made: dict[str, np.ndarray] = {}
-        for number, subfold in enumerate(self.subfolds):
-            for name, probs in self._answers(subfold, matrix[subfolds == number]).items():
-                made.setdefault(name, np.empty((len(matrix), self.num_classes)))[subfolds == number] = probs
-        return made
+        """The same of the validation tracks: each by the stackers fitted without its sub-fold; `subfolds` (N,)."""
+        out: dict[str, np.ndarray] = {}
+        for index, subfold in enumerate(self.subfolds):
+            for name, probs in self._predict_subfold(subfold, matrix[subfolds == index]).items():
+                out.setdefault(name, np.empty((len(matrix), self.num_classes)))[subfolds == index] = probs
+        return out
 
     @property
     def is_constant(self) -> bool:
-        """Whether its trees, if there are any, ask nothing and so say the same of every track."""
-        grown = [one for part in self.subfolds for one in part.stackers.values() if isinstance(one, Booster)]
-        return bool(grown) and all(map(boosting.is_constant, grown))
+        """Whether it has trees and none of them has a split, so that their predictions are the same for all tracks."""
+        stackers = [stacker for subfold in self.subfolds for stacker in subfold.stackers.values()]
+        boosters = [stacker for stacker in stackers if isinstance(stacker, Booster)]
+        return bool(boosters) and all(map(boosting.is_constant, boosters))
 
-    def _answers(self, subfold: Subfold, matrix: np.ndarray) -> dict[str, np.ndarray]:
+    def _predict_subfold(self, subfold: Subfold, matrix: np.ndarray) -> dict[str, np.ndarray]:
         probs = subfold.predict(matrix)
         blends = {BLEND: blend_probs(probs, self.weights)}
         if len(probs) > 1:
@@ -84,14 +86,14 @@ class Stack:
         return probs | blends
 
 
-def final_predictor(chosen: str, num_stackers: int) -> str:
-    """The judge that counts: the recipe's choice, but that one stacker alone has no weights to fit."""
-    return BLEND if chosen == FITTED_BLEND and num_stackers == 1 else chosen
+def final_predictor(configured: str, num_stackers: int) -> str:
+    """The predictor of the final predictions: the recipe's, or the blend where there are no weights to fit."""
+    return BLEND if configured == FITTED_BLEND and num_stackers == 1 else configured
 
 
-def compared_predictor(answer: str) -> str:
-    """The judge that is held against the mean of the networks."""
-    return BLEND if answer == MEAN else answer
+def compared_predictor(final: str) -> str:
+    """The predictor that is compared with the mean of the networks."""
+    return BLEND if final == MEAN else final
 
 
 def fold_groups(protocol: str, folds: tuple[int, ...]) -> list[tuple[int, ...]]:
@@ -100,42 +102,40 @@ def fold_groups(protocol: str, folds: tuple[int, ...]) -> list[tuple[int, ...]]:
 
 
 def assign_subfolds(labels: np.ndarray, spec: StackingSpec) -> np.ndarray:
-    """Each validation track's sub-fold, shape (N,): tracks of a class are dealt out in turn, however few.
+    """Each validation track's sub-fold, shape (N,), stratified by class.
 
     Raises InputError where there are too few tracks.
     """
     if len(labels) < MIN_SUBFOLDS:
         raise InputError(f"a stack needs at least {MIN_SUBFOLDS} validation tracks, there are {len(labels)}")
     by_class = np.lexsort([np.random.default_rng(spec.seed).random(len(labels)), labels])
-    dealt = np.empty(len(labels), np.int64)
-    dealt[by_class] = np.arange(len(labels)) % spec.num_subfolds
-    return dealt
+    subfolds = np.empty(len(labels), np.int64)
+    subfolds[by_class] = np.arange(len(labels)) % spec.num_subfolds
+    return subfolds
 
 
 def fit_subfolds(
     train: LabelledMatrix | None, valid: LabelledMatrix, subfolds: np.ndarray, names: list[str], spec: StackingSpec
 ) -> Iterator[Subfold]:
-    """For each sub-fold stackers that are fitted on (matrix, labels) of the other validation tracks; `subfolds` (N,).
+    """For each sub-fold, fit stackers on the (matrix, labels) of the other validation tracks; `subfolds` (N,).
 
-    `train` is the training side of the original protocol.
+    `train` are the training tracks to pretrain the CNNs on, in the original protocol.
     """
-    numbers = range(subfolds.max() + 1)
-    others = np.stack([subfolds != number for number in numbers])
-    begun = {name: stack_cnn.pretrain(name, train, valid, others, spec) for name in names if name in stack_cnn.CNNS}
-    for number in numbers:
-        is_stop = subfolds == (number + 1) % len(numbers)
-        stop, rows = _take(valid, is_stop), _take(valid, others[number] & ~is_stop)
+    indices = range(subfolds.max() + 1)
+    others = np.stack([subfolds != index for index in indices])
+    cnns = {name: stack_cnn.pretrain(name, train, valid, others, spec) for name in names if name in stack_cnn.CNNS}
+    for index in indices:
+        is_stop = subfolds == (index + 1) % len(indices)
+        stop, rows = _select(valid, is_stop), _select(valid, others[index] & ~is_stop)
         stackers = {
-            name: stack_cnn.finetune(begun[name][number], rows, stop, spec)
-            if name in begun
-            else boosting.fit(*rows, spec)
+            name: stack_cnn.finetune(cnns[name][index], rows, stop, spec) if name in cnns else boosting.fit(*rows, spec)
             for name in names
         }
         yield Subfold(stackers, fit_blend_weights(Subfold(stackers, {}).predict(stop[0]), stop[1]))
 
 
-def _take(rows: LabelledMatrix, chosen: np.ndarray) -> LabelledMatrix:
-    return rows[0][chosen], rows[1][chosen]
+def _select(rows: LabelledMatrix, mask: np.ndarray) -> LabelledMatrix:
+    return rows[0][mask], rows[1][mask]
 
 
 def blend_probs(probs: dict[str, np.ndarray], weights: dict[str, float]) -> np.ndarray:
@@ -144,12 +144,13 @@ def blend_probs(probs: dict[str, np.ndarray], weights: dict[str, float]) -> np.n
 
 
 def fit_blend_weights(probs: dict[str, np.ndarray], labels: np.ndarray, steps: int = 200) -> dict[str, float]:
-    """The weights, of sum 1, of the blend that finds these labels likeliest; probs (N, C), labels (N,).
+    """The maximum-likelihood weights, of sum 1, of a blend; probs (N, C) by stacker, labels (N,).
 
-    Shares of a mixture by expectation maximisation: Dempster et al., "Maximum likelihood from incomplete data via the
-    EM algorithm", JRSS B 39 (1977). The likelihood is concave in the shares, so that it ends at the best ones.
+    Mixture weights by expectation maximisation: Dempster et al., "Maximum likelihood from incomplete data via the EM
+    algorithm", JRSS B 39 (1977). The log-likelihood is concave in the weights, so it converges to the maximum.
     """
-    likelihoods = np.stack([own[np.arange(len(labels)), labels] for own in probs.values()]).clip(1e-12)
+    rows = np.arange(len(labels))
+    likelihoods = np.stack([stacker_probs[rows, labels] for stacker_probs in probs.values()]).clip(1e-12)
     weights = np.full(len(probs), 1 / len(probs))
     for _ in range(steps):
         joint = weights[:, None] * likelihoods
@@ -158,40 +159,40 @@ def fit_blend_weights(probs: dict[str, np.ndarray], labels: np.ndarray, steps: i
 
 
 def save_stack(stack: Stack, path: Path, metadata: dict) -> None:
-    """One checkpoint; LightGBM's text travels as bytes."""
+    """Write a stack as one checkpoint; LightGBM's model text is stored as bytes."""
     tensors = {}
-    for number, subfold in enumerate(stack.subfolds):
-        for name, one in subfold.stackers.items():
-            if isinstance(one, nn.Module):
-                tensors.update({f"{name}.{number}.{key}": value for key, value in one.state_dict().items()})
+    for index, subfold in enumerate(stack.subfolds):
+        for name, stacker in subfold.stackers.items():
+            if isinstance(stacker, nn.Module):
+                tensors.update({f"{name}.{index}.{key}": value for key, value in stacker.state_dict().items()})
             else:
-                text = bytearray(one.model_to_string().encode())
-                tensors[f"{name}.{number}"] = torch.frombuffer(text, dtype=torch.uint8)
+                text = bytearray(stacker.model_to_string().encode())
+                tensors[f"{name}.{index}"] = torch.frombuffer(text, dtype=torch.uint8)
     fitted = [subfold.weights for subfold in stack.subfolds]
     shape = {"num_models": stack.num_models, "num_classes": stack.num_classes}
     checkpoint.save(path, tensors, {**metadata, "stack": {**shape, "weights": stack.weights, "fitted_weights": fitted}})
 
 
 def load_stack(path: Path) -> tuple[Stack, dict]:
-    """A stack and what was said about it. Raises CheckpointError."""
+    """A stack and its metadata. Raises CheckpointError."""
     tensors, metadata = checkpoint.load(path)
     schema.validate_metadata(schema.StackMetadata, metadata, path)
     shape = metadata["stack"]
     stack = Stack(shape["num_models"], shape["num_classes"], shape["weights"])
-    for number, weights in enumerate(shape["fitted_weights"]):
-        stackers = {name: _load_stacker(name, number, stack, tensors, path) for name in stack.weights}
+    for index, weights in enumerate(shape["fitted_weights"]):
+        stackers = {name: _load_stacker(name, index, stack, tensors, path) for name in stack.weights}
         stack.subfolds.append(Subfold(stackers, weights))
     return stack, metadata
 
 
-def _load_stacker(name: str, number: int, stack: Stack, tensors: dict[str, Tensor], path: Path):
-    prefix = f"{name}.{number}"
+def _load_stacker(name: str, index: int, stack: Stack, tensors: dict[str, Tensor], path: Path) -> nn.Module | Booster:
+    prefix = f"{name}.{index}"
     if name not in stack_cnn.CNNS:
         return _load_trees(prefix, stack, tensors, path)
     with torch.device("meta"):
         cnn = stack_cnn.CNNS[name](stack.num_models, stack.num_classes, dropout=0.0)
-    own = {key.removeprefix(prefix + "."): value for key, value in tensors.items() if key.startswith(prefix + ".")}
-    checkpoint.load_into(cnn, own, path, assign=True)
+    weights = {key.removeprefix(prefix + "."): value for key, value in tensors.items() if key.startswith(prefix + ".")}
+    checkpoint.load_into(cnn, weights, path, assign=True)
     return cnn.eval()
 
 
@@ -200,4 +201,4 @@ def _load_trees(name: str, stack: Stack, tensors: dict[str, Tensor], path: Path)
         text = tensors[name].numpy().tobytes().decode()
         return boosting.load(text, stack.num_models * stack.num_classes, stack.num_classes)
     except (KeyError, TypeError, ValueError) as error:
-        raise checkpoint.CheckpointError(f"{path}: {name} is no model of LightGBM's ({one_line(error)})") from None
+        raise checkpoint.CheckpointError(f"{path}: {name} is not a LightGBM model ({one_line(error)})") from None

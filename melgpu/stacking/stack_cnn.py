@@ -1,7 +1,7 @@
-"""The two small CNNs that stack, K models x C classes -> C, and how they learn.
+"""The two stacking CNNs, K models x C classes -> C, and their training.
 
-Their kernels run along the model axis, so that they learn how to weigh the models in the same way for all classes.
-Matrices are (N, K, C) float64 track probabilities, labels (N,) class numbers.
+Their kernels run along the model axis, so that the weights of the models are shared by all classes.
+Matrices are (N, K, C) float64 track probabilities, labels (N,) class indices.
 """
 
 import copy
@@ -37,13 +37,13 @@ class StackCNN(nn.Module):
 
 
 class StackSkipCNN(nn.Module):
-    """Convolutions of 8 to 128 channels; from the third step on, a 3 x 1 convolution of the step before last joins."""
+    """Convolutions of 8 to 128 channels; from the third layer on with a 3 x 1 skip from two layers before."""
 
     WIDTHS = (8, 16, 32, 64, 128)
 
     def __init__(self, num_models: int, num_classes: int, dropout: float):
         super().__init__()
-        outputs = [8, 16, *(2 * width for width in self.WIDTHS[2:])]  # channels after each step, skips included
+        outputs = [8, 16, *(2 * width for width in self.WIDTHS[2:])]  # channels after each layer, skips included
         self.convs = nn.ModuleList(_conv(i, o, 2) for i, o in zip([1, *outputs[:-1]], self.WIDTHS, strict=True))
         self.skips = nn.ModuleList(_conv(i, o, 3) for i, o in zip(outputs[:3], self.WIDTHS[2:], strict=True))
         self.norm = nn.BatchNorm2d(8)
@@ -51,19 +51,19 @@ class StackSkipCNN(nn.Module):
 
     def forward(self, matrix: Tensor) -> Tensor:
         """Logits (N, C) of a matrix (N, K, C)."""
-        before, x = None, self.norm(F.relu(self.convs[0](matrix.unsqueeze(1))))
-        for step, conv in enumerate(self.convs[1:], start=1):
-            new = F.relu(conv(x))
-            if step >= 2:
-                new = torch.cat([new, F.relu(self.skips[step - 2](before))], dim=1)
-            before, x = x, new
+        previous, x = None, self.norm(F.relu(self.convs[0](matrix.unsqueeze(1))))
+        for layer, conv in enumerate(self.convs[1:], start=1):
+            output = F.relu(conv(x))
+            if layer >= 2:
+                output = torch.cat([output, F.relu(self.skips[layer - 2](previous))], dim=1)
+            previous, x = x, output
         return self.head(x)
 
 
-def _conv(inputs: int, outputs: int, models: int) -> nn.Sequential:
-    """A convolution along the model axis that keeps its length."""
-    padding = nn.ZeroPad2d((0, 0, (models - 1) // 2, models // 2))
-    return nn.Sequential(padding, nn.Conv2d(inputs, outputs, (models, 1)))
+def _conv(inputs: int, outputs: int, kernel_size: int) -> nn.Sequential:
+    """A convolution along the model axis, with "same" padding."""
+    padding = nn.ZeroPad2d((0, 0, (kernel_size - 1) // 2, kernel_size // 2))
+    return nn.Sequential(padding, nn.Conv2d(inputs, outputs, (kernel_size, 1)))
 
 
 def _head(inputs: int, num_classes: int, dropout: float) -> nn.Sequential:
@@ -77,7 +77,7 @@ CNNS = {"cnn": StackCNN, "skip_cnn": StackSkipCNN}
 
 @contextmanager
 def single_thread() -> Iterator[None]:
-    """Networks this small only wait for a second thread, for as long as another process keeps its core."""
+    """Run torch on one thread: networks this small gain nothing from a second, and wait for it on a busy core."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -88,25 +88,25 @@ def single_thread() -> Iterator[None]:
 
 @single_thread()
 def pretrain(
-    name: str, train: LabelledMatrix | None, watched: LabelledMatrix, groups: np.ndarray, spec: StackingSpec
+    name: str, train: LabelledMatrix | None, valid: LabelledMatrix, groups: np.ndarray, spec: StackingSpec
 ) -> list[nn.Module]:
-    """A CNN for each of G groups of the `watched` rows, given as (G, N) booleans.
+    """A CNN for each of G groups of the validation rows; `groups`, shape (G, N), are boolean masks.
 
-    It learnt from the training side for as long as it got better on its group. All learn alike, so it is done once.
-    Without a training side they are as they begin.
+    Each is pretrained on the training rows with early stopping on its group. As all groups share the same steps, they
+    are trained once. Without training rows the CNNs have their initial weights.
     """
     torch.manual_seed(spec.seed)
-    cnn = CNNS[name](watched[0].shape[1], watched[0].shape[2], spec.dropout)
-    states = _fit(cnn, train, watched, groups, spec, spec.fit_patience) if train else [cnn.state_dict()] * len(groups)
+    cnn = CNNS[name](valid[0].shape[1], valid[0].shape[2], spec.dropout)
+    states = _fit(cnn, train, valid, groups, spec, spec.fit_patience) if train else [cnn.state_dict()] * len(groups)
     cnns = [copy.deepcopy(cnn) for _ in groups]
-    for own, state in zip(cnns, states, strict=True):
-        own.load_state_dict(state)
+    for group_cnn, state in zip(cnns, states, strict=True):
+        group_cnn.load_state_dict(state)
     return cnns
 
 
 @single_thread()
 def finetune(cnn: nn.Module, rows: LabelledMatrix, stop: LabelledMatrix, spec: StackingSpec) -> nn.Module:
-    """The CNN itself, which goes on learning from `rows` for as long as it gets better on `stop`."""
+    """Train the CNN in place on `rows`, with early stopping on `stop`."""
     torch.manual_seed(spec.seed)
     (best,) = _fit(cnn, rows, stop, np.ones((1, len(stop[1])), bool), spec, spec.tune_patience)
     cnn.load_state_dict(best)
@@ -115,31 +115,31 @@ def finetune(cnn: nn.Module, rows: LabelledMatrix, stop: LabelledMatrix, spec: S
 
 @dataclass
 class EarlyStopping:
-    """The weights that were best on a group of rows, and for how many epochs nothing was better."""
+    """The best weights on a group of rows, and the number of epochs since then."""
 
     score: tuple[float, float]
     weights: dict[str, Tensor]
-    waited: int = 0
+    epochs_since_best: int = 0
 
-    def offer(self, score: tuple[float, float], weights: dict[str, Tensor], patience: int) -> None:
-        """Take what is better; nothing any more once patience has run out."""
-        if self.waited < patience and score > self.score:
-            self.score, self.weights, self.waited = score, weights, 0
+    def update(self, score: tuple[float, float], weights: dict[str, Tensor], patience: int) -> None:
+        """Count an epoch: keep its weights where they are the best, unless training has stopped for this group."""
+        if self.epochs_since_best < patience and score > self.score:
+            self.score, self.weights, self.epochs_since_best = score, weights, 0
         else:
-            self.waited += 1
+            self.epochs_since_best += 1
 
 
 def _fit(
-    cnn: nn.Module, rows: LabelledMatrix, watched: LabelledMatrix, groups: np.ndarray, spec: StackingSpec, patience: int
+    cnn: nn.Module, rows: LabelledMatrix, valid: LabelledMatrix, groups: np.ndarray, spec: StackingSpec, patience: int
 ) -> list[dict[str, Tensor]]:
-    """Adam under a cyclic learning rate; for each group the weights that were best on it (accuracy, then loss)."""
+    """Adam with a cyclic learning rate; returns the best weights on each group (by accuracy, then loss)."""
     inputs, labels = _tensor(rows[0]), torch.from_numpy(rows[1])
     optimizer = torch.optim.Adam(cnn.parameters(), lr=spec.lr, fused=True)
-    cycle = torch.optim.lr_scheduler.CyclicLR(
+    schedule = torch.optim.lr_scheduler.CyclicLR(
         optimizer, spec.lr, spec.max_lr, step_size_up=max(2, 4 * len(labels) // spec.batch_size), cycle_momentum=False
     )
-    start = copy.deepcopy(cnn.state_dict())
-    best = [EarlyStopping(score, start) for score in _scores(cnn, watched, groups)]
+    initial = copy.deepcopy(cnn.state_dict())
+    stopping = [EarlyStopping(score, initial) for score in _scores(cnn, valid, groups)]
     for _ in range(spec.max_epochs):
         cnn.train()
         for batch in torch.randperm(len(labels)).split(spec.batch_size):
@@ -149,13 +149,13 @@ def _fit(
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            cycle.step()
-        now = copy.deepcopy(cnn.state_dict())
-        for one, score in zip(best, _scores(cnn, watched, groups), strict=True):
-            one.offer(score, now, patience)
-        if all(one.waited >= patience for one in best):
+            schedule.step()
+        weights = copy.deepcopy(cnn.state_dict())
+        for group, score in zip(stopping, _scores(cnn, valid, groups), strict=True):
+            group.update(score, weights, patience)
+        if all(group.epochs_since_best >= patience for group in stopping):
             break
-    return [one.weights for one in best]
+    return [group.weights for group in stopping]
 
 
 def _scores(cnn: nn.Module, rows: LabelledMatrix, groups: np.ndarray) -> list[tuple[float, float]]:
@@ -163,9 +163,10 @@ def _scores(cnn: nn.Module, rows: LabelledMatrix, groups: np.ndarray) -> list[tu
     cnn.eval()
     with torch.inference_mode():
         logits, labels = cnn(_tensor(rows[0])), torch.from_numpy(rows[1])
-        right, gain = (logits.argmax(1) == labels).double(), -F.cross_entropy(logits, labels, reduction="none").double()
-        chosen = torch.from_numpy(groups)
-        return [(float(right[own].mean()), float(gain[own].mean())) for own in chosen]
+        correct = (logits.argmax(1) == labels).double()
+        losses = F.cross_entropy(logits, labels, reduction="none").double()
+        masks = torch.from_numpy(groups)
+        return [(float(correct[mask].mean()), -float(losses[mask].mean())) for mask in masks]
 
 
 @single_thread()

@@ -1,8 +1,8 @@
-"""What a training leaves in its job's folder: the best weights, its log, and what it needs to go on.
+"""The files of a training in its job's folder: the best weights, its log, and its state.
 
-Order of writing: best.safetensors, last.safetensors, log.csv after each epoch, last.safetensors now and then between;
-scores.json marks the end, and last.safetensors goes. Killed anywhere, a training goes on from last.safetensors to the
-same end.
+After each epoch best.safetensors, last.safetensors and log.csv are written, in this order; last.safetensors also every
+`machine.save_every` steps. At the end scores.json is written and last.safetensors is deleted. A training that is killed
+at any point resumes from last.safetensors, with the same result.
 """
 
 import fcntl
@@ -18,14 +18,15 @@ from melgpu import files
 from melgpu.errors import InputError, one_line
 from melgpu.models import checkpoint, schema
 from melgpu.runs.run import Job, Run
-from melgpu.training.loop import STAGES, Training
+from melgpu.training.loop import STAGES
+from melgpu.training.state import Training
 
 LOG_COLUMNS = ("epoch", "loss", "window_accuracy", "steps_per_s", *(f"{stage}_s" for stage in STAGES))  # among others
 
 
 @contextmanager
 def job_lock(run: Run, job: Job) -> Iterator[None]:
-    """Keep other processes from training the same network meanwhile. Raises InputError where one does."""
+    """An exclusive lock on a job's folder. Raises InputError where another process trains the same network."""
     run.job_folder(job).mkdir(parents=True, exist_ok=True)
     folder = os.open(run.job_folder(job), os.O_RDONLY)
     try:
@@ -36,51 +37,51 @@ def job_lock(run: Run, job: Job) -> Iterator[None]:
 
 
 def _lock(descriptor: int, folder: Path) -> None:
-    """Released by the system whatever happens to this process."""
+    """Lock an open folder; the system releases the lock when the process ends."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise InputError(f"{folder}: another process is training this network") from None
 
 
-def save_epoch(run: Run, job: Job, training: Training, front_end: dict) -> None:
-    """Write a training as it stands after an epoch; `front_end` are its pictures' figures (see `parity.figures`)."""
-    folder, metadata = run.job_folder(job), _network_metadata(run, job, training) | {"parity": front_end}
+def save_epoch(run: Run, job: Job, training: Training, parity_figures: dict) -> None:
+    """Write the files of a training after an epoch; for `parity_figures` see `parity.measure_parity`."""
+    folder, metadata = run.job_folder(job), _network_metadata(run, job, training) | {"parity": parity_figures}
     if training.progress.improved:
         checkpoint.save(run.checkpoint(job), training.evaluated_model.state_dict(), metadata)
     if not training.progress.finished(run.recipe.optim_for(job.backbone)):
         save_state(run, job, training)
     if run.recipe.machine.tensorboard:
         _write_tensorboard(folder / "tensorboard", training.log[-1])
-    files.write_csv(folder / "log.csv", list(training.log[0]), (list(epoch.values()) for epoch in training.log))
+    files.write_csv(folder / "log.csv", list(training.log[0]), (list(record.values()) for record in training.log))
 
 
 def load_log(run: Run, job: Job) -> list[dict[str, float]]:
-    """A training's record of each epoch so far, its columns by name; none where it has not ended one.
+    """The log record of each epoch so far, by column name; empty before the end of the first epoch.
 
-    Raises InputError for a damaged or foreign file.
+    Raises InputError for a malformed file.
     """
     path = run.job_folder(job) / "log.csv"
     if not path.exists():
         return []
-    with files.read_csv(path, "a training's log") as (header, rows):
-        epochs = [dict(zip(header, map(float, row), strict=True)) for row in rows]
+    with files.read_csv(path, "a training log") as (header, rows):
+        records = [dict(zip(header, map(float, row), strict=True)) for row in rows]
         if missing := [name for name in LOG_COLUMNS if name not in header]:
-            raise ValueError(f"it lacks {', '.join(missing)}")
-        if not all(math.isfinite(value) for epoch in epochs for value in epoch.values()):
-            raise ValueError("a number that is not finite")
-    return epochs
+            raise ValueError(f"columns are missing: {', '.join(missing)}")
+        if not all(math.isfinite(value) for record in records for value in record.values()):
+            raise ValueError("a value is not finite")
+    return records
 
 
 def _write_tensorboard(folder: Path, record: dict) -> None:
-    """Add an epoch's record; what was there of this epoch and later ones no longer counts."""
+    """Add an epoch's record; events of this and later epochs, from before an interruption, are purged."""
     with summary_writer()(str(folder), purge_step=record["epoch"]) as writer:
         for name in record.keys() - {"epoch"}:
             writer.add_scalar(name, record[name], record["epoch"])
 
 
 def summary_writer() -> type:
-    """TensorBoard's. Raises InputError where it is not installed."""
+    """TensorBoard's SummaryWriter. Raises InputError where TensorBoard is not installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
@@ -89,14 +90,14 @@ def summary_writer() -> type:
 
 
 def save_state(run: Run, job: Job, training: Training) -> None:
-    """Write all that a training needs to go on from this very step."""
+    """Write all that a training needs to resume from its current step."""
     tensors, state = training.state()
     metadata = {"recipe_digest": run.recipe.digest(), "pseudo_digest": run.pseudo_digest(job.round), "training": state}
     checkpoint.save(run.job_folder(job) / "last.safetensors", tensors, metadata)
 
 
 def resume(run: Run, job: Job, training: Training) -> bool:
-    """Bring a fresh training to where an interrupted one stood; False where none was. Raises CheckpointError."""
+    """Restore the saved state of an interrupted training; False where there is none. Raises CheckpointError."""
     path = run.job_folder(job) / "last.safetensors"
     if not path.exists():
         return False
@@ -114,7 +115,7 @@ def resume(run: Run, job: Job, training: Training) -> bool:
 
 
 def mark_trained(run: Run, job: Job, training: Training) -> None:
-    """Mark a job as trained."""
+    """Mark a job as trained: write the record of its best epoch, delete its state."""
     best = max(training.log, key=lambda record: record["window_accuracy"])
     files.write_text(run.job_folder(job) / "scores.json", json.dumps(best) + "\n")
     (run.job_folder(job) / "last.safetensors").unlink(missing_ok=True)

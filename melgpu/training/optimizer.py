@@ -1,4 +1,4 @@
-"""What changes the weights and how fast: the optimizer, its learning rates and their schedule, and when to stop."""
+"""The optimizer, its learning rates and their schedule, and early stopping."""
 
 import math
 from dataclasses import dataclass
@@ -12,17 +12,17 @@ from melgpu.recipe import OptimSpec
 
 @dataclass
 class Progress:
-    """Where a training stands: after `epoch` epochs and `step` steps; plain numbers, so that JSON can keep it."""
+    """The progress of a training: `epoch` complete epochs and `step` steps of the next; JSON data."""
 
     epoch: int = 0
     step: int = 0
-    updates: int = 0  # of the weights, in all
+    updates: int = 0  # of the weights, over all epochs
     best_accuracy: float = -1.0
     epochs_since_best: int = 0
-    epochs_since_drop: int = 0  # of the learning rate, or since the best
+    epochs_since_drop: int = 0  # since the learning rate was lowered, or since the best epoch if that is later
 
     def record_epoch(self, accuracy: float, spec: OptimSpec) -> bool:
-        """Count one more epoch; True where the learning rate is to drop (Keras' ReduceLROnPlateau)."""
+        """Count one more epoch; True where the learning rate is to be lowered (as by Keras' ReduceLROnPlateau)."""
         self.epoch, self.step = self.epoch + 1, 0
         if accuracy > self.best_accuracy:
             self.best_accuracy, self.epochs_since_best, self.epochs_since_drop = accuracy, 0, 0
@@ -43,7 +43,7 @@ class Progress:
 
 
 def make_optimizer(model: Classifier, spec: OptimSpec, epoch: int) -> torch.optim.AdamW:
-    """AdamW over what trains in this epoch: in warm-up the head alone."""
+    """AdamW over the parameters that train in this epoch: in warm-up the head alone."""
     warm_up = epoch < spec.warmup_epochs
     model.freeze_body(warm_up)
     groups = classifier.parameter_groups(model, warm_up, spec.weight_decay, spec.first_layer_lr_scale)
@@ -63,6 +63,6 @@ def get_lr(optimizer: torch.optim.Optimizer) -> float:
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Give the head a learning rate, and the layers below their share of it."""
+    """Set the head's learning rate; each parameter group gets `lr` times its `lr_scale`."""
     for group in optimizer.param_groups:
         group["lr"] = lr * group["lr_scale"]

@@ -1,6 +1,6 @@
-"""Where the time goes: seconds of each stage of a loop, told without waiting for the device.
+"""Seconds of each stage of a loop, measured without synchronizing with the device.
 
-On a GPU marks are events in its current stream, read once they have happened; on a CPU they are the clock's.
+On a GPU marks are CUDA events in the current stream, read once they are complete; on a CPU they are clock times.
 """
 
 import time
@@ -8,11 +8,11 @@ from collections import Counter, deque
 
 import torch
 
-MAX_PENDING = 1000  # events not read yet; older ones have long happened
+MAX_PENDING = 1000  # marks that are not read yet; by then the oldest are complete
 
 
 class StageTimer:
-    """Seconds by stage; call `mark` with the stage that has just ended, and None where the time before is nobody's."""
+    """Seconds by stage; call `mark` with the stage that has just ended, or None to discard the time since the last."""
 
     def __init__(self, device: torch.device):
         self._device, self._on_gpu = device, device.type == "cuda"
@@ -25,7 +25,7 @@ class StageTimer:
             self._read()
 
     def seconds(self, wait: bool = False) -> dict[str, float]:
-        """Seconds by stage, of all that the device has done by now, or (`wait`) will have done."""
+        """Seconds by stage of the work that the device has completed; with `wait`, of all work queued so far."""
         if wait and self._on_gpu and self._marks:
             self._marks[-1][1].synchronize()
         self._read()
@@ -44,15 +44,15 @@ class StageTimer:
 
     def _read(self) -> None:
         while len(self._marks) > 1:
-            (_, begin), (stage, end) = self._marks[0], self._marks[1]
+            (_, start), (stage, end) = self._marks[0], self._marks[1]
             if self._on_gpu and not end.query():
                 return
             if stage is not None:
-                self._seconds[stage] += begin.elapsed_time(end) / 1000 if self._on_gpu else end - begin
+                self._seconds[stage] += start.elapsed_time(end) / 1000 if self._on_gpu else end - start
             self._marks.popleft()
 
 
 def fractions(seconds: dict[str, float]) -> dict[str, float]:
-    """Each stage's share of the whole, the largest first."""
-    whole = sum(seconds.values()) or 1.0
-    return {stage: own / whole for stage, own in sorted(seconds.items(), key=lambda item: -item[1])}
+    """Each stage's fraction of the total time, the largest first."""
+    total_s = sum(seconds.values()) or 1.0
+    return {stage: stage_s / total_s for stage, stage_s in sorted(seconds.items(), key=lambda item: -item[1])}

@@ -13,64 +13,65 @@ from tests.helpers import write_audio
 
 @pytest.fixture
 def pool():
-    with WorkerPool(1, timeout_s=2.0) as made:
-        yield made
+    with WorkerPool(1, timeout_s=2.0) as worker_pool:
+        yield worker_pool
 
 
 @pytest.mark.parametrize("workers", [0, 1, 2])
-def test_results_and_errors_come_back(workers, tmp_path):
+def test_results_and_errors_are_returned(workers, tmp_path):
     path = str(write_audio(tmp_path / "x.wav", 1))
     with WorkerPool(workers, 60.0) as pool:
-        answers = [pool.submit(worker.check_file, name, 8_000, 8_000) for name in (path, "/absent.wav", path)]
-        assert [answer.result() and answer.result().reason for answer in answers] == [
+        futures = [pool.submit(worker.check_file, name, 8_000, 8_000) for name in (path, "/absent.wav", path)]
+        audio_errors = [future.result() for future in futures]
+        assert [audio_error and audio_error.reason for audio_error in audio_errors] == [
             None,
             "No such file or directory",
             None,
         ]
-        broken = pool.submit(worker.decode_to_file, path, 8_000, 8_000, "/absent/folder/file", 0)
+        future = pool.submit(worker.decode_to_file, path, 8_000, 8_000, "/absent/folder/file", 0)
         with pytest.raises(FileNotFoundError, match="/absent/folder/file"):
-            broken.result()
+            future.result()
 
 
-class Unsendable(Exception):
+class UnpicklableError(Exception):
     def __reduce__(self):
-        raise TypeError("made so")
+        raise TypeError("not picklable")
 
 
-def raise_unsendable():
-    raise Unsendable
+def raise_unpicklable():
+    raise UnpicklableError
 
 
-def test_what_cannot_be_sent_back_is_said():
-    with WorkerPool(1, 60.0) as pool:  # which imports this module, and torch with it
+def test_a_result_that_cannot_be_pickled_raises():
+    with WorkerPool(1, 60.0) as pool:  # the process imports this module, and torch with it
         with pytest.raises(RuntimeError, match="cannot be sent"):
-            pool.submit(raise_unsendable).result()
+            pool.submit(raise_unpicklable).result()
         assert pool.submit(os.getpid).result()
 
 
-def test_calls_in_order(tmp_path):
+def test_results_are_in_the_order_of_the_calls(tmp_path):
     for workers in (0, 2):
         with WorkerPool(workers, 60.0) as pool:
-            answers = pool.in_order((divmod, number, 7) for number in range(30))
-            assert [answer.result() for answer in answers] == [divmod(number, 7) for number in range(30)]
+            futures = pool.in_order((divmod, number, 7) for number in range(30))
+            assert [future.result() for future in futures] == [divmod(number, 7) for number in range(30)]
 
 
-def test_a_crash_costs_one_answer(pool):
-    crashed, after = pool.submit(os.abort), pool.submit(os.getpid)
+def test_a_crash_loses_one_result(pool):
+    crashed, following = pool.submit(os.abort), pool.submit(os.getpid)
     with pytest.raises(WorkerLost, match=r"crashed \(SIGABRT\)"):
         crashed.result()
-    assert after.result() != os.getpid()
+    assert following.result() != os.getpid()
 
 
-def test_a_hang_costs_one_answer(pool):
-    first = pool.submit(os.getpid).result()
-    hung, after = pool.submit(time.sleep, 60), pool.submit(os.getpid)
+def test_a_hang_loses_one_result(pool):
+    pid = pool.submit(os.getpid).result()
+    hung, following = pool.submit(time.sleep, 60), pool.submit(os.getpid)
     with pytest.raises(WorkerLost, match="hung"):
         hung.result()
-    assert after.result() != first
+    assert following.result() != pid
 
 
-def test_what_a_lost_process_had_fetched_goes_with_it(pool):
+def test_the_temporary_files_of_a_lost_process_are_deleted(pool):
     folder = pool.submit(tempfile.gettempdir).result()
     assert pool.submit(tempfile.mkdtemp).result().startswith(folder)
     assert folder != tempfile.gettempdir()
@@ -79,21 +80,21 @@ def test_what_a_lost_process_had_fetched_goes_with_it(pool):
     assert not os.path.exists(folder)
 
 
-def test_a_process_killed_while_idle_costs_nothing(pool):
+def test_a_process_killed_while_idle_is_replaced(pool):
     pid = pool.submit(os.getpid).result()
     os.kill(pid, signal.SIGKILL)
     time.sleep(0.5)
     assert pool.submit(os.getpid).result() != pid
 
 
-def test_a_decoder_that_wants_all_memory_gets_none(pool):
-    answer = pool.submit(np.ones, 6 << 30, np.uint8)
+def test_the_memory_of_a_process_is_limited(pool):
+    future = pool.submit(np.ones, 6 << 30, np.uint8)
     with pytest.raises(MemoryError):
-        answer.result()
+        future.result()
     assert pool.submit(os.getpid).result()
 
 
-def test_closing_does_not_wait_for_what_hangs():
+def test_closing_does_not_wait_for_a_process_that_hangs():
     with WorkerPool(1, timeout_s=600.0) as pool:
         pool.submit(os.getpid).result()
         hung = pool.submit(time.sleep, 600)

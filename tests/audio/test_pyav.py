@@ -10,7 +10,7 @@ from tests.helpers.odd_files import write_container
 
 @pytest.mark.parametrize("suffix", [".m4a", ".aac", ".wma"])
 @pytest.mark.parametrize("channels", [1, 2])
-def test_containers_give_their_music(tmp_path, suffix, channels):
+def test_containers_are_decoded(tmp_path, suffix, channels):
     wave = decode(write_container(tmp_path / f"x{suffix}", 8, channels=channels), 22_050, 60)
     assert len(wave) / 22_050 == pytest.approx(8, abs=0.2)
     spectrum = np.abs(np.fft.rfft(wave[22_050 : 3 * 22_050] * np.hanning(2 * 22_050)))
@@ -18,24 +18,24 @@ def test_containers_give_their_music(tmp_path, suffix, channels):
     assert 0.2 < np.abs(wave[22_050:-22_050]).max() < 0.6
 
 
-def test_no_more_is_decoded_than_is_taken(tmp_path):
+def test_blocks_are_decoded_lazily(tmp_path):
     blocks = pyav.decode_blocks(write_container(tmp_path / "x.m4a", 8))
     rate, block = next(blocks)
     assert (rate, block.shape[1], block.dtype) == (44_100, 1, np.float32)
     assert len(block) <= 4096
 
 
-def test_lengths_by_the_header(tmp_path):
+def test_duration_from_the_header(tmp_path):
     assert pyav.header_duration_s(write_container(tmp_path / "x.m4a", 8)) == pytest.approx(8, abs=0.2)
 
 
-def test_a_container_without_music_is_refused(tmp_path):
-    (tmp_path / "x.wma").write_bytes(b"no music" * 100)
+def test_a_file_that_is_no_container_is_rejected(tmp_path):
+    (tmp_path / "x.wma").write_bytes(b"no audio" * 100)
     with pytest.raises(InputError, match="not readable as audio"):
         list(pyav.decode_blocks(tmp_path / "x.wma"))
 
 
-def test_without_the_extra_its_name_is_said(tmp_path):
+def test_the_error_without_pyav_names_the_extra(tmp_path):
     write_container(tmp_path / "x.m4a", 1)
     imports = "import sys; sys.modules['av'] = None; from melgpu.audio.decode import decode"
     code = f"{imports}; decode('{tmp_path}/x.m4a', 8000, 5)"

@@ -11,21 +11,21 @@ from melgpu.errors import InputError
 from tests.helpers import call, write_audio
 
 
-class Quiet(http.server.SimpleHTTPRequestHandler):
+class QuietHandler(http.server.SimpleHTTPRequestHandler):
     def log_message(self, *arguments):
         pass
 
 
 @pytest.fixture
-def site(tmp_path):
-    """A web server for the files below tmp_path."""
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=tmp_path))
+def base_url(tmp_path):
+    """The URL of a web server for the files below tmp_path."""
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(QuietHandler, directory=tmp_path))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
 
 
-def test_what_is_a_url():
+def test_urls_and_paths():
     for url in ("s3://bucket/a.mp3", "https://x.org/a.mp3?b=c", "gs://a/b", "memory://x"):
         assert remote.is_url(url)
     for path in ("/a/b.mp3", "a.mp3", "C:/a.mp3", "a://", "://a", "a b://c"):
@@ -34,41 +34,41 @@ def test_what_is_a_url():
     assert remote.file_suffix("a?b.ogg") == ".ogg"
 
 
-def test_a_url_gives_what_the_file_gives(tmp_path, site):
+def test_a_url_is_decoded_like_its_file(tmp_path, base_url):
     path = write_audio(tmp_path / "x.mp3", 2)
-    for url in (f"{site}/x.mp3", f"{site}/x.mp3?token=1", f"file://{path}"):
+    for url in (f"{base_url}/x.mp3", f"{base_url}/x.mp3?token=1", f"file://{path}"):
         np.testing.assert_array_equal(decode(url, 8_000, 5), decode(path, 8_000, 5))
-    with remote.local_copy(f"{site}/x.mp3") as place:
-        assert place.read_bytes() == path.read_bytes()
-    assert not place.exists()
+    with remote.local_copy(f"{base_url}/x.mp3") as local_path:
+        assert local_path.read_bytes() == path.read_bytes()
+    assert not local_path.exists()
 
 
-def test_a_fetch_that_fails_is_tried_again(tmp_path, site, monkeypatch):
+def test_a_failed_download_is_retried(tmp_path, base_url, monkeypatch):
     write_audio(tmp_path / "x.wav", 1)
-    answers = iter([503, 200, 503, 503, 503])
-    original = Quiet.send_head
+    statuses = iter([503, 200, 503, 503, 503])
+    original = QuietHandler.send_head
 
     def send_head(self):
-        return original(self) if next(answers) == 200 else self.send_error(503)
+        return original(self) if next(statuses) == 200 else self.send_error(503)
 
-    monkeypatch.setattr(Quiet, "send_head", send_head)
-    monkeypatch.setattr(Quiet, "do_HEAD", lambda self: self.send_error(405))
+    monkeypatch.setattr(QuietHandler, "send_head", send_head)
+    monkeypatch.setattr(QuietHandler, "do_HEAD", lambda self: self.send_error(405))
     monkeypatch.setattr(remote, "RETRY_DELAYS_S", (0.01, 0.01))
-    with remote.local_copy(f"{site}/x.wav") as place:
-        assert place.read_bytes() == (tmp_path / "x.wav").read_bytes()
-    with pytest.raises(InputError, match="cannot be fetched"), remote.local_copy(f"{site}/x.wav"):
+    with remote.local_copy(f"{base_url}/x.wav") as local_path:
+        assert local_path.read_bytes() == (tmp_path / "x.wav").read_bytes()
+    with pytest.raises(InputError, match="cannot be downloaded"), remote.local_copy(f"{base_url}/x.wav"):
         pass
-    assert next(answers, None) is None
+    assert next(statuses, None) is None
 
 
-def test_what_cannot_be_fetched_is_named(site):
-    with pytest.raises(DecodeError, match=r"absent\.mp3: cannot be fetched"):
-        decode(f"{site}/absent.mp3", 8_000, 5)
-    with pytest.raises(InputError, match="cannot be fetched"), remote.local_copy("nonsense://x/y.mp3"):
+def test_the_error_of_a_failed_download_names_the_url(base_url):
+    with pytest.raises(DecodeError, match=r"absent\.mp3: cannot be downloaded"):
+        decode(f"{base_url}/absent.mp3", 8_000, 5)
+    with pytest.raises(InputError, match="cannot be downloaded"), remote.local_copy("nonsense://x/y.mp3"):
         pass
 
 
-def test_without_the_extra_its_name_is_said():
+def test_the_error_without_fsspec_names_the_extra():
     imports = "import sys; sys.modules['fsspec'] = None; from melgpu.audio.decode import decode"
     code = f"{imports}; decode('s3://b/x.mp3', 8000, 5)"
     assert "s3://b/x.mp3: URLs need fsspec: pip install 'melgpu[remote]'" in call("-c", code).stderr

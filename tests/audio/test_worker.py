@@ -12,35 +12,35 @@ from melgpu.audio.pool import WorkerPool
 from tests.helpers import write_audio
 
 
-def test_stores_the_conformed_wave_where_it_is_told(tmp_path):
+def test_the_conformed_wave_is_written_at_the_offset(tmp_path):
     path, target = write_audio(tmp_path / "x.flac", 1.5), tmp_path / "pcm"
     target.write_bytes(b"")
     assert worker.decode_to_file(str(path), 8_000, 16_000, str(target), 4 * 16_000) is None
-    stored = np.fromfile(target, np.float32).reshape(2, 16_000)
-    np.testing.assert_array_equal(stored[1], conform(decode(path, 8_000, 2.0), 16_000))
-    assert not stored[0].any()
+    written = np.fromfile(target, np.float32).reshape(2, 16_000)
+    np.testing.assert_array_equal(written[1], conform(decode(path, 8_000, 2.0), 16_000))
+    assert not written[0].any()
 
 
-def test_says_what_is_wrong_and_how_much_was_saved(tmp_path):
+def test_audio_errors_have_the_usable_seconds(tmp_path):
     data = write_audio(tmp_path / "x.flac", 30).read_bytes()
     (tmp_path / "cut.flac").write_bytes(data[: len(data) // 2])
     audio_error = worker.check_file(str(tmp_path / "cut.flac"), 8_000, 60 * 8_000)
     assert 5 < audio_error.usable_s < 15
-    assert worker.check_file(str(tmp_path / "cut.flac"), 8_000, 2 * 8_000) is None  # its beginning is well
+    assert worker.check_file(str(tmp_path / "cut.flac"), 8_000, 2 * 8_000) is None  # its beginning has no error
     (tmp_path / "target").touch()
-    unusable = worker.decode_to_file(str(tmp_path / "absent.mp3"), 8_000, 8_000, str(tmp_path / "target"), 0)
-    assert unusable.unusable
+    audio_error = worker.decode_to_file(str(tmp_path / "absent.mp3"), 8_000, 8_000, str(tmp_path / "target"), 0)
+    assert audio_error.unusable
     assert (tmp_path / "target").stat().st_size == 0
 
 
-def test_a_full_disk_is_an_error_and_no_flaw_of_the_track(tmp_path):
+def test_a_full_disk_raises_and_is_no_audio_error(tmp_path):
     path = write_audio(tmp_path / "x.wav", 1)
     with pytest.raises(OSError, match="No space left on device"):
         worker.decode_to_file(str(path), 8_000, 8_000, "/dev/full", 0)
 
 
-def lead(connection) -> None:
-    """A parent with a pool of workers, that waits to be killed."""
+def run_parent(connection) -> None:
+    """A parent process with a worker pool, that waits to be killed."""
     pool = WorkerPool(1, 60.0)
     connection.send(pool.submit(os.getpid).result())
     time.sleep(60)
@@ -54,14 +54,14 @@ def is_alive(pid: int) -> bool:
         return False
 
 
-def test_a_worker_ends_with_its_parent():
+def test_a_worker_exits_with_its_parent():
     context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    parent = context.Process(target=lead, args=(theirs,))
+    connection, child_connection = context.Pipe()
+    parent = context.Process(target=run_parent, args=(child_connection,))
     parent.start()
-    pid = ours.recv()
+    pid = connection.recv()
     assert is_alive(pid)
-    os.kill(pid, signal.SIGINT)  # Ctrl-C reaches the whole group: the worker leaves it to its parent
+    os.kill(pid, signal.SIGINT)  # Ctrl-C is sent to the process group: the worker ignores it
     os.kill(parent.pid, signal.SIGKILL)
     parent.join()
     for _ in range(100):

@@ -26,22 +26,24 @@ from tests.helpers import call, write_audio
 
 
 def last_line(result) -> dict:
-    assert result.returncode == 0 or "implausible" in result.stderr, result.stderr  # so short a time says nothing
+    assert result.returncode == 0 or "implausible" in result.stderr, (
+        result.stderr
+    )  # rates of so short a time may exceed their limits
     return json.loads(result.stdout.splitlines()[-1])
 
 
-def run(capsys, module, *given) -> dict:
-    """What a benchmark ends with; 1 says that a figure of so short a time passed its limit."""
-    assert module.main([*map(str, given)]) in (0, 1, None)
+def run(capsys, module, *arguments) -> dict:
+    """A benchmark's result; its exit code may be 1, as rates of so short a time may exceed their limits."""
+    assert module.main([*map(str, arguments)]) in (0, 1, None)
     return json.loads(capsys.readouterr().out.splitlines()[-1])
 
 
 def test_bench_features(tmp_path):
     arguments = ["--recipe", "demo", "--batch-sizes", "1", "3", "--seconds", "0.01", "--device", "cpu"]
-    shown = call(
+    completed = call(
         "-m", "benchmarks.bench_features", *arguments, "--out", tmp_path / "x.json", "--plot", tmp_path / "x.png"
     )
-    result = last_line(shown)
+    result = last_line(completed)
     assert result == json.loads((tmp_path / "x.json").read_text())
     assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
     names = {row["front_end"] for row in result["rows"]}
@@ -50,17 +52,17 @@ def test_bench_features(tmp_path):
     assert all(len(row["samples_s"]) >= 5 and min(row["samples_s"]) > 0 for row in result["rows"])
     assert result["device"]
     assert result["packages"]["torch"]
-    assert "torchaudio" in shown.stdout
+    assert "torchaudio" in completed.stdout
 
 
-def test_the_limit_is_that_of_the_best_number_of_windows(monkeypatch):
-    seconds, asked = {1: 0.5, 2: 0.5, 4: 0.5, 8: 4.0}, []
+def test_the_limit_is_that_of_the_fastest_batch_size(monkeypatch):
+    seconds, batch_sizes = {1: 0.5, 2: 0.5, 4: 0.5, 8: 4.0}, []
 
-    def measure(call, device, most):
+    def measure(call, device, total_s):
         call()
-        return [seconds[asked[-1]], 9.0]
+        return [seconds[batch_sizes[-1]], 9.0]
 
-    monkeypatch.setattr(torch, "stft", lambda waves, *rest, **more: asked.append(len(waves)))
+    monkeypatch.setattr(torch, "stft", lambda waves, *args, **kwargs: batch_sizes.append(len(waves)))
     monkeypatch.setattr(timing, "measure", measure)
     assert bench_features.limit(load_recipe([]).mel, torch.zeros(8, 10)) == ("bare FFT", 8.0)  # 4 in half a second
 
@@ -83,46 +85,47 @@ def test_bench_decode(tmp_path, capsys):
     result = run(capsys, bench_decode, *arguments, "--out", tmp_path / "x.json")
     assert result == json.loads((tmp_path / "x.json").read_text())
     assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
-    ways = [row["way"] for row in result["rows"]]
-    assert {"limit", "soundfile, soxr", "melgpu", "NumPy's mean", "seeking", "librosa"} == set(ways)
+    variants = [row["way"] for row in result["rows"]]
+    assert {"limit", "soundfile, soxr", "melgpu", "NumPy's mean", "seeking", "librosa"} == set(variants)
     assert all(row["times_real_time"] > 0 and len(row["samples_s"]) == 2 for row in result["rows"])
 
 
-def test_bench_stream(tmp_path, capsys):
-    for number in range(4):
-        write_audio(tmp_path / f"{number}.ogg", 8, 44_100, 2, seed=number)
+def test_bench_loader(tmp_path, capsys):
+    for i in range(4):
+        write_audio(tmp_path / f"{i}.ogg", 8, 44_100, 2, seed=i)
     arguments = ["--music", tmp_path, "--recipe", "demo", "--epochs", "2", "--originals", "1", "--device", "cpu"]
     result = run(capsys, bench_loader, *arguments, "--plot", tmp_path / "x.png")
     rows = {row["way"]: row for row in result["rows"]}
     assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
-    pictures = [f"{way}, pictures" for way in ("cold", "bank on disk", "bank in cpu's memory")]
-    assert {"cold", "bank on disk", "bank in cpu's memory", *pictures, "librosa, matplotlib, JPEG"} == set(rows)
+    variants = ["decoded on the fly", "PCM cache on disk", "device cache on cpu"]
+    pictures = [f"{variant}, pictures" for variant in variants]
+    assert {*variants, *pictures, "librosa, matplotlib, JPEG"} == set(rows)
     assert all(row["windows_per_s"] > 0 and row["first_batch_s"] > 0 for row in rows.values())
-    assert all(len(rows[way]["memory_mib"]) == 2 for way in pictures)
+    assert all(len(rows[variant]["memory_mib"]) == 2 for variant in pictures)
 
 
-def test_composed_music_is_two_minutes_of_stereo(tmp_path):
+def test_synthetic_music_is_two_minutes_of_stereo(tmp_path):
     first, second, link = corpus.compose(tmp_path, "flac", 3, pieces=2)
     info = soundfile.info(first)
     assert (info.samplerate, info.channels, info.frames) == (44_100, 2, 120 * 44_100)
     assert os.path.samefile(first, link)
     assert not os.path.samefile(first, second)
-    assert corpus.own(tmp_path, 2) == [first, link]
+    assert corpus.select(tmp_path, 2) == [first, link]
 
 
-def test_music_is_what_libsndfile_reads(tmp_path):
+def test_only_files_that_libsndfile_reads_are_selected(tmp_path):
     (tmp_path / "a.m4a").touch()
     for folder in (tmp_path, tmp_path / "missing"):
         with pytest.raises(InputError, match=folder.name):
             bench_decode.main(["--music", str(folder)])
-        args = cli.arguments("", tracks=2).parse_args(["--music", str(folder)])
+        args = cli.make_parser("", tracks=2).parse_args(["--music", str(folder)])
         with pytest.raises(InputError, match=folder.name):
             cli.paths_of(args, tmp_path)
     path = write_audio(tmp_path / "b.ogg")
-    assert corpus.own(tmp_path, 2) == [str(path)]
+    assert corpus.select(tmp_path, 2) == [str(path)]
 
 
-def test_a_broken_file_is_no_decoded_one(tmp_path):
+def test_a_file_with_an_error_stops_the_measurement(tmp_path):
     path, target = tmp_path / "a.flac", tmp_path / "pcm"
     path.write_bytes(b"no music")
     target.touch()
@@ -130,14 +133,14 @@ def test_a_broken_file_is_no_decoded_one(tmp_path):
         bench_decode.measure(worker.decode_to_file, (8000, 8000, str(target), 0), [str(path)], 0, 1)
 
 
-def test_measuring_waits_for_enough():
+def test_there_are_at_least_so_many_calls():
     calls = []
-    samples = timing.measure(lambda: calls.append(1), torch.device("cpu"), seconds=0, least=7)
+    samples = timing.measure(lambda: calls.append(1), torch.device("cpu"), seconds=0, min_calls=7)
     assert (len(samples), len(calls)) == (7, 9)
-    assert timing.spread([3.0, 1.0, 2.0, 4.0, 5.0])[0] == 3.0
+    assert timing.median_and_quartiles([3.0, 1.0, 2.0, 4.0, 5.0])[0] == 3.0
 
 
-def test_peak_memory_counts_what_was_used():
+def test_peak_memory_counts_freed_memory():
     code = (
         "import torch; from benchmarks import timing; cpu = torch.device('cpu')\n"
         "before = timing.reset_peak_memory(cpu); torch.ones(200 * 2**20, dtype=torch.uint8)\n"
@@ -147,8 +150,8 @@ def test_peak_memory_counts_what_was_used():
 
 
 def test_bench_train(tmp_path, capsys):
-    for number in range(3):
-        write_audio(tmp_path / f"{number}.ogg", 8, 44_100, 2, seed=number)
+    for i in range(3):
+        write_audio(tmp_path / f"{i}.ogg", 8, 44_100, 2, seed=i)
     arguments = ["--music", tmp_path, "--recipe", "demo", "--backbones", "resnet10t", "--batch-size", "2"]
     arguments += ["--steps", "2", "--repeats", "2", "--device", "cpu", "--plot", tmp_path / "x.png"]
     result = run(capsys, bench_train, *arguments)
@@ -161,8 +164,8 @@ def test_bench_train(tmp_path, capsys):
 
 
 def test_bench_predict(tmp_path, capsys):
-    for number in range(2):
-        write_audio(tmp_path / f"{number}.ogg", 8, 44_100, 2, seed=number)
+    for i in range(2):
+        write_audio(tmp_path / f"{i}.ogg", 8, 44_100, 2, seed=i)
     rounds = "rounds=[{backbones=['resnet10t', 'test_efficientnet'], folds=[0, 1], blend={cnn=1.0}}]"
     arguments = ["--music", tmp_path, "--recipe", "demo", "--set", rounds, "--repeats", "2", "--device", "cpu"]
     result = run(capsys, bench_predict, *arguments)

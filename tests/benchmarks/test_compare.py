@@ -1,4 +1,4 @@
-"""melgpu beside its rivals: every way is measured, ratios are right, pictures are the same."""
+"""melgpu and its baselines: every variant is measured, ratios are correct, pictures are equal."""
 
 import os
 
@@ -17,47 +17,47 @@ def test_compare(short_music, tmp_path, capsys):
     rows = {row["way"]: row for row in result["rows"]}
     assert (result["quick"], result["batch_size"]) == (True, 4)
     assert result["precision"] in ("float32", "bfloat16")
-    assert [one["backbones"] for one in result["recipe"]["rounds"]] == [["resnet10t", "test_efficientnet"]]
-    assert {compare.BASE, compare.BANK, compare.ORIGINAL, compare.LATER} <= set(rows)
-    assert {"melgpu's stream, torchaudio", "melgpu's stream, stock nnAudio"} <= set(rows)
+    assert [spec["backbones"] for spec in result["recipe"]["rounds"]] == [["resnet10t", "test_efficientnet"]]
+    assert {compare.BASE, compare.CACHED, compare.ORIGINAL, compare.READ_BACK} <= set(rows)
+    assert {"melgpu's loader, torchaudio", "melgpu's loader, stock nnAudio"} <= set(rows)
     assert rows[compare.BASE]["base_is_times_as_fast"] == [1.0, 1.0, 1.0]
-    assert rows[compare.BANK]["disk_bytes"] == pytest.approx(4 * 18 * 11_025 * compare.TRACKS)
+    assert rows[compare.CACHED]["disk_bytes"] == pytest.approx(4 * 18 * 11_025 * compare.TRACKS)
     assert rows[compare.ORIGINAL]["disk_bytes"] > 0 == rows[compare.BASE]["disk_bytes"]
-    windows = rows[compare.ORIGINAL]["wait_s"] * rows[compare.ORIGINAL]["windows_per_s"] / compare.TRACKS
-    assert windows == pytest.approx(round(windows))  # it waits for every window of every track
-    assert windows > 0
-    assert rows["melgpu's stream, torchaudio"]["wait_s"] == rows[compare.BASE]["wait_s"] > 0  # both look at all files
-    assert rows[compare.LATER]["wait_s"] is None
+    track_windows = rows[compare.ORIGINAL]["wait_s"] * rows[compare.ORIGINAL]["windows_per_s"] / compare.TRACKS
+    assert track_windows == pytest.approx(round(track_windows))  # it renders every window of every track first
+    assert track_windows > 0
+    assert rows["melgpu's loader, torchaudio"]["wait_s"] == rows[compare.BASE]["wait_s"] > 0  # both check all files
+    assert rows[compare.READ_BACK]["wait_s"] is None
 
 
 def test_every_core_gets_a_process(short_music, monkeypatch):
     monkeypatch.setattr(os, "cpu_count", lambda: 12)
-    jobs = []
+    calls, counts = [], []
 
-    def look(bench):
-        monkeypatch.setattr(compare.bench_stream, "time_original", lambda *given: jobs.append(given) or {})
-        next(compare.originals(bench))
-        jobs.append((bench.workers, bench.recipe.loader.workers))
-        raise InputError("seen enough")
+    def observe(bench):
+        monkeypatch.setattr(compare.bench_loader, "time_original", lambda *args: calls.append(args) or {})
+        next(compare.original_pictures(bench))
+        counts.extend([bench.workers, bench.recipe.loader.workers])
+        raise InputError("stop here")
 
-    monkeypatch.setattr(compare, "run", look)
-    with pytest.raises(InputError, match="seen enough"):
+    monkeypatch.setattr(compare, "run", observe)
+    with pytest.raises(InputError, match="stop here"):
         __main__.main(["compare", "--quick", "--music", str(short_music), "--device", "cpu"])
-    (paths, _, _, workers), own = jobs
-    assert (len(paths), workers, own) == (12, 12, (12, 12))
+    ((paths, _, _, workers),) = calls
+    assert (len(paths), workers, *counts) == (12, 12, 12, 12)
 
 
-def test_librosa_is_told_to_work_in_one_process():
-    found = compare.front_ends(load_recipe([]), torch.device("cpu"))
-    assert "librosa in one process" in found
-    assert "librosa" not in found
+def test_librosa_is_named_as_working_in_one_process():
+    names = compare.front_ends(load_recipe([]), torch.device("cpu"))
+    assert "librosa in one process" in names
+    assert "librosa" not in names
 
 
 def test_ratios_are_taken_sample_by_sample():
     assert compare.ratio([10.0, 20.0, 30.0], [5.0, 20.0, 10.0]) == [2.0, 1.0, 3.0]
 
 
-def test_durations_have_the_unit_that_suits():
+def test_durations_have_a_suitable_unit():
     assert [compare.duration(seconds) for seconds in (3.25, 600, 7200, 20 * 86_400)] == [
         "3.2 s",
         "10.0 min",
@@ -66,9 +66,9 @@ def test_durations_have_the_unit_that_suits():
     ]
 
 
-def test_dali_draws_the_same_pictures():
+def test_dali_renders_the_same_pictures():
     pytest.importorskip("nvidia.dali")
-    settings, device = load_recipe([]), torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    waves = measurement.noise(settings, 2, device)
-    drawn = compare.front_ends(settings, device)["NVIDIA DALI"](waves)
-    assert (drawn - measurement.front_end(settings, device)(waves)).abs().mean() < 1e-3
+    recipe, device = load_recipe([]), torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    waves = measurement.noise(recipe, 2, device)
+    pictures = compare.front_ends(recipe, device)["NVIDIA DALI"](waves)
+    assert (pictures - measurement.front_end(recipe, device)(waves)).abs().mean() < 1e-3

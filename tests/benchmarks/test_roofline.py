@@ -1,4 +1,4 @@
-"""The arithmetic of the machine's limits, against figures by hand."""
+"""FLOPs and bytes of the roofline model, against values computed by hand."""
 
 import pytest
 import torch
@@ -10,8 +10,8 @@ from melgpu.recipe import load_recipe
 CPU = torch.device("cpu")
 
 
-class Two(nn.Module):
-    """A convolution of 3 x 3 x 3 to 4 channels that keeps the size, the mean, and 4 to 2."""
+class TwoLayers(nn.Module):
+    """A 3 x 3 convolution from 3 to 4 channels at the same size, global mean, and a linear layer from 4 to 2."""
 
     def __init__(self):
         super().__init__()
@@ -23,18 +23,21 @@ class Two(nn.Module):
 
 def test_flops_of_a_network_by_hand():
     convolution, linear = 2 * 8 * 8 * 4 * 27, 2 * 4 * 2
-    assert roofline.network_flops(Two(), 8, training=False) == convolution + linear
-    of_weights, of_inputs = convolution + linear, linear  # nobody wants the picture's gradient
-    assert roofline.network_flops(Two(), 8, training=True) == convolution + linear + of_weights + of_inputs
+    assert roofline.network_flops(TwoLayers(), 8, training=False) == convolution + linear
+    weight_gradients, input_gradients = convolution + linear, linear  # the picture needs no gradient
+    assert (
+        roofline.network_flops(TwoLayers(), 8, training=True)
+        == convolution + linear + weight_gradients + input_gradients
+    )
 
 
 def test_bytes_of_a_network_by_hand():
-    forward = (3 * 64 + 4 * 64 + 108 / 4) + (4 + 2 + 8 / 4)  # what goes in, what comes out, the weights of 4 pictures
-    assert roofline.network_bytes(Two(), 8, 2, training=False, batch_size=4) == 2 * forward
-    assert roofline.network_bytes(Two(), 8, 2, training=True, batch_size=4) == 6 * forward
+    forward = (3 * 64 + 4 * 64 + 108 / 4) + (4 + 2 + 8 / 4)  # inputs, outputs, weights shared by 4 pictures
+    assert roofline.network_bytes(TwoLayers(), 8, 2, training=False, batch_size=4) == 2 * forward
+    assert roofline.network_bytes(TwoLayers(), 8, 2, training=True, batch_size=4) == 6 * forward
 
 
-def test_work_of_a_front_end():
+def test_flops_and_bytes_of_a_front_end():
     zalo = load_recipe([])
     frames = 862
     convolution = frames * 2 * 2048 * 1025 * 2
@@ -48,7 +51,7 @@ def test_peaks_are_measured(quick_limits):
     assert roofline.copy_bandwidth(CPU, 0.01) > 1e8
 
 
-def test_what_passes_its_limit_is_told():
-    assert timing.is_beyond({"windows_per_s": 11.0, "limit_windows_per_s": 10.0})
-    assert not timing.is_beyond({"windows_per_s": 10.2, "limit_windows_per_s": 10.0})
-    assert not timing.is_beyond({"windows_per_s": 1e9, "limit_windows_per_s": None})
+def test_a_rate_beyond_the_tolerance_exceeds_its_limit():
+    assert timing.exceeds_limit({"windows_per_s": 11.0, "limit_windows_per_s": 10.0})
+    assert not timing.exceeds_limit({"windows_per_s": 10.2, "limit_windows_per_s": 10.0})
+    assert not timing.exceeds_limit({"windows_per_s": 1e9, "limit_windows_per_s": None})

@@ -12,27 +12,27 @@ from melgpu.data.batch import Batch, prefetch, prefetch_to_device
 
 @settings(deadline=None, max_examples=50)
 @given(st.lists(st.integers(), max_size=20), st.integers(1, 5))
-def test_a_thread_gives_the_same_items_in_order(items, depth):
+def test_prefetch_yields_the_same_items_in_order(items, depth):
     assert list(prefetch(iter(x for x in items), depth)) == items
 
 
-def test_it_runs_ahead_only_as_far_as_told():
-    made = []
+def test_prefetch_runs_at_most_depth_items_ahead():
+    produced = []
 
     def count():
         for number in itertools.count():
-            made.append(number)
+            produced.append(number)
             yield number
 
     items = prefetch(count(), 3)
     assert [next(items) for _ in range(4)] == [0, 1, 2, 3]
     time.sleep(0.3)
-    assert len(made) <= 4 + 3 + 1  # taken, waiting, in hand
+    assert len(produced) <= 4 + 3 + 1  # consumed, in the queue, held by the thread
     items.close()
-    assert not [thread for thread in threading.enumerate() if thread.name == "gathering"]
+    assert not [thread for thread in threading.enumerate() if thread.name == "prefetch"]
 
 
-def test_an_error_comes_after_the_items_before_it():
+def test_an_error_is_raised_after_the_items_before_it():
     def fail():
         yield 1
         raise KeyError("no more")
@@ -44,7 +44,7 @@ def test_an_error_comes_after_the_items_before_it():
 
 
 @pytest.mark.gpu
-def test_copies_to_a_gpu_are_whole_when_they_are_used():
+def test_copies_to_a_gpu_are_complete_when_they_are_used():
     def batches():
         for number in range(20):
             waves = torch.full((64, 100_000), float(number)).pin_memory()

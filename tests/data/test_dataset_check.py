@@ -9,8 +9,8 @@ from melgpu.demo import song
 from tests.helpers import write_audio
 
 
-def write_piece(path, label: str, seed: int, rate: int = song.RATE):
-    waves = (song.compose(label, np.random.default_rng([seed, again])) for again in range(100))
+def write_song(path, label: str, seed: int, rate: int = song.RATE):
+    waves = (song.compose(label, np.random.default_rng([seed, attempt])) for attempt in range(100))
     wave = next(wave for wave in waves if len(wave) > 12 * song.RATE)
     with soundfile.SoundFile(path, "w", song.RATE, 1) as file:
         for block in np.array_split(wave, 200):
@@ -21,8 +21,8 @@ def write_piece(path, label: str, seed: int, rate: int = song.RATE):
 @pytest.fixture(scope="module")
 def files(tmp_path_factory) -> list[str]:
     folder = tmp_path_factory.mktemp("files")
-    paths = [write_piece(folder / f"{i}.flac", label, i) for i, label in enumerate(("waltz", "house", "aria"))]
-    paths.append(write_piece(folder / "again.ogg", "house", 1))
+    paths = [write_song(folder / f"{i}.flac", label, i) for i, label in enumerate(("waltz", "house", "aria"))]
+    paths.append(write_song(folder / "reencoded.ogg", "house", 1))
     paths.append(str(shutil.copy(paths[0], folder / "copy.flac")))
     soundfile.write(folder / "silent.wav", np.zeros((44_100, 2)), 44_100)
     (folder / "text.mp3").write_text("no music")
@@ -30,13 +30,13 @@ def files(tmp_path_factory) -> list[str]:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_files_are_looked_at_in_order(files, workers):
-    found = list(dataset_check.inspect_files(files, workers, 60.0))
-    assert [one.is_silent for one in found] == [False] * 5 + [True] + [False] * 2
-    assert [bool(one.error) for one in found] == [False] * 6 + [True] * 2
-    assert (found[5].source_rate, found[5].channels, found[5].length_s) == (44_100, 2, 1.0)
-    assert dataset_check.identical_files(files, found) == [[0, 4]]
-    assert [(i, j) for i, j, _ in dataset_check.near_duplicates(found, [[0, 4]])] == [(1, 3)]
+def test_files_are_inspected_in_order(files, workers):
+    summaries = list(dataset_check.inspect_files(files, workers, 60.0))
+    assert [summary.is_silent for summary in summaries] == [False] * 5 + [True] + [False] * 2
+    assert [bool(summary.error) for summary in summaries] == [False] * 6 + [True] * 2
+    assert (summaries[5].source_rate, summaries[5].channels, summaries[5].length_s) == (44_100, 2, 1.0)
+    assert dataset_check.identical_files(files, summaries) == [[0, 4]]
+    assert [(i, j) for i, j, _ in dataset_check.near_duplicates(summaries, [[0, 4]])] == [(1, 3)]
 
 
 def test_equal_heads_and_ends_are_not_equal_content(tmp_path):
@@ -44,14 +44,14 @@ def test_equal_heads_and_ends_are_not_equal_content(tmp_path):
     data[len(data) // 4] ^= 1
     (tmp_path / "b.wav").write_bytes(data)
     paths = [str(tmp_path / "a.wav"), str(tmp_path / "b.wav")]
-    found = list(dataset_check.inspect_files(paths, 0, 60.0))
-    assert found[0].content == found[1].content
-    assert dataset_check.identical_files(paths, found) == []
+    summaries = list(dataset_check.inspect_files(paths, 0, 60.0))
+    assert summaries[0].content == summaries[1].content
+    assert dataset_check.identical_files(paths, summaries) == []
 
 
-def test_a_broken_promise_is_told(tmp_path):
+def test_a_file_shorter_than_its_header_claims_has_an_error(tmp_path):
     path = write_audio(tmp_path / "x.mp3", 30)
     assert dataset_check.inspect_file(str(path)).error is None
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 5])
-    assert dataset_check.inspect_file(str(path)).error == "its header promises 30.0 s and it holds 5.9 s"
+    assert dataset_check.inspect_file(str(path)).error == "its header claims 30.0 s and it contains 5.9 s"
     assert dataset_check.inspect_file(str(write_audio(tmp_path / "short.mp3", 0.3))).error is None

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from melgpu.audio import worker
 from melgpu.audio.decode import DecodeError, conform, decode
-from melgpu.data import loader as stream_module
+from melgpu.data import loader as loader_module
 from melgpu.data import windows
 from melgpu.data.loader import WindowLoader, check_files
 from melgpu.data.pcm_cache import PcmCache
@@ -27,9 +27,11 @@ WINDOW = 16_000
 CPU = torch.device("cpu")
 
 
-def spec(workers=0, pcm_cache="off", ahead=3, **more) -> LoaderSpec:
-    settings = {"on_error": "raise", "max_error_fraction": 0.5, "timeout_s": 60.0, **more}
-    return LoaderSpec(workers=workers, prefetch_tracks=ahead, predict_batch_size=4, pcm_cache=pcm_cache, **settings)
+def spec(workers=0, pcm_cache="off", prefetch_tracks=3, **changes) -> LoaderSpec:
+    changes = {"on_error": "raise", "max_error_fraction": 0.5, "timeout_s": 60.0, **changes}
+    return LoaderSpec(
+        workers=workers, prefetch_tracks=prefetch_tracks, predict_batch_size=4, pcm_cache=pcm_cache, **changes
+    )
 
 
 @pytest.fixture(scope="module")
@@ -46,106 +48,109 @@ def index() -> windows.WindowIndex:
 
 @pytest.fixture(scope="module")
 def cache(paths, tmp_path_factory) -> PcmCache:
-    made = PcmCache(tmp_path_factory.mktemp("pcm_cache"), 8_000, 48_000)
-    assert list(check_files(paths, AUDIO, spec(2), made)) == [None] * 9
-    return made
+    cache = PcmCache(tmp_path_factory.mktemp("pcm_cache"), 8_000, 48_000)
+    assert list(check_files(paths, AUDIO, spec(2), cache)) == [None] * 9
+    return cache
 
 
-def collect(paths, index, settings, cache=None, batch_size=5) -> list:
-    with WindowLoader(paths, AUDIO, settings, CPU, cache) as loader:
+def load_batches(paths, index, loader_spec, cache=None, batch_size=5) -> list:
+    with WindowLoader(paths, AUDIO, loader_spec, CPU, cache) as loader:
         return list(loader.batches(index, WINDOW, batch_size))
 
 
-def same(one: list, other: list) -> bool:
-    return len(one) == len(other) and all(
+def are_equal(batches: list, expected: list) -> bool:
+    return len(batches) == len(expected) and all(
         torch.equal(a.waves, b.waves)
         and torch.equal(a.tracks, b.tracks)
         and torch.equal(a.starts, b.starts)
         and torch.equal(a.valid, b.valid)
-        for a, b in zip(one, other, strict=True)
+        for a, b in zip(batches, expected, strict=True)
     )
 
 
 def test_windows_are_cut_from_the_conformed_track(paths, index):
-    batches = collect(paths, index, spec())
+    batches = load_batches(paths, index, spec())
     assert [len(batch.tracks) for batch in batches] == [5, 5, 5, 5, 5, 2]
     assert torch.cat([b.tracks for b in batches]).tolist() == index.tracks.tolist()
     for batch in batches:
         for wave, track, start in zip(batch.waves, batch.tracks, batch.starts, strict=True):
-            whole = conform(decode(Path(paths[track]), 8_000, 6.0), 48_000)
-            np.testing.assert_array_equal(wave, whole[start : start + WINDOW])
+            expected = conform(decode(Path(paths[track]), 8_000, 6.0), 48_000)
+            np.testing.assert_array_equal(wave, expected[start : start + WINDOW])
 
 
 @pytest.mark.parametrize("workers", [1, 2, 8])
 def test_batches_do_not_depend_on_workers(paths, index, workers):
-    assert same(collect(paths, index, spec()), collect(paths, index, spec(workers)))
+    assert are_equal(load_batches(paths, index, spec()), load_batches(paths, index, spec(workers)))
 
 
-def test_batches_do_not_depend_on_the_bank(paths, index, cache, decoded):
-    cold = collect(paths, index, spec())
+def test_batches_do_not_depend_on_the_pcm_cache(paths, index, cache, decoded):
+    uncached = load_batches(paths, index, spec())
     decoded.clear()
-    assert same(cold, collect(paths, index, spec(pcm_cache="disk"), cache))
+    assert are_equal(uncached, load_batches(paths, index, spec(pcm_cache="disk"), cache))
     with WindowLoader(paths, AUDIO, spec(pcm_cache="gpu"), CPU, cache) as loader:
         assert len(list(loader.load_to_device(np.arange(9)))) == 9
-        assert same(cold, list(loader.batches(index, WINDOW, 5)))
+        assert are_equal(uncached, list(loader.batches(index, WINDOW, 5)))
     assert not decoded
 
 
-def test_what_is_not_resident_comes_from_the_bank(paths, index, cache):
+def test_tracks_outside_the_device_cache_come_from_the_pcm_cache(paths, index, cache):
     with WindowLoader(paths, AUDIO, spec(pcm_cache="gpu"), CPU, cache) as loader:
         list(loader.load_to_device(np.arange(8)))
-        assert same(collect(paths, index, spec()), list(loader.batches(index, WINDOW, 5)))
+        assert are_equal(load_batches(paths, index, spec()), list(loader.batches(index, WINDOW, 5)))
 
 
 @pytest.fixture
 def decoded(monkeypatch) -> list[str]:
-    seen = []
+    paths = []
 
-    def spy(path, *rest):
-        seen.append(str(path))
-        return original(path, *rest)
+    def spy(path, *arguments):
+        paths.append(str(path))
+        return original(path, *arguments)
 
     original = worker.decode_to_file
     monkeypatch.setattr(worker, "decode_to_file", spy)
-    return seen
+    return paths
 
 
-def test_each_track_is_decoded_once_and_ahead_only_as_far_as_told(paths, index, decoded, monkeypatch):
-    monkeypatch.setattr(stream_module, "BATCHES_AHEAD", 1)
-    with WindowLoader(paths, AUDIO, spec(ahead=2), CPU) as loader:
+def test_each_track_is_decoded_once_and_at_most_prefetch_tracks_ahead(paths, index, decoded, monkeypatch):
+    monkeypatch.setattr(loader_module, "BATCHES_AHEAD", 1)
+    with WindowLoader(paths, AUDIO, spec(prefetch_tracks=2), CPU) as loader:
         batches = loader.batches(index, WINDOW, 2)
         next(batches)
-        time.sleep(0.3)  # the thread has gone as far as it may
-        wanted = len(set(index.tracks[:6].tolist()))  # one batch taken, one made, one in hand
-        assert len(decoded) <= 2 + wanted
+        time.sleep(0.3)  # the thread runs ahead as far as it can
+        # of three batches: one consumed, one in the queue, one held by the thread
+        num_needed = len(set(index.tracks[:6].tolist()))
+        assert len(decoded) <= 2 + num_needed
         assert len(list(batches)) == 13
     assert sorted(decoded) == sorted(paths)
 
 
 @settings(deadline=None, max_examples=30)
 @given(st.integers(0, 5), st.integers(1, 4), st.integers(1, 9), st.integers(1, 7), st.integers(0, 26))
-def test_any_shuffle_batch_size_and_start_gives_the_windows_asked_for(cache, paths, epoch, ahead, chunk, size, start):
-    whole = windows.regular_windows(np.arange(9), np.full(9, 3), np.full(9, 16_000))
-    index = windows.shuffle(whole, chunk, 0, epoch)[start:]
+def test_batches_hold_the_indexed_windows_for_any_shuffle_batch_size_and_resume(
+    cache, paths, epoch, prefetch_tracks, shuffle_tracks, batch_size, first_window
+):
+    all_windows = windows.regular_windows(np.arange(9), np.full(9, 3), np.full(9, 16_000))
+    index = windows.shuffle(all_windows, shuffle_tracks, 0, epoch)[first_window:]
     waves = {row: cache.waves[cache.find(path).slot] for row, path in enumerate(paths)}
-    found = collect(paths, index, spec(0, "disk", ahead), cache, size)
-    assert torch.cat([batch.tracks for batch in found]).tolist() == index.tracks.tolist()
-    for batch in found:
-        for wave, row, at in zip(batch.waves, batch.tracks.tolist(), batch.starts.tolist(), strict=True):
-            assert np.array_equal(wave, waves[row][at : at + WINDOW])
+    batches = load_batches(paths, index, spec(0, "disk", prefetch_tracks), cache, batch_size)
+    assert torch.cat([batch.tracks for batch in batches]).tolist() == index.tracks.tolist()
+    for batch in batches:
+        for wave, row, start in zip(batch.waves, batch.tracks.tolist(), batch.starts.tolist(), strict=True):
+            assert np.array_equal(wave, waves[row][start : start + WINDOW])
 
 
-def test_a_resumed_order_decodes_nothing_of_what_it_skips(paths, index, decoded):
-    whole = collect(paths, index, spec())
+def test_a_resumed_index_decodes_no_skipped_tracks(paths, index, decoded):
+    batches = load_batches(paths, index, spec())
     decoded.clear()
-    rest = collect(paths, index[20:], spec())
-    assert same(whole[4:], rest)
+    resumed = load_batches(paths, index[20:], spec())
+    assert are_equal(resumed, batches[4:])
     assert set(decoded) == {paths[track] for track in index.tracks[20:]}
 
 
 @pytest.fixture
 def mixed(paths, tmp_path) -> list[str]:
-    """The first file gives nothing, the second one its beginning."""
+    """The first file is unusable, only the beginning of the second one is usable."""
     (tmp_path / "broken.mp3").write_text("no music")
     data = write_audio(tmp_path / "whole.flac", 30).read_bytes()
     (tmp_path / "cut.flac").write_bytes(data[: len(data) // 5])
@@ -153,117 +158,117 @@ def mixed(paths, tmp_path) -> list[str]:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_broken_file_is_named(mixed, index, workers):
-    with pytest.raises(DecodeError, match=r"broken\.mp3: not readable as audio|cut\.flac: broken after"):
-        collect(mixed, index, spec(workers))
+def test_a_file_with_an_error_raises(mixed, index, workers):
+    with pytest.raises(DecodeError, match=r"broken\.mp3: not readable as audio|cut\.flac: decoding failed after"):
+        load_batches(mixed, index, spec(workers))
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_in_quarantine_a_broken_file_is_silent_and_its_good_beginning_a_track(paths, mixed, index, workers, tmp_path):
-    well, quarantining = collect(paths, index, spec()), spec(workers, on_error="quarantine")
+def test_in_quarantine_unusable_files_are_zeros_and_usable_beginnings_are_tracks(
+    paths, mixed, index, workers, tmp_path
+):
+    expected, quarantine_spec = load_batches(paths, index, spec()), spec(workers, on_error="quarantine")
     beginning = conform(worker.read_audio(mixed[1], 8_000, 6.0).wave, 48_000)
-    with WindowLoader(mixed, AUDIO, quarantining, CPU) as loader:
-        found = list(loader.batches(index, WINDOW, 5))
+    with WindowLoader(mixed, AUDIO, quarantine_spec, CPU) as loader:
+        batches = list(loader.batches(index, WINDOW, 5))
     assert {path: audio_error.unusable for path, audio_error in loader.errors.items()} == {
         mixed[0]: True,
         mixed[1]: False,
     }
-    for batch, good in zip(found, well, strict=True):
+    for batch, good in zip(batches, expected, strict=True):
         assert torch.equal(batch.valid, batch.tracks != 0)
         assert not batch.waves[batch.tracks == 0].any()
         assert torch.equal(batch.waves[batch.tracks > 1], good.waves[good.tracks > 1])
         for wave, start in zip(batch.waves[batch.tracks == 1], batch.starts[batch.tracks == 1], strict=True):
             np.testing.assert_array_equal(wave, beginning[start : start + WINDOW])
-    kept = PcmCache(tmp_path / "pcm_cache", 8_000, 48_000)
-    assert [audio_error and audio_error.unusable for audio_error in check_files(mixed, AUDIO, quarantining, kept)] == [
-        True,
-        False,
-    ] + [None] * 7
-    with WindowLoader(mixed, AUDIO, spec(pcm_cache="gpu", on_error="quarantine"), CPU, kept) as loader:
-        assert same(found, list(loader.batches(index, WINDOW, 5)))
+    pcm_cache = PcmCache(tmp_path / "pcm_cache", 8_000, 48_000)
+    audio_errors = check_files(mixed, AUDIO, quarantine_spec, pcm_cache)
+    assert [audio_error and audio_error.unusable for audio_error in audio_errors] == [True, False, *[None] * 7]
+    with WindowLoader(mixed, AUDIO, spec(pcm_cache="gpu", on_error="quarantine"), CPU, pcm_cache) as loader:
+        assert are_equal(batches, list(loader.batches(index, WINDOW, 5)))
         list(loader.load_to_device(np.arange(9)))
-        assert same(found, list(loader.batches(index, WINDOW, 5)))
+        assert are_equal(batches, list(loader.batches(index, WINDOW, 5)))
         assert set(loader.errors) == set(mixed[:2])
 
 
-def test_good_files_come_through_beside_every_odd_one(paths, tmp_path):
+def test_good_files_are_unaffected_by_malformed_ones(paths, tmp_path):
     expected = odd_files.write(tmp_path)
-    odd = [str(tmp_path / name) for name in sorted(expected)]
-    mixed = [path for pair in zip(odd, itertools.cycle(paths), strict=False) for path in pair]
-    whole = windows.regular_windows(np.arange(len(mixed)), np.full(len(mixed), 3), np.full(len(mixed), 16_000))
-    index = windows.shuffle(whole, 8, seed=0, epoch=0)
-    guarded = spec(2, on_error="quarantine", max_error_fraction=1.0)
-    with WindowLoader(mixed, AUDIO, guarded, CPU) as loader:
-        found = list(loader.batches(index, WINDOW, 8))
+    malformed = [str(tmp_path / name) for name in sorted(expected)]
+    mixed = [path for pair in zip(malformed, itertools.cycle(paths), strict=False) for path in pair]
+    all_windows = windows.regular_windows(np.arange(len(mixed)), np.full(len(mixed), 3), np.full(len(mixed), 16_000))
+    index = windows.shuffle(all_windows, 8, seed=0, epoch=0)
+    quarantine_spec = spec(2, on_error="quarantine", max_error_fraction=1.0)
+    with WindowLoader(mixed, AUDIO, quarantine_spec, CPU) as loader:
+        batches = list(loader.batches(index, WINDOW, 8))
     good = {path: conform(decode(path, 8_000, 6.0), 48_000) for path in paths}
-    for batch in found:
+    for batch in batches:
         for wave, row, start, valid in zip(batch.waves, batch.tracks, batch.starts, batch.valid, strict=True):
             if mixed[row] in good:
                 assert np.array_equal(wave, good[mixed[row]][start : start + WINDOW])
             assert valid == (not isinstance(expected.get(Path(mixed[row]).name), str))
     assert {Path(path).name for path in loader.errors} == {
         name for name, outcome in expected.items() if not isinstance(outcome, float)
-    } - {"cut.flac", "garbage.flac", "garbage.mp3"}  # their first 6 s are well
+    } - {"cut.flac", "garbage.flac", "garbage.mp3"}  # their first 6 s have no error
 
 
-def test_a_file_that_is_well_again_is_no_longer_broken(paths, index, tmp_path):
+def test_the_error_of_a_replaced_file_is_removed(paths, index, tmp_path):
     names = [str(tmp_path / "0.wav"), *paths[1:]]
     (tmp_path / "0.wav").write_text("no music")
     with WindowLoader(names, AUDIO, spec(on_error="quarantine"), CPU) as loader:
         list(loader.batches(index, WINDOW, 5))
         assert list(loader.errors) == names[:1]
         shutil.copy(paths[0], names[0])
-        found = list(loader.batches(index, WINDOW, 5))
+        batches = list(loader.batches(index, WINDOW, 5))
         assert not loader.errors
-    assert same(found, collect(paths, index, spec()))
+    assert are_equal(batches, load_batches(paths, index, spec()))
 
 
-def test_a_file_touched_during_an_epoch_comes_from_the_bank_to_its_end(paths, index, tmp_path):
+def test_a_file_touched_during_an_epoch_comes_from_the_pcm_cache_until_the_end(paths, index, tmp_path):
     names = [shutil.copy(path, tmp_path) for path in paths]
-    kept = PcmCache(tmp_path / "pcm_cache", 8_000, 48_000)
-    list(check_files(names, AUDIO, spec(), kept))
-    with WindowLoader(names, AUDIO, spec(pcm_cache="disk"), CPU, kept) as loader:
-        batches = loader.batches(index, WINDOW, 2)
-        found = [next(batches)]
+    pcm_cache = PcmCache(tmp_path / "pcm_cache", 8_000, 48_000)
+    list(check_files(names, AUDIO, spec(), pcm_cache))
+    with WindowLoader(names, AUDIO, spec(pcm_cache="disk"), CPU, pcm_cache) as loader:
+        iterator = loader.batches(index, WINDOW, 2)
+        batches = [next(iterator)]
         for name in names:
             os.utime(name, (1, 1))
-        found += list(batches)
-        assert same(found, collect(paths, index, spec(), batch_size=2))
-        assert kept.find(names[0]) is None
-        assert same(found, list(loader.batches(index, WINDOW, 2)))  # decoded
+        batches += list(iterator)
+        assert are_equal(batches, load_batches(paths, index, spec(), batch_size=2))
+        assert pcm_cache.find(names[0]) is None
+        assert are_equal(batches, list(loader.batches(index, WINDOW, 2)))  # decoded
 
 
-def test_all_processes_have_tracks_to_decode():
-    assert stream_module.num_prefetched_tracks(spec(workers=2, ahead=1)) == 2 * min(2, os.cpu_count())
-    assert stream_module.num_prefetched_tracks(spec(workers=0, ahead=3)) == 3
+def test_enough_tracks_are_prefetched_for_all_processes():
+    assert loader_module.num_prefetched_tracks(spec(workers=2, prefetch_tracks=1)) == 2 * min(2, os.cpu_count())
+    assert loader_module.num_prefetched_tracks(spec(workers=0, prefetch_tracks=3)) == 3
 
 
-def test_too_many_broken_files_stop_the_stream(mixed, index):
-    with pytest.raises(InputError, match="2 of 9 files are broken, more than"):
-        collect(mixed, index, spec(on_error="quarantine", max_error_fraction=0.2))
+def test_too_many_files_with_errors_stop_the_loader(mixed, index):
+    with pytest.raises(InputError, match="2 of 9 files have errors, more than"):
+        load_batches(mixed, index, spec(on_error="quarantine", max_error_fraction=0.2))
 
 
-def test_a_decoder_that_hangs_or_crashes_costs_its_file_alone(paths, index, monkeypatch):
-    harmless = spec(1, on_error="quarantine", timeout_s=2.0)
-    with WindowLoader(paths, AUDIO, harmless, CPU) as loader:
+def test_a_decoder_that_hangs_or_crashes_affects_only_its_file(paths, index, monkeypatch):
+    quarantine_spec = spec(1, on_error="quarantine", timeout_s=2.0)
+    with WindowLoader(paths, AUDIO, quarantine_spec, CPU) as loader:
         original = loader._pool.submit
 
-        def submit(function, path, *rest):
+        def submit(function, path, *arguments):
             if path == paths[3]:
                 return original(time.sleep, 60)
-            return original(os.abort) if path == paths[5] else original(function, path, *rest)
+            return original(os.abort) if path == paths[5] else original(function, path, *arguments)
 
         monkeypatch.setattr(loader._pool, "submit", submit)
-        found = list(loader.batches(index, WINDOW, 5))
+        batches = list(loader.batches(index, WINDOW, 5))
     assert set(loader.errors) == {paths[3], paths[5]}
-    for batch, good in zip(found, collect(paths, index, spec()), strict=True):
+    for batch, good in zip(batches, load_batches(paths, index, spec()), strict=True):
         unusable = (batch.tracks == 3) | (batch.tracks == 5)
         assert torch.equal(batch.valid, ~unusable)
         assert torch.equal(batch.waves[~unusable], good.waves[~unusable])
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_files_are_examined_in_the_order_given(mixed, workers):
+def test_files_are_checked_in_the_order_given(mixed, workers):
     audio_errors = list(check_files(mixed, AUDIO, spec(workers), None))
     assert [audio_error and Path(audio_error.path).name for audio_error in audio_errors] == [
         "broken.mp3",
@@ -271,7 +276,7 @@ def test_files_are_examined_in_the_order_given(mixed, workers):
     ] + [None] * 7
 
 
-def test_an_abandoned_stream_ends(paths, index):
+def test_closing_the_batches_ends_threads_and_closes_files(paths, index):
     gc.collect()
     before = threading.active_count()
     open_files = len(os.listdir("/proc/self/fd"))
@@ -284,23 +289,23 @@ def test_an_abandoned_stream_ends(paths, index):
 
 
 def test_ten_epochs_take_no_more_memory_than_two(paths):
-    whole = windows.regular_windows(np.arange(9), np.full(9, 3), np.full(9, 16_000))
-    page = os.sysconf("SC_PAGE_SIZE")
-    taken = []
+    all_windows = windows.regular_windows(np.arange(9), np.full(9, 3), np.full(9, 16_000))
+    page_bytes = os.sysconf("SC_PAGE_SIZE")
+    resident_bytes = []
     with WindowLoader(paths, AUDIO, spec(2), CPU) as loader:
         for epoch in range(10):
-            for _ in loader.batches(windows.shuffle(whole, 4, 0, epoch), WINDOW, 5):
+            for _ in loader.batches(windows.shuffle(all_windows, 4, 0, epoch), WINDOW, 5):
                 pass
-            taken.append(int(Path("/proc/self/statm").read_text().split()[1]) * page)
-    assert taken[-1] - taken[1] < 5e6  # the memory of eight more epochs is 10 MB
+            resident_bytes.append(int(Path("/proc/self/statm").read_text().split()[1]) * page_bytes)
+    assert resident_bytes[-1] - resident_bytes[1] < 5e6  # eight more epochs are 10 MB of samples
 
 
 @pytest.mark.gpu
 def test_batches_on_a_gpu_are_those_of_the_cpu(paths, index, cache):
-    expected = collect(paths, index, spec())
-    for wanted, own in ((spec(2), None), (spec(pcm_cache="gpu"), cache)):
-        with WindowLoader(paths, AUDIO, wanted, torch.device("cuda"), own) as loader:
-            if own:
+    expected = load_batches(paths, index, spec())
+    for loader_spec, pcm_cache in ((spec(2), None), (spec(pcm_cache="gpu"), cache)):
+        with WindowLoader(paths, AUDIO, loader_spec, torch.device("cuda"), pcm_cache) as loader:
+            if pcm_cache:
                 list(loader.load_to_device(np.arange(9)))
-            found = list(loader.batches(index, WINDOW, 5))
-        assert all(torch.equal(a.waves.cpu(), b.waves) for a, b in zip(found, expected, strict=True))
+            batches = list(loader.batches(index, WINDOW, 5))
+        assert all(torch.equal(a.waves.cpu(), b.waves) for a, b in zip(batches, expected, strict=True))

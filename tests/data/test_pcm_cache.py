@@ -11,7 +11,7 @@ import torch
 from melgpu.audio import worker
 from melgpu.audio.decode import conform, decode
 from melgpu.audio.pool import WorkerPool
-from melgpu.data import pcm_cache as bank_module
+from melgpu.data import pcm_cache as pcm_cache_module
 from melgpu.data.pcm_cache import DeviceCache, PcmCache
 from melgpu.data.windows import WindowIndex
 from melgpu.errors import InputError
@@ -27,14 +27,14 @@ def paths(tmp_path) -> list[str]:
 
 @pytest.fixture
 def decoded(monkeypatch) -> list[str]:
-    seen, original = [], worker.decode_to_file
+    paths, original = [], worker.decode_to_file
 
-    def spy(path, *rest):
-        seen.append(path)
-        return original(path, *rest)
+    def spy(path, *arguments):
+        paths.append(path)
+        return original(path, *arguments)
 
     monkeypatch.setattr(worker, "decode_to_file", spy)
-    return seen
+    return paths
 
 
 def filled(folder, paths, workers=0) -> PcmCache:
@@ -49,7 +49,7 @@ def holds(cache: PcmCache, path: str) -> bool:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_holds_every_track_conformed(tmp_path, paths, workers):
+def test_the_cache_holds_every_track_conformed(tmp_path, paths, workers):
     assert PcmCache(tmp_path / "pcm_cache", RATE, SAMPLES).find(paths[0]) is None
     cache = filled(tmp_path / "pcm_cache", paths, workers)
     assert all(holds(cache, path) for path in paths)
@@ -57,7 +57,7 @@ def test_holds_every_track_conformed(tmp_path, paths, workers):
     assert PcmCache(tmp_path / "pcm_cache", 2 * RATE, SAMPLES).find(paths[0]) is None
 
 
-def test_decodes_what_is_missing_or_has_changed_and_nothing_else(tmp_path, paths, decoded):
+def test_only_missing_and_changed_files_are_decoded(tmp_path, paths, decoded):
     filled(tmp_path / "pcm_cache", paths[:3])
     os.utime(paths[1], ns=(1, 1))
     decoded.clear()
@@ -66,29 +66,29 @@ def test_decodes_what_is_missing_or_has_changed_and_nothing_else(tmp_path, paths
     assert all(holds(cache, path) for path in paths)
 
 
-def test_broken_files_get_no_slot_and_are_tried_again(tmp_path, paths, decoded):
+def test_unusable_files_get_no_slot_and_are_decoded_again(tmp_path, paths, decoded):
     data = write_audio(tmp_path / "whole.flac", 30).read_bytes()
     (tmp_path / "cut.flac").write_bytes(data[: len(data) // 2])
     files = [str(tmp_path / "absent.wav"), paths[0], str(tmp_path / "cut.flac"), paths[1]]
-    long = PcmCache(tmp_path / "pcm_cache", RATE, 60 * RATE)
+    cache = PcmCache(tmp_path / "pcm_cache", RATE, 60 * RATE)
     with WorkerPool(0, 60.0) as pool:
-        audio_errors = list(long.fill(files, pool))
+        audio_errors = list(cache.fill(files, pool))
         assert [audio_error and audio_error.unusable for audio_error in audio_errors] == [True, None, False, None]
-        assert long.find(files[0]) is None
-        assert long.find(files[2]).error == audio_errors[2]  # remembered with its samples
-        assert sorted(entry.slot for entry in long.entries.values()) == [0, 1, 2]
+        assert cache.find(files[0]) is None
+        assert cache.find(files[2]).error == audio_errors[2]  # saved with its samples
+        assert sorted(entry.slot for entry in cache.entries.values()) == [0, 1, 2]
         decoded.clear()
-        assert list(long.fill(files, pool)) == audio_errors
+        assert list(cache.fill(files, pool)) == audio_errors
     assert decoded == files[:1]
 
 
-def test_a_journal_cut_off_anywhere_loses_no_more_than_its_last_track(tmp_path, paths):
+def test_a_truncated_index_loses_no_more_than_its_last_track(tmp_path, paths):
     cache = filled(tmp_path / "pcm_cache", paths)
-    journal = cache.journal.read_bytes()
-    for cut in range(0, len(journal), 29):
-        cache.journal.write_bytes(journal[:cut])
-        again = filled(tmp_path / "pcm_cache", paths)
-        assert all(holds(again, path) for path in paths)
+    content = cache.index_path.read_bytes()
+    for size in range(0, len(content), 29):
+        cache.index_path.write_bytes(content[:size])
+        refilled = filled(tmp_path / "pcm_cache", paths)
+        assert all(holds(refilled, path) for path in paths)
 
 
 @pytest.mark.parametrize(
@@ -96,22 +96,22 @@ def test_a_journal_cut_off_anywhere_loses_no_more_than_its_last_track(tmp_path, 
     [
         "[" * 100_000,
         "[1]",
-        '{"key": ["a"], "slot": 0, "flaw": null}',
-        '{"key": "a", "slot": -1, "flaw": null}',
-        '{"key": "a", "slot": Infinity, "flaw": null}',
-        '{"key": "a", "slot": 0, "flaw": {"path": "a", "reason": "b", "salvaged_s": "long"}}',
-        '{"key": "a", "slot": 0, "flaw": [1]}',
+        '{"key": ["a"], "slot": 0, "error": null}',
+        '{"key": "a", "slot": -1, "error": null}',
+        '{"key": "a", "slot": Infinity, "error": null}',
+        '{"key": "a", "slot": 0, "error": {"path": "a", "reason": "b", "usable_s": "long"}}',
+        '{"key": "a", "slot": 0, "error": [1]}',
     ],
     ids=lambda line: line[-40:],
 )
-def test_lines_of_strangers_are_passed_over(tmp_path, line):
+def test_malformed_index_lines_are_skipped(tmp_path, line):
     cache = PcmCache(tmp_path, 8000, 10)
     cache.pcm.write_bytes(bytes(cache.slot_bytes))
-    cache.journal.write_text(line)
+    cache.index_path.write_text(line)
     assert "a" not in PcmCache(tmp_path, 8000, 10).entries
 
 
-def test_samples_that_are_not_there_are_not_believed(tmp_path, paths):
+def test_entries_beyond_the_end_of_the_file_are_ignored(tmp_path, paths):
     cache = filled(tmp_path / "pcm_cache", paths)
     with open(cache.pcm, "r+b") as file:
         file.truncate(2 * cache.slot_bytes + 7)
@@ -119,30 +119,30 @@ def test_samples_that_are_not_there_are_not_believed(tmp_path, paths):
     assert all(holds(filled(tmp_path / "pcm_cache", paths), path) for path in paths)
 
 
-def test_a_deleted_file_does_not_come_true_again_as_it_grows(tmp_path, paths):
+def test_entries_of_a_deleted_file_stay_invalid_as_it_grows_again(tmp_path, paths):
     cache = filled(tmp_path / "pcm_cache", paths)
     cache.pcm.unlink()
-    again = filled(tmp_path / "pcm_cache", paths[3:])
-    assert [path for path in paths if again.find(path)] == paths[3:]
-    assert all(holds(again, path) for path in paths[3:])
+    refilled = filled(tmp_path / "pcm_cache", paths[3:])
+    assert [path for path in paths if refilled.find(path)] == paths[3:]
+    assert all(holds(refilled, path) for path in paths[3:])
     assert all(holds(filled(tmp_path / "pcm_cache", paths), path) for path in paths)
 
 
 def test_a_file_replaced_while_it_is_decoded_is_decoded_again(tmp_path, paths, monkeypatch):
     original = worker.decode_to_file
 
-    def replaced(path, *rest):
-        audio_error = original(path, *rest)
+    def decode_and_replace(path, *arguments):
+        audio_error = original(path, *arguments)
         write_audio(tmp_path / "0.wav", 2, seed=99)
         return audio_error
 
-    monkeypatch.setattr(worker, "decode_to_file", replaced)
+    monkeypatch.setattr(worker, "decode_to_file", decode_and_replace)
     filled(tmp_path / "pcm_cache", paths[:1])
     monkeypatch.undo()
     assert holds(filled(tmp_path / "pcm_cache", paths[:1]), paths[0])
 
 
-def fill_and_tell(folder, paths, connection) -> None:
+def fill_and_report(folder, paths, connection) -> None:
     cache = PcmCache(folder, RATE, SAMPLES)
     with WorkerPool(1, 60.0) as pool:
         for _ in cache.fill(paths, pool):
@@ -150,79 +150,79 @@ def fill_and_tell(folder, paths, connection) -> None:
     connection.send(sorted(entry.slot for entry in cache.entries.values()))
 
 
-def test_two_jobs_at_once_decode_each_track_once(tmp_path, paths):
+def test_two_concurrent_jobs_decode_each_track_once(tmp_path, paths):
     context, pipes = multiprocessing.get_context("spawn"), []
     for _ in range(2):
-        ours, theirs = context.Pipe()
-        process = context.Process(target=fill_and_tell, args=(tmp_path / "pcm_cache", paths, theirs))
+        receiver, sender = context.Pipe()
+        process = context.Process(target=fill_and_report, args=(tmp_path / "pcm_cache", paths, sender))
         process.start()
-        pipes.append((ours, process))
-    for ours, process in pipes:
-        *_, slots = [ours.recv() for _ in range(6)]
-        assert slots == list(range(5))  # none twice
+        pipes.append((receiver, process))
+    for receiver, process in pipes:
+        *_, slots = [receiver.recv() for _ in range(6)]
+        assert slots == list(range(5))  # no track twice
         process.join()
     assert all(holds(PcmCache(tmp_path / "pcm_cache", RATE, SAMPLES), path) for path in paths)
 
 
-def test_a_killed_job_leaves_a_bank_that_the_next_one_completes(tmp_path, monkeypatch):
+def test_the_cache_of_a_killed_job_is_completed_by_the_next_one(tmp_path, monkeypatch):
     files = [str(write_audio(tmp_path / f"long{i}.wav", 3, seed=i)) for i in range(40)]
     context = multiprocessing.get_context("spawn")
-    for done in (1, 17, 30):
+    for num_decoded in (1, 17, 30):
         shutil.rmtree(tmp_path / "pcm_cache", ignore_errors=True)
-        ours, theirs = context.Pipe()
-        process = context.Process(target=fill_and_tell, args=(tmp_path / "pcm_cache", files, theirs))
+        receiver, sender = context.Pipe()
+        process = context.Process(target=fill_and_report, args=(tmp_path / "pcm_cache", files, sender))
         process.start()
-        for _ in range(done):
-            ours.recv()
+        for _ in range(num_decoded):
+            receiver.recv()
         os.kill(process.pid, signal.SIGKILL)
         process.join()
         time.sleep(0.1)
-        kept = PcmCache(tmp_path / "pcm_cache", RATE, SAMPLES)
-        assert all(holds(kept, path) for path in files if kept.find(path))
+        partial = PcmCache(tmp_path / "pcm_cache", RATE, SAMPLES)
+        assert all(holds(partial, path) for path in files if partial.find(path))
         cache = filled(tmp_path / "pcm_cache", files)
         assert all(holds(cache, path) for path in files)
 
 
-def test_a_small_disk_is_refused_before_anything_is_decoded(tmp_path, paths, decoded, monkeypatch):
+def test_too_little_disk_space_is_an_error_before_anything_is_decoded(tmp_path, paths, decoded, monkeypatch):
     monkeypatch.setattr(
-        bank_module.shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(10, 9, 3 * 4 * SAMPLES)
+        pcm_cache_module.shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(10, 9, 3 * 4 * SAMPLES)
     )
-    with pytest.raises(InputError, match=r"the bank needs 0\.0 GB more .*loader\.pcm_cache=off"):
+    with pytest.raises(InputError, match=r"the PCM cache needs 0\.0 GB more .*loader\.pcm_cache=off"):
         filled(tmp_path / "pcm_cache", paths)
     assert not decoded
     filled(tmp_path / "pcm_cache", paths[:3])
     assert len(decoded) == 3
 
 
-def test_a_disk_that_fills_up_ends_the_job_and_keeps_what_was_done(tmp_path, paths, monkeypatch):
+def test_a_disk_that_fills_up_ends_the_job_and_decoded_tracks_stay(tmp_path, paths, monkeypatch):
     original = worker.decode_to_file
 
-    def full(path, *rest):
+    def fail_on_full_disk(path, *arguments):
         if path == paths[3]:
             raise OSError(28, "No space left on device", path)
-        return original(path, *rest)
+        return original(path, *arguments)
 
-    monkeypatch.setattr(worker, "decode_to_file", full)
+    monkeypatch.setattr(worker, "decode_to_file", fail_on_full_disk)
     with pytest.raises(OSError, match="No space left"):
         filled(tmp_path / "pcm_cache", paths)
-    kept = PcmCache(tmp_path / "pcm_cache", RATE, SAMPLES)
-    assert [path for path in paths if kept.find(path)] == paths[:3]
+    partial = PcmCache(tmp_path / "pcm_cache", RATE, SAMPLES)
+    assert [path for path in paths if partial.find(path)] == paths[:3]
 
 
-def test_resident_windows_are_those_of_the_bank():
+def test_the_device_cache_gathers_the_windows_of_its_waves():
     waves = np.random.default_rng(0).standard_normal((3, 100)).astype(np.float32)
-    resident = DeviceCache(np.array([4, 2, 9]), 100, torch.device("cpu"))
-    resident.put(2, waves[1])
-    resident.put(9, waves[2])
-    part = WindowIndex(np.array([9, 2, 4, 9]), np.array([0, 60, 10, 33]))
-    windows, valid = resident.gather(part, 40)
+    device_cache = DeviceCache(np.array([4, 2, 9]), 100, torch.device("cpu"))
+    device_cache.put(2, waves[1])
+    device_cache.put(9, waves[2])
+    index = WindowIndex(np.array([9, 2, 4, 9]), np.array([0, 60, 10, 33]))
+    windows, valid = device_cache.gather(index, 40)
     assert valid.tolist() == [True, True, False, True]
-    for window, (wave, start) in zip(windows, [(2, 0), (1, 60), (None, 10), (2, 33)], strict=True):
-        np.testing.assert_array_equal(window, 0 if wave is None else waves[wave][start : start + 40])
-    assert resident.has(np.array([2, 4]))
-    assert not resident.has(np.array([2, 3]))
+    for window, (row, start) in zip(windows, [(2, 0), (1, 60), (None, 10), (2, 33)], strict=True):
+        np.testing.assert_array_equal(window, 0 if row is None else waves[row][start : start + 40])
+    assert device_cache.has(np.array([2, 4]))
+    assert not device_cache.has(np.array([2, 3]))
 
 
-def test_a_device_too_small_is_refused():
+def test_too_little_device_memory_is_an_error():
     with pytest.raises(InputError, match=r"--set loader\.pcm_cache=disk"):
         DeviceCache(np.arange(10**7), 10**7, torch.device("cpu"))

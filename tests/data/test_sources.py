@@ -17,15 +17,15 @@ from tests.helpers.runs import read, touch
     ],
 )
 def test_csv_forms(tmp_path, text):
-    listing = read(tmp_path / "x.csv", text)
-    assert listing.ids == ["a.mp3", "b.mp3"]
-    assert listing.labels == ["1", "01"]
+    source_list = read(tmp_path / "x.csv", text)
+    assert source_list.ids == ["a.mp3", "b.mp3"]
+    assert source_list.labels == ["1", "01"]
 
 
-def test_a_test_list_needs_no_labels_and_keeps_its_order(tmp_path):
-    listing = read(tmp_path / "x.csv", "z.mp3\na.mp3\n", labelled=False)
-    assert listing.ids == ["z.mp3", "a.mp3"]
-    assert listing.labels == ["", ""]
+def test_a_test_source_list_needs_no_labels_and_stays_in_order(tmp_path):
+    source_list = read(tmp_path / "x.csv", "z.mp3\na.mp3\n", labelled=False)
+    assert source_list.ids == ["z.mp3", "a.mp3"]
+    assert source_list.labels == ["", ""]
 
 
 @pytest.mark.parametrize(
@@ -42,14 +42,14 @@ def test_a_test_list_needs_no_labels_and_keeps_its_order(tmp_path):
         ('a.mp3,"1\nb.mp3,2\n', "cannot be read as CSV"),
     ],
 )
-def test_malformed_csv_is_named(tmp_path, text, message):
+def test_a_malformed_csv_is_rejected(tmp_path, text, message):
     with pytest.raises(InputError) as caught:
         read(tmp_path / "x.csv", text)
     assert message in str(caught.value)
     assert "x.csv" in str(caught.value)
 
 
-def test_all_malformed_rows_are_listed(tmp_path):
+def test_all_malformed_rows_are_reported(tmp_path):
     with pytest.raises(InputError) as caught:
         read(tmp_path / "x.csv", "a.mp3,1\nb.mp3\nc.mp3,2\nd.mp3,\n")
     assert len(caught.value.problems) == 2
@@ -57,8 +57,8 @@ def test_all_malformed_rows_are_listed(tmp_path):
 
 def test_class_folders(tmp_path):
     touch(tmp_path, "rock/b.mp3", "rock/a.flac", "pop/live/c.ogg", "pop/cover.jpg")
-    listing = read_source(tmp_path, None, labelled=True)
-    assert dict(zip(listing.ids, listing.labels, strict=True)) == {
+    source_list = read_source(tmp_path, None, labelled=True)
+    assert dict(zip(source_list.ids, source_list.labels, strict=True)) == {
         "pop/live/c.ogg": "pop",
         "rock/a.flac": "rock",
         "rock/b.mp3": "rock",
@@ -76,19 +76,19 @@ def test_folder_problems(tmp_path):
         read_source(tmp_path / "absent", None, labelled=True)
 
 
-def test_urls_stay_what_they_are(tmp_path):
+def test_urls_are_unchanged(tmp_path):
     (tmp_path / "x.csv").write_text("s3://bucket/a.mp3,1\nb.ogg,2\nhttps://x.org/c.flac?token=1,1\n")
-    listing = read_source(tmp_path / "x.csv", "gs://other/music/", labelled=True)
-    assert listing.paths == ["s3://bucket/a.mp3", "gs://other/music/b.ogg", "https://x.org/c.flac?token=1"]
+    source_list = read_source(tmp_path / "x.csv", "gs://other/music/", labelled=True)
+    assert source_list.paths == ["s3://bucket/a.mp3", "gs://other/music/b.ogg", "https://x.org/c.flac?token=1"]
     (tmp_path / "y.csv").write_text("https://x.org/c.flac?token=1,1\n")
     assert read_source(tmp_path / "y.csv", None, labelled=True).ids == ["https://x.org/c.flac?token=1"]
 
 
-def test_the_first_known_column_wins(tmp_path):
-    listing = read(tmp_path / "x.csv", "name,file,genre,class\nSong One,a.mp3,rock,7\n")
-    assert (listing.ids, listing.labels) == (["a.mp3"], ["7"])
+def test_the_first_known_column_takes_precedence(tmp_path):
+    source_list = read(tmp_path / "x.csv", "name,file,genre,class\nSong One,a.mp3,rock,7\n")
+    assert (source_list.ids, source_list.labels) == (["a.mp3"], ["7"])
 
 
-def test_class_order_is_numerical_and_keeps_leading_zeros():
+def test_classes_sort_in_natural_order_and_leading_zeros_matter():
     labels = ("10", "2", "01", "1", "pop", "Rock 12", "Rock 3")
     assert sorted(labels, key=natural_key) == ["01", "1", "2", "10", "Rock 3", "Rock 12", "pop"]

@@ -12,19 +12,19 @@ def batch(valid):
     return Batch(torch.zeros(3, 4), tracks, tracks, torch.tensor(valid))
 
 
-def test_rows_are_smoothed_weighed_and_silent_where_nothing_was_heard():
+def test_rows_are_smoothed_weighted_and_zero_where_not_valid():
     assert TARGETS.of(batch([True] * 3), 0.0).tolist() == [[0, 0, 3], [1, 0, 0], [1, 0, 0]]
-    smooth = TARGETS.of(batch([True, True, False]), 0.3)
-    assert torch.allclose(smooth, torch.tensor([[0.3, 0.3, 2.4], [0.8, 0.1, 0.1], [0, 0, 0]]))
+    smoothed = TARGETS.of(batch([True, True, False]), 0.3)
+    assert torch.allclose(smoothed, torch.tensor([[0.3, 0.3, 2.4], [0.8, 0.1, 0.1], [0, 0, 0]]))
 
 
-def test_a_window_that_was_not_heard_needs_no_label():
+def test_a_window_that_is_not_valid_needs_no_label():
     tracks = torch.tensor([2, 0])
     rows = TARGETS.of(Batch(torch.zeros(2, 4), tracks, tracks, torch.tensor([False, True])), 0.1)
     assert rows.sum(1).tolist() == pytest.approx([0, 3])
 
 
-def test_class_weights_make_classes_equal_and_ignore_absent_ones():
+def test_class_weights_balance_classes_and_ignore_absent_ones():
     classes = torch.tensor([0] * 6 + [1] * 2 + [3] * 1)
     weights = class_weights(classes, 4)
     assert torch.isfinite(weights).all()

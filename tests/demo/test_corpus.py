@@ -12,25 +12,25 @@ def test_the_same_seed_gives_the_same_bytes(tmp_path):
     assert set(jobs) == set(corpus.FORMATS)
     for job in jobs.values():
         digests = set()
-        for attempt in ("one", "two"):
+        for attempt in ("first", "second"):
             (tmp_path / attempt).mkdir(exist_ok=True)
             corpus._write_track(tmp_path / attempt, job)
             digests.add(hashlib.sha256((tmp_path / attempt / job[0]).read_bytes()).hexdigest())
         assert len(digests) == 1, job
 
 
-def test_the_plan_is_varied_and_seeded():
+def test_the_plan_depends_on_the_seed_and_has_one_rare_class():
     plan = corpus.plan(0)
     assert plan == corpus.plan(0) != corpus.plan(1)
     counts = {name: sum(job[1] == name for job in plan["train"]) for name in song.CLASSES}
-    assert counts.pop(corpus.RARE) == 7
+    assert counts.pop(corpus.RARE_CLASS) == 7
     assert set(counts.values()) == {14}
     assert len({job[2] for jobs in plan.values() for job in jobs}) == sum(map(len, plan.values()))
 
 
-def test_a_patched_ogg_is_still_an_ogg(tmp_path):
+def test_a_patched_ogg_can_be_decoded(tmp_path):
     wave = song.compose("aria", np.random.default_rng(0))
     corpus.write_audio(tmp_path / "x.ogg", wave, 48_000, stereo=True)
-    read, rate = soundfile.read(tmp_path / "x.ogg")
+    samples, rate = soundfile.read(tmp_path / "x.ogg")
     assert rate == 48_000
-    assert read.shape == (pytest.approx(len(wave) * 48_000 / song.RATE, abs=2), 2)
+    assert samples.shape == (pytest.approx(len(wave) * 48_000 / song.RATE, abs=2), 2)

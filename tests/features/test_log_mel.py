@@ -22,15 +22,15 @@ def front_end(request) -> LogMel:
     return LogMel(SPEC.model_copy(update={"engine": request.param}), RATE)
 
 
-@pytest.mark.parametrize("at_once", [1, 3, 64])
-def test_windows_at_once_change_speed_only(front_end, at_once):
+@pytest.mark.parametrize("chunk_size", [1, 3, 64])
+def test_the_chunk_size_changes_speed_only(front_end, chunk_size):
     waves = torch.randn(5, RATE, generator=torch.Generator().manual_seed(0)) / 4
-    parts = LogMel(front_end.spec, RATE, at_once)
-    seen = []
-    pictures, draw = front_end(waves), parts._pictures
-    parts._pictures = lambda part: seen.append(len(part)) or draw(part)
-    torch.testing.assert_close(parts(waves), pictures, atol=1e-6, rtol=1e-6)
-    assert seen == {1: [1] * 5, 3: [3, 2], 64: [5]}[at_once]
+    chunked = LogMel(front_end.spec, RATE, chunk_size)
+    chunk_sizes = []
+    expected, chunk_pictures = front_end(waves), chunked._pictures
+    chunked._pictures = lambda chunk: chunk_sizes.append(len(chunk)) or chunk_pictures(chunk)
+    torch.testing.assert_close(chunked(waves), expected, atol=1e-6, rtol=1e-6)
+    assert chunk_sizes == {1: [1] * 5, 3: [3, 2], 64: [5]}[chunk_size]
 
 
 def reference_decibels(wave: np.ndarray, spec=SPEC, rate: int = RATE) -> np.ndarray:
@@ -42,7 +42,7 @@ def signals() -> dict[str, np.ndarray]:
     noise = rng.standard_normal(len(t))
     clicks = np.zeros(len(t))
     clicks[:: RATE // 3] = 1
-    made = {
+    waves = {
         "noise": noise / 4,
         "sweep": scipy.signal.chirp(t, 30, 20, 11_000, "logarithmic"),
         "clicks": clicks,
@@ -51,7 +51,7 @@ def signals() -> dict[str, np.ndarray]:
         "-60 dB": noise * 1e-3,
         "music": np.resize(song.compose("waltz", np.random.default_rng(3)), len(t)),
     }
-    return {name: wave.astype(np.float32) for name, wave in made.items()}
+    return {name: wave.astype(np.float32) for name, wave in waves.items()}
 
 
 @pytest.mark.parametrize("name", signals())
@@ -60,9 +60,9 @@ def test_parity_with_a_float64_reference(front_end, name):
     expected = reference_decibels(wave)
     with torch.no_grad():
         error = np.abs(front_end.decibels(torch.from_numpy(wave)[None])[0].numpy() - expected)
-    above = expected > -SPEC.top_db
-    assert error[above].max() <= 0.05
-    assert error[above].mean() <= 0.001
+    above_floor = expected > -SPEC.top_db
+    assert error[above_floor].max() <= 0.05
+    assert error[above_floor].mean() <= 0.001
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_pictures_are_three_equal_channels_between_0_and_1(front_end):
     assert pictures.untyped_storage().nbytes() == 2 * 512 * 512 * 4  # replication costs no memory
 
 
-def test_low_is_down_and_time_goes_right(front_end):
+def test_low_frequencies_are_at_the_bottom_and_time_to_the_right(front_end):
     t = torch.arange(20 * RATE) / RATE
     low, high = torch.sin(2 * torch.pi * 200 * t), torch.sin(2 * torch.pi * 8000 * t)
     picture = front_end(torch.where(t < 10, low, high)[None])[0, 0]
@@ -98,7 +98,7 @@ def test_low_is_down_and_time_goes_right(front_end):
     assert picture[:256, 312:].mean() > picture[256:, 312:].mean()
 
 
-def test_silence_is_darkest_and_gain_is_invisible(front_end):
+def test_silence_is_0_and_pictures_do_not_depend_on_the_level(front_end):
     music = torch.from_numpy(signals()["music"])
     pictures = front_end(torch.stack([music * 0, music, music * 0.1]))
     assert pictures[0].max() == 0
@@ -106,15 +106,15 @@ def test_silence_is_darkest_and_gain_is_invisible(front_end):
 
 
 @pytest.mark.parametrize("trainable", ["mel", "fourier"])
-def test_silence_is_darkest_where_the_front_end_learns_too(trainable):
+def test_silence_is_0_with_a_trainable_front_end_too(trainable):
     music = torch.from_numpy(signals()["music"])
     waves = torch.stack([music * 0, music])
-    plain, learning = (
-        LogMel(SPEC.model_copy(update={"engine": "nnaudio", "trainable": own}), RATE) for own in ("none", trainable)
+    fixed_front_end, trainable_front_end = (
+        LogMel(SPEC.model_copy(update={"engine": "nnaudio", "trainable": part}), RATE) for part in ("none", trainable)
     )
-    pictures = learning(waves)
+    pictures = trainable_front_end(waves)
     assert pictures[0].max() == 0
-    assert torch.allclose(pictures[1], plain(waves)[1], atol=1e-4)
+    assert torch.allclose(pictures[1], fixed_front_end(waves)[1], atol=1e-4)
 
 
 def test_a_picture_does_not_depend_on_its_batch(front_end):
@@ -124,25 +124,25 @@ def test_a_picture_does_not_depend_on_its_batch(front_end):
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
-def test_a_broken_window_is_not_a_number_and_its_neighbours_are_whole(front_end, bad):
+def test_a_nonfinite_window_gives_nan_and_leaves_the_others_unchanged(front_end, bad):
     music = torch.from_numpy(signals()["music"])
-    broken = music.clone()
-    broken[100_000] = bad
-    pictures = front_end(torch.stack([music, broken, music]))
+    nonfinite = music.clone()
+    nonfinite[100_000] = bad
+    pictures = front_end(torch.stack([music, nonfinite, music]))
     assert pictures[1].isnan().all()
     assert torch.allclose(pictures[0], front_end(music[None])[0], atol=1e-5)
     assert torch.equal(pictures[0], pictures[2])
 
 
-def test_autocast_does_not_touch_it(front_end):
+def test_autocast_has_no_effect(front_end):
     music = torch.from_numpy(signals()["music"])[None]
     with torch.autocast("cpu", torch.bfloat16):
-        inside = front_end(music)
-    assert torch.equal(inside, front_end(music))
-    assert torch.backends.cudnn.conv.fp32_precision != "ieee"  # the switch is put back
+        under_autocast = front_end(music)
+    assert torch.equal(under_autocast, front_end(music))
+    assert torch.backends.cudnn.conv.fp32_precision != "ieee"  # the setting is restored
 
 
-def test_the_demo_recipe_agrees_too():
+def test_parity_of_the_demo_recipe():
     demo = load_recipe(["demo"])
     wave = signals()["music"][: windows.to_samples(demo.windows.window_s, demo.audio.sample_rate)]
     expected = reference_decibels(wave, demo.mel, demo.audio.sample_rate)
@@ -152,61 +152,61 @@ def test_the_demo_recipe_agrees_too():
     assert front_end(torch.from_numpy(wave)[None]).shape == (1, 3, 80, 80)
 
 
-def options(**changes) -> LogMel:
+def make_front_end(**changes) -> LogMel:
     return LogMel(SPEC.model_copy(update=changes), RATE)
 
 
-def test_viridis_is_matplotlibs_within_one_step(front_end):
+def test_viridis_is_that_of_matplotlib_within_one_level(front_end):
     matplotlib = pytest.importorskip("matplotlib")
     wave = torch.from_numpy(signals()["music"])[None]
-    grey = options(range="window")(wave)[0, 0].numpy()
+    grey = make_front_end(range="window")(wave)[0, 0].numpy()
     expected = matplotlib.colormaps["viridis"](grey)[..., :3]
-    got = options(range="window", channels="viridis")(wave)[0].permute(1, 2, 0).numpy()
-    assert np.abs(got - expected).max() <= 1 / 255
+    actual = make_front_end(range="window", channels="viridis")(wave)[0].permute(1, 2, 0).numpy()
+    assert np.abs(actual - expected).max() <= 1 / 255
     assert grey.min() < 0.05
     assert grey.max() > 0.95
 
 
-def test_the_three_channels_of_mfcc_are_librosas():
+def test_mfcc_and_deltas_are_those_of_librosa():
     wave = torch.from_numpy(signals()["music"])[None]
-    front_end = options(channels="mfcc", image_size=512)
+    front_end = make_front_end(channels="mfcc", image_size=512)
     pictures = front_end(wave)
-    assert torch.equal(pictures[:, :1], options()(wave)[:, :1])
+    assert torch.equal(pictures[:, :1], make_front_end()(wave)[:, :1])
     decibels = front_end.exact_decibels(wave)
     mfcc = librosa.feature.mfcc(S=decibels[0].numpy(), n_mfcc=41, lifter=82)[1:]
-    stretched = (mfcc - mfcc.min()) / (mfcc.max() - mfcc.min())
+    scaled = (mfcc - mfcc.min()) / (mfcc.max() - mfcc.min())
     expected = torch.nn.functional.interpolate(
-        torch.tensor(stretched[::-1].copy())[None, None], (512, 512), mode="bilinear", antialias=True
+        torch.tensor(scaled[::-1].copy())[None, None], (512, 512), mode="bilinear", antialias=True
     )
     assert torch.allclose(pictures[:, 1:2], expected, atol=1e-3)
-    slope = librosa.feature.delta(decibels[0].numpy(), width=9, mode="nearest")
-    expected = torch.tensor((slope / 20 + 0.5).clip(0, 1)[::-1].copy())[None, None]
+    deltas = librosa.feature.delta(decibels[0].numpy(), width=9, mode="nearest")
+    expected = torch.tensor((deltas / 20 + 0.5).clip(0, 1)[::-1].copy())[None, None]
     expected = torch.nn.functional.interpolate(expected, (512, 512), mode="bilinear", antialias=True)
     assert torch.allclose(pictures[:, 2:], expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("engine", ["nnaudio", "fft"])
-def test_three_resolutions_agree_with_librosas_shorter_windows(engine):
+def test_three_resolutions_are_those_of_librosa_with_shorter_windows(engine):
     wave = signals()["music"]
-    front_end = options(channels="resolutions", engine=engine)
-    for which, win_length in enumerate((2048, 1024, 512)):
+    front_end = make_front_end(channels="resolutions", engine=engine)
+    for resolution, win_length in enumerate((2048, 1024, 512)):
         power = librosa.feature.melspectrogram(
             y=wave, sr=RATE, n_fft=2048, win_length=win_length, hop_length=512, n_mels=512
         )
         expected = librosa.power_to_db(power, ref=np.max, top_db=80)
         with torch.no_grad():
-            got = front_end.decibels(torch.from_numpy(wave)[None], which)[0].numpy()
-        assert np.abs(got - expected)[expected > -80].max() <= 0.05
+            actual = front_end.decibels(torch.from_numpy(wave)[None], resolution)[0].numpy()
+        assert np.abs(actual - expected)[expected > -80].max() <= 0.05
     pictures = front_end(torch.from_numpy(wave)[None])
     assert pictures.shape == (1, 3, 512, 512)
-    assert torch.equal(pictures[:, 0], options(engine=engine)(torch.from_numpy(wave)[None])[:, 0])
+    assert torch.equal(pictures[:, 0], make_front_end(engine=engine)(torch.from_numpy(wave)[None])[:, 0])
 
 
-def test_empty_mel_bands_are_refused():
+def test_empty_mel_bands_are_rejected():
     with pytest.raises(InputError, match="mel bands contain no bin"):
-        options(n_fft=512)
+        make_front_end(n_fft=512)
     with pytest.raises(InputError, match="mel bands contain no bin"):
-        options(n_mels=1024)
+        make_front_end(n_mels=1024)
 
 
 @pytest.mark.parametrize(
@@ -217,28 +217,28 @@ def test_empty_mel_bands_are_refused():
         {"fmin": 50.0, "fmax": 8000.0, "n_mels": 256},
     ],
 )
-def test_other_geometries_are_exact_too(changes):
-    wave, front_end = signals()["music"], options(**changes)
+def test_parity_of_other_geometries(changes):
+    wave, front_end = signals()["music"], make_front_end(**changes)
     expected = reference_decibels(wave, front_end.spec)
-    got = front_end.exact_decibels(torch.from_numpy(wave)[None])[0].numpy()
-    assert np.abs(got - expected)[expected > -80].max() <= 0.05
+    actual = front_end.exact_decibels(torch.from_numpy(wave)[None])[0].numpy()
+    assert np.abs(actual - expected)[expected > -80].max() <= 0.05
     assert front_end(torch.from_numpy(wave)[None]).shape[-1] == front_end.spec.image_size
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("engine", ["nnaudio", "fft", "fused"])
-def test_pictures_on_the_gpu_are_the_cpus(engine):
+def test_pictures_are_the_same_on_the_gpu_and_the_cpu(engine):
     waves = torch.from_numpy(np.stack(list(signals().values())))
-    expected = options(engine="fft")(waves)
-    got = options(engine=engine).cuda()(waves.cuda()).cpu()
-    assert (got - expected).abs().max() <= 0.05 / 80
+    expected = make_front_end(engine="fft")(waves)
+    actual = make_front_end(engine=engine).cuda()(waves.cuda()).cpu()
+    assert (actual - expected).abs().max() <= 0.05 / 80
 
 
 @pytest.mark.gpu
-def test_nothing_waits_for_the_gpu():
+def test_no_synchronization_with_the_gpu():
     waves = torch.from_numpy(signals()["music"])[None].cuda()
     for engine in ("nnaudio", "fft", "fused"):
-        front_end = options(engine=engine).cuda()
+        front_end = make_front_end(engine=engine).cuda()
         front_end(waves)
         torch.cuda.set_sync_debug_mode("error")
         try:

@@ -10,28 +10,28 @@ DEMO = load_recipe(["demo"])
 CPU = torch.device("cpu")
 
 
-def figures(**changes) -> dict:
+def parity_figures(**changes) -> dict:
     front_end = LogMel(DEMO.mel.model_copy(update=changes), DEMO.audio.sample_rate)
     return parity.measure_parity(front_end, DEMO.audio.sample_rate, CPU)
 
 
 @pytest.mark.parametrize("engine", ["nnaudio", "fft", "fused"])
-def test_every_engine_passes_the_gate_and_matches_the_others(engine):
-    found = figures(engine=engine)
-    assert found["engine"] == engine
-    assert 0 < found["max_db"] <= parity.MAX_DB
-    parity.check_parity(found)
-    parity.check_same_pictures(found, figures(), "x.safetensors")
+def test_every_engine_passes_the_gate_and_gives_the_same_pictures(engine):
+    figures = parity_figures(engine=engine)
+    assert figures["engine"] == engine
+    assert 0 < figures["max_db"] <= parity.MAX_DB
+    parity.check_parity(figures)
+    parity.check_same_pictures(figures, parity_figures(), "x.safetensors")
 
 
-def test_an_inexact_front_end_is_refused(monkeypatch):
+def test_a_front_end_that_misses_the_gate_is_rejected(monkeypatch):
     front_end = LogMel(DEMO.mel, DEMO.audio.sample_rate)
-    monkeypatch.setattr(front_end, "power", lambda waves, which=0: LogMel.power(front_end, waves.half().float()))
-    found = parity.measure_parity(front_end, DEMO.audio.sample_rate, CPU)
-    with pytest.raises(InputError, match="the front end is inexact on cpu: engine fft"):
-        parity.check_parity(found)
+    monkeypatch.setattr(front_end, "power", lambda waves, resolution=0: LogMel.power(front_end, waves.half().float()))
+    figures = parity.measure_parity(front_end, DEMO.audio.sample_rate, CPU)
+    with pytest.raises(InputError, match="the front end misses the parity gate on cpu: engine fft"):
+        parity.check_parity(figures)
     with pytest.raises(InputError):
-        parity.check_parity({**found, "max_db": float("nan")})
+        parity.check_parity({**figures, "max_db": float("nan")})
 
 
 @pytest.mark.parametrize(
@@ -45,6 +45,6 @@ def test_an_inexact_front_end_is_refused(monkeypatch):
         {"n_mels": 40},
     ],
 )
-def test_other_pictures_are_refused(changes):
+def test_other_pictures_are_rejected(changes):
     with pytest.raises(InputError, match=r"x\.safetensors: trained on other pictures"):
-        parity.check_same_pictures(figures(**changes), figures(), "x.safetensors")
+        parity.check_same_pictures(parity_figures(**changes), parity_figures(), "x.safetensors")

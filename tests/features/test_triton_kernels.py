@@ -17,22 +17,22 @@ RATE = 8_000
 
 @settings(max_examples=50, deadline=None)
 @given(st.integers(1, 12), st.integers(1, 30), st.integers(0, 2**31))
-def test_bands_rebuild_the_matrix(rows, columns, seed):
+def test_the_banded_form_reproduces_the_matrix(rows, columns, seed):
     rng = np.random.default_rng(seed)
     matrix = np.zeros((rows, columns), np.float32)
     for row in range(rows):
         first = rng.integers(columns)
         matrix[row, first : first + rng.integers(1, 5)] = 1 + rng.random()
-    first, weights = triton_kernels.banded(torch.from_numpy(matrix))
-    rebuilt = np.zeros((rows, columns + len(weights)), np.float32)
+    first, weights = triton_kernels.to_banded(torch.from_numpy(matrix))
+    reproduced = np.zeros((rows, columns + len(weights)), np.float32)
     for row in range(rows):
-        rebuilt[row, first[row] : first[row] + len(weights)] = weights[:, row]
-    np.testing.assert_array_equal(rebuilt[:, :columns], matrix)
-    assert not rebuilt[:, columns:].any()
+        reproduced[row, first[row] : first[row] + len(weights)] = weights[:, row]
+    np.testing.assert_array_equal(reproduced[:, :columns], matrix)
+    assert not reproduced[:, columns:].any()
 
 
 def waves() -> torch.Tensor:
-    """Loud noise, quiet noise, silence, a steep spectrum, a click: three seconds less a bit."""
+    """Loud noise, quiet noise, silence, a steep spectrum, a click: slightly less than three seconds."""
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(5, 23_900, generator=generator)
     noise[1] *= 1e-3
@@ -42,26 +42,26 @@ def waves() -> torch.Tensor:
     return noise.to(DEVICE)
 
 
-def pictures(engine: str, given: torch.Tensor, **changes) -> torch.Tensor:
-    return LogMel(SPEC.model_copy(update={"engine": engine, **changes}), RATE).to(DEVICE)(given)
+def pictures(engine: str, samples: torch.Tensor, **changes) -> torch.Tensor:
+    return LogMel(SPEC.model_copy(update={"engine": engine, **changes}), RATE).to(DEVICE)(samples)
 
 
 @pytest.mark.parametrize("changes", [{}, {"image_size": 75}, {"n_mels": 40}, {"hop_length": 300}, {"top_db": 40.0}])
-def test_fused_pictures_are_the_others(changes):
-    expected, got = pictures("fft", waves(), **changes), pictures("fused", waves(), **changes)
-    assert got.shape == expected.shape
-    assert (got - expected).abs().max() <= 0.05 / SPEC.top_db
-    assert (got - expected).abs().mean() <= 0.001 / SPEC.top_db
+def test_fused_pictures_are_those_of_fft(changes):
+    expected, actual = pictures("fft", waves(), **changes), pictures("fused", waves(), **changes)
+    assert actual.shape == expected.shape
+    assert (actual - expected).abs().max() <= 0.05 / SPEC.top_db
+    assert (actual - expected).abs().mean() <= 0.001 / SPEC.top_db
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_a_broken_window_is_not_a_number_and_its_neighbours_are_whole(bad):
-    broken = waves()
-    broken[1, 5_000] = bad
-    got = pictures("fused", broken)
-    assert got[1].isnan().all()
-    assert torch.equal(got[[0, 2, 3, 4]], pictures("fused", waves())[[0, 2, 3, 4]])
+def test_a_nonfinite_window_gives_nan_and_leaves_the_others_unchanged(bad):
+    nonfinite = waves()
+    nonfinite[1, 5_000] = bad
+    actual = pictures("fused", nonfinite)
+    assert actual[1].isnan().all()
+    assert torch.equal(actual[[0, 2, 3, 4]], pictures("fused", waves())[[0, 2, 3, 4]])
 
 
-def test_silence_is_darkest():
+def test_silence_is_0():
     assert not pictures("fused", waves())[2].any()

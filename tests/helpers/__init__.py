@@ -1,4 +1,4 @@
-"""What tests of several packages share: small audio files and lists, a small recipe, calls of the scripts."""
+"""Shared by tests of several packages: small audio files and lists, a small recipe, calls of the scripts."""
 
 import csv
 import os
@@ -12,7 +12,7 @@ import soundfile
 ROOT = Path(__file__).parents[2]
 
 
-SMALL = [  # the demo recipe, smaller still: two networks a round, one epoch
+SMALL = [  # overrides of the demo recipe: two networks a round, one epoch
     "optim.max_epochs=1",
     "optim.batch_size=4",
     "optim.batch_norm_batches=1",
@@ -28,14 +28,14 @@ SMALL = [  # the demo recipe, smaller still: two networks a round, one epoch
 
 
 def write_audio(path: Path, seconds: float = 3.0, rate: int = 22_050, channels: int = 1, seed: int = 0) -> Path:
-    """A file of seeded tones and noise, in the format of its suffix (.ogg, .opus, .flac, .mp3, .wav)."""
+    """Write seeded tones and noise, in the format of the suffix (.ogg, .opus, .flac, .mp3, .wav)."""
     rng = np.random.default_rng(seed)
     t = np.arange(round(seconds * rate)) / rate
     tones = sum(np.sin(2 * np.pi * f * t) for f in rng.uniform(100, 3000, 3))
     wave = 0.1 * (tones + rng.standard_normal(len(t)))
     wave = np.stack([wave * (1 - 0.3 * c) for c in range(channels)], axis=1)
-    form = ("OGG", "OPUS") if path.suffix == ".opus" else (path.suffix[1:].upper(), None)
-    with soundfile.SoundFile(path, "w", rate, channels, format=form[0], subtype=form[1]) as file:
+    container, codec = ("OGG", "OPUS") if path.suffix == ".opus" else (path.suffix[1:].upper(), None)
+    with soundfile.SoundFile(path, "w", rate, channels, format=container, subtype=codec) as file:
         for block in np.array_split(wave, len(wave) // 4096 + 1):
             file.write(block)
     return path

@@ -7,12 +7,12 @@ from benchmarks import __main__
 TINY = "rounds=[{backbones=['resnet10t', 'test_efficientnet'], folds=[0], blend={cnn=1.0}}]"
 
 
-def run(capsys, *given) -> dict:
-    """The result that a command ends with; 1 says that a figure of so short a time passed its limit."""
-    assert __main__.main([*map(str, given)]) in (0, 1)
+def run(capsys, *arguments) -> dict:
+    """A command's result; its exit code may be 1, as rates of so short a time may exceed their limits."""
+    assert __main__.main([*map(str, arguments)]) in (0, 1)
     return json.loads(capsys.readouterr().out.splitlines()[-1])
 
 
 def flags(folder) -> list:
-    """Of a command that takes seconds."""
+    """Flags with which a command takes seconds."""
     return ["--quick", "--music", folder, "--set", TINY, "--set", "loader.workers=1", "--device", "cpu"]

@@ -1,4 +1,4 @@
-"""Files that break loaders, each with what melgpu makes of it: the reason it is refused for, or how long it is."""
+"""Malformed and unusual audio files, each with the expected outcome: the reason of its error, or its duration."""
 
 import os
 from pathlib import Path
@@ -12,11 +12,11 @@ RATE = 22_050
 
 
 def write(folder: Path) -> dict[str, str | tuple[str, float] | float]:
-    """{name: reason | (reason, seconds saved) | seconds}, the files written below `folder`."""
-    return {**_no_files(folder), **_no_music(folder), **_damaged(folder), **_odd(folder), **_containers(folder)}
+    """Write the files below `folder`; returns {name: reason | (reason, usable seconds) | duration in s}."""
+    return {**_unreadable(folder), **_not_audio(folder), **_corrupt(folder), **_unusual(folder), **_containers(folder)}
 
 
-def _no_files(folder: Path) -> dict:
+def _unreadable(folder: Path) -> dict:
     (folder / "folder.flac").mkdir()
     (folder / "dangling.wav").symlink_to(folder / "nowhere")
     (folder / "loop.mp3").symlink_to(folder / "loop.mp3")
@@ -36,14 +36,14 @@ def _no_files(folder: Path) -> dict:
     }
 
 
-def _no_music(folder: Path) -> dict:
-    (folder / "text.mp3").write_text("this is not music, whatever its name says\n" * 50)
+def _not_audio(folder: Path) -> dict:
+    (folder / "text.mp3").write_text("this is text, not audio\n" * 50)
     (folder / "picture.mp3").write_bytes(b"\x89PNG\r\n\x1a\n" + np.random.default_rng(0).bytes(20_000))
     (folder / "page.ogg").write_text("<!DOCTYPE html><html><body>404</body></html>")
     (folder / "noise.flac").write_bytes(np.random.default_rng(0).bytes(50_000))
     (folder / "zeros.wav").write_bytes(bytes(50_000))
     soundfile.write(folder / "nothing.wav", np.empty(0, np.float32), RATE)
-    (folder / "tag.mp3").write_bytes(_id3(b"x" * 3000))
+    (folder / "tag.mp3").write_bytes(_id3_tag(b"x" * 3000))
     return {
         "text.mp3": "its content is no mp3 stream",
         "picture.mp3": "not readable as audio",
@@ -55,7 +55,7 @@ def _no_music(folder: Path) -> dict:
     }
 
 
-def _damaged(folder: Path) -> dict:
+def _corrupt(folder: Path) -> dict:
     flac = write_audio(folder / "whole.flac", 30, seed=1).read_bytes()
     (folder / "cut.flac").write_bytes(flac[: len(flac) // 2])
     (folder / "head.flac").write_bytes(flac[:30])
@@ -67,17 +67,17 @@ def _damaged(folder: Path) -> dict:
     (folder / "garbage.mp3").write_bytes(mp3[:middle] + np.random.default_rng(1).bytes(4000) + mp3[middle + 4000 :])
     (folder / "garbage.flac").write_bytes(flac[: len(flac) // 2] + bytes(4000) + flac[len(flac) // 2 + 4000 :])
     wave = np.full(3 * RATE, 0.5, np.float32)
-    for name, absurd in (("nan", np.nan), ("inf", np.inf), ("huge", 1e30)):
-        wave[2 * RATE] = absurd
+    for name, invalid in (("nan", np.nan), ("inf", np.inf), ("huge", 1e30)):
+        wave[2 * RATE] = invalid
         soundfile.write(folder / f"{name}.wav", wave, RATE, subtype="FLOAT")
     soundfile.write(folder / "all_nan.wav", np.full(RATE, np.nan, np.float32), RATE, subtype="FLOAT")
     return {
-        "cut.flac": ("broken after 14.8 s", 15),
+        "cut.flac": ("decoding failed after 14.8 s", 15),
         "head.flac": "not readable as audio",
-        "cut.ogg": 14.3,  # what a stream holds is all there is to say of its length
+        "cut.ogg": 14.3,  # an Ogg header claims no length, so this is no error
         "cut.mp3": 15.0,
-        "garbage.mp3": ("broken after 14.9 s", 15),
-        "garbage.flac": ("broken after 14.8 s", 15),
+        "garbage.mp3": ("decoding failed after 14.9 s", 15),
+        "garbage.flac": ("decoding failed after 14.8 s", 15),
         "nan.wav": ("not finite", 2),
         "inf.wav": ("not finite", 2),
         "huge.wav": ("absurdly large", 2),
@@ -85,7 +85,7 @@ def _damaged(folder: Path) -> dict:
     }
 
 
-def _odd(folder: Path) -> dict:
+def _unusual(folder: Path) -> dict:
     soundfile.write(folder / "silence.flac", np.zeros(5 * RATE), RATE)
     soundfile.write(folder / "loud.wav", np.full(RATE, 1.5, np.float32), RATE, subtype="FLOAT")
     write_audio(folder / "blip.wav", 0.05)
@@ -93,8 +93,8 @@ def _odd(folder: Path) -> dict:
     data[24:28] = (700).to_bytes(4, "little")
     (folder / "rate.wav").write_bytes(data)
     data[24:28], data[40:44] = RATE.to_bytes(4, "little"), (2**31 - 2).to_bytes(4, "little")
-    (folder / "promise.wav").write_bytes(data)  # its header promises half a day
-    cover = _id3(b"APIC" + np.random.default_rng(2).bytes(200_000))
+    (folder / "long_header.wav").write_bytes(data)  # its header claims half a day
+    cover = _id3_tag(b"APIC" + np.random.default_rng(2).bytes(200_000))
     (folder / "cover.mp3").write_bytes(cover + write_audio(folder / "plain.mp3", 4).read_bytes())
     (folder / "really_flac.mp3").write_bytes(write_audio(folder / "plain.flac", 4).read_bytes())
     write_audio(folder / 'nhạc "số 1"\nmới, 100%.mp3', 4)
@@ -111,7 +111,7 @@ def _odd(folder: Path) -> dict:
         "loud.wav": 1.0,
         "blip.wav": 0.05,
         "rate.wav": "claims a sample rate of 700 Hz",
-        "promise.wav": 3.0,
+        "long_header.wav": 3.0,
         "cover.mp3": 4.0,
         "really_flac.mp3": 4.0,
         'nhạc "số 1"\nmới, 100%.mp3': 4.0,
@@ -120,14 +120,14 @@ def _odd(folder: Path) -> dict:
         "8000.wav": 4.0,
         "192000.wav": 4.0,
         "eight.flac": 4.0,
-        "three_hours.flac": 60.0,  # as much as was asked for
+        "three_hours.flac": 60.0,  # the requested duration
     }
 
 
 def _containers(folder: Path) -> dict:
-    whole = write_container(folder / "whole.m4a", 8).read_bytes()
-    (folder / "cut.m4a").write_bytes(whole[: len(whole) // 2])  # its table of contents is at the end
-    (folder / "text.m4a").write_text("no music")
+    m4a = write_container(folder / "whole.m4a", 8).read_bytes()
+    (folder / "cut.m4a").write_bytes(m4a[: len(m4a) // 2])  # its moov atom is at the end
+    (folder / "text.m4a").write_text("not audio")
     write_container(folder / "stereo.wma", 8, channels=2)
     return {
         "whole.m4a": 8.0,
@@ -137,14 +137,14 @@ def _containers(folder: Path) -> dict:
     }
 
 
-def _id3(payload: bytes) -> bytes:
-    """An ID3v2 tag around a payload: what holds a cover picture before the music."""
+def _id3_tag(payload: bytes) -> bytes:
+    """An ID3v2 tag around a payload, such as a cover picture before the audio."""
     size = len(payload)
     return b"ID3\x03\x00\x00" + bytes(size >> shift & 127 for shift in (21, 14, 7, 0)) + payload
 
 
 def write_container(path: Path, seconds: float, rate: int = 44_100, channels: int = 1) -> Path:
-    """Seeded tones in a container of the path's suffix."""
+    """Two tones in a container of the path's suffix."""
     import av
 
     codec = {".m4a": "aac", ".aac": "aac", ".wma": "wmav2"}[path.suffix]
@@ -152,13 +152,13 @@ def write_container(path: Path, seconds: float, rate: int = 44_100, channels: in
     wave = 0.3 * np.sin(2 * np.pi * 440 * t) + 0.1 * np.sin(2 * np.pi * 1234 * t)
     with av.open(str(path), "w") as file:
         layout = "stereo" if channels == 2 else "mono"
-        loader = file.add_stream(codec, rate=rate, layout=layout)
-        loader.bit_rate = 96_000
-        size = loader.frame_size or 1024
+        stream = file.add_stream(codec, rate=rate, layout=layout)
+        stream.bit_rate = 96_000
+        size = stream.frame_size or 1024
         for start in range(0, len(wave) - size + 1, size):
             block = np.stack([wave[start : start + size]] * channels).astype(np.float32)
             frame = av.AudioFrame.from_ndarray(block, format="fltp", layout=layout)
             frame.sample_rate, frame.pts = rate, start
-            file.mux(loader.encode(frame))
-        file.mux(loader.encode(None))
+            file.mux(stream.encode(frame))
+        file.mux(stream.encode(None))
     return path

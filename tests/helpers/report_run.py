@@ -1,6 +1,6 @@
-"""A small run as its folder stands after both rounds, with everything that its page shows; nothing was trained.
+"""The folder of a small run after both rounds, with everything that its report shows; nothing was trained.
 
-Real audio, one file of it too short; names that a page must escape; made-up probabilities of networks and stackers.
+Real audio, one file of it too short; names that a report must escape; random probabilities of networks and stackers.
 """
 
 import dataclasses
@@ -13,127 +13,130 @@ from melgpu.audio import quarantine
 from melgpu.data import manifest
 from melgpu.data.sources import SourceList
 from melgpu.recipe import load_recipe
-from melgpu.runs import predictions, pseudo_labels, run, sampling, timings
+from melgpu.runs import predictions, pseudo_labels, sampling, timings
 from melgpu.runs.folder import create_run
-from melgpu.runs.run import Job, Run
+from melgpu.runs.run import Job, Run, class_indices
 from melgpu.stacking import evaluation
 from melgpu.training import checkpointing
 from tests.helpers import SMALL, write_audio
 
 CLASSES = ("<script>alert('x')</script>", 'a "b" & 🎵', "polka-" * 20)
 SHORT = "train1.wav"
-SETTINGS = [*SMALL, "loader.workers=0", "loader.pcm_cache='off'", "windows.dense_classes=[]"]
+OVERRIDES = [*SMALL, "loader.workers=0", "loader.pcm_cache='off'", "windows.dense_classes=[]"]
 
 
 def make(
     folder: Path, classes: tuple[str, ...] = CLASSES, per_class: int = 4, labelled: bool = True, audio: bool = True
 ) -> Run:
     """A run in `folder`/run of that many tracks of each class; without `labelled` test labels are unknown."""
-    made = start(folder, classes, per_class, labelled, audio)
-    told = stack(made, 1)
-    public = np.flatnonzero(np.array(told.splits) == "public")
-    votes = told.probs[:2, public].argmax(2)
-    spec = made.recipe.pseudo.model_copy(update={"threshold": 0.5})
-    ids = [told.ids[row] for row in public]
-    chosen = pseudo_labels.select(ids, told.final_probs[public], votes, made.class_names, spec)
-    pseudo_labels.save(chosen, made.pseudo_path(1), 1, made.recipe.digest())
-    stack(made, 2)
-    stack(dataclasses.replace(made, without_pseudo=True), 2)
-    timings.record(made.timings_path, 1, "predict", 7.5, 150, "windows")
-    quarantine.record_errors(made.quarantine_path, [quarantine.AudioError("<b>.mp3", "broken after 3.0 s", 3.0)])
-    return made
+    run = create(folder, classes, per_class, labelled, audio)
+    evaluated = stack(run, 1)
+    public = np.flatnonzero(np.array(evaluated.splits) == "public")
+    votes = evaluated.probs[:2, public].argmax(2)
+    spec = run.recipe.pseudo.model_copy(update={"threshold": 0.5})
+    ids = [evaluated.ids[row] for row in public]
+    selected = pseudo_labels.select(ids, evaluated.final_probs[public], votes, run.class_names, spec)
+    pseudo_labels.save(selected, run.pseudo_path(1), 1, run.recipe.digest())
+    stack(run, 2)
+    stack(dataclasses.replace(run, without_pseudo=True), 2)
+    timings.record(run.timings_path, 1, "predict", 7.5, 150, "windows")
+    audio_error = quarantine.AudioError("<b>.mp3", "decoding failed after 3.0 s", 3.0)
+    quarantine.record_errors(run.quarantine_path, [audio_error])
+    return run
 
 
-def start(folder: Path, classes: tuple[str, ...], per_class: int, labelled: bool, audio: bool) -> Run:
-    """Nothing but its tracks."""
-    listings, number = {}, 0
-    for split, share in (("train", per_class), ("public", per_class // 2), ("private", per_class // 2)):
-        ids = [f"{split}{i}.wav" for i in range(share * len(classes))]
+def create(folder: Path, classes: tuple[str, ...], per_class: int, labelled: bool, audio: bool) -> Run:
+    """A new run: its tracks only."""
+    sources, seed = {}, 0
+    for split, per_split_class in (("train", per_class), ("public", per_class // 2), ("private", per_class // 2)):
+        ids = [f"{split}{i}.wav" for i in range(per_split_class * len(classes))]
         labels = [classes[i % len(classes)] if labelled or split == "train" else "" for i in range(len(ids))]
-        listings[split] = SourceList(
-            ids, [str(folder / name) for name in ids], labels, [""] * len(ids), [""] * len(ids)
-        )
+        sources[split] = SourceList(ids, [str(folder / name) for name in ids], labels, [""] * len(ids), [""] * len(ids))
         for name in ids:
-            number += 1
+            seed += 1
             if audio:
-                write_audio(folder / name, 7.0 if name == SHORT else 19.0, 11_025, seed=number)
-    settings = load_recipe(["demo"], SETTINGS)
-    return create_run(folder / "run", settings, manifest.build(listings, 3, 8), "a 'device' & more")
+                write_audio(folder / name, 7.0 if name == SHORT else 19.0, 11_025, seed=seed)
+    recipe = load_recipe(["demo"], OVERRIDES)
+    return create_run(folder / "run", recipe, manifest.build(sources, 3, 8), "a 'device' & more")
 
 
-def stack(made: Run, number: int) -> evaluation.RoundEvaluation:
-    """Logs, predictions and what was judged of one round."""
-    rng = np.random.default_rng([number, made.without_pseudo])
-    said = {job: predict(made, job, rng) for job in made.jobs(number)}
-    for job in said:
-        log(made, job, rng)
-    told = judge(made, number, said, rng)
-    evaluation.save(told, made.evaluation_path(number))
-    made.finish_round(number, told.scores())
-    return told
+def stack(run: Run, round_number: int) -> evaluation.RoundEvaluation:
+    """Write logs, predictions and the evaluation of one round."""
+    rng = np.random.default_rng([round_number, run.without_pseudo])
+    predicted = {job: predict(run, job, rng) for job in run.jobs(round_number)}
+    for job in predicted:
+        write_log(run, job, rng)
+    evaluated = evaluate(run, round_number, predicted, rng)
+    evaluation.save(evaluated, run.evaluation_path(round_number))
+    run.finish_round(round_number, evaluated.scores())
+    return evaluated
 
 
-def unsure(labels: np.ndarray, num_classes: int, rng: np.random.Generator) -> np.ndarray:
-    """Probabilities (N, C) that are right more often than not."""
+def random_probs(labels: np.ndarray, num_classes: int, rng: np.random.Generator) -> np.ndarray:
+    """Probabilities (N, C) that are correct more often than by chance."""
     logits = rng.normal(0, 1, (len(labels), num_classes)) + 0.7 * np.eye(num_classes)[labels]
     return np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
 
 
-def predict(made: Run, job: Job, rng: np.random.Generator) -> predictions.Predictions:
-    index = sampling.prediction_windows(made, np.arange(len(made.manifest)))
-    labels = run.class_indices(made.manifest, made.class_names)[index.tracks]
-    unusable, counts = np.zeros(len(made.manifest), bool), np.bincount(index.tracks)
-    probs = unsure(labels, len(made.class_names), rng).astype(np.float32)
-    source = {"backbone": job.backbone, "fold": job.fold, "round": job.round, "recipe_digest": made.recipe.digest()}
-    splits, names = tuple(made.round_splits(job.fold)), tuple(made.class_names)
-    said = predictions.Predictions(made.manifest.ids, splits, unusable, counts, probs, names, source)
-    predictions.save(said, made.predictions_path(job))
-    return said
+def predict(run: Run, job: Job, rng: np.random.Generator) -> predictions.Predictions:
+    index = sampling.prediction_windows(run, np.arange(len(run.manifest)))
+    labels = class_indices(run.manifest, run.class_names)[index.tracks]
+    unusable, counts = np.zeros(len(run.manifest), bool), np.bincount(index.tracks)
+    probs = random_probs(labels, len(run.class_names), rng).astype(np.float32)
+    provenance = {"backbone": job.backbone, "fold": job.fold, "round": job.round, "recipe_digest": run.recipe.digest()}
+    splits, names = tuple(run.round_splits(job.fold)), tuple(run.class_names)
+    predicted = predictions.Predictions(run.manifest.ids, splits, unusable, counts, probs, names, provenance)
+    predictions.save(predicted, run.predictions_path(job))
+    return predicted
 
 
-def log(made: Run, job: Job, rng: np.random.Generator, epochs: int = 3) -> None:
+def write_log(run: Run, job: Job, rng: np.random.Generator, epochs: int = 3) -> None:
     columns = checkpointing.LOG_COLUMNS
     rows = [(epoch, 1 / epoch, *rng.random(len(columns) - 2).round(3)) for epoch in range(1, epochs + 1)]
     files.write_text(
-        made.job_folder(job) / "log.csv", "\n".join([",".join(columns), *(",".join(map(str, row)) for row in rows)])
+        run.job_folder(job) / "log.csv", "\n".join([",".join(columns), *(",".join(map(str, row)) for row in rows)])
     )
 
 
-def judge(
-    made: Run, number: int, said: dict[Job, predictions.Predictions], rng: np.random.Generator
+def evaluate(
+    run: Run, round_number: int, predicted: dict[Job, predictions.Predictions], rng: np.random.Generator
 ) -> evaluation.RoundEvaluation:
-    spec, folds, splits = made.spec(number), made.manifest.folds, np.array(made.manifest.splits)
+    spec, folds, splits = run.spec(round_number), run.manifest.folds, np.array(run.manifest.splits)
     rows = np.flatnonzero(np.isin(folds, spec.folds) | (splits != "train"))
-    labels = run.class_indices(made.manifest, made.class_names)[rows]
+    labels = class_indices(run.manifest, run.class_names)[rows]
     networks = [
         [
-            np.mean([said[Job(number, name, f)].track_probs[row] for f in _folds(spec, folds[row])], axis=0)
+            np.mean(
+                [predicted[Job(round_number, name, f)].track_probs[row] for f in _network_folds(spec, folds[row])],
+                axis=0,
+            )
             for row in rows
         ]
         for name in spec.backbones
     ]
-    stackers = [unsure(labels, len(made.class_names), rng) for _ in spec.blend]
+    stackers = [random_probs(labels, len(run.class_names), rng) for _ in spec.blend]
     blends = {"blend": np.average(stackers, axis=0, weights=list(spec.blend.values()))}
     if len(stackers) > 1:
         blends["fitted blend"] = np.mean(stackers, axis=0)
     return evaluation.RoundEvaluation(
         predictors=(*spec.backbones, "mean", *spec.blend, *blends),
-        ids=tuple(made.manifest.ids[row] for row in rows),
+        ids=tuple(run.manifest.ids[row] for row in rows),
         splits=tuple("validation" if splits[row] == "train" else str(splits[row]) for row in rows),
         folds=folds[rows],
         labels=labels,
-        pseudo_labelled=np.isin(rows, made.round_manifest(number)[1]),
+        pseudo_labelled=np.isin(rows, run.round_manifest(round_number)[1]),
         probs=np.stack([*networks, np.mean(networks, axis=0), *stackers, *blends.values()]).astype(np.float32),
-        class_names=tuple(made.class_names),
+        class_names=tuple(run.class_names),
         provenance={
-            "round": number,
-            "recipe_digest": made.recipe.digest(),
-            "pseudo_digest": made.pseudo_digest(number),
+            "round": round_number,
+            "recipe_digest": run.recipe.digest(),
+            "pseudo_digest": run.pseudo_digest(round_number),
             "final_predictor": "blend",
             "weights": dict(spec.blend),
         },
     )
 
 
-def _folds(spec, own: int) -> tuple[int, ...]:
-    return spec.folds if own < 0 else (own,)
+def _network_folds(spec, fold: int) -> tuple[int, ...]:
+    """The folds whose networks predict a track of this fold; all for a test track."""
+    return spec.folds if fold < 0 else (fold,)

@@ -1,11 +1,11 @@
-"""Lists, pseudo labels and predictions of runs in which nothing was trained."""
+"""Source lists, pseudo labels and predictions of untrained runs."""
 
 from pathlib import Path
 
 import numpy as np
 
 from melgpu.data.sources import SourceList, read_source
-from melgpu.runs import predictions, pseudo_labels, run, sampling
+from melgpu.runs import predictions, pseudo_labels, sampling
 from melgpu.runs.predictions import Predictions
 from melgpu.runs.run import Run
 from melgpu.stacking import dataset
@@ -24,25 +24,27 @@ def read(path: Path, text: str | bytes, labelled: bool = True) -> SourceList:
     return read_source(path, None, labelled)
 
 
-def label(name: str, own: str) -> pseudo_labels.PseudoLabel:
-    return pseudo_labels.PseudoLabel(name, own, 0.9, "2/2")
+def label(track_id: str, class_name: str) -> pseudo_labels.PseudoLabel:
+    return pseudo_labels.PseudoLabel(track_id, class_name, 0.9, "2/2")
 
 
-def stack_round(made: run.Run, number: int, labels: list[pseudo_labels.PseudoLabel]) -> None:
-    pseudo_labels.save(labels, made.pseudo_path(number), number, made.recipe.digest())
-    made.finish_round(number, {})
+def stack_round(run: Run, round_number: int, labels: list[pseudo_labels.PseudoLabel]) -> None:
+    """Save pseudo labels of a round and mark it as stacked."""
+    pseudo_labels.save(labels, run.pseudo_path(round_number), round_number, run.recipe.digest())
+    run.finish_round(round_number, {})
 
 
-def predict(run: Run, number: int, monkeypatch, **changes) -> None:
-    """Predictions of every network of a round, of networks that there are not."""
+def predict(run: Run, round_number: int, monkeypatch, **changes) -> None:
+    """Write random predictions of every network of a round, without the networks."""
     monkeypatch.setattr(Run, "is_trained", lambda run, job: True)
     monkeypatch.setattr(dataset.Run, "is_predicted", lambda run, job: run.predictions_path(job).exists())
-    size = len(run.manifest)
-    counts = np.bincount(sampling.prediction_windows(run, np.arange(size)).tracks)
-    for seed, job in enumerate(run.jobs(number)):
-        probs = np.random.default_rng(seed).dirichlet(np.ones(2), counts.sum()).astype(np.float32)
-        source = {"backbone": job.backbone, "fold": job.fold, "round": number, "recipe_digest": run.recipe.digest()}
-        source |= {"pseudo_digest": run.pseudo_digest(number), "checkpoint_digest": "x", **changes}
-        unusable, splits = np.arange(size) == 5, tuple(run.round_splits(job.fold))
-        own = Predictions(run.manifest.ids, splits, unusable, counts, probs, ("a", "b"), source)
-        predictions.save(own, run.predictions_path(job))
+    num_tracks = len(run.manifest)
+    num_windows = np.bincount(sampling.prediction_windows(run, np.arange(num_tracks)).tracks)
+    for seed, job in enumerate(run.jobs(round_number)):
+        probs = np.random.default_rng(seed).dirichlet(np.ones(2), num_windows.sum()).astype(np.float32)
+        provenance = {"backbone": job.backbone, "fold": job.fold, "round": round_number}
+        provenance |= {"recipe_digest": run.recipe.digest(), "pseudo_digest": run.pseudo_digest(round_number)}
+        provenance |= {"checkpoint_digest": "x", **changes}
+        unusable, splits = np.arange(num_tracks) == 5, tuple(run.round_splits(job.fold))
+        predicted = Predictions(run.manifest.ids, splits, unusable, num_windows, probs, ("a", "b"), provenance)
+        predictions.save(predicted, run.predictions_path(job))

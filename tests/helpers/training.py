@@ -1,4 +1,4 @@
-"""Networks, batches and settings small enough to train in a test."""
+"""Networks, batches and recipes small enough to train in a test."""
 
 import torch
 from torch import nn
@@ -7,27 +7,24 @@ from melgpu.data.batch import Batch
 from melgpu.data.targets import Targets
 from melgpu.recipe import load_recipe
 from melgpu.training import loop
+from melgpu.training.state import Training, start_training
 
 PARITY = {"engine": "fft", "device": "cpu", "max_db": 0.0, "mean_db": 0.0, "picture": [0.5] * 432}
 
 DEMO = load_recipe(["demo"], ["optim.precision='float32'", "optim.max_epochs=4", "optim.batch_size=4"])
-
-
 OPTIM = DEMO.optim
-
-
 AUGMENT, MACHINE = load_recipe([]).augment, load_recipe([]).machine
 
 
 class Pictures(nn.Module):
-    """A front end of two lines: waves (B, 3 * 75 * 75) are the pictures."""
+    """In place of LogMel: reshapes waves (B, 3 * 75 * 75) to pictures (B, 3, 75, 75)."""
 
     def forward(self, waves):
         return waves.view(-1, 3, 75, 75)
 
 
 def batches(epoch: int = 0, first_step: int = 0, count: int = 3):
-    """Pictures whose brightness tells the class."""
+    """Batches of pictures whose brightness depends on the class."""
     for step in range(first_step, count):
         generator = torch.Generator().manual_seed(1000 * epoch + step)
         tracks = torch.randint(2, (4,), generator=generator)
@@ -39,7 +36,7 @@ TARGETS = Targets(torch.tensor([0, 1]), torch.ones(2))
 
 
 class Tiny(nn.Module):
-    """All that a network has that a resumed training could miss: batch norm, dropout, a body that freezes."""
+    """A network with all that a resumed training has to restore: batch norm, dropout, a body that is frozen."""
 
     def __init__(self):
         super().__init__()
@@ -53,37 +50,38 @@ class Tiny(nn.Module):
         self.body.requires_grad_(not frozen)
 
 
-def fresh_tiny(spec=OPTIM) -> loop.Training:
+def fresh_tiny(spec=OPTIM) -> Training:
     torch.manual_seed(0)
-    return loop.start(Tiny(), spec, MACHINE)
+    return start_training(Tiny(), spec, MACHINE)
 
 
-def fit(state, spec=OPTIM, augment=AUGMENT):
-    return loop.fit(state, Pictures(), batches, lambda: batches(99), TARGETS, spec, augment, seed=3)
+def fit(training, spec=OPTIM, augment=AUGMENT):
+    return loop.fit(training, Pictures(), batches, lambda: batches(99), TARGETS, spec, augment, seed=3)
 
 
-def run(state, spec=OPTIM, epochs=None):
+def run(training, spec=OPTIM, epochs=None):
+    """Train to the end, or for some epochs; returns their log records."""
     records = []
-    for record in fit(state, spec):
-        if isinstance(record, dict):
-            records.append(record)
+    for event in fit(training, spec):
+        if isinstance(event, dict):
+            records.append(event)
         if epochs and len(records) == epochs:
             break
     return records
 
 
 def results(log):
-    """What a log says but how fast it went."""
+    """A log without its times."""
     return [{key: value for key, value in record.items() if not key.endswith("_s")} for record in log]
 
 
-def same_weights(one, other) -> bool:
-    theirs = other.state_dict()
-    return all(torch.equal(value, theirs[key]) for key, value in one.state_dict().items())
+def same_weights(first, second) -> bool:
+    expected = second.state_dict()
+    return all(torch.equal(value, expected[key]) for key, value in first.state_dict().items())
 
 
 class Corner(nn.Module):
-    """Logits that depend on the picture's left edge, and a count of calls."""
+    """A network whose logits are pixels of the picture's left edge; counts its calls."""
 
     def __init__(self):
         super().__init__()

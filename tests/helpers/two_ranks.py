@@ -1,4 +1,4 @@
-"""One of two processes that train and validate together; torchrun calls it with the folder for what they find."""
+"""One of two processes that train and validate together; torchrun runs it with the folder for the results."""
 
 import sys
 from pathlib import Path
@@ -8,11 +8,12 @@ from torch import nn
 
 from melgpu import distributed
 from melgpu.training import loop
+from melgpu.training.state import Training, start_training
 from tests.helpers.training import AUGMENT, MACHINE, OPTIM, TARGETS, Pictures, batches, results
 
 
 class Linear(nn.Module):
-    """A network without batch norm and dropout: two halves of a batch add up to the whole."""
+    """A network without batch norm and dropout, so that the mean gradient of two half batches is that of the batch."""
 
     def __init__(self):
         super().__init__()
@@ -30,28 +31,28 @@ SPEC = OPTIM.model_copy(update={"max_epochs": 3, "warmup_epochs": 1, "batch_norm
 NO_FLIPS = AUGMENT.model_copy(update={"flip_probability": 0.0})
 
 
-def train(rank: int, count: int) -> loop.Training:
-    """Every `count`-th of six batches an epoch."""
+def train(rank: int, count: int) -> Training:
+    """Train on every `count`-th of six batches an epoch."""
 
-    def own_batches(epoch, first_step):
+    def train_batches(epoch, first_step):
         return list(batches(epoch, count=6))[rank::count][first_step:]
 
     def valid_batches():
         return list(batches(99, count=5))[rank::count]
 
     torch.manual_seed(0)
-    state = loop.start(Linear(), SPEC, MACHINE)
-    for _ in loop.fit(state, Pictures(), own_batches, valid_batches, TARGETS, SPEC, NO_FLIPS, seed=0):
+    training = start_training(Linear(), SPEC, MACHINE)
+    for _ in loop.fit(training, Pictures(), train_batches, valid_batches, TARGETS, SPEC, NO_FLIPS, seed=0):
         pass
-    return state
+    return training
 
 
 def main() -> None:
     with distributed.init_distributed(torch.device("cpu")):
-        state = train(distributed.rank(), distributed.world_size())
-        found = {"weights": state.model.state_dict(), "log": results(state.log)}
-        found["gathered"] = distributed.gather_to_main(distributed.rank())
-        torch.save(found, Path(sys.argv[1]) / f"{distributed.rank()}.pt")
+        training = train(distributed.rank(), distributed.world_size())
+        output = {"weights": training.model.state_dict(), "log": results(training.log)}
+        output["gathered"] = distributed.gather_to_main(distributed.rank())
+        torch.save(output, Path(sys.argv[1]) / f"{distributed.rank()}.pt")
 
 
 if __name__ == "__main__":

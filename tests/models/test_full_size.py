@@ -1,4 +1,4 @@
-"""The recipe at its real size: one training step and one 22-view prediction from a two-minute mp3."""
+"""The zalo2019 recipe at full size: one training step and one prediction of 22 views from a two-minute mp3."""
 
 import numpy as np
 import pytest
@@ -12,6 +12,7 @@ from melgpu.features.log_mel import LogMel
 from melgpu.models import classifier, inference
 from melgpu.recipe import load_recipe
 from melgpu.training import loop
+from melgpu.training.state import start_training
 
 ZALO = load_recipe([], ["loader.workers=0", "backbone.pretrained=false"])
 
@@ -37,17 +38,17 @@ def test_one_step_and_22_views(name, mp3, tmp_path):
     assert (len(index), window_samples) == (11, 441_000)
     with WindowLoader([mp3], ZALO.audio, ZALO.loader, device) as loader:
         before = {key: value.clone() for key, value in model.state_dict().items()}
-        state = loop.start(model, optim.model_copy(update={"warmup_epochs": 0}), ZALO.machine)
+        training = start_training(model, optim.model_copy(update={"warmup_epochs": 0}), ZALO.machine)
         batches = loader.batches(index[:2], window_samples, 2)
         targets = Targets(torch.tensor([3]), torch.ones(10))
-        steps = loop.train_epoch(state, features, batches, targets, optim, ZALO.augment, seed=0)
+        steps = loop.train_epoch(training, features, batches, targets, optim, ZALO.augment, seed=0)
         assert list(steps) == [2]
-        assert torch.isfinite(state.sums[0])
-        assert state.sums[0] > 0
+        assert torch.isfinite(training.sums[0])
+        assert training.sums[0] > 0
         changed = [key for key, value in model.state_dict().items() if not torch.equal(value, before[key])]
         assert len(changed) > 0.6 * len(before)  # timm starts the residual branches of resnet50 at zero
         batches = loader.batches(index, window_samples, 4)
-        views = list(inference.window_probs([model], features, batches, flip=True, bfloat16=bfloat16))
-    probs = torch.cat([probs for _, probs in views], dim=1)
+        results = list(inference.window_probs([model], features, batches, flip=True, bfloat16=bfloat16))
+    probs = torch.cat([probs for _, probs in results], dim=1)
     assert probs.shape == (1, 11, 10)
     assert torch.allclose(probs.sum(-1), torch.ones(1, 11), atol=1e-4)

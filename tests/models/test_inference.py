@@ -25,16 +25,16 @@ def batches():
 
 def test_flips_are_averaged_over_one_pass_of_features():
     models, features = [Corner(), Corner()], Features()
-    found = list(window_probs(models, features, batches(), flip=True, bfloat16=False))
+    results = list(window_probs(models, features, batches(), flip=True, bfloat16=False))
     assert features.calls == 2
     assert [model.calls for model in models] == [4, 4]
-    for (batch, probs), given in zip(found, batches(), strict=True):
-        images = given.waves.view(4, 4, 5)
-        expected = (images[:, :3, 0].softmax(1) + images[:, :3, 4].softmax(1)) / 2
+    for (batch, probs), expected_batch in zip(results, batches(), strict=True):
+        pictures = expected_batch.waves.view(4, 4, 5)
+        expected = (pictures[:, :3, 0].softmax(1) + pictures[:, :3, 4].softmax(1)) / 2
         assert probs.shape == (2, 4, 3)
         assert torch.allclose(probs[0], expected)
         assert torch.equal(probs[0], probs[1])
-        assert torch.equal(batch.tracks, given.tracks)
+        assert torch.equal(batch.tracks, expected_batch.tracks)
         assert torch.allclose(probs.sum(-1), torch.ones(2, 4))
 
 
@@ -43,55 +43,56 @@ def test_without_flips_there_is_one_view():
     assert torch.allclose(probs[0], next(batches()).waves.view(4, 4, 5)[:, :3, 0].softmax(1))
 
 
-def test_a_network_with_a_front_end_of_its_own_sees_its_own_pictures():
-    shared, own = Features(), Features()
+def test_a_network_with_a_trainable_front_end_gets_its_own_pictures():
+    shared_features, front_end = Features(), Features()
     models = [Corner(), Corner()]
-    models[1].front_end = lambda waves: own(waves * 3)
-    (_, probs), *_ = window_probs(models, shared, batches(), flip=False, bfloat16=False)
-    images = next(batches()).waves.view(4, 4, 5)[:, :3, 0]
-    assert torch.allclose(probs[0], images.softmax(1))
-    assert torch.allclose(probs[1], (3 * images).softmax(1))
-    models[1].front_end = own
-    calls = shared.calls, own.calls
-    list(window_probs(models[1:], own, batches(), flip=False, bfloat16=False))
-    assert (shared.calls - calls[0], own.calls - calls[1]) == (0, 2)
+    models[1].front_end = lambda waves: front_end(waves * 3)
+    (_, probs), *_ = window_probs(models, shared_features, batches(), flip=False, bfloat16=False)
+    pictures = next(batches()).waves.view(4, 4, 5)[:, :3, 0]
+    assert torch.allclose(probs[0], pictures.softmax(1))
+    assert torch.allclose(probs[1], (3 * pictures).softmax(1))
+    models[1].front_end = front_end
+    calls = shared_features.calls, front_end.calls
+    list(window_probs(models[1:], front_end, batches(), flip=False, bfloat16=False))
+    assert (shared_features.calls - calls[0], front_end.calls - calls[1]) == (0, 2)
 
 
-def test_a_picture_that_is_no_number_is_named():
-    broken = next(batches())
-    broken.waves[2] = torch.nan
-    with pytest.raises(InputError, match="row 2 of the manifest, window at sample 0: its picture is no number"):
-        list(window_probs([Corner()], Features(), [broken], flip=True, bfloat16=False))
+def test_a_nonfinite_picture_is_reported():
+    nonfinite_batch = next(batches())
+    nonfinite_batch.waves[2] = torch.nan
+    with pytest.raises(InputError, match="row 2 of the manifest, window at sample 0: its picture is NaN"):
+        list(window_probs([Corner()], Features(), [nonfinite_batch], flip=True, bfloat16=False))
 
 
-def test_where_memory_runs_out_a_batch_is_taken_in_parts():
-    class Small(Corner):
-        def forward(self, images):
-            if len(images) > 1:
+def test_out_of_memory_splits_a_batch_into_chunks():
+    class MaxOneWindow(Corner):
+        def forward(self, pictures):
+            if len(pictures) > 1:
                 raise torch.OutOfMemoryError("CUDA out of memory")
-            return super().forward(images)
+            return super().forward(pictures)
 
-    (_, small), (_, large) = (
-        next(window_probs([model], Features(), batches(), flip=True, bfloat16=False)) for model in (Small(), Corner())
+    (_, chunked), (_, expected) = (
+        next(window_probs([model], Features(), batches(), flip=True, bfloat16=False))
+        for model in (MaxOneWindow(), Corner())
     )
-    assert torch.allclose(small, large)
+    assert torch.allclose(chunked, expected)
 
-    class Counting(Corner):
-        sizes = ()
+    class MaxTwoWindows(Corner):
+        batch_sizes = ()
 
-        def forward(self, images):
-            self.sizes += (len(images),)
-            if len(images) > 2:
+        def forward(self, pictures):
+            self.batch_sizes += (len(pictures),)
+            if len(pictures) > 2:
                 raise torch.OutOfMemoryError("CUDA out of memory")
-            return super().forward(images)
+            return super().forward(pictures)
 
-    counting = Counting()
-    list(window_probs([counting], Features(), batches(), flip=False, bfloat16=False))
-    assert counting.sizes == (4, 2, 2, 2, 2)  # later batches begin with what worked
+    model = MaxTwoWindows()
+    list(window_probs([model], Features(), batches(), flip=False, bfloat16=False))
+    assert model.batch_sizes == (4, 2, 2, 2, 2)  # later batches start with the chunks that fitted
 
-    class Full(Corner):
-        def forward(self, images):
+    class NoMemory(Corner):
+        def forward(self, pictures):
             raise torch.OutOfMemoryError("CUDA out of memory")
 
     with pytest.raises(torch.OutOfMemoryError):
-        next(window_probs([Full()], Features(), batches(), flip=True, bfloat16=False))
+        next(window_probs([NoMemory()], Features(), batches(), flip=True, bfloat16=False))

@@ -7,7 +7,7 @@ from melgpu.errors import InputError
 from melgpu.prediction import music
 
 
-def test_a_table_of_the_likeliest_classes(screen):
+def test_the_table_has_the_most_likely_classes(screen):
     text = screen(False)
     probs = np.array([[0.1, 0.6, 0.05, 0.25]])
     console.show(music.prediction_table(["[a].mp3"], probs, ["p", "q", "r", "[s]"], [False]))
@@ -16,7 +16,7 @@ def test_a_table_of_the_likeliest_classes(screen):
     assert "r 5%" not in text.getvalue()
 
 
-def test_what_was_not_heard_is_said(screen):
+def test_unusable_files_are_named_in_the_table(screen):
     text, probs = screen(False), np.array([[0.1, 0.9], [0.5, 0.5]])
     console.show(music.prediction_table(["https://x.org/a.mp3", "/b/c.mp3"], probs, ["p", "q"], [False, True]))
     assert "https://x.org/a.mp3" in text.getvalue()
@@ -25,18 +25,18 @@ def test_what_was_not_heard_is_said(screen):
     assert "50%" not in text.getvalue()
 
 
-def test_answers(tmp_path):
+def test_predictions_are_written_and_may_be_replaced(tmp_path):
     audio_errors = {"b.mp3": AudioError("b.mp3", "empty", 0.0)}
     music.write_predictions(
         tmp_path / "a.csv", ["a.mp3", "b.mp3"], np.array([[0.1, 0.9], [0.5, 0.5]]), ["p", "q"], audio_errors
     )
     rows = (tmp_path / "a.csv").read_text().split()
     assert rows == ["file,p,q,error", "a.mp3,0.100000,0.900000,", "b.mp3,,,empty"]
-    music.check_replaceable(tmp_path / "a.csv")  # its own may be replaced
+    music.check_replaceable(tmp_path / "a.csv")  # an earlier result
     music.check_replaceable(tmp_path / "absent.csv")
 
 
-def test_nothing_foreign_is_replaced(tmp_path):
+def test_other_files_are_not_replaced(tmp_path):
     (tmp_path / "labels.csv").write_text("file,label\na.mp3,rock\n")
     (tmp_path / "song.mp3").write_bytes(b"\xff\xfb\x90" * 500)
     (tmp_path / "empty").touch()

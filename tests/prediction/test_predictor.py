@@ -14,9 +14,9 @@ from tests.helpers import write_audio
 from tests.helpers.training import Corner
 
 CPU = torch.device("cpu")
-SETTINGS = load_recipe(["demo"], ["loader.workers=0", "loader.pcm_cache=off", "loader.predict_batch_size=4"])
-GUARDED = SETTINGS.model_copy(
-    update={"loader": SETTINGS.loader.model_copy(update={"on_error": "quarantine", "max_error_fraction": 1.0})}
+RECIPE = load_recipe(["demo"], ["loader.workers=0", "loader.pcm_cache=off", "loader.predict_batch_size=4"])
+QUARANTINE_RECIPE = RECIPE.model_copy(
+    update={"loader": RECIPE.loader.model_copy(update={"on_error": "quarantine", "max_error_fraction": 1.0})}
 )
 
 
@@ -29,75 +29,78 @@ class Network(Corner):
 
 @pytest.fixture
 def networks(monkeypatch):
-    """Two networks that count how often they are asked; their checkpoints fit any front end."""
+    """Two networks that count their calls; their checkpoints match any front end."""
     monkeypatch.setattr(parity, "check_same_pictures", lambda *args: None)
     metadata = {"parity": {}, "backbone": "corner", "fold": 0}
     return [(Network(), metadata), (Network(), metadata)]
 
 
-def paths(folder) -> list[str]:
-    made = [str(write_audio(folder / f"{number}.wav", 8, 11025, seed=number)) for number in range(5)]
+def write_files(folder) -> list[str]:
+    """Five files, the third of them unreadable."""
+    paths = [str(write_audio(folder / f"{i}.wav", 8, 11025, seed=i)) for i in range(5)]
     (folder / "2.wav").write_text("no music")
-    return made
+    return paths
 
 
-def listen(networks, names, path, stop=None):
-    """Probabilities (K, W, C), heard (W,), flaws; `stop` ends it after so many batches, as a kill would."""
-    index = windows.prediction_windows(np.arange(5), np.zeros(5, bool), SETTINGS.audio, SETTINGS.windows)
+def predict(networks, paths, log_path, max_batches=None):
+    """Probabilities (K, W, C), valid (W,), errors; `max_batches` ends it after so many, as a kill would."""
+    index = windows.prediction_windows(np.arange(5), np.zeros(5, bool), RECIPE.audio, RECIPE.windows)
     probs, valid = np.full((2, 15, 3), np.nan, np.float32), np.zeros(15, bool)
-    with WindowLoader(names, GUARDED.audio, GUARDED.loader, CPU) as loader, ResumeLog(path, {"x": 1}) as resume_log:
-        answered = predict_windows(networks, GUARDED, loader, index, resume_log, "listening")
-        for part, answers in itertools.islice(answered, stop):
-            probs[:, part], valid[part] = answers.probs, answers.valid
+    recipe = QUARANTINE_RECIPE
+    with WindowLoader(paths, recipe.audio, recipe.loader, CPU) as loader, ResumeLog(log_path, {"x": 1}) as resume_log:
+        batches = predict_windows(networks, recipe, loader, index, resume_log, "predict")
+        for part, predictions in itertools.islice(batches, max_batches):
+            probs[:, part], valid[part] = predictions.probs, predictions.valid
         return probs, valid, dict(loader.errors)
 
 
-def test_a_prediction_stopped_anywhere_goes_on_to_the_same_answers(networks, tmp_path):
-    names = paths(tmp_path)
-    whole = listen(networks, names, tmp_path / "whole")
-    assert not np.isnan(whole[0]).any()
-    assert list(whole[2]) == [names[2]]
-    asked = networks[0][0].calls
-    for stop in (1, 2, 3):
-        listen(networks, names, tmp_path / f"cut{stop}", stop)
-        before = networks[0][0].calls
-        resumed = listen(networks, names, tmp_path / f"cut{stop}")
-        assert networks[0][0].calls - before == asked - 2  # two views of the first batch; the next two have silence
-        np.testing.assert_array_equal(resumed[0], whole[0])
-        np.testing.assert_array_equal(resumed[1], whole[1])
-        assert resumed[2] == whole[2]
+def test_a_prediction_stopped_anywhere_resumes_to_the_same_result(networks, tmp_path):
+    paths = write_files(tmp_path)
+    expected = predict(networks, paths, tmp_path / "uninterrupted")
+    assert not np.isnan(expected[0]).any()
+    assert list(expected[2]) == [paths[2]]
+    num_calls = networks[0][0].calls
+    for max_batches in (1, 2, 3):
+        predict(networks, paths, tmp_path / f"stopped{max_batches}", max_batches)
+        calls_before = networks[0][0].calls
+        resumed = predict(networks, paths, tmp_path / f"stopped{max_batches}")
+        # two views of the first batch are saved; the next two batches have windows that are not valid
+        assert networks[0][0].calls - calls_before == num_calls - 2
+        np.testing.assert_array_equal(resumed[0], expected[0])
+        np.testing.assert_array_equal(resumed[1], expected[1])
+        assert resumed[2] == expected[2]
 
 
-def test_what_was_known_of_a_file_is_not_forgotten_with_a_batch_that_is_heard_again(networks, tmp_path):
-    names = paths(tmp_path)
+def test_errors_of_a_batch_that_is_predicted_again_are_restored(networks, tmp_path):
+    paths = write_files(tmp_path)
     write_audio(tmp_path / "4.flac", 8, 11025, seed=4)
     data = (tmp_path / "4.flac").read_bytes()
-    names[4] = str(tmp_path / "4.flac")
-    (tmp_path / "4.flac").write_bytes(data[: len(data) // 2])  # met while the batches before it were made
-    expected = listen(networks, names, tmp_path / "whole")
+    paths[4] = str(tmp_path / "4.flac")
+    (tmp_path / "4.flac").write_bytes(data[: len(data) // 2])  # its error is found while earlier batches are made
+    expected = predict(networks, paths, tmp_path / "uninterrupted")
     assert {Path(path).name for path in expected[2]} == {"2.wav", "4.flac"}
-    with ResumeLog(tmp_path / "cut", {"x": 1}) as resume_log:
-        audio_error = expected[2][names[4]]
+    with ResumeLog(tmp_path / "stopped", {"x": 1}) as resume_log:
+        audio_error = expected[2][paths[4]]
         resume_log.add(BatchPredictions(4, expected[0][:, 4:8], np.array([True, True, False, False]), [audio_error]))
         resume_log.add(BatchPredictions(12, expected[0][:, 12:], np.ones(3, bool), []))
-    resumed = listen(networks, names, tmp_path / "cut")
+    resumed = predict(networks, paths, tmp_path / "stopped")
     np.testing.assert_array_equal(resumed[0], expected[0])
     assert resumed[2] == expected[2]
 
 
-def test_a_file_that_is_well_again_is_heard(networks, tmp_path):
-    names = paths(tmp_path)
-    _, valid, audio_errors = listen(networks, names, tmp_path / "journal")
+def test_a_repaired_file_is_predicted(networks, tmp_path):
+    paths = write_files(tmp_path)
+    _, valid, audio_errors = predict(networks, paths, tmp_path / "log")
     assert not valid[6:9].any()
     assert audio_errors
     write_audio(tmp_path / "2.wav", 8, 11025, seed=2)
-    probs, valid, audio_errors = listen(networks, names, tmp_path / "journal")
+    probs, valid, audio_errors = predict(networks, paths, tmp_path / "log")
     assert valid.all()
     assert not audio_errors
-    np.testing.assert_array_equal(probs, listen(networks, names, tmp_path / "fresh")[0])
+    np.testing.assert_array_equal(probs, predict(networks, paths, tmp_path / "new")[0])
 
 
-def test_files_that_changed_are_heard_again(tmp_path):
+def test_the_signature_changes_with_the_file(tmp_path):
     path = write_audio(tmp_path / "a.wav", 2)
     before = _file_signature(str(path))
     assert _file_signature(str(path)) == before

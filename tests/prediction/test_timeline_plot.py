@@ -27,7 +27,7 @@ def random_probs(*shape: int) -> np.ndarray:
         (["https://x.org/get?id=1", "https://x.org/get?id=2"], ["1-https:_x.org_get", "2-https:_x.org_get"]),
     ],
 )
-def test_names_are_stems_or_say_more(paths, names):
+def test_names_are_stems_or_longer(paths, names):
     assert timeline_plot.distinct_names(paths) == names
 
 
@@ -38,12 +38,12 @@ def test_names_are_distinct_and_fit_into_one_folder(paths):
     assert not any("/" in name or len(name.encode()) > 200 for name in names)
 
 
-def test_columns_stand_for_the_middles_of_windows():
-    given_spans = np.array([[0.0, 20.0], [10.0, 30.0], [13.0, 33.0]])
+def test_columns_are_the_centres_of_windows():
+    window_spans = np.array([[0.0, 20.0], [10.0, 30.0], [13.0, 33.0]])
     probs = random_probs(3, 4)
-    edges, same = timeline_plot.columns(given_spans, probs)
+    edges, column_probs = timeline_plot.columns(window_spans, probs)
     assert edges.tolist() == [0, 15, 21.5, 33]
-    assert same is probs
+    assert column_probs is probs
 
 
 def test_more_windows_than_pixels_are_averaged():
@@ -57,7 +57,7 @@ def test_more_windows_than_pixels_are_averaged():
 
 
 @pytest.mark.parametrize(("windows", "classes"), [(1, 2), (4, 3), (5_000, 20)])
-def test_a_csv_and_a_picture_are_written_whatever_the_names(tmp_path, windows, classes):
+def test_a_csv_and_a_plot_are_written_with_any_names(tmp_path, windows, classes):
     names = [f"nhạc $ố_{c}, 日本 " + "x" * 2 * c for c in range(classes)]
     probs = random_probs(windows, classes)
     timeline_plot.save(tmp_path / "a.b", "half $ of\n音楽^{.mp3" + "y" * 300, spans(windows), probs, names)

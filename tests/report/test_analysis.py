@@ -13,123 +13,127 @@ from tests.helpers import report_run
 
 
 @pytest.fixture(scope="module")
-def shown(tmp_path_factory):
-    return report_run.make(tmp_path_factory.mktemp("findings"), audio=False)
+def stacked_run(tmp_path_factory):
+    return report_run.make(tmp_path_factory.mktemp("analysis"), audio=False)
 
 
-def test_chapters_begin_with_the_last_round(shown):
-    found = analysis.round_results(shown)
-    assert [chapter.title for chapter in found] == ["Round 2", "Round 2 without pseudo labels", "Round 1"]
-    assert len({chapter.key for chapter in found}) == 3
-    kinds = [found[0].kind(judge) for judge in found[0].evaluation.predictors]
+def test_results_start_with_the_last_round(stacked_run):
+    results = analysis.round_results(stacked_run)
+    assert [result.title for result in results] == ["Round 2", "Round 2 without pseudo labels", "Round 1"]
+    assert len({result.key for result in results}) == 3
+    kinds = [results[0].kind(predictor) for predictor in results[0].evaluation.predictors]
     assert kinds == ["network"] * 2 + ["mean"] + ["stacker"] * 3 + ["blend"] * 2
 
 
-@pytest.mark.parametrize("column", [{"class_names": ("x", "y", "z")}, {"ids": ("stranger.wav",)}])
-def test_what_was_judged_elsewhere_is_refused(shown, column):
-    told = evaluation.load(shown.evaluation_path(1))
+@pytest.mark.parametrize("column", [{"class_names": ("x", "y", "z")}, {"ids": ("unknown.wav",)}])
+def test_evaluations_of_another_run_are_rejected(stacked_run, column):
+    original = evaluation.load(stacked_run.evaluation_path(1))
     if "ids" in column:
-        column = {"ids": (*column["ids"], *told.ids[1:])}
-    evaluation.save(replace(told, **column), shown.evaluation_path(1))
+        column = {"ids": (*column["ids"], *original.ids[1:])}
+    evaluation.save(replace(original, **column), stacked_run.evaluation_path(1))
     with pytest.raises(InputError, match=r"evaluation\.npz: of other tracks or classes"):
-        analysis.round_results(shown)
-    evaluation.save(told, shown.evaluation_path(1))
+        analysis.round_results(stacked_run)
+    evaluation.save(original, stacked_run.evaluation_path(1))
 
 
-def test_folds_are_scored_on_their_own_tracks(shown):
-    chapter = analysis.round_results(shown)[0]
-    told, names = chapter.evaluation, shown.class_names
-    scores = analysis.fold_scores(chapter)
-    assert list(scores) == list(told.predictors)
-    for j, judge in enumerate(told.predictors):
-        for fold, (tracks, windows) in scores[judge].items():
-            rows = [row for row in range(len(told.ids)) if told.folds[row] == fold]
-            right = [names[told.probs[j, row].argmax()] == names[told.labels[row]] for row in rows]
-            assert tracks == np.mean(right)
-            assert (windows is None) == (j >= 2)
-    job = shown.jobs(2)[0]
-    said, right, place = predictions.load(shown.predictions_path(job)), [], 0
-    for row, count in enumerate(said.num_windows):
-        for probs in said.probs[place : place + count]:
-            if shown.manifest.folds[row] == job.fold:
-                right.append(names[probs.argmax()] == shown.manifest.labels[row])
-        place += count
-    assert scores[job.backbone][job.fold][1] == np.mean(right)
+def test_folds_are_scored_on_their_validation_tracks(stacked_run):
+    result = analysis.round_results(stacked_run)[0]
+    evaluated, names = result.evaluation, stacked_run.class_names
+    scores = analysis.fold_scores(result)
+    assert list(scores) == list(evaluated.predictors)
+    for j, predictor in enumerate(evaluated.predictors):
+        for fold, (track_accuracy, window_accuracy) in scores[predictor].items():
+            rows = [row for row in range(len(evaluated.ids)) if evaluated.folds[row] == fold]
+            correct = [names[evaluated.probs[j, row].argmax()] == names[evaluated.labels[row]] for row in rows]
+            assert track_accuracy == np.mean(correct)
+            assert (window_accuracy is None) == (j >= 2)
+    job = stacked_run.jobs(2)[0]
+    predicted, correct, start = predictions.load(stacked_run.predictions_path(job)), [], 0
+    for row, count in enumerate(predicted.num_windows):
+        for probs in predicted.probs[start : start + count]:
+            if stacked_run.manifest.folds[row] == job.fold:
+                correct.append(names[probs.argmax()] == stacked_run.manifest.labels[row])
+        start += count
+    assert scores[job.backbone][job.fold][1] == np.mean(correct)
 
 
-def test_windows_of_predictions_that_are_gone_are_not_told(shown):
-    path = shown.predictions_path(shown.jobs(1)[0])
-    kept = path.read_bytes()
+def test_there_is_no_window_accuracy_without_predictions(stacked_run):
+    path = stacked_run.predictions_path(stacked_run.jobs(1)[0])
+    content = path.read_bytes()
     path.unlink()
-    assert analysis.window_accuracy(shown, shown.jobs(1)[0]) is None
-    path.write_bytes(kept)
+    assert analysis.window_accuracy(stacked_run, stacked_run.jobs(1)[0]) is None
+    path.write_bytes(content)
 
 
-def test_differences_are_of_the_same_tracks(shown):
-    after, before, _ = (chapter.evaluation for chapter in analysis.round_results(shown))
+def test_comparisons_are_on_the_same_tracks(stacked_run):
+    after, before, _ = (result.evaluation for result in analysis.round_results(stacked_run))
     shuffled = np.random.default_rng(0).permutation(len(before.ids))[1:]  # one is missing
     columns = {name: tuple(getattr(before, name)[row] for row in shuffled) for name in ("ids", "splits")}
-    numbers = {name: getattr(before, name)[shuffled] for name in ("folds", "labels", "pseudo_labelled")}
-    numbers["probs"] = before.probs[:, shuffled]
-    found = analysis.compare(replace(before, **columns, **numbers), after)
-    assert list(found) == list(after.predictors)
-    answers = {(i, s): p for i, s, p in zip(columns["ids"], columns["splits"], numbers["probs"][-2], strict=True)}
-    for split, gain in found["blend"].items():
+    arrays = {name: getattr(before, name)[shuffled] for name in ("folds", "labels", "pseudo_labelled")}
+    arrays["probs"] = before.probs[:, shuffled]
+    comparisons = analysis.compare(replace(before, **columns, **arrays), after)
+    assert list(comparisons) == list(after.predictors)
+    before_probs = {
+        (name, split): probs
+        for name, split, probs in zip(columns["ids"], columns["splits"], arrays["probs"][-2], strict=True)
+    }
+    for split, comparison in comparisons["blend"].items():
         new, old = [], []
-        for name, own, label, probs in zip(after.ids, after.splits, after.labels, after.probs[-2], strict=True):
-            if own == split and (name, split) in answers:
+        rows = zip(after.ids, after.splits, after.labels, after.probs[-2], strict=True)
+        for name, row_split, label, probs in rows:
+            if row_split == split and (name, split) in before_probs:
                 new.append(probs.argmax() == label)
-                old.append(answers[name, split].argmax() == label)
-        difference = np.array(new, float) - np.array(old, float)
-        assert (gain.before, gain.after, gain.tracks) == (np.mean(old), np.mean(new), len(new))
-        assert gain.gain == pytest.approx(difference.mean())
-        assert gain.interval == bootstrap_interval(difference)
-    assert sum(gain.tracks for gain in found["blend"].values()) == len(shuffled)
+                old.append(before_probs[name, split].argmax() == label)
+        gains = np.array(new, float) - np.array(old, float)
+        assert (comparison.before, comparison.after, comparison.tracks) == (np.mean(old), np.mean(new), len(new))
+        assert comparison.gain == pytest.approx(gains.mean())
+        assert comparison.interval == bootstrap_interval(gains)
+    assert sum(comparison.tracks for comparison in comparisons["blend"].values()) == len(shuffled)
 
 
-def test_pseudo_labels_are_counted_by_class(shown):
-    chosen = pseudo_labels.load(shown.pseudo_path(1), 1, shown.recipe.digest())
-    truth = dict(zip(shown.manifest.ids, shown.manifest.labels, strict=True))
-    found = analysis.pseudo_label_counts(shown, 1)
-    assert [one.name for one in found] == shown.class_names
-    for one in found:
-        own = [label for label in chosen if label.label == one.name]
-        assert (one.count, one.known) == (len(own), len(own))
-        assert one.right == sum(truth[label.id] == one.name for label in own)
-        assert one.unanimous == sum(label.votes == "2/2" for label in own)
-        assert one.lowest == min((label.confidence for label in own), default=0)
-    whole = analysis.total_counts(found)
-    assert whole.count == len(chosen) > 0
-    assert whole.mean == pytest.approx(np.mean([label.confidence for label in chosen]))
-    assert analysis.pseudo_label_counts(shown, 2) is None
+def test_pseudo_labels_are_counted_by_class(stacked_run):
+    selected = pseudo_labels.load(stacked_run.pseudo_path(1), 1, stacked_run.recipe.digest())
+    true_labels = dict(zip(stacked_run.manifest.ids, stacked_run.manifest.labels, strict=True))
+    classes = analysis.pseudo_label_counts(stacked_run, 1)
+    assert [counts.name for counts in classes] == stacked_run.class_names
+    for counts in classes:
+        of_class = [pseudo for pseudo in selected if pseudo.label == counts.name]
+        assert (counts.count, counts.labelled) == (len(of_class), len(of_class))
+        assert counts.correct == sum(true_labels[pseudo.id] == counts.name for pseudo in of_class)
+        assert counts.unanimous == sum(pseudo.votes == "2/2" for pseudo in of_class)
+        assert counts.min_confidence == min((pseudo.confidence for pseudo in of_class), default=0)
+    total = analysis.total_counts(classes)
+    assert total.count == len(selected) > 0
+    assert total.mean_confidence == pytest.approx(np.mean([pseudo.confidence for pseudo in selected]))
+    assert analysis.pseudo_label_counts(stacked_run, 2) is None
 
 
-def test_classes_and_the_pairs_that_are_confused():
-    table = np.array([[5, 1, 0], [3, 7, 0], [0, 0, 0]])
-    scores = analysis.class_scores(table, ["a", "b", "c"])
-    assert [(one.name, one.right, one.tracks) for one in scores] == [("a", 5, 6), ("b", 7, 10)]
-    assert all(one.interval[0] < one.right / one.tracks < one.interval[1] for one in scores)
-    assert list(analysis.most_confused(table, 9)) == [(1, 0), (0, 1)]
-    assert list(analysis.most_confused(table, 1)) == [(1, 0)]
+def test_class_scores_and_confused_pairs():
+    confusion = np.array([[5, 1, 0], [3, 7, 0], [0, 0, 0]])
+    scores = analysis.class_scores(confusion, ["a", "b", "c"])
+    assert [(score.name, score.correct, score.tracks) for score in scores] == [("a", 5, 6), ("b", 7, 10)]
+    assert all(score.interval[0] < score.correct / score.tracks < score.interval[1] for score in scores)
+    assert list(analysis.most_confused(confusion, 9)) == [(1, 0), (0, 1)]
+    assert list(analysis.most_confused(confusion, 1)) == [(1, 0)]
     assert list(analysis.most_confused(np.diag([3, 4]), 5)) == []
 
 
-def test_time_adds_up_over_epochs_and_folds(tmp_path):
-    made = report_run.make(tmp_path, audio=False)
-    logs = analysis.training_logs(made, 2)
+def test_times_are_summed_over_epochs_and_folds(tmp_path):
+    run = report_run.make(tmp_path, audio=False)
+    logs = analysis.training_logs(run, 2)
     assert {name: list(folds) for name, folds in logs.items()} == {"inception_v3": [1, 2], "resnet50": [1, 2]}
-    found = analysis.training_time(made, "resnet50", logs["resnet50"])
+    training = analysis.training_time(run, "resnet50", logs["resnet50"])
     records = [
-        record for job in made.jobs(2) if job.backbone == "resnet50" for record in checkpointing.load_log(made, job)
+        record for job in run.jobs(2) if job.backbone == "resnet50" for record in checkpointing.load_log(run, job)
     ]
-    assert (found.networks, found.epochs) == (2, len(records))
+    assert (training.networks, training.epochs) == (2, len(records))
     stages = ("audio_s", "pictures_s", "network_s", "rest_s", "validation_s")
-    assert found.total_s == pytest.approx(sum(record[stage] for record in records for stage in stages))
-    trained = [record["audio_s"] + record["pictures_s"] + record["network_s"] + record["rest_s"] for record in records]
-    steps = sum(record["steps_per_s"] * own for record, own in zip(records, trained, strict=True))
-    assert found.windows_per_s == pytest.approx(steps * made.recipe.optim.batch_size / sum(trained))
+    assert training.total_s == pytest.approx(sum(record[stage] for record in records for stage in stages))
+    training_s = [sum(record[stage] for stage in stages[:-1]) for record in records]
+    steps = sum(record["steps_per_s"] * epoch_s for record, epoch_s in zip(records, training_s, strict=True))
+    assert training.windows_per_s == pytest.approx(steps * run.recipe.optim.batch_size / sum(training_s))
 
 
 def test_networks_without_a_log_are_left_out(tmp_path):
-    made = report_run.start(tmp_path, ("a", "b"), 4, True, audio=False)
-    assert analysis.training_logs(made, 1) == {}
+    run = report_run.create(tmp_path, ("a", "b"), 4, True, audio=False)
+    assert analysis.training_logs(run, 1) == {}

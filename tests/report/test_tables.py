@@ -12,19 +12,19 @@ def test_a_table_of_scores(screen):
         assert part in text.getvalue(), text.getvalue()
 
 
-def test_gains_are_told_with_their_interval():
+def test_gains_have_their_interval():
     score = {"gain": 0.025, "gain_interval": (-0.05, 0.1)}
-    told = tables.gain_line("blend", {"blend": {"validation": score, "public": {**score, "gain": -0.01}}, "mean": {}})
+    line = tables.gain_line("blend", {"blend": {"validation": score, "public": {**score, "gain": -0.01}}, "mean": {}})
     expected = "validation +0.025 (-0.05 to +0.10), public -0.010 (-0.05 to +0.10)"
-    assert told == f"blend against the mean of the networks: {expected}"
+    assert line == f"blend against the mean of the networks: {expected}"
 
 
-def test_doubts_are_said_where_the_mean_is_better():
+def test_a_less_accurate_predictor_than_the_mean_is_warned_of():
     assert tables.stacking_warning("blend", {"blend": {"validation": {"gain": 0.0, "tracks": 6}}}) is None
     assert tables.stacking_warning("blend", {"blend": {}}) is None
     assert tables.stacking_warning("mean", {"mean": {"validation": {"gain": 0.0, "tracks": 6}}}) is None
-    told = tables.stacking_warning("blend", {"blend": {"validation": {"gain": -0.1, "tracks": 6}}})
+    warning = tables.stacking_warning("blend", {"blend": {"validation": {"gain": -0.1, "tracks": 6}}})
     assert (
-        "more often than the blend: 6 may be too few to stack. A new run with --set stacking.final_predictor=mean"
-        in told
+        "more accurate than the blend: 6 may be too few to stack. A new run with --set stacking.final_predictor=mean"
+        in warning
     )

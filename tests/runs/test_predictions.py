@@ -12,13 +12,13 @@ from melgpu.errors import InputError
 from melgpu.runs import predictions
 from melgpu.runs.predictions import Predictions
 
-WANTED = {"round": 1, "fold": 0, "recipe_digest": "abc", "pseudo_digest": "none"}
+PROVENANCE = {"round": 1, "fold": 0, "recipe_digest": "abc", "pseudo_digest": "none"}
 
 
-def made(model="resnet50", **changes) -> Predictions:
-    probs = np.random.default_rng(len(model)).dirichlet(np.ones(3), size=6).astype(np.float32)
-    source = {
-        "backbone": model,
+def build(backbone="resnet50", **changes) -> Predictions:
+    probs = np.random.default_rng(len(backbone)).dirichlet(np.ones(3), size=6).astype(np.float32)
+    provenance = {
+        "backbone": backbone,
         "fold": 0,
         "round": 1,
         "recipe_digest": "abc",
@@ -27,54 +27,57 @@ def made(model="resnet50", **changes) -> Predictions:
     }
     unusable, num_windows = np.array([False, False, True]), np.array([2, 1, 3])
     base = Predictions(
-        ("b.mp3", "a.mp3", "ü.ogg"), ("train", "valid", "public"), unusable, num_windows, probs, ("x", "y", "z"), source
+        ("b.mp3", "a.mp3", "ü.ogg"),
+        ("train", "valid", "public"),
+        unusable,
+        num_windows,
+        probs,
+        ("x", "y", "z"),
+        provenance,
     )
     return replace(base, **changes)
 
 
 def align(*members):
-    return predictions.align(list(members), ("b.mp3", "a.mp3", "ü.ogg"), ["x", "y", "z"], WANTED)
+    return predictions.align(list(members), ("b.mp3", "a.mp3", "ü.ogg"), ["x", "y", "z"], PROVENANCE)
 
 
-def test_a_track_is_the_mean_of_its_windows():
-    own = made()
-    expected = [own.probs[0:2].mean(0), own.probs[2], own.probs[3:6].mean(0)]
-    np.testing.assert_allclose(own.track_probs, expected, rtol=1e-6)
+def test_track_probabilities_are_the_mean_over_windows():
+    predicted = build()
+    probs = predicted.probs
+    expected = [probs[0:2].mean(0), probs[2], probs[3:6].mean(0)]
+    np.testing.assert_allclose(predicted.track_probs, expected, rtol=1e-6)
 
 
-def test_tracks_are_found_by_id_and_split():
-    own = made(ids=("a.mp3", "b.mp3", "a.mp3"))  # one name in two sets
+def test_tracks_are_reordered_by_id_and_split():
+    predicted = build(ids=("a.mp3", "b.mp3", "a.mp3"))  # one id in two splits
     tracks = [("a.mp3", "public"), ("a.mp3", "train"), ("b.mp3", "train")]
-    moved = own.in_order(tracks)
-    assert (moved.ids, moved.splits) == (("a.mp3", "a.mp3", "b.mp3"), ("public", "train", "valid"))
-    np.testing.assert_array_equal(moved.probs, own.probs[[3, 4, 5, 0, 1, 2]])
-    np.testing.assert_array_equal(moved.unusable, [True, False, False])
-    np.testing.assert_allclose(moved.track_probs, own.track_probs[[2, 0, 1]])
-    assert own.in_order(tracks[:2]) is own
-    assert own.in_order([*tracks[:2], ("c.mp3", "train")]) is own
-    twice = replace(own, splits=("train", "valid", "train"))
-    assert twice.in_order([("a.mp3", "train"), ("b.mp3", "train")]) is twice
+    reordered = predicted.in_order(tracks)
+    assert (reordered.ids, reordered.splits) == (("a.mp3", "a.mp3", "b.mp3"), ("public", "train", "valid"))
+    np.testing.assert_array_equal(reordered.probs, predicted.probs[[3, 4, 5, 0, 1, 2]])
+    np.testing.assert_array_equal(reordered.unusable, [True, False, False])
+    np.testing.assert_allclose(reordered.track_probs, predicted.track_probs[[2, 0, 1]])
+    assert predicted.in_order(tracks[:2]) is predicted
+    assert predicted.in_order([*tracks[:2], ("c.mp3", "train")]) is predicted
+    duplicate = replace(predicted, splits=("train", "valid", "train"))
+    assert duplicate.in_order([("a.mp3", "train"), ("b.mp3", "train")]) is duplicate
 
 
 def test_round_trip(tmp_path):
-    predictions.save(made(), tmp_path / "x.npz")
-    again = predictions.load(tmp_path / "x.npz")
-    assert (again.ids, again.splits, again.class_names, again.provenance) == (
-        made().ids,
-        made().splits,
-        made().class_names,
-        made().provenance,
-    )
-    np.testing.assert_array_equal(again.probs, made().probs)
-    np.testing.assert_array_equal(again.num_windows, made().num_windows)
-    np.testing.assert_array_equal(again.unusable, made().unusable)
+    saved = build()
+    predictions.save(saved, tmp_path / "x.npz")
+    loaded = predictions.load(tmp_path / "x.npz")
+    for name in ("ids", "splits", "class_names", "provenance"):
+        assert getattr(loaded, name) == getattr(saved, name)
+    for name in ("probs", "num_windows", "unusable"):
+        np.testing.assert_array_equal(getattr(loaded, name), getattr(saved, name))
 
 
-def test_damaged_and_pickled_files_are_refused(tmp_path):
+def test_damaged_and_pickled_files_are_rejected(tmp_path):
     path = tmp_path / "x.npz"
-    predictions.save(made(), path)
-    good = path.read_bytes()
-    for content in (b"", good[: len(good) // 2], b"text"):
+    predictions.save(build(), path)
+    valid = path.read_bytes()
+    for content in (b"", valid[: len(valid) // 2], b"text"):
         path.write_bytes(content)
         with pytest.raises(InputError, match=r"x\.npz"):
             predictions.load(path)
@@ -84,8 +87,8 @@ def test_damaged_and_pickled_files_are_refused(tmp_path):
 
 
 def arrays(path, **changes) -> dict:
-    """What a file of predictions holds, with some of it replaced."""
-    predictions.save(made(), path)
+    """The arrays of a file of predictions, with some of them replaced."""
+    predictions.save(build(), path)
     with np.load(path) as data:
         return {**data, **changes}
 
@@ -93,32 +96,35 @@ def arrays(path, **changes) -> dict:
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"probs": np.full((6, 3), np.nan, np.float32)}, "values that are no probabilities"),
-        ({"probs": np.full((6, 3), -0.1, np.float32)}, "values that are no probabilities"),
-        ({"probs": np.full((6, 3), 7.0, np.float32)}, "values that are no probabilities"),
-        ({"probs": np.ones((6, 3), int)}, "probs has another dtype or shape"),
-        ({"probs": np.ones((6, 3), complex)}, "probs has another dtype or shape"),
-        ({"probs": np.ones(6)}, "probs has another dtype or shape"),
+        ({"probs": np.full((6, 3), np.nan, np.float32)}, "values that are not probabilities"),
+        ({"probs": np.full((6, 3), -0.1, np.float32)}, "values that are not probabilities"),
+        ({"probs": np.full((6, 3), 7.0, np.float32)}, "values that are not probabilities"),
+        ({"probs": np.ones((6, 3), int)}, "probs has a wrong dtype or number of axes"),
+        ({"probs": np.ones((6, 3), complex)}, "probs has a wrong dtype or number of axes"),
+        ({"probs": np.ones(6)}, "probs has a wrong dtype or number of axes"),
         ({"probs": np.ones((6, 4))}, "columns differ in length"),
-        ({"ids": np.arange(3)}, "ids has another dtype or shape"),
-        ({"ids": np.array([["a"], ["b"], ["c"]])}, "ids has another dtype or shape"),
+        ({"ids": np.arange(3)}, "ids has a wrong dtype or number of axes"),
+        ({"ids": np.array([["a"], ["b"], ["c"]])}, "ids has a wrong dtype or number of axes"),
         ({"ids": np.array(["a", "b"])}, "columns differ in length"),
         ({"ids": np.array([print] * 3, object)}, "Object arrays cannot be loaded"),
-        ({"unusable": np.zeros(3, [("a", "i4")])}, "unusable has another dtype or shape"),
-        ({"num_windows": np.array([3, 0, 3])}, "windows of the tracks"),
-        ({"num_windows": np.array([7, -2, 1])}, "windows of the tracks"),
-        ({"num_windows": np.array([2**62, 2**62, 2**63 + 6], np.uint64).view(np.int64)}, "windows of the tracks"),
-        ({"num_windows": np.array([2.0, 1.0, 3.0])}, "num_windows has another dtype or shape"),
-        ({"provenance": np.array("[]")}, "does not say what made it"),
+        ({"unusable": np.zeros(3, [("a", "i4")])}, "unusable has a wrong dtype or number of axes"),
+        ({"num_windows": np.array([3, 0, 3])}, "num_windows does not match probs"),
+        ({"num_windows": np.array([7, -2, 1])}, "num_windows does not match probs"),
+        (
+            {"num_windows": np.array([2**62, 2**62, 2**63 + 6], np.uint64).view(np.int64)},
+            "num_windows does not match probs",
+        ),
+        ({"num_windows": np.array([2.0, 1.0, 3.0])}, "num_windows has a wrong dtype or number of axes"),
+        ({"provenance": np.array("[]")}, "provenance is not a table"),
         ({"provenance": np.array("[" * 100_000)}, "recursion"),
-        ({"provenance": np.array(3)}, "provenance has another dtype or shape"),
-        ({"splits": np.zeros(30_000_000)}, "a small file of huge arrays"),
+        ({"provenance": np.array(3)}, "provenance has a wrong dtype or number of axes"),
+        ({"splits": np.zeros(30_000_000)}, "compressed more than 200 times"),
     ],
 )
-def test_arrays_of_another_form_are_refused(tmp_path, changes, reason):
+def test_arrays_that_do_not_match_the_schema_are_rejected(tmp_path, changes, reason):
     path = tmp_path / "x.npz"
     np.savez_compressed(path, **arrays(path, **changes))
-    with pytest.raises(InputError, match=rf"x\.npz: damaged or no predictions .*{reason}"):
+    with pytest.raises(InputError, match=rf"x\.npz: not a file of predictions .*{reason}"):
         predictions.load(path)
 
 
@@ -127,66 +133,73 @@ def test_arrays_of_another_form_are_refused(tmp_path, changes, reason):
     ["{'descr':'<f4','fortran_order':False,'shape':(10**12,3)}", "(" * 9000, "-" * 9000 + "1", "{", None]
     + [f"{{'descr':'<f4','fortran_order':False,'shape':({shape},3)}}" for shape in (10**12, 10**40, -3)],
 )
-def test_arrays_that_lie_about_themselves_are_refused(tmp_path, header):
+def test_arrays_with_a_malformed_header_are_rejected(tmp_path, header):
     path = tmp_path / "x.npz"
     np.savez_compressed(path, **arrays(path))
     text = (header or "").encode()
     member = b"\x93NUMPY\x02\0" + len(text).to_bytes(4, "little") + text if header else b"hello"
-    with zipfile.ZipFile(path) as old, zipfile.ZipFile(tmp_path / "y.npz", "w") as new:
-        for name in old.namelist():
-            new.writestr(name, member if name == "probs.npy" else old.read(name))
-    with pytest.raises(InputError, match=r"y\.npz: damaged or no predictions"):
+    with zipfile.ZipFile(path) as valid, zipfile.ZipFile(tmp_path / "y.npz", "w") as malformed:
+        for name in valid.namelist():
+            malformed.writestr(name, member if name == "probs.npy" else valid.read(name))
+    with pytest.raises(InputError, match=r"y\.npz: not a file of predictions"):
         predictions.load(tmp_path / "y.npz")
 
 
-def test_what_is_no_file_is_refused_at_once(tmp_path):
+def test_files_that_are_not_regular_are_rejected(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     for name in ("pipe", "/dev/zero", "absent", "."):
-        with pytest.raises(InputError, match="damaged or no predictions"):
+        with pytest.raises(InputError, match="not a file of predictions"):
             predictions.load(tmp_path / name)
 
 
 @settings(deadline=None)
 @given(st.data())
-def test_any_cut_and_any_changed_bit_is_refused_or_of_no_meaning(tmp_path_factory, data):
+def test_truncated_and_bit_flipped_files_are_rejected_or_equal(tmp_path_factory, data):
     path = tmp_path_factory.getbasetemp() / "bits.npz"
-    predictions.save(made(), path)
+    saved = build()
+    predictions.save(saved, path)
     content = bytearray(path.read_bytes())
-    place = data.draw(st.integers(0, len(content) - 1))
+    position = data.draw(st.integers(0, len(content) - 1))
     if data.draw(st.booleans()):
-        del content[place:]
+        del content[position:]
     else:
-        content[place] ^= 1 << data.draw(st.integers(0, 7))
+        content[position] ^= 1 << data.draw(st.integers(0, 7))
     path.write_bytes(content)
     with contextlib.suppress(InputError):
-        again = predictions.load(path)
-        assert (again.ids, again.provenance) == (made().ids, made().provenance)
-        np.testing.assert_array_equal(again.probs, made().probs)
+        loaded = predictions.load(path)
+        assert (loaded.ids, loaded.provenance) == (saved.ids, saved.provenance)
+        np.testing.assert_array_equal(loaded.probs, saved.probs)
 
 
-def test_models_are_aligned():
-    matrix = align(made("resnet50"), made("xception"))
+def test_networks_are_aligned():
+    matrix = align(build("resnet50"), build("xception"))
     assert matrix.shape == (3, 2, 3)
-    np.testing.assert_array_equal(matrix[:, 1], made("xception").track_probs)
+    np.testing.assert_array_equal(matrix[:, 1], build("xception").track_probs)
 
 
 @pytest.mark.parametrize(
-    ("wrong", "message"),
+    ("other", "message"),
     [
-        (made("x", ids=("a.mp3", "b.mp3", "ü.ogg")), "the same tracks in another order"),
-        (made("x", ids=("b.mp3", "a.mp3", "c.mp3")), "lacks 1 tracks (ü.ogg); has unknown 1 tracks (c.mp3)"),
-        (made("x", class_names=("x", "y", "Z")), "its classes are x, y, Z, not x, y, z"),
-        (made("x", splits=("valid", "valid", "public")), "was trained on other tracks than resnet50"),
+        (build("x", ids=("a.mp3", "b.mp3", "ü.ogg")), "the same tracks in another order"),
         (
-            made("x", provenance={**made().provenance, "recipe_digest": "other"}),
+            build("x", ids=("b.mp3", "a.mp3", "c.mp3")),
+            "lacks 1 tracks (ü.ogg); has unknown 1 tracks (c.mp3)",
+        ),
+        (build("x", class_names=("x", "y", "Z")), "its classes are x, y, Z, not x, y, z"),
+        (build("x", splits=("valid", "valid", "public")), "was trained on other tracks than resnet50"),
+        (
+            build("x", provenance={**build().provenance, "recipe_digest": "other"}),
             "made with recipe_digest other, not abc",
         ),
-        (made("x", provenance={**made().provenance, "fold": 3}), "made with fold 3, not 0"),
-        (made("x", provenance={**made().provenance, "round": 2}), "made with round 2, not 1"),
-        (made("x", provenance={**made().provenance, "pseudo_digest": "0a"}), "made with pseudo_digest 0a, not none"),
+        (build("x", provenance={**build().provenance, "fold": 3}), "made with fold 3, not 0"),
+        (build("x", provenance={**build().provenance, "round": 2}), "made with round 2, not 1"),
+        (
+            build("x", provenance={**build().provenance, "pseudo_digest": "0a"}),
+            "made with pseudo_digest 0a, not none",
+        ),
     ],
 )
-def test_mixtures_are_refused_by_name(wrong, message):
+def test_networks_that_do_not_match_are_rejected_by_name(other, message):
     with pytest.raises(InputError) as caught:
-        align(made(), wrong)
+        align(build(), other)
     assert message in str(caught.value)

@@ -18,15 +18,15 @@ def select(probs=PROBS, votes=VOTES, **changes) -> list[pseudo_labels.PseudoLabe
     return pseudo_labels.select([f"t{row}" for row in range(len(probs))], probs, votes, ["rock", "pop"], spec)
 
 
-def test_only_those_above_the_threshold(tmp_path):
-    chosen = select()
-    assert [(p.id, p.label, p.votes) for p in chosen] == [("t0", "rock", "3/3"), ("t2", "pop", "1/3")]
-    pseudo_labels.save(chosen, tmp_path / "pseudo.csv", 1, "abc")
-    assert pseudo_labels.load(tmp_path / "pseudo.csv", 1, "abc") == chosen
+def test_only_tracks_above_the_threshold_are_selected(tmp_path):
+    selected = select()
+    assert [(p.id, p.label, p.votes) for p in selected] == [("t0", "rock", "3/3"), ("t2", "pop", "1/3")]
+    pseudo_labels.save(selected, tmp_path / "pseudo.csv", 1, "abc")
+    assert pseudo_labels.load(tmp_path / "pseudo.csv", 1, "abc") == selected
     assert (tmp_path / "pseudo.csv").read_text().splitlines()[1] == "t0,rock,0.900000,3/3,1,abc"
 
 
-def test_networks_must_agree():
+def test_agreement_is_required():
     assert [p.id for p in select(agreement=0.34)] == ["t0"]
     assert [p.id for p in select(agreement=1.0, threshold=0.4)] == ["t0"]
     assert [p.id for p in select(agreement=0.66, threshold=0.4)] == ["t0", "t1"]
@@ -39,17 +39,18 @@ def test_agreement_counts_networks_exactly():
 
 
 @given(st.lists(st.tuples(st.sampled_from([0, 1]), st.integers(60, 99)), min_size=1), st.integers(1, 5))
-def test_of_each_class_only_the_surest(tracks, most):
-    sure = np.array([share / 100 for _, share in tracks])
-    probs = np.stack([np.where([c == which for c, _ in tracks], sure, 1 - sure) for which in (0, 1)], axis=1)
-    chosen = select(probs, np.zeros((1, len(probs)), int), threshold=0.7, max_per_class=most)
-    for which, name in enumerate(("rock", "pop")):
-        own = sorted((s for (c, _), s in zip(tracks, sure, strict=True) if c == which and s > 0.7), reverse=True)
-        assert sorted((p.confidence for p in chosen if p.label == name), reverse=True) == pytest.approx(own[:most])
-    assert [p.id for p in chosen] == sorted((p.id for p in chosen), key=lambda name: int(name[1:]))
+def test_the_most_confident_tracks_of_each_class_are_selected(tracks, limit):
+    confidence = np.array([percent / 100 for _, percent in tracks])
+    probs = np.stack([np.where([c == k for c, _ in tracks], confidence, 1 - confidence) for k in (0, 1)], axis=1)
+    selected = select(probs, np.zeros((1, len(probs)), int), threshold=0.7, max_per_class=limit)
+    for k, name in enumerate(("rock", "pop")):
+        expected = (p for (c, _), p in zip(tracks, confidence, strict=True) if c == k and p > 0.7)
+        expected = sorted(expected, reverse=True)[:limit]
+        assert sorted((p.confidence for p in selected if p.label == name), reverse=True) == pytest.approx(expected)
+    assert [p.id for p in selected] == sorted((p.id for p in selected), key=lambda name: int(name[1:]))
 
 
-def test_none_is_a_valid_answer(tmp_path):
+def test_an_empty_selection_round_trips(tmp_path):
     for probs, votes in ((PROBS[3:], VOTES[:, 3:]), (PROBS[:0], VOTES[:, :0])):
         pseudo_labels.save(select(probs, votes, max_per_class=1), tmp_path / "pseudo.csv", 1, "abc")
         assert pseudo_labels.load(tmp_path / "pseudo.csv", 1, "abc") == []
@@ -71,16 +72,16 @@ HEADER = b"id,label,confidence,votes,round,recipe_digest\n"
         (HEADER + b"a" * 200_000 + b",rock,0.9,1/2,1,abc\n", "field larger"),
         (HEADER + b"a,rock,0.9,1/2,2,abc\n", "not of round 1"),
         (HEADER + b"a,rock,0.9,1/2,1,abd\n", "or of recipe abc"),
-        (HEADER + b"a,rock,0.9,1/2,1,abc\na,pop,0.9,1/2,1,abc\n", "named twice"),
+        (HEADER + b"a,rock,0.9,1/2,1,abc\na,pop,0.9,1/2,1,abc\n", "listed twice"),
     ],
 )
-def test_damaged_and_foreign_files_are_refused(tmp_path, content, reason):
+def test_malformed_files_are_rejected(tmp_path, content, reason):
     (tmp_path / "x.csv").write_bytes(content)
     with pytest.raises(InputError, match=rf"x\.csv: not a file of pseudo labels: .*{reason}"):
         pseudo_labels.load(tmp_path / "x.csv", 1, "abc")
 
 
-def test_what_is_no_file_is_refused_at_once(tmp_path):
+def test_files_that_are_not_regular_are_rejected(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     for name in ("pipe", "absent", "."):
         with pytest.raises(InputError, match="not a file of pseudo labels"):

@@ -12,24 +12,24 @@ from melgpu.runs.run import Job
 from tests.helpers.runs import label, stack_round
 
 
-def test_a_run_survives_its_folder(made):
-    again = open_run(made.folder)
-    assert (again.recipe, again.manifest) == (made.recipe, made.manifest)
-    assert again.current_round == 1
+def test_a_run_round_trips_through_its_folder(made):
+    opened = open_run(made.folder)
+    assert (opened.recipe, opened.manifest) == (made.recipe, made.manifest)
+    assert opened.current_round == 1
     assert (made.folder / "environment.json").read_text().count("torch")
 
 
-def test_another_recipe_is_refused_by_its_settings(made):
+def test_another_recipe_is_rejected_with_its_differences(made):
     with pytest.raises(InputError, match="seed: 0, now 5"):
         open_run(made.folder, ["seed=5"])
     assert open_run(made.folder, ["loader.workers=7"]).recipe.loader.workers == 7
     with pytest.raises(InputError, match="there is no such setting"):
-        open_run(made.folder, ["stream.wokers=7"])
+        open_run(made.folder, ["loader.wokers=7"])
     with pytest.raises(InputError, match="no run there"):
         open_run(made.folder / "nothing")
 
 
-def test_jobs_of_the_round_and_parts_of_it(made):
+def test_jobs_of_a_round_and_their_selection(made):
     assert [job.name for job in made.jobs(2)] == [
         "inception_v3-fold1",
         "resnet50-fold1",
@@ -45,7 +45,7 @@ def test_jobs_of_the_round_and_parts_of_it(made):
     assert made.current_round is None
 
 
-def test_a_fold_holds_its_own_tracks_out(made):
+def test_a_fold_holds_out_its_validation_tracks(made):
     for fold in range(3):
         train, valid = made.fold_rows(fold)
         assert not set(train) & set(valid)
@@ -55,10 +55,10 @@ def test_a_fold_holds_its_own_tracks_out(made):
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(st.dictionaries(st.sampled_from(["x.wav", "y.wav"]), st.sampled_from("ab")))
-def test_pseudo_tracks_train_and_never_validate(made, chosen):
-    stack_round(made, 1, [label(name, own) for name, own in chosen.items()])
+def test_pseudo_labelled_tracks_are_trained_on_and_never_validated(made, selected):
+    stack_round(made, 1, [label(name, class_name) for name, class_name in selected.items()])
     tracks, rows = made.round_manifest(2)
-    assert {tracks.ids[row]: tracks.labels[row] for row in rows} == chosen
+    assert {tracks.ids[row]: tracks.labels[row] for row in rows} == selected
     for job in made.jobs(2):
         trained, valid = (
             set(sampling.training_windows(made, job).tracks.tolist()),
@@ -71,8 +71,8 @@ def test_pseudo_tracks_train_and_never_validate(made, chosen):
     assert not {12, 13} & set(sampling.training_windows(made, Job(1, "resnet50", 0)).tracks.tolist())
 
 
-def test_a_run_without_pseudo_labels_lies_beside_the_other(made):
-    with pytest.raises(InputError, match="no pseudo labels yet that could be left out"):
+def test_the_variant_without_pseudo_labels_has_folders_of_its_own(made):
+    with pytest.raises(InputError, match="the run has no pseudo labels yet"):
         open_run(made.folder, without_pseudo=True)
     stack_round(made, 1, [label("y.wav", "b")])
     without = open_run(made.folder, without_pseudo=True)
@@ -85,27 +85,27 @@ def test_a_run_without_pseudo_labels_lies_beside_the_other(made):
     assert (without.current_round, made.current_round) == (None, 2)
 
 
-def test_other_pseudo_labels_have_another_digest(made):
+def test_the_digest_depends_on_the_pseudo_labels(made):
     stack_round(made, 1, [label("y.wav", "b")])
     before = made.pseudo_digest(2)
     stack_round(made, 1, [label("y.wav", "a")])
     assert made.pseudo_digest(2) != before
 
 
-def test_pseudo_labels_of_strangers_are_refused(made):
+def test_pseudo_labels_of_other_tracks_are_rejected(made):
     stack_round(made, 1, [label("3.wav", "b")])
-    with pytest.raises(InputError, match=r"3\.wav is no public test track"):
+    with pytest.raises(InputError, match=r"3\.wav is not a public test track"):
         made.round_manifest(2)
 
 
-def test_pseudo_labels_are_classes(made):
+def test_pseudo_labels_of_unknown_classes_are_rejected(made):
     stack_round(made, 1, [label("y.wav", "c")])
-    with pytest.raises(InputError, match=r"pseudo\.csv: 'c' is no class"):
+    with pytest.raises(InputError, match=r"pseudo\.csv: 'c' is not a class"):
         made.round_manifest(2)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "[" * 100_000, '{"python": 3}', '{"python": "3", "packages": []}'])
-def test_damaged_json_is_refused(made, text):
+def test_damaged_json_is_rejected(made, text):
     score = {
         "accuracy": 0.5,
         "interval": [0.2, 0.8],
@@ -125,7 +125,7 @@ def test_damaged_json_is_refused(made, text):
 
 
 @pytest.mark.parametrize("text", ["x = " + "[" * 100_000, "a" + ".a" * 100_000 + "=1", "x=" + "9" * 5000, "#" * 2**19])
-def test_damaged_recipes_are_refused(made, text):
+def test_damaged_recipes_are_rejected(made, text):
     (made.folder / "recipe.toml").write_text(text)
     with pytest.raises(InputError, match=r"recipe\.toml: "):
         open_run(made.folder)
@@ -134,26 +134,26 @@ def test_damaged_recipes_are_refused(made, text):
         open_run(made.folder)
 
 
-@pytest.mark.parametrize("number", [None, 1, 3])
-def test_a_folder_of_another_format_is_refused_in_one_line(made, number):
+@pytest.mark.parametrize("run_format", [None, 1, 3])
+def test_a_folder_of_another_format_is_rejected_with_one_problem(made, run_format):
     path = made.folder / "environment.json"
-    made_on = json.loads(path.read_text())
-    assert made_on.pop("format") == FORMAT
-    path.write_text(json.dumps(made_on | ({"format": number} if number else {})))
-    (made.folder / "recipe.toml").write_text("[stream]\nbank = 'disk'\n")  # not looked at
-    expected = rf"environment\.json: the run is of format {number or 1}, this version .* reads format {FORMAT}"
-    with pytest.raises(InputError, match=expected) as refused:
+    environment = json.loads(path.read_text())
+    assert environment.pop("format") == FORMAT
+    path.write_text(json.dumps(environment | ({"format": run_format} if run_format else {})))
+    (made.folder / "recipe.toml").write_text("[stream]\nbank = 'disk'\n")  # not read
+    expected = rf"environment\.json: the run is of format {run_format or 1}, this version .* reads format {FORMAT}"
+    with pytest.raises(InputError, match=expected) as caught:
         open_run(made.folder)
-    assert len(refused.value.problems) == 1
+    assert len(caught.value.problems) == 1
 
 
 def test_class_indices(made):
-    numbers = run.class_indices(made.manifest, made.class_names)
-    assert numbers[:4].tolist() == [0, 1, 0, 1]
-    assert numbers[12:].tolist() == [-1, -1]
+    indices = run.class_indices(made.manifest, made.class_names)
+    assert indices[:4].tolist() == [0, 1, 0, 1]
+    assert indices[12:].tolist() == [-1, -1]
 
 
-def test_tracks_that_cannot_be_read_are_in_no_fold(made):
+def test_tracks_without_usable_audio_are_in_no_fold(made):
     made.manifest.folds[[0, 5]] = -1
     for fold in range(3):
         train, valid = made.fold_rows(fold)

@@ -10,58 +10,58 @@ from tests.helpers.runs import label, stack_round
 
 
 def with_settings(made, **tables):
-    """The run with some settings of its recipe changed: table={key: value}."""
+    """The run with some settings of its recipe replaced: table={key: value}."""
     changes = {name: getattr(made.recipe, name).model_copy(update=update) for name, update in tables.items()}
     return replace(made, recipe=made.recipe.model_copy(update=changes))
 
 
-def test_epochs_count_the_windows_that_train(made):
+def test_an_epoch_counts_the_training_windows(made):
     job = made.jobs(1)[0]
     assert len(sampling.training_windows(made, job)) == 8 * 3
     assert sampling.windows_per_epoch(made, job) == 24
     assert len(sampling.prediction_windows(made, np.array([0, 12]))) == 6
 
 
-def test_zalo_orders_follow_the_protocol(made):
+def test_zalo2019_prediction_windows_follow_the_protocol(made):
     zalo = run.Run(made.folder, load_recipe([]), made.manifest)
-    order = sampling.prediction_windows(zalo, np.array([0, 12]))
-    assert np.bincount(order.tracks)[[0, 12]].tolist() == [11, 21]
+    index = sampling.prediction_windows(zalo, np.array([0, 12]))
+    assert np.bincount(index.tracks)[[0, 12]].tolist() == [11, 21]
 
 
 def test_an_epoch_has_the_training_windows_in_whole_batches(made):
-    job, whole = made.jobs(1)[0], sampling.training_windows(made, made.jobs(1)[0])
-    order = sampling.epoch_windows(made, job, 3, 0, 1)
-    assert sorted(zip(order.tracks, order.starts, strict=True)) == list(zip(whole.tracks, whole.starts, strict=True))
-    halves = [sampling.epoch_windows(made, job, 3, rank, 2) for rank in (0, 1)]
-    assert not set(halves[0].tracks) & set(halves[1].tracks)
-    assert {len(half) for half in halves} == {12}
+    job = made.jobs(1)[0]
+    index, epoch = sampling.training_windows(made, job), sampling.epoch_windows(made, job, 3, 0, 1)
+    assert sorted(zip(epoch.tracks, epoch.starts, strict=True)) == list(zip(index.tracks, index.starts, strict=True))
+    shards = [sampling.epoch_windows(made, job, 3, rank, 2) for rank in (0, 1)]
+    assert not set(shards[0].tracks) & set(shards[1].tracks)
+    assert {len(shard) for shard in shards} == {12}
 
 
 def test_random_starts_are_new_in_every_epoch_and_stay_inside_the_track(made):
-    wild, job = with_settings(made, windows={"random_starts": True}), made.jobs(1)[0]
-    first, second = (sampling.epoch_windows(wild, job, epoch, 0, 1) for epoch in (0, 1))
+    random, job = with_settings(made, windows={"random_starts": True}), made.jobs(1)[0]
+    first, second = (sampling.epoch_windows(random, job, epoch, 0, 1) for epoch in (0, 1))
     assert np.bincount(first.tracks).tolist() == np.bincount(second.tracks).tolist()
     assert len(set(first.starts) | set(second.starts)) > 40
     assert min(first.starts) >= 0
     assert max(first.starts) <= 12 * 11025
-    assert sampling.epoch_windows(wild, job, 0, 0, 1).starts.tolist() == first.starts.tolist()
+    assert sampling.epoch_windows(random, job, 0, 0, 1).starts.tolist() == first.starts.tolist()
 
 
 def test_sampling_and_weights_balance_the_classes(made):
     labels = np.array(["a"] * 9 + ["b"] * 3 + [None] * 2, object)
-    rare = replace(made, manifest=replace(made.manifest, labels=tuple(labels)))
-    job = rare.jobs(1)[0]
-    classes = sampling.round_class_indices(rare, job)
-    counts = np.bincount(classes[sampling.training_windows(rare, job).tracks])
+    imbalanced = replace(made, manifest=replace(made.manifest, labels=tuple(labels)))
+    job = imbalanced.jobs(1)[0]
+    classes = sampling.round_class_indices(imbalanced, job)
+    counts = np.bincount(classes[sampling.training_windows(imbalanced, job).tracks])
     assert counts[0] > 2 * counts[1]
-    drawn = sampling.epoch_windows(with_settings(rare, optim={"balance": "sampling"}), job, 0, 0, 1)
-    assert np.bincount(classes[drawn.tracks]).tolist() == [12, 12]
-    weights = sampling.training_targets(with_settings(rare, optim={"balance": "weights"}), job).weights
+    balanced = sampling.epoch_windows(with_settings(imbalanced, optim={"balance": "sampling"}), job, 0, 0, 1)
+    assert np.bincount(classes[balanced.tracks]).tolist() == [12, 12]
+    weights = sampling.training_targets(with_settings(imbalanced, optim={"balance": "weights"}), job).weights
     assert (weights * torch.from_numpy(counts)).tolist() == pytest.approx([12, 12])
-    assert sampling.training_targets(rare, job).weights.tolist() == [1, 1]
+    assert sampling.training_targets(imbalanced, job).weights.tolist() == [1, 1]
 
 
-def test_targets_know_the_pseudo_labels_of_the_round_before(made):
+def test_targets_include_the_pseudo_labels_of_the_previous_round(made):
     stack_round(made, 1, [label("y.wav", "b")])
     assert sampling.training_targets(made, made.jobs(1)[0]).classes[13] == -1
     assert sampling.training_targets(made, made.jobs(2)[0]).classes[13] == 1

@@ -20,92 +20,103 @@ def second(made, monkeypatch):
     return made
 
 
-def test_tracks_in_another_order_are_put_in_theirs(second):
+def test_predictions_in_another_order_are_aligned_with_the_manifest(second):
     expected = dataset.load_base_predictions(second, 2)
     path = second.predictions_path(second.jobs(2)[1])
-    said = predictions.load(path)
-    tracks = zip(said.ids, second.manifest.splits, strict=True)
-    predictions.save(said.in_order(list(tracks)[::-1]), path)
-    assert predictions.load(path).ids == said.ids[::-1]
-    votes = dataset.load_base_predictions(second, 2)
-    np.testing.assert_array_equal(votes.unusable, expected.unusable)
-    for fold, matrix in votes.matrices.items():
+    saved = predictions.load(path)
+    tracks = zip(saved.ids, second.manifest.splits, strict=True)
+    predictions.save(saved.in_order(list(tracks)[::-1]), path)
+    assert predictions.load(path).ids == saved.ids[::-1]
+    base = dataset.load_base_predictions(second, 2)
+    np.testing.assert_array_equal(base.unusable, expected.unusable)
+    for fold, matrix in base.matrices.items():
         np.testing.assert_array_equal(matrix, expected.matrices[fold])
 
 
 def with_protocol(run: Run, protocol: str) -> Run:
-    other = replace(run, recipe=apply_overrides(run.recipe, [f"stacking.protocol={protocol}"]))
-    stack_round(other, 1, [label("y.wav", "b")])
-    return other
+    changed = replace(run, recipe=apply_overrides(run.recipe, [f"stacking.protocol={protocol}"]))
+    stack_round(changed, 1, [label("y.wav", "b")])
+    return changed
 
 
-def test_original_cases_are_folds_with_their_training_side(second):
-    votes = dataset.load_base_predictions(second, 2)
+def test_original_stacking_sets_are_folds_with_their_training_tracks(second):
+    base = dataset.load_base_predictions(second, 2)
     labels = class_indices(second.round_manifest(2)[0], second.class_names)
-    for case, fold in zip(dataset.stacking_sets(second, 2, votes), (1, 2), strict=True):
+    for stacking_set, fold in zip(dataset.stacking_sets(second, 2, base), (1, 2), strict=True):
         valid = [row for row in second.fold_rows(fold)[1] if row != 5]
         train = [*(row for row in second.fold_rows(fold)[0] if row != 5), 13]  # with the pseudo label
-        assert (case.folds, case.rows.tolist(), case.row_folds.tolist()) == ((fold,), valid, [fold] * len(valid))
-        np.testing.assert_array_equal(case.validation[0], votes.matrices[fold][valid])
-        np.testing.assert_array_equal(case.validation[1], labels[valid])
-        np.testing.assert_array_equal(case.train[0], votes.matrices[fold][train])
-        np.testing.assert_array_equal(case.train[1], labels[train])
+        assert (stacking_set.folds, stacking_set.rows.tolist(), stacking_set.row_folds.tolist()) == (
+            (fold,),
+            valid,
+            [fold] * len(valid),
+        )
+        np.testing.assert_array_equal(stacking_set.validation[0], base.matrices[fold][valid])
+        np.testing.assert_array_equal(stacking_set.validation[1], labels[valid])
+        np.testing.assert_array_equal(stacking_set.train[0], base.matrices[fold][train])
+        np.testing.assert_array_equal(stacking_set.train[1], labels[train])
 
 
-def test_out_of_fold_is_one_case_of_each_track_by_those_that_did_not_train_on_it(second, monkeypatch):
-    made = with_protocol(second, "oof")
-    predict(made, 2, monkeypatch)
-    votes = dataset.load_base_predictions(made, 2)
-    (case,) = dataset.stacking_sets(made, 2, votes)
-    assert (case.folds, case.train) == ((1, 2), None)
-    assert sorted(case.rows) == [row for row in range(12) if made.manifest.folds[row] in (1, 2) and row != 5]
-    for row, fold, own in zip(case.rows, case.row_folds, case.validation[0], strict=True):
-        assert made.manifest.folds[row] == fold
-        np.testing.assert_array_equal(own, votes.matrices[fold][row])
+def test_oof_is_one_stacking_set_with_each_track_predicted_out_of_fold(second, monkeypatch):
+    run = with_protocol(second, "oof")
+    predict(run, 2, monkeypatch)
+    base = dataset.load_base_predictions(run, 2)
+    (stacking_set,) = dataset.stacking_sets(run, 2, base)
+    assert (stacking_set.folds, stacking_set.train) == ((1, 2), None)
+    assert sorted(stacking_set.rows) == [row for row in range(12) if run.manifest.folds[row] in (1, 2) and row != 5]
+    for row, fold, probs in zip(stacking_set.rows, stacking_set.row_folds, stacking_set.validation[0], strict=True):
+        assert run.manifest.folds[row] == fold
+        np.testing.assert_array_equal(probs, base.matrices[fold][row])
 
 
 @pytest.mark.parametrize("protocol", ["original", "oof"])
-def test_judgements_are_where_they_belong(second, monkeypatch, protocol):
-    made = with_protocol(second, protocol)
-    predict(made, 2, monkeypatch)
-    votes = dataset.load_base_predictions(made, 2)
+def test_an_evaluation_has_the_predictions_of_each_predictor(second, monkeypatch, protocol):
+    run = with_protocol(second, protocol)
+    predict(run, 2, monkeypatch)
+    base = dataset.load_base_predictions(run, 2)
     stacks = []
-    for case in dataset.stacking_sets(made, 2, votes):
-        parts = fit_subfolds(case.train, case.validation, case.subfolds, ["lightgbm"], made.recipe.stacking)
-        stacks.append((case, Stack(2, 2, {"lightgbm": 1.0}, list(parts))))
-    judged = evaluation.evaluate_round(made, 2, votes, stacks)
-    assert judged.predictors == ("inception_v3", "resnet50", "mean", "lightgbm", "blend")
-    assert judged.splits.count("public") == 2
-    assert judged.ids[-2:] == ("x.wav", "y.wav")
-    assert judged.labels[-2:].tolist() == [-1, -1]  # a pseudo label is no truth
-    assert judged.provenance["final_predictor"] == "blend"
-    np.testing.assert_array_equal(judged.final_probs, judged.probs[-1])
-    assert judged.provenance["fitted_weights"] == {"lightgbm": pytest.approx(1)}
+    for stacking_set in dataset.stacking_sets(run, 2, base):
+        train, valid, subfolds = stacking_set.train, stacking_set.validation, stacking_set.subfolds
+        fitted = fit_subfolds(train, valid, subfolds, ["lightgbm"], run.recipe.stacking)
+        stacks.append((stacking_set, Stack(2, 2, {"lightgbm": 1.0}, list(fitted))))
+    round_evaluation = evaluation.evaluate_round(run, 2, base, stacks)
+    assert round_evaluation.predictors == ("inception_v3", "resnet50", "mean", "lightgbm", "blend")
+    assert round_evaluation.splits.count("public") == 2
+    assert round_evaluation.ids[-2:] == ("x.wav", "y.wav")
+    assert round_evaluation.labels[-2:].tolist() == [-1, -1]  # pseudo labels are no ground truth
+    assert round_evaluation.provenance["final_predictor"] == "blend"
+    np.testing.assert_array_equal(round_evaluation.final_probs, round_evaluation.probs[-1])
+    assert round_evaluation.provenance["fitted_weights"] == {"lightgbm": pytest.approx(1)}
     for k, name in enumerate(("inception_v3", "resnet50")):
-        own = judged.probs[judged.predictors.index(name)]
-        for row, (track, fold) in enumerate(zip(judged.ids, judged.folds, strict=True)):
-            at = made.manifest.ids.index(track)
+        probs = round_evaluation.probs[round_evaluation.predictors.index(name)]
+        for row, (track_id, fold) in enumerate(zip(round_evaluation.ids, round_evaluation.folds, strict=True)):
+            manifest_row = run.manifest.ids.index(track_id)
             folds = [fold] if fold >= 0 else [1, 2]
-            np.testing.assert_allclose(own[row], np.mean([votes.matrices[f][at, k] for f in folds], axis=0))
-    case, stack = stacks[0]
+            expected = np.mean([base.matrices[f][manifest_row, k] for f in folds], axis=0)
+            np.testing.assert_allclose(probs[row], expected)
+    stacking_set, stack = stacks[0]
     np.testing.assert_array_equal(
-        judged.probs[3][: len(case.rows)], stack.out_of_fold(case.validation[0], case.subfolds)["lightgbm"]
+        round_evaluation.probs[3][: len(stacking_set.rows)],
+        stack.out_of_fold(stacking_set.validation[0], stacking_set.subfolds)["lightgbm"],
     )
-    answers = [s.predict(votes.matrices[f][[12, 13]])["lightgbm"] for c, s in stacks for f in c.folds]
-    np.testing.assert_allclose(judged.probs[3][-2:], np.mean(answers, axis=0))
+    test_probs = [
+        stack.predict(base.matrices[fold][[12, 13]])["lightgbm"]
+        for stacking_set, stack in stacks
+        for fold in stacking_set.folds
+    ]
+    np.testing.assert_allclose(round_evaluation.probs[3][-2:], np.mean(test_probs, axis=0))
 
 
-def test_votes_are_of_every_network_and_fold(second):
-    votes = dataset.load_base_predictions(second, 2)
-    found = votes.votes(np.array([12, 13, 0]))
-    expected = [votes.matrices[fold][[12, 13, 0], k].argmax(1) for fold in (1, 2) for k in (0, 1)]
-    np.testing.assert_array_equal(found, expected)
+def test_votes_are_the_predicted_classes_of_every_network_and_fold(second):
+    base = dataset.load_base_predictions(second, 2)
+    votes = base.votes(np.array([12, 13, 0]))
+    expected = [base.matrices[fold][[12, 13, 0], k].argmax(1) for fold in (1, 2) for k in (0, 1)]
+    np.testing.assert_array_equal(votes, expected)
 
 
-def test_what_was_not_heard_is_not_learnt_from_and_not_known(second):
-    votes = dataset.load_base_predictions(second, 2)
-    assert np.flatnonzero(votes.unusable).tolist() == [5]
-    assert all(5 not in case.rows for case in dataset.stacking_sets(second, 2, votes))
+def test_unusable_tracks_are_in_no_stacking_set(second):
+    base = dataset.load_base_predictions(second, 2)
+    assert np.flatnonzero(base.unusable).tolist() == [5]
+    assert all(5 not in stacking_set.rows for stacking_set in dataset.stacking_sets(second, 2, base))
 
 
 @pytest.mark.parametrize(
@@ -116,7 +127,7 @@ def test_what_was_not_heard_is_not_learnt_from_and_not_known(second):
         ({"round": 1}, "made with round 1, not 2"),
     ],
 )
-def test_mixtures_are_refused(second, monkeypatch, changes, reason):
+def test_predictions_of_another_provenance_are_rejected(second, monkeypatch, changes, reason):
     predict(second, 2, monkeypatch, **changes)
     with pytest.raises(InputError, match=reason):
         dataset.load_base_predictions(second, 2)
@@ -124,5 +135,5 @@ def test_mixtures_are_refused(second, monkeypatch, changes, reason):
 
 def test_missing_predictions_are_named(second):
     second.predictions_path(second.jobs(2)[1]).unlink()
-    with pytest.raises(InputError, match="round 2: no predictions of resnet50-fold1 as it is now"):
+    with pytest.raises(InputError, match="round 2: no predictions of resnet50-fold1 by its current checkpoint"):
         dataset.load_base_predictions(second, 2)

@@ -1,4 +1,4 @@
-"""Rounds are stacked, with predictions of networks that there are not."""
+"""Rounds are stacked, with synthetic predictions."""
 
 import csv
 from pathlib import Path
@@ -17,59 +17,59 @@ from melgpu.stacking.round import stack_round
 from tests.helpers.runs import predict
 
 
-def listing(folder: Path, names: list[str], labels: list[str]) -> SourceList:
+def source_list(folder: Path, names: list[str], labels: list[str]) -> SourceList:
     blank = [""] * len(names)
     return SourceList(names, [str(folder / name) for name in names], labels, blank, blank)
 
 
 @pytest.fixture
-def twins(tmp_path, small, monkeypatch) -> run.Run:
-    """A run in its first round whose test sets name different files by the same names."""
-    names = [f"{number}.wav" for number in range(4)]
-    train = listing(tmp_path / "train", [f"t{number}.wav" for number in range(18)], ["a", "b"] * 9)
-    tests = {split: listing(tmp_path / split, names, [""] * 4) for split in ("public", "private")}
-    for one in (train, *tests.values()):
-        for path in map(Path, one.paths):
+def same_names(tmp_path, small, monkeypatch) -> run.Run:
+    """A run in its first round whose test sets have different files of the same names."""
+    names = [f"{i}.wav" for i in range(4)]
+    train = source_list(tmp_path / "train", [f"t{i}.wav" for i in range(18)], ["a", "b"] * 9)
+    tests = {split: source_list(tmp_path / split, names, [""] * 4) for split in ("public", "private")}
+    for sources in (train, *tests.values()):
+        for path in map(Path, sources.paths):
             path.parent.mkdir(exist_ok=True)
             path.touch()
-    made = create_run(tmp_path / "run", small, manifest.build({"train": train, **tests}, 3, 8), "cpu")
-    predict(made, 1, monkeypatch)
-    return made
+    new_run = create_run(tmp_path / "run", small, manifest.build({"train": train, **tests}, 3, 8), "cpu")
+    predict(new_run, 1, monkeypatch)
+    return new_run
 
 
-def test_test_sets_may_share_names(twins, monkeypatch):
-    stack_round(twins, 1)
-    predict(twins, 2, monkeypatch)
-    stack_round(twins, 2)
-    told = evaluation.load(twins.evaluation_path(2))
-    for split, path in twins.submissions.items():
-        rows = np.flatnonzero(np.array(told.splits) == split)
-        expected = [["Id", "Genre"], *([told.ids[row], "ab"[told.final_probs[row].argmax()]] for row in rows)]
+def test_test_sets_may_share_names(same_names, monkeypatch):
+    stack_round(same_names, 1)
+    predict(same_names, 2, monkeypatch)
+    stack_round(same_names, 2)
+    second = evaluation.load(same_names.evaluation_path(2))
+    for split, path in same_names.submissions.items():
+        rows = np.flatnonzero(np.array(second.splits) == split)
+        expected = [["Id", "Genre"], *([second.ids[row], "ab"[second.final_probs[row].argmax()]] for row in rows)]
         assert list(csv.reader(path.open())) == expected
-    first = evaluation.load(twins.evaluation_path(1))
+    first = evaluation.load(same_names.evaluation_path(1))
     public = {first.ids[row]: first.final_probs[row].max() for row, s in enumerate(first.splits) if s == "public"}
-    chosen = list(csv.DictReader(twins.pseudo_path(1).open()))
-    assert chosen
-    for one in chosen:
-        assert float(one["confidence"]) == pytest.approx(public[one["id"]], abs=1e-6)
+    selected = list(csv.DictReader(same_names.pseudo_path(1).open()))
+    assert selected
+    for row in selected:
+        assert float(row["confidence"]) == pytest.approx(public[row["id"]], abs=1e-6)
 
 
-def test_what_is_wrong_with_times_or_report_costs_no_result(twins, capsys):
-    twins.timings_path.write_text("x")
-    stack_round(twins, 1)
-    assert twins.is_stacked(1)
-    log = twins.job_folder(twins.jobs(1)[0]) / "log.csv"
+def test_an_error_in_the_timings_or_the_report_loses_no_result(same_names, capsys):
+    same_names.timings_path.write_text("x")
+    stack_round(same_names, 1)
+    assert same_names.is_stacked(1)
+    log = same_names.job_folder(same_names.jobs(1)[0]) / "log.csv"
     log.parent.mkdir(parents=True)
     log.write_text("no log")
-    stack.write_report(twins)
+    stack.write_report(same_names)
     assert "No report" in capsys.readouterr().out
     log.unlink()
-    stack.write_report(twins)
-    assert twins.report_path.exists()
+    stack.write_report(same_names)
+    assert same_names.report_path.exists()
 
 
-def test_a_round_that_cannot_be_stacked_yet_shows_the_one_before(twins):
-    stack_round(twins, 1)
+def test_the_report_shows_the_last_round_where_the_current_cannot_be_stacked(same_names):
+    stack_round(same_names, 1)
     with pytest.raises(InputError, match="round 2: no predictions"):
-        stack.stack_current_round(twins)
-    assert twins.report_path.exists()
+        stack.stack_current_round(same_names)
+    assert same_names.report_path.exists()

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 
 from melgpu.errors import InputError
+from melgpu.metrics import accuracy
 from melgpu.models import checkpoint
 from melgpu.stacking.stack import (
     Stack,
@@ -19,95 +20,94 @@ from melgpu.stacking.stack import (
     load_stack,
     save_stack,
 )
-from tests.helpers.stacking import SPEC, votes
+from tests.helpers.stacking import SPEC, labelled_matrix
 
 NAMES = ["cnn", "skip_cnn", "lightgbm"]
 
 
 def fit_stack(train, valid, names=NAMES, spec=SPEC) -> tuple[Stack, np.ndarray]:
-    """A whole stack, and the sub-folds of its validation tracks."""
+    """A stack of all sub-folds, and the sub-folds of its validation tracks."""
     subfolds = assign_subfolds(valid[1], spec)
-    parts = list(fit_subfolds(train, valid, subfolds, names, spec))
-    return Stack(valid[0].shape[1], valid[0].shape[2], dict.fromkeys(names, 1.0), parts), subfolds
+    fitted = list(fit_subfolds(train, valid, subfolds, names, spec))
+    return Stack(valid[0].shape[1], valid[0].shape[2], dict.fromkeys(names, 1.0), fitted), subfolds
 
 
 @pytest.fixture(scope="module", params=["original", "oof"])
 def train(request):
-    return votes(120, 1) if request.param == "original" else None
+    return labelled_matrix(120, 1) if request.param == "original" else None
 
 
 @pytest.fixture(scope="module")
 def fitted(train):
-    return fit_stack(train, votes(80, 2))
+    return fit_stack(train, labelled_matrix(80, 2))
 
 
 @settings(max_examples=6, deadline=None)
 @given(st.integers(2, 9), st.integers(2, 15), st.integers(3, 40))
 def test_any_number_of_models_classes_and_tracks_fits(num_models, num_classes, count):
     spec = SPEC.model_copy(update={"max_epochs": 1, "num_trees": 2})
-    valid = votes(count, 0, num_models, num_classes)
-    stack, subfolds = fit_stack(votes(7, 1, num_models, num_classes), valid, spec=spec)
-    matrix = votes(5, 2, num_models, num_classes)[0]
-    for made, rows in ((stack.predict(matrix), 5), (stack.out_of_fold(valid[0], subfolds), count)):
-        assert list(made) == [*NAMES, "blend", "fitted blend"]
-        for probs in made.values():
+    valid = labelled_matrix(count, 0, num_models, num_classes)
+    stack, subfolds = fit_stack(labelled_matrix(7, 1, num_models, num_classes), valid, spec=spec)
+    matrix = labelled_matrix(5, 2, num_models, num_classes)[0]
+    for predictions, rows in ((stack.predict(matrix), 5), (stack.out_of_fold(valid[0], subfolds), count)):
+        assert list(predictions) == [*NAMES, "blend", "fitted blend"]
+        for probs in predictions.values():
             assert probs.shape == (rows, num_classes)
             np.testing.assert_allclose(probs.sum(1), 1, atol=1e-5)
 
 
 @given(st.lists(st.integers(0, 5), min_size=3, max_size=60))
-def test_tracks_are_dealt_evenly(labels):
+def test_subfolds_are_stratified(labels):
     labels = np.array(labels)
     subfolds = assign_subfolds(labels, SPEC)
     counts = np.bincount(subfolds)
     assert len(counts) == min(len(labels), SPEC.num_subfolds)
     assert counts.max() - counts.min() <= 1
     for label in np.unique(labels):
-        own = np.bincount(subfolds[labels == label], minlength=len(counts))
-        assert own.max() - own.min() <= 1
+        class_counts = np.bincount(subfolds[labels == label], minlength=len(counts))
+        assert class_counts.max() - class_counts.min() <= 1
 
 
-def test_too_few_tracks_are_refused():
+def test_too_few_tracks_are_rejected():
     with pytest.raises(InputError, match="at least 3 validation tracks, there are 2"):
         assign_subfolds(np.array([0, 1]), SPEC)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_stacker_learns_whom_to_trust(fitted, name):
-    matrix, labels = votes(400, 3)
-    right = lambda probs: (probs.argmax(1) == labels).mean()  # noqa: E731
+def test_a_stacker_is_as_accurate_as_the_mean_and_better_than_the_worst_model(fitted, name):
+    matrix, labels = labelled_matrix(400, 3)
     stacked = fitted[0].predict(matrix)[name]
-    assert right(stacked) > right(matrix.mean(1)) - 0.05
-    assert right(stacked) > right(matrix[:, 2]) + 0.3
+    assert accuracy(stacked, labels) > accuracy(matrix.mean(1), labels) - 0.05
+    assert accuracy(stacked, labels) > accuracy(matrix[:, 2], labels) + 0.3
 
 
 def test_the_same_seed_gives_the_same_bits(train, fitted, tmp_path):
     torch.rand(3)
-    again, _ = fit_stack(train, votes(80, 2))
-    for path, stack in ((tmp_path / "one", fitted[0]), (tmp_path / "other", again)):
+    refitted, _ = fit_stack(train, labelled_matrix(80, 2))
+    for path, stack in ((tmp_path / "first", fitted[0]), (tmp_path / "second", refitted)):
         save_stack(stack, path, {"folds": [0]})
-    assert (tmp_path / "one").read_bytes() == (tmp_path / "other").read_bytes()
+    assert (tmp_path / "first").read_bytes() == (tmp_path / "second").read_bytes()
 
 
-def test_what_is_said_of_a_track_does_not_depend_on_its_label(train, fitted):
-    """The proof that nothing leaks: other labels for one sub-fold leave every bit of its judgement as it was."""
-    matrix, labels = votes(80, 2)
+def test_the_prediction_of_a_track_does_not_depend_on_its_label(train, fitted):
+    """No label leakage: other labels for one sub-fold leave its predictions the same to the bit."""
+    matrix, labels = labelled_matrix(80, 2)
     stack, subfolds = fitted
-    before = stack.out_of_fold(matrix, subfolds)
-    for number in (0, SPEC.num_subfolds - 1):
-        judged = subfolds == number
-        other = np.where(judged, (labels + 1) % 4, labels)
-        again = list(fit_subfolds(train, (matrix, other), subfolds, NAMES, SPEC))[number]
-        only = Stack(3, 4, stack.weights, [again]).predict(matrix[judged])
-        for name, probs in before.items():
-            np.testing.assert_array_equal(only[name], probs[judged], err_msg=name)
-        learnt = list(fit_subfolds(train, (matrix, (labels + 1) % 4), subfolds, NAMES, SPEC))[number]
-        assert (learnt.predict(matrix)["cnn"] != again.predict(matrix)["cnn"]).any()  # of the others' it does
+    expected = stack.out_of_fold(matrix, subfolds)
+    for index in (0, SPEC.num_subfolds - 1):
+        evaluated = subfolds == index
+        changed_labels = np.where(evaluated, (labels + 1) % 4, labels)
+        refitted = list(fit_subfolds(train, (matrix, changed_labels), subfolds, NAMES, SPEC))[index]
+        predictions = Stack(3, 4, stack.weights, [refitted]).predict(matrix[evaluated])
+        for name, probs in expected.items():
+            np.testing.assert_array_equal(predictions[name], probs[evaluated], err_msg=name)
+        all_changed = list(fit_subfolds(train, (matrix, (labels + 1) % 4), subfolds, NAMES, SPEC))[index]
+        assert (all_changed.predict(matrix)["cnn"] != refitted.predict(matrix)["cnn"]).any()
 
 
 @pytest.mark.parametrize("protocol", ["original", "oof"])
-def test_shuffled_labels_fall_to_chance(protocol):
-    rng, train, valid = np.random.default_rng(6), votes(200, 4), votes(200, 5)
+def test_shuffled_labels_give_chance_level(protocol):
+    rng, train, valid = np.random.default_rng(6), labelled_matrix(200, 4), labelled_matrix(200, 5)
     train = (train[0], rng.permutation(train[1])) if protocol == "original" else None
     valid = (valid[0], rng.permutation(valid[1]))
     stack, subfolds = fit_stack(train, valid)
@@ -117,44 +117,46 @@ def test_shuffled_labels_fall_to_chance(protocol):
 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 1000))
-def test_fitted_weights_are_the_likeliest(seed):
+def test_fitted_weights_maximize_the_likelihood(seed):
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, 4, 60)
     probs = {name: rng.dirichlet(np.ones(4) / 2, 60) for name in NAMES}
     weights = fit_blend_weights(probs, labels, steps=3000)
     assert sum(weights.values()) == pytest.approx(1)
 
-    def loss(shares) -> float:
-        own = blend_probs(probs, dict(zip(NAMES, shares, strict=True)))
-        return -np.log(own[np.arange(60), labels]).mean()
+    def loss(values) -> float:
+        blended = blend_probs(probs, dict(zip(NAMES, values, strict=True)))
+        return -np.log(blended[np.arange(60), labels]).mean()
 
-    best = minimize(lambda free: loss(np.exp([*free, 0])), [0, 0], method="Nelder-Mead", options={"xatol": 1e-6})
+    best = minimize(
+        lambda log_weights: loss(np.exp([*log_weights, 0])), [0, 0], method="Nelder-Mead", options={"xatol": 1e-6}
+    )
     assert loss(weights.values()) <= best.fun + 1e-4
 
 
-def test_weights_go_to_who_is_right():
+def test_an_accurate_stacker_gets_the_weight():
     labels = np.arange(40) % 2
-    right = np.eye(2)[labels] * 0.8 + 0.1
-    weights = fit_blend_weights({"good": right, "bad": 1 - right}, labels)
+    correct = np.eye(2)[labels] * 0.8 + 0.1
+    weights = fit_blend_weights({"good": correct, "bad": 1 - correct}, labels)
     assert weights["good"] > 0.99
 
 
-def test_trees_that_ask_nothing_are_noticed(fitted):
+def test_trees_without_a_split_are_detected(fitted):
     assert not fitted[0].is_constant
-    assert not fit_stack(None, votes(20, 1), ["cnn"])[0].is_constant
-    few = SPEC.model_copy(update={"min_child_samples": 1000})
-    stack, _ = fit_stack(None, votes(20, 1), ["lightgbm"], few)
+    assert not fit_stack(None, labelled_matrix(20, 1), ["cnn"])[0].is_constant
+    no_split = SPEC.model_copy(update={"min_child_samples": 1000})
+    stack, _ = fit_stack(None, labelled_matrix(20, 1), ["lightgbm"], no_split)
     assert stack.is_constant
-    assert np.ptp(stack.predict(votes(9, 2)[0])["lightgbm"], axis=0).max() == 0
+    assert np.ptp(stack.predict(labelled_matrix(9, 2)[0])["lightgbm"], axis=0).max() == 0
 
 
-def test_a_fitted_blend_needs_two():
+def test_a_fitted_blend_needs_two_stackers():
     assert final_predictor("fitted blend", 2) == "fitted blend"
     assert final_predictor("fitted blend", 1) == final_predictor("blend", 3) == "blend"
     assert final_predictor("mean", 1) == final_predictor("mean", 3) == "mean"
     assert [compared_predictor(name) for name in ("mean", "fitted blend")] == ["blend", "fitted blend"]
-    stack, _ = fit_stack(None, votes(20, 1), ["lightgbm"])
-    assert list(stack.predict(votes(2, 2)[0])) == ["lightgbm", "blend"]
+    stack, _ = fit_stack(None, labelled_matrix(20, 1), ["lightgbm"])
+    assert list(stack.predict(labelled_matrix(2, 2)[0])) == ["lightgbm", "blend"]
 
 
 def test_protocols_group_folds():
@@ -162,13 +164,13 @@ def test_protocols_group_folds():
     assert fold_groups("oof", (2, 3, 4)) == [(2, 3, 4)]
 
 
-def test_a_stack_survives_its_file(fitted, tmp_path):
-    stack, matrix = fitted[0], votes(50, 7)[0]
+def test_a_saved_stack_gives_the_same_predictions(fitted, tmp_path):
+    stack, matrix = fitted[0], labelled_matrix(50, 7)[0]
     save_stack(stack, tmp_path / "x", {"folds": [2]})
-    again, metadata = load_stack(tmp_path / "x")
+    loaded, metadata = load_stack(tmp_path / "x")
     assert metadata["folds"] == [2]
     for name, probs in stack.predict(matrix).items():
-        np.testing.assert_array_equal(again.predict(matrix)[name], probs)
+        np.testing.assert_array_equal(loaded.predict(matrix)[name], probs)
 
 
 CNN = {"num_models": 2, "num_classes": 3, "weights": {"cnn": 1.0}, "fitted_weights": [{"cnn": 1.0}]}
@@ -185,19 +187,19 @@ CNN = {"num_models": 2, "num_classes": 3, "weights": {"cnn": 1.0}, "fitted_weigh
         ({**CNN, "fitted_weights": [{"cnn": 1.0}] * 1001}, "stack.fitted_weights"),
         ({**CNN, "fitted_weights": []}, "stack.fitted_weights"),
         ({**CNN, "fitted_weights": [{"cnn": -0.5}]}, "stack.fitted_weights"),
-        ({**CNN, "fitted_weights": [{"cnn": 0.0}]}, "weights of other stackers, or of none"),
-        ({**CNN, "fitted_weights": [{"skip_cnn": 1.0}]}, "weights of other stackers, or of none"),
+        ({**CNN, "fitted_weights": [{"cnn": 0.0}]}, "fitted weights of other stackers, or all zero"),
+        ({**CNN, "fitted_weights": [{"skip_cnn": 1.0}]}, "fitted weights of other stackers, or all zero"),
         ({**CNN, "weights": {"evil": 1.0}}, "stack.weights.evil"),
         ({**CNN, "weights": {"cnn": 0.0}}, "stack.weights.cnn"),
         ({**CNN, "num_models": 1000, "num_classes": 10_000}, "does not fit StackCNN"),
         ({**CNN, "weights": {"skip_cnn": 1.0}, "fitted_weights": [{"skip_cnn": 1.0}]}, "does not fit StackSkipCNN"),
         (
             {**CNN, "weights": {"lightgbm": 1.0}, "fitted_weights": [{"lightgbm": 1.0}]},
-            "lightgbm.0 is no model of LightGBM's",
+            "lightgbm.0 is not a LightGBM model",
         ),
     ],
 )
-def test_damaged_and_foreign_stacks_are_refused(tmp_path, shape, reason):
+def test_malformed_stacks_are_rejected(tmp_path, shape, reason):
     garbage = {"lightgbm.0": torch.frombuffer(bytearray(b"tree\nTree=0\n\xff"), dtype=torch.uint8)}
     checkpoint.save(tmp_path / "x", garbage, {"stack": shape})
     with pytest.raises(checkpoint.CheckpointError, match=f"x: .*{reason}"):
@@ -207,14 +209,14 @@ def test_damaged_and_foreign_stacks_are_refused(tmp_path, shape, reason):
         load_stack(tmp_path / "x")
 
 
-def test_blend_weighs():
+def test_a_blend_is_a_weighted_mean():
     probs = {"cnn": np.array([[1.0, 0.0]]), "lightgbm": np.array([[0.0, 1.0]])}
     np.testing.assert_allclose(blend_probs(probs, {"cnn": 0.9, "lightgbm": 0.1}), [[0.9, 0.1]])
     np.testing.assert_allclose(blend_probs(probs, {"cnn": 3.0, "lightgbm": 1.0}), [[0.75, 0.25]])
 
 
-def test_no_test_tracks_are_no_problem(fitted):
-    matrix = votes(4, 9)[0]
+def test_no_test_tracks_give_no_predictions(fitted):
+    matrix = labelled_matrix(4, 9)[0]
     assert {name: probs.shape for name, probs in fitted[0].predict(matrix[:0]).items()} == dict.fromkeys(
         [*NAMES, "blend", "fitted blend"], (0, 4)
     )

@@ -13,100 +13,101 @@ from tests.helpers.training import OPTIM, PARITY, fresh_tiny, run, same_weights
 
 @pytest.fixture
 def short(made):
-    """A run whose recipe trains as the tests of training do."""
+    """A run with the `optim` of the training tests."""
     return replace(made, recipe=made.recipe.model_copy(update={"optim": OPTIM}))
 
 
-def test_kept_resumed_and_finished(short):
-    job, whole, cut = short.jobs(1)[0], fresh_tiny(), fresh_tiny()
-    run(whole)
-    for _ in range(2):  # killed after its first epoch, and after its second
-        run(cut, epochs=1)
-        checkpointing.save_epoch(short, job, cut, PARITY)
-        cut = fresh_tiny()
-        checkpointing.resume(short, job, cut)
-    run(cut)
-    checkpointing.save_epoch(short, job, cut, PARITY)
-    checkpointing.mark_trained(short, job, cut)
-    assert same_weights(cut.model, whole.model)
+def test_a_training_is_saved_resumed_and_finished(short):
+    job, uninterrupted, resumed = short.jobs(1)[0], fresh_tiny(), fresh_tiny()
+    run(uninterrupted)
+    for _ in range(2):  # interrupted after its first epoch, and after its second
+        run(resumed, epochs=1)
+        checkpointing.save_epoch(short, job, resumed, PARITY)
+        resumed = fresh_tiny()
+        checkpointing.resume(short, job, resumed)
+    run(resumed)
+    checkpointing.save_epoch(short, job, resumed, PARITY)
+    checkpointing.mark_trained(short, job, resumed)
+    assert same_weights(resumed.model, uninterrupted.model)
     assert short.is_trained(job)
-    left = sorted(path.name for path in short.job_folder(job).iterdir())
-    assert left == ["best.safetensors", "log.csv", "scores.json"]
-    assert checkpointing.load_log(short, job) == cut.log
-    assert len(cut.log) == OPTIM.max_epochs
+    names = sorted(path.name for path in short.job_folder(job).iterdir())
+    assert names == ["best.safetensors", "log.csv", "scores.json"]
+    assert checkpointing.load_log(short, job) == resumed.log
+    assert len(resumed.log) == OPTIM.max_epochs
     _, metadata = checkpoint.load(short.checkpoint(job))
     schema.validate_metadata(schema.NetworkMetadata, metadata, short.checkpoint(job))
     assert (metadata["parity"], metadata["recipe_digest"]) == (PARITY, short.recipe.digest())
     assert (metadata["fold"], metadata["class_names"]) == (0, ["a", "b"])
-    assert metadata["scores"] in cut.log
-    assert validate_recipe(metadata["recipe"], "again") == short.recipe
-    made_on = environment.describe("cpu")
-    assert {key: metadata["environment"][key] for key in made_on} == made_on
+    assert metadata["scores"] in resumed.log
+    assert validate_recipe(metadata["recipe"], "saved") == short.recipe
+    expected = environment.describe("cpu")
+    assert {key: metadata["environment"][key] for key in expected} == expected
 
 
 def test_two_processes_never_train_the_same_network(made):
-    one, other = made.jobs(1)
-    with checkpointing.job_lock(made, one):
-        with checkpointing.job_lock(made, other):
+    first, second = made.jobs(1)
+    with checkpointing.job_lock(made, first):
+        with checkpointing.job_lock(made, second):
             pass
         with (
             pytest.raises(InputError, match="another process is training this network"),
-            checkpointing.job_lock(made, one),
+            checkpointing.job_lock(made, first),
         ):
             pass
-    with checkpointing.job_lock(made, one):
+    with checkpointing.job_lock(made, first):
         pass
 
 
-def test_a_training_of_another_recipe_is_refused(short, made):
-    job, state = short.jobs(1)[0], fresh_tiny()
-    run(state, epochs=1)
-    checkpointing.save_epoch(short, job, state, {})
+def test_a_training_of_another_recipe_is_rejected(short, made):
+    job, training = short.jobs(1)[0], fresh_tiny()
+    run(training, epochs=1)
+    checkpointing.save_epoch(short, job, training, {})
     with pytest.raises(checkpoint.CheckpointError, match="made with another recipe"):
         checkpointing.resume(made, job, fresh_tiny())
 
 
-def test_tensorboard_shows_the_log_once_though_it_was_interrupted(short):
+def test_tensorboard_has_each_epoch_once_after_an_interruption(short):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     machine = short.recipe.machine.model_copy(update={"tensorboard": True})
-    shown = replace(short, recipe=short.recipe.model_copy(update={"machine": machine}))
-    job, state = shown.jobs(1)[0], fresh_tiny()
+    with_tensorboard = replace(short, recipe=short.recipe.model_copy(update={"machine": machine}))
+    job, training = with_tensorboard.jobs(1)[0], fresh_tiny()
     for _ in range(2):
-        run(state, epochs=1)
-        checkpointing.save_epoch(shown, job, state, {})
-    checkpointing.save_epoch(shown, job, state, {})  # as after a kill before the epoch's state was saved
-    events = EventAccumulator(str(shown.job_folder(job) / "tensorboard"))
+        run(training, epochs=1)
+        checkpointing.save_epoch(with_tensorboard, job, training, {})
+    checkpointing.save_epoch(with_tensorboard, job, training, {})  # as after a kill before the epoch's state was saved
+    events = EventAccumulator(str(with_tensorboard.job_folder(job) / "tensorboard"))
     events.Reload()
     assert [event.step for event in events.Scalars("loss")] == [1, 2]
     assert {"loss", "accuracy", "window_accuracy", "lr"} <= set(events.Tags()["scalars"])
 
 
-def test_a_damaged_or_foreign_training_is_refused(short):
-    job, again = short.jobs(1)[0], fresh_tiny()
-    tensors, said = again.state()
-    first, path = next(iter(tensors)), short.job_folder(job) / "last.safetensors"
-    for few, wrong in (
+def test_a_malformed_state_is_rejected(short):
+    job, training = short.jobs(1)[0], fresh_tiny()
+    tensors, metadata = training.state()
+    first_name, path = next(iter(tensors)), short.job_folder(job) / "last.safetensors"
+    digests = {"recipe_digest": short.recipe.digest(), "pseudo_digest": "none"}
+    for bad_tensors, bad_metadata in (
         ({}, None),
         ({}, []),
-        ({}, {**said, "progress": {}}),
-        ({}, {**said, "progress": {**said["progress"], "epoch": 10**9}}),
-        ({}, {**said, "progress": {**said["progress"], "step": -1}}),
-        ({}, {**said, "log": ["text"]}),
-        ({}, {**said, "log": [{"window_accuracy": 0.5}]}),
-        ({}, {**said, "groups": [{"lr": "fast", "params": [0]}]}),
-        ({}, {**said, "micro_batch": 0}),
-        ({}, {**said, "ranks": "two"}),
-        ({}, said),
-        ({"nameless": torch.zeros(3)}, said),
-        ({"other.thing": torch.zeros(3)}, said),
-        ({first: torch.zeros(77)}, said),
-        ({**tensors, "epoch.sums": torch.zeros(3)}, said),
-        (tensors, {**said, "groups": []}),
+        ({}, {**metadata, "progress": {}}),
+        ({}, {**metadata, "progress": {**metadata["progress"], "epoch": 10**9}}),
+        ({}, {**metadata, "progress": {**metadata["progress"], "step": -1}}),
+        ({}, {**metadata, "log": ["text"]}),
+        ({}, {**metadata, "log": [{"window_accuracy": 0.5}]}),
+        ({}, {**metadata, "groups": [{"lr": "fast", "params": [0]}]}),
+        ({}, {**metadata, "micro_batch": 0}),
+        ({}, {**metadata, "ranks": "two"}),
+        ({}, metadata),
+        ({"nameless": torch.zeros(3)}, metadata),
+        ({"other.thing": torch.zeros(3)}, metadata),
+        ({first_name: torch.zeros(77)}, metadata),
+        ({**tensors, "epoch.sums": torch.zeros(3)}, metadata),
+        (tensors, {**metadata, "groups": []}),
     ):
-        checkpoint.save(path, few, {"recipe_digest": short.recipe.digest(), "pseudo_digest": "none", "training": wrong})
+        checkpoint.save(path, bad_tensors, digests | {"training": bad_metadata})
         with pytest.raises(checkpoint.CheckpointError, match=r"last\.safetensors: .*(not of a training|does not fit)"):
-            checkpointing.resume(short, job, again)
+            checkpointing.resume(short, job, training)
 
 
 @pytest.mark.parametrize(
@@ -120,7 +121,7 @@ def test_a_damaged_or_foreign_training_is_refused(short):
         lambda text: text + "\0",
     ],
 )
-def test_damaged_logs_are_refused(made, damage):
+def test_malformed_logs_are_rejected(made, damage):
     job = made.jobs(1)[0]
     assert checkpointing.load_log(made, job) == []
     columns = ("lr", *checkpointing.LOG_COLUMNS)
@@ -130,5 +131,5 @@ def test_damaged_logs_are_refused(made, damage):
     path.write_text(text)
     assert checkpointing.load_log(made, job) == [dict.fromkeys(columns, 0.5)]
     path.write_text(damage(text))
-    with pytest.raises(InputError, match=r"log\.csv: not a training's log"):
+    with pytest.raises(InputError, match=r"log\.csv: not a training log"):
         checkpointing.load_log(made, job)

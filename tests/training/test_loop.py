@@ -11,6 +11,7 @@ from melgpu.data.targets import Targets
 from melgpu.errors import InputError
 from melgpu.models.classifier import Classifier
 from melgpu.training import loop
+from melgpu.training.state import Training, start_training
 from tests.helpers.training import (
     AUGMENT,
     DEMO,
@@ -28,12 +29,12 @@ from tests.helpers.training import (
 )
 
 
-def fresh(spec=OPTIM) -> loop.Training:
+def fresh(spec=OPTIM) -> Training:
     torch.manual_seed(0)
-    return loop.start(Classifier("resnet50", 2, DEMO), spec, MACHINE)
+    return start_training(Classifier("resnet50", 2, DEMO), spec, MACHINE)
 
 
-def test_it_learns():
+def test_the_loss_falls_and_the_accuracy_rises():
     spec = OPTIM.model_copy(update={"max_epochs": 6, "lr": 1e-4})
     records = run(fresh(spec), spec)
     assert [record["epoch"] for record in records] == [1, 2, 3, 4, 5, 6]
@@ -42,9 +43,9 @@ def test_it_learns():
 
 
 def test_a_repeated_training_gives_the_same_bits():
-    one, other = fresh_tiny(), fresh_tiny()
-    assert results(run(one)) == results(run(other))
-    assert same_weights(one.model, other.model)
+    first, second = fresh_tiny(), fresh_tiny()
+    assert results(run(first)) == results(run(second))
+    assert same_weights(first.model, second.model)
 
 
 VARIED = AUGMENT.model_copy(update={"num_masks": 1, "max_mask": 0.2, "mixup_alpha": 0.3})
@@ -58,35 +59,35 @@ MODERN = {"label_smoothing": 0.1, "ema_decay": 0.9, "weight_decay": 0.05}
 def test_a_training_resumed_at_any_step_gives_the_same_bits(changes):
     spec = OPTIM.model_copy(update={"max_epochs": 2, **changes})
     augment = VARIED if "ema_decay" in changes else AUGMENT
-    whole = fresh_tiny(spec)
-    yields = len(list(fit(whole, spec, augment)))
+    uninterrupted = fresh_tiny(spec)
+    yields = len(list(fit(uninterrupted, spec, augment)))
     assert yields == 2 * (3 + 3 + 1)  # steps, batches of validation, the record
     for stop in range(1, yields):
-        cut = fresh_tiny(spec)
-        for _ in itertools.islice(fit(cut, spec, augment), stop):
+        interrupted = fresh_tiny(spec)
+        for _ in itertools.islice(fit(interrupted, spec, augment), stop):
             pass
-        tensors, metadata = cut.state()
+        tensors, metadata = interrupted.state()
         tensors, metadata = {name: value.clone() for name, value in tensors.items()}, json.loads(json.dumps(metadata))
         resumed = fresh_tiny(spec)
         torch.rand(stop)  # another random state
         resumed.restore(tensors, metadata, spec)
-        assert len(list(fit(resumed, spec, augment))) <= yields - stop + 3  # a validation begins anew
-        assert results(resumed.log) == results(whole.log), stop
-        assert same_weights(resumed.model, whole.model), stop
-        assert same_weights(resumed.evaluated_model, whole.evaluated_model), stop
+        assert len(list(fit(resumed, spec, augment))) <= yields - stop + 3  # an interrupted validation is repeated
+        assert results(resumed.log) == results(uninterrupted.log), stop
+        assert same_weights(resumed.model, uninterrupted.model), stop
+        assert same_weights(resumed.evaluated_model, uninterrupted.evaluated_model), stop
 
 
-def test_when_memory_runs_out_the_micro_batch_halves_and_the_step_stays(monkeypatch):
-    class Small(nn.Module):
-        """Holds two pictures at once."""
+def test_out_of_memory_halves_the_micro_batch_and_gives_the_same_step(monkeypatch):
+    class Limited(nn.Module):
+        """Runs out of memory with more than two pictures."""
 
         def __init__(self):
             super().__init__()
             self.head = nn.Linear(3, 2)
-            self.most = []
+            self.batch_sizes = []
 
         def forward(self, images):
-            self.most.append(len(images))
+            self.batch_sizes.append(len(images))
             if len(images) > 2:
                 raise torch.OutOfMemoryError("CUDA out of memory")
             return self.head(images.mean((2, 3)))
@@ -96,25 +97,25 @@ def test_when_memory_runs_out_the_micro_batch_halves_and_the_step_stays(monkeypa
 
     def run_once(micro_batch):
         torch.manual_seed(0)
-        small = Small()
-        state = loop.start(small, OPTIM, MACHINE.model_copy(update={"micro_batch": micro_batch}))
-        steps = loop.train_epoch(state, Pictures(), batches(), TARGETS, OPTIM, AUGMENT, 0)
+        model = Limited()
+        training = start_training(model, OPTIM, MACHINE.model_copy(update={"micro_batch": micro_batch}))
+        steps = loop.train_epoch(training, Pictures(), batches(), TARGETS, OPTIM, AUGMENT, 0)
         assert list(steps) == [4, 4, 4]
-        return state, small
+        return training
 
-    halved, small = run_once(1024)
+    halved = run_once(1024)
     assert halved.micro_batch == 2
-    assert small.most == [4, 2, 2, 2, 2, 2, 2]
-    whole, _ = run_once(2)
-    assert same_weights(halved.model, whole.model)
-    assert torch.equal(halved.sums, whole.sums)
-    monkeypatch.setattr(Small, "forward", lambda self, images: (_ for _ in ()).throw(torch.OutOfMemoryError("no")))
+    assert halved.model.batch_sizes == [4, 2, 2, 2, 2, 2, 2]
+    expected = run_once(2)
+    assert same_weights(halved.model, expected.model)
+    assert torch.equal(halved.sums, expected.sums)
+    monkeypatch.setattr(Limited, "forward", lambda self, images: (_ for _ in ()).throw(torch.OutOfMemoryError("no")))
     with pytest.raises(InputError, match=r"machine\.micro_batch"):
         run_once(1024)
 
 
-class Learning(Pictures):
-    """A front end that learns."""
+class Trainable(Pictures):
+    """A trainable front end."""
 
     def __init__(self):
         super().__init__()
@@ -124,15 +125,15 @@ class Learning(Pictures):
         return super().forward(waves) * self.gain
 
 
-def test_a_front_end_that_learns_does_so_in_micro_batches_too():
+def test_gradients_of_a_trainable_front_end_do_not_depend_on_the_micro_batch():
     gradients = []
     for micro_batch in (1, 3, 1024):
-        state, front_end = fresh_tiny(OPTIM), Learning()
-        state.model.eval()  # no dropout, no statistics of a part
-        state.micro_batch = micro_batch
+        training, front_end = fresh_tiny(OPTIM), Trainable()
+        training.model.eval()  # no dropout, no batch statistics
+        training.micro_batch = micro_batch
         images = front_end(next(batches()).waves)
-        wanted = torch.tensor([[0.25, 0], [0, 0.25], [0, 0.25], [0.25, 0]])
-        sums = loop._backward(state, state.model, images, wanted, False)
+        soft_targets = torch.tensor([[0.25, 0], [0, 0.25], [0, 0.25], [0.25, 0]])
+        sums = loop._backward(training, training.model, images, soft_targets, False)
         gradients.append((sums, front_end.gain.grad))
     for sums, gradient in gradients:
         torch.testing.assert_close(sums, gradients[0][0])
@@ -140,71 +141,42 @@ def test_a_front_end_that_learns_does_so_in_micro_batches_too():
         assert gradient.abs().sum() > 0
 
 
-def test_a_resumed_training_remembers_what_memory_held():
-    state = fresh_tiny(OPTIM)
-    state.micro_batch = 2
-    resumed = fresh_tiny(OPTIM)
-    resumed.restore(*state.state(), OPTIM)
-    assert resumed.micro_batch == 2
-
-
-def test_another_number_of_processes_goes_on_after_as_many_windows():
-    tensors, metadata = fresh_tiny(OPTIM).state()
-    metadata |= {"ranks": 4, "progress": metadata["progress"] | {"step": 10}}
-    resumed = fresh_tiny(OPTIM)
-    resumed.restore(tensors | {"epoch.sums": torch.tensor([5.0, 1.0])}, metadata, OPTIM)
-    assert resumed.progress.step == 40
-    assert resumed.sums.tolist() == [20, 4]
-
-
-def test_a_compiled_body_keeps_its_names():
-    torch.manual_seed(0)
-    plain, model = fresh().model, Classifier("resnet50", 2, DEMO)
-    loop.start(model, OPTIM, MACHINE.model_copy(update={"compile": True}))
-    assert model.body._compiled_call_impl
-    assert model.state_dict().keys() == plain.state_dict().keys()
-
-
-def test_windows_that_were_not_heard_teach_nothing():
-    def half(heard):
-        for batch in batches():
-            yield Batch(batch.waves, batch.tracks, batch.starts, heard)
-
-    state = fresh()
-    before = [value.clone() for value in state.model.parameters()]
-    silent = half(torch.zeros(4, dtype=torch.bool))
-    list(loop.train_epoch(state, Pictures(), silent, TARGETS, OPTIM, AUGMENT, 0))
-    assert all(torch.equal(a, b) for a, b in zip(before, state.model.parameters(), strict=True))
-    assert state.sums.tolist() == [0, 0]
+def test_invalid_windows_change_no_weights():
+    training = fresh()
+    before = [value.clone() for value in training.model.parameters()]
+    invalid = (replace(batch, valid=torch.zeros(4, dtype=torch.bool)) for batch in batches())
+    list(loop.train_epoch(training, Pictures(), invalid, TARGETS, OPTIM, AUGMENT, 0))
+    assert all(torch.equal(a, b) for a, b in zip(before, training.model.parameters(), strict=True))
+    assert training.sums.tolist() == [0, 0]
 
 
 def test_warm_up_trains_the_head_alone():
     spec = OPTIM.model_copy(update={"warmup_epochs": 1, "warmup_lr": 1e-2, "batch_norm_batches": 0})
-    state = fresh(spec)
-    body = {key: value.clone() for key, value in state.model.body.state_dict().items()}
-    head = state.model.head[0].weight.clone()
-    records = run(state, spec, epochs=1)
+    training = fresh(spec)
+    body = {key: value.clone() for key, value in training.model.body.state_dict().items()}
+    head = training.model.head[0].weight.clone()
+    records = run(training, spec, epochs=1)
     assert records[0]["lr"] == 1e-2
-    assert all(torch.equal(value, body[key]) for key, value in state.model.body.state_dict().items())
-    assert not torch.equal(state.model.head[0].weight, head)
-    run(state, spec)
-    assert not torch.equal(next(state.model.body.parameters()), body[next(iter(body))])
+    assert all(torch.equal(value, body[key]) for key, value in training.model.body.state_dict().items())
+    assert not torch.equal(training.model.head[0].weight, head)
+    run(training, spec)
+    assert not torch.equal(next(training.model.body.parameters()), body[next(iter(body))])
 
 
-def test_the_plateau_lowers_the_learning_rate():
+def test_the_plateau_schedule_lowers_the_learning_rate():
     spec = OPTIM.model_copy(update={"schedule": "plateau", "plateau_patience": 1, "lr": 1e-9})
     records = run(fresh_tiny(spec), spec)
     assert len({round(record["lr"] / 1e-9, 6) for record in records}) > 1
 
 
-def test_the_cosine_falls_towards_zero():
-    rates = [record["lr"] for record in run(fresh_tiny())]
-    assert rates[0] == OPTIM.lr
-    assert sorted(rates, reverse=True) == rates
-    assert 0 < rates[-1] < 0.2 * OPTIM.lr
+def test_the_cosine_schedule_falls_towards_zero():
+    lrs = [record["lr"] for record in run(fresh_tiny())]
+    assert lrs[0] == OPTIM.lr
+    assert sorted(lrs, reverse=True) == lrs
+    assert 0 < lrs[-1] < 0.2 * OPTIM.lr
 
 
-def test_refreshed_statistics_are_those_of_the_batches():
+def test_updated_batch_norm_has_the_statistics_of_the_batches():
     model = nn.Sequential(Pictures(), nn.BatchNorm2d(3))
     pictures = torch.cat([batch.waves for batch in batches(0)]).view(-1, 3, 75, 75)
     loop.update_batch_norm(model[1], Pictures(), batches(0, count=9), num_batches=3, bfloat16=False)
@@ -212,12 +184,12 @@ def test_refreshed_statistics_are_those_of_the_batches():
 
 
 def test_step_seeds_differ():
-    numbers = itertools.product(range(5), repeat=4)
-    assert len({loop.step_seed(*place) for place in numbers}) == 5**4
+    arguments = itertools.product(range(5), repeat=4)
+    assert len({loop.step_seed(*values) for values in arguments}) == 5**4
 
 
-def test_a_loss_that_is_no_number_is_explained():
-    def broken(epoch=0, first_step=0):
+def test_the_cause_of_a_non_finite_loss_is_reported():
+    def with_nan(epoch=0, first_step=0):
         for batch in batches(epoch, first_step):
             batch.waves[2] = torch.nan
             yield batch
@@ -226,25 +198,25 @@ def test_a_loss_that_is_no_number_is_explained():
         for batch in batches(epoch, first_step):
             yield Batch(batch.waves * 1e38, batch.tracks, batch.starts, batch.valid)
 
-    for source, message in ((broken, "window at sample 0: its picture is no number"), (diverged, "optim.lr")):
-        steps = loop.fit(fresh(), Pictures(), source, lambda: batches(99), TARGETS, OPTIM, AUGMENT, seed=3)
+    for train_batches, message in ((with_nan, "window at sample 0: its picture is NaN"), (diverged, "optim.lr")):
+        steps = loop.fit(fresh(), Pictures(), train_batches, lambda: batches(99), TARGETS, OPTIM, AUGMENT, seed=3)
         with pytest.raises(InputError, match=message):
             list(steps)
 
 
-def test_many_broken_windows_are_not_all_named():
-    def broken(epoch=0, first_step=0):
+def test_the_number_of_named_windows_is_limited():
+    def all_nan(epoch=0, first_step=0):
         for batch in batches(epoch, first_step, count=30):
             yield replace(batch, waves=batch.waves * torch.nan)
 
-    steps = loop.fit(fresh(), Pictures(), broken, lambda: batches(99), TARGETS, OPTIM, AUGMENT, seed=3)
+    steps = loop.fit(fresh(), Pictures(), all_nan, lambda: batches(99), TARGETS, OPTIM, AUGMENT, seed=3)
     with pytest.raises(InputError) as caught:
         list(steps)
     assert len(caught.value.problems) == loop.MAX_DESCRIBED
 
 
-def test_a_front_end_that_diverged_is_not_blamed_on_the_files():
-    class Drawing(Pictures):
+def test_a_diverged_front_end_is_not_reported_as_an_audio_error():
+    class Diverged(Pictures):
         def __init__(self):
             super().__init__()
             self.gain = nn.Parameter(torch.tensor(torch.nan))
@@ -252,55 +224,55 @@ def test_a_front_end_that_diverged_is_not_blamed_on_the_files():
         def forward(self, waves):
             return super().forward(waves) * self.gain
 
-    state = fresh_tiny()
-    state.model.front_end = Drawing()
-    steps = loop.fit(state, state.model.front_end, batches, lambda: batches(99), TARGETS, OPTIM, AUGMENT, seed=3)
+    training = fresh_tiny()
+    training.model.front_end = Diverged()
+    steps = loop.fit(training, training.model.front_end, batches, lambda: batches(99), TARGETS, OPTIM, AUGMENT, seed=3)
     with pytest.raises(InputError, match=r"try a smaller optim\.lr"):
         list(steps)
 
 
-def test_an_average_is_what_is_judged():
+def test_the_moving_average_is_evaluated():
     spec = OPTIM.model_copy(update={"ema_decay": 0.999})
-    state = fresh_tiny(spec)
-    run(state, spec)
-    assert state.progress.updates == 12
-    assert not same_weights(state.evaluated_model, state.model)
-    plain = fresh_tiny()
-    run(plain)
-    for one, other in zip(state.model.parameters(), plain.model.parameters(), strict=True):
-        assert torch.equal(one, other)
-    assert plain.evaluated_model is plain.model
+    training = fresh_tiny(spec)
+    run(training, spec)
+    assert training.progress.updates == 12
+    assert not same_weights(training.evaluated_model, training.model)
+    without_ema = fresh_tiny()
+    run(without_ema)
+    for first, second in zip(training.model.parameters(), without_ema.model.parameters(), strict=True):
+        assert torch.equal(first, second)
+    assert without_ema.evaluated_model is without_ema.model
 
 
-def test_masks_mixes_and_smoothing_learn_too():
+def test_training_works_with_masks_mixup_and_label_smoothing():
     augment = AUGMENT.model_copy(update={"num_masks": 1, "max_mask": 0.2, "mixup_alpha": 0.3})
     spec = OPTIM.model_copy(update={"max_epochs": 12, "lr": 1e-2, "label_smoothing": 0.1, "schedule": "cosine"})
-    state = fresh_tiny(spec)
-    records = [record for record in fit(state, spec, augment) if isinstance(record, dict)]
+    training = fresh_tiny(spec)
+    records = [record for record in fit(training, spec, augment) if isinstance(record, dict)]
     assert records[-1]["loss"] < records[0]["loss"]
     assert records[-1]["window_accuracy"] > 0.9
 
 
-def test_the_loss_is_the_cross_entropy_of_the_heard_windows():
-    state = fresh_tiny()
-    state.model.eval()
+def test_the_loss_is_the_cross_entropy_of_the_valid_windows():
+    training = fresh_tiny()
+    training.model.eval()
     batch = next(batches())
-    heard, images = torch.tensor([True, True, False, True]), Pictures()(batch.waves)
-    rows = Targets(TARGETS.classes, torch.tensor([1.0, 3.0])).of(replace(batch, valid=heard), 0.1)
-    loss, accuracy = loop._backward(state, state.model, images, rows / 3, False)
+    valid, images = torch.tensor([True, True, False, True]), Pictures()(batch.waves)
+    smoothed = Targets(TARGETS.classes, torch.tensor([1.0, 3.0])).of(replace(batch, valid=valid), 0.1)
+    loss, accuracy = loop._backward(training, training.model, images, smoothed / 3, False)
     expected = torch.nn.functional.cross_entropy(
-        state.model(images)[heard], TARGETS.classes[batch.tracks[heard]], torch.tensor([1.0, 3.0])
+        training.model(images)[valid], TARGETS.classes[batch.tracks[valid]], torch.tensor([1.0, 3.0])
     )
-    smooth = -(rows * state.model(images).log_softmax(1)).sum() / 3
-    torch.testing.assert_close(loss, smooth.double())
-    right = state.model(images).argmax(1) == TARGETS.classes[batch.tracks]
-    assert float(accuracy) == pytest.approx(float(right[heard].float().mean()))
-    unsmoothed = Targets(TARGETS.classes, torch.tensor([1.0, 3.0])).of(replace(batch, valid=heard), 0.0)
-    loss, _ = loop._backward(state, state.model, images, unsmoothed / unsmoothed.sum(), False)
+    expected_smoothed = -(smoothed * training.model(images).log_softmax(1)).sum() / 3
+    torch.testing.assert_close(loss, expected_smoothed.double())
+    correct = training.model(images).argmax(1) == TARGETS.classes[batch.tracks]
+    assert float(accuracy) == pytest.approx(float(correct[valid].float().mean()))
+    unsmoothed = Targets(TARGETS.classes, torch.tensor([1.0, 3.0])).of(replace(batch, valid=valid), 0.0)
+    loss, _ = loop._backward(training, training.model, images, unsmoothed / unsmoothed.sum(), False)
     torch.testing.assert_close(loss, expected.double())
 
 
-def test_a_log_says_where_the_time_went():
+def test_a_log_record_has_the_time_of_each_stage():
     (record, *_) = run(fresh_tiny(), epochs=1)
     assert {f"{stage}_s" for stage in loop.STAGES} < record.keys()
     assert record["steps_per_s"] > 0
@@ -308,13 +280,13 @@ def test_a_log_says_where_the_time_went():
 
 
 @pytest.mark.gpu
-def test_a_step_never_waits_for_the_gpu():
+def test_a_step_does_not_synchronize_with_the_gpu():
     device = torch.device("cuda")
     spec = OPTIM.model_copy(update={"ema_decay": 0.9, "label_smoothing": 0.1, "precision": "bfloat16"})
     augment = AUGMENT.model_copy(update={"num_masks": 1, "mixup_alpha": 0.2})
-    state = loop.start(Tiny().to(device), spec, MACHINE)
+    training = start_training(Tiny().to(device), spec, MACHINE)
     on_device = [replace(batch, waves=batch.waves.to(device)) for batch in batches(count=6)]
-    steps = loop.train_epoch(state, Pictures(), on_device, TARGETS, spec, augment, 0)
+    steps = loop.train_epoch(training, Pictures(), on_device, TARGETS, spec, augment, 0)
     for _ in itertools.islice(steps, 3):
         pass
     torch.cuda.set_sync_debug_mode("error")
@@ -322,4 +294,4 @@ def test_a_step_never_waits_for_the_gpu():
         assert list(steps) == [4, 4, 4]
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    assert torch.isfinite(state.sums).all()
+    assert torch.isfinite(training.sums).all()

@@ -7,7 +7,7 @@ from melgpu.training.optimizer import Progress
 from tests.helpers.training import Tiny
 
 
-def test_the_plateau_is_keras():
+def test_the_plateau_schedule_is_that_of_keras():
     """ReduceLROnPlateau(factor 0.2, patience 4) with EarlyStopping(patience 8), as Keras counts."""
     spec = load_recipe([]).optim
     progress, drops = Progress(), []
@@ -21,36 +21,36 @@ def test_the_plateau_is_keras():
     assert progress.best_accuracy == 0.6
 
 
-def test_without_decay_it_is_adam():
+def test_without_weight_decay_it_is_adam():
     spec = load_recipe([], ["optim.warmup_epochs=0", "optim.lr=0.01"]).optim
     weights = []
     for make in (
         lambda model: optimizer.make_optimizer(model, spec, 0),
-        lambda model: torch.optim.Adam(model.parameters(), 0.01, fused=True),  # rounds alike
+        lambda model: torch.optim.Adam(model.parameters(), 0.01, fused=True),  # fused: the same rounding
     ):
         torch.manual_seed(0)
         model = Tiny()
-        own = make(model)
+        adam = make(model)
         for _ in range(3):
-            own.zero_grad()
+            adam.zero_grad()
             model(torch.rand(4, 3, 75, 75, generator=torch.Generator().manual_seed(1))).square().sum().backward()
-            own.step()
+            adam.step()
         weights.append(torch.cat([value.flatten() for value in model.parameters()]))
     torch.testing.assert_close(weights[0], weights[1])
 
 
-def test_rates_of_layers_are_shares_of_the_heads():
+def test_learning_rates_of_groups_are_scaled():
     spec = load_recipe([], ["optim.weight_decay=0.1", "optim.warmup_epochs=0"]).optim
-    own = optimizer.make_optimizer(Tiny(), spec, 0)
-    own.param_groups[0]["lr_scale"] = 0.5
-    optimizer.set_lr(own, 0.2)
-    assert optimizer.get_lr(own) == 0.2
-    assert own.param_groups[0]["lr"] == pytest.approx(0.1)
-    assert sorted({group["weight_decay"] for group in own.param_groups}) == [0, 0.1]
-    assert all((group["weight_decay"] > 0) == (p.ndim > 1) for group in own.param_groups for p in group["params"])
+    adamw = optimizer.make_optimizer(Tiny(), spec, 0)
+    adamw.param_groups[0]["lr_scale"] = 0.5
+    optimizer.set_lr(adamw, 0.2)
+    assert optimizer.get_lr(adamw) == 0.2
+    assert adamw.param_groups[0]["lr"] == pytest.approx(0.1)
+    assert sorted({group["weight_decay"] for group in adamw.param_groups}) == [0, 0.1]
+    assert all((group["weight_decay"] > 0) == (p.ndim > 1) for group in adamw.param_groups for p in group["params"])
 
 
-def test_the_cosine_starts_at_the_rate_and_falls():
+def test_the_cosine_schedule_starts_at_lr_and_falls():
     spec = load_recipe([], ["optim.max_epochs=4", "optim.lr=1.0"]).optim
     assert [optimizer.cosine_lr(spec, epoch) for epoch in range(4)] == pytest.approx(
         [1, 0.853553, 0.5, 0.146447], abs=1e-6

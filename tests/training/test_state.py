@@ -1,0 +1,30 @@
+import torch
+
+from melgpu.models.classifier import Classifier
+from melgpu.training.state import start_training
+from tests.helpers.training import DEMO, MACHINE, OPTIM, fresh_tiny
+
+
+def test_a_resumed_training_keeps_its_micro_batch():
+    training = fresh_tiny(OPTIM)
+    training.micro_batch = 2
+    resumed = fresh_tiny(OPTIM)
+    resumed.restore(*training.state(), OPTIM)
+    assert resumed.micro_batch == 2
+
+
+def test_another_world_size_resumes_after_the_same_number_of_windows():
+    tensors, metadata = fresh_tiny(OPTIM).state()
+    metadata |= {"ranks": 4, "progress": metadata["progress"] | {"step": 10}}
+    resumed = fresh_tiny(OPTIM)
+    resumed.restore(tensors | {"epoch.sums": torch.tensor([5.0, 1.0])}, metadata, OPTIM)
+    assert resumed.progress.step == 40
+    assert resumed.sums.tolist() == [20, 4]
+
+
+def test_a_compiled_body_keeps_its_parameter_names():
+    torch.manual_seed(0)
+    eager, model = (Classifier("resnet50", 2, DEMO) for _ in range(2))
+    start_training(model, OPTIM, MACHINE.model_copy(update={"compile": True}))
+    assert model.body._compiled_call_impl
+    assert model.state_dict().keys() == eager.state_dict().keys()
