@@ -108,7 +108,7 @@ def run(recipe: Recipe, paths: list[str], device: torch.device, epochs: int, fol
     pictures = measurement.front_end(recipe, device)
     disk = with_cache(recipe, "disk")
     cache, built_s = fill_cache(paths, disk, folder)
-    result["pcm_cache"] = {"built_s": built_s, "bytes": cache.pcm.stat().st_size}
+    result["pcm_cache"] = {"built_s": built_s, "bytes": cache.pcm_path.stat().st_size}
     cpu = torch.device("cpu")
     limits = {memory_device: copy_limit(recipe, cache, memory_device) for memory_device in (device, cpu)}
     variants = [("decoded on the fly", recipe, None, None), ("PCM cache on disk", disk, cache, limits[cpu])]

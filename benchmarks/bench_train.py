@@ -26,7 +26,7 @@ from benchmarks.cli import make_parser, paths_of, recipe_of
 from melgpu import cli
 from melgpu.data import windows
 from melgpu.data.batch import Batch
-from melgpu.data.loader import BATCHES_AHEAD, WindowLoader, num_prefetched_tracks
+from melgpu.data.loader import PREFETCH_BATCHES, WindowLoader, num_prefetched_tracks
 from melgpu.data.targets import Targets
 from melgpu.models import classifier
 from melgpu.recipe import Recipe
@@ -51,7 +51,7 @@ def time_steps(steps: Iterator[int], count: int, device: torch.device) -> float:
 def prefetched_steps(recipe: Recipe, batch_size: int) -> int:
     """Steps until a loader has used up the tracks that it prefetched before the first step."""
     track_windows = windows.num_windows(recipe.audio.track_s, recipe.windows.window_s, recipe.windows.hop_s)
-    return BATCHES_AHEAD + 2 + num_prefetched_tracks(recipe.loader) * track_windows // batch_size
+    return PREFETCH_BATCHES + 2 + num_prefetched_tracks(recipe.loader) * track_windows // batch_size
 
 
 def new_training(name: str, recipe: Recipe, device: torch.device) -> Training:
@@ -72,9 +72,9 @@ def time_variant(
     """Seconds a step; `counts` are steps a sample and the number of samples."""
     steps, repeats = counts
     steps_done = training_loop(state, name, recipe, features, batches)
-    time_steps(steps_done, warmup_steps, state.sums.device)
+    time_steps(steps_done, warmup_steps, state.metric_sums.device)
     state.timer.restart()
-    samples = [time_steps(steps_done, steps, state.sums.device) for _ in range(repeats)]
+    samples = [time_steps(steps_done, steps, state.metric_sums.device) for _ in range(repeats)]
     steps_done.close()
     return samples
 

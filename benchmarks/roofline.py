@@ -13,7 +13,7 @@ from benchmarks import timing
 from melgpu.data.windows import to_samples
 from melgpu.recipe import Recipe
 
-SIZES = {"cpu": (512, 1024, 2048, 4096), "cuda": (4096, 8192, 16384)}  # of square matrices
+MATRIX_SIZES = {"cpu": (512, 1024, 2048, 4096), "cuda": (4096, 8192, 16384)}  # of square matrices
 COPY_BYTES = {"cpu": 2**28, "cuda": 2**30}  # beyond any cache
 
 
@@ -22,7 +22,7 @@ def matmul_flops(device: torch.device, dtype: torch.dtype, seconds: float = 1.0)
     matmul = torch.backends.cuda.matmul
     before, matmul.fp32_precision = matmul.fp32_precision, "none" if device.type == "cpu" else "tf32"
     try:
-        return max(_matmul(device, dtype, size, seconds / 4) for size in SIZES[device.type])
+        return max(_matmul(device, dtype, size, seconds / 4) for size in MATRIX_SIZES[device.type])
     finally:
         matmul.fp32_precision = before
 

@@ -44,7 +44,7 @@ class Tracker:
         self._timed_amount, self._started = 0.0, 0.0  # since the first unit
         self._task = bar.add_task(title, total=total, speed="") if bar else None
 
-    def wants_detail(self) -> bool:
+    def is_detail_due(self) -> bool:
         """Whether a new `detail`, a text of some lines, is due; making it may synchronize with the device."""
         last, interval = (self._last_detail, DETAIL_EVERY_S) if self.bar else (self._last_line, LINE_EVERY_S)
         if time.monotonic() - last < interval:

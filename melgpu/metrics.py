@@ -80,7 +80,7 @@ class Calibration:
     counts: np.ndarray
 
     @property
-    def error(self) -> float:
+    def expected_error(self) -> float:
         return float(np.average(np.abs(self.confidence - self.accuracy), weights=self.counts))
 
 

@@ -49,7 +49,7 @@ def corpus(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def small() -> Recipe:
+def small_recipe() -> Recipe:
     """The demo recipe with the overrides of SMALL."""
     return load_recipe(["demo"], SMALL)
 
@@ -64,16 +64,16 @@ def short_music(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def quick_limits(monkeypatch) -> None:
+def quick_roofline(monkeypatch) -> None:
     """Roofline measurements with sizes so small that they take no time (their results are meaningless)."""
     from benchmarks import roofline
 
-    monkeypatch.setitem(roofline.SIZES, "cpu", (256,))
+    monkeypatch.setitem(roofline.MATRIX_SIZES, "cpu", (256,))
     monkeypatch.setitem(roofline.COPY_BYTES, "cpu", 2**20)
 
 
 @pytest.fixture
-def made(tmp_path, small) -> run.Run:
+def made(tmp_path, small_recipe) -> run.Run:
     """A new run: 12 training tracks of two classes, 2 public test tracks, all files empty."""
     labels = ["a", "b"] * 6
     train = SourceList(
@@ -83,11 +83,11 @@ def made(tmp_path, small) -> run.Run:
     tests = SourceList(["x.wav", "y.wav"], test_paths, ["", ""], ["", ""], ["", ""])
     for path in (*train.paths, *tests.paths):
         Path(path).touch()
-    return create_run(tmp_path / "run", small, manifest.build({"train": train, "public": tests}, 3, 8), "cpu")
+    return create_run(tmp_path / "run", small_recipe, manifest.build({"train": train, "public": tests}, 3, 8), "cpu")
 
 
 @pytest.fixture
-def screen(monkeypatch):
+def console_output(monkeypatch):
     """Replaces the console by one of 100 columns, a terminal or not; returns its output."""
 
     def make(terminal: bool) -> io.StringIO:

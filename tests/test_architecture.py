@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from tests.helpers import ROOT, call
+from tests.helpers import ROOT, run_script
 
 MAX_FILES = 14
 FOLDERS = sorted({path.parent for top in ("melgpu", "benchmarks", "tests") for path in (ROOT / top).rglob("*.py")})
@@ -12,7 +12,7 @@ UNRESTRICTED = {"melgpu", "numpy", "torch"}  # may be imported everywhere
 
 
 def test_the_import_contracts_hold():
-    result = call("-c", "from importlinter.cli import lint_imports_command; lint_imports_command()", "--no-cache")
+    result = run_script("-c", "from importlinter.cli import lint_imports_command; lint_imports_command()", "--no-cache")
     assert result.returncode == 0, result.stdout
 
 
@@ -27,7 +27,7 @@ def test_every_third_party_package_has_a_home():
 
 
 def test_worker_processes_do_not_import_torch():
-    result = call("-c", "import sys, melgpu.audio.worker; sys.exit('torch' in sys.modules)")
+    result = run_script("-c", "import sys, melgpu.audio.worker; sys.exit('torch' in sys.modules)")
     assert result.returncode == 0, result.stderr
 
 

@@ -3,8 +3,8 @@ import itertools
 from melgpu import console
 
 
-def test_plain_lines_without_a_terminal(screen, monkeypatch):
-    text, now = screen(False), [0.0]
+def test_plain_lines_without_a_terminal(console_output, monkeypatch):
+    text, now = console_output(False), [0.0]
     monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
     with console.progress("round 1", 100, "windows") as tracker:
         for step in range(10):
@@ -17,24 +17,24 @@ def test_plain_lines_without_a_terminal(screen, monkeypatch):
     assert "\x1b" not in text.getvalue()
 
 
-def test_a_progress_bar_in_a_terminal(screen):
-    text = screen(True)
+def test_a_progress_bar_in_a_terminal(console_output):
+    text = console_output(True)
     with console.progress("round 1", 10, "windows") as tracker:
         tracker.advance(10, "resnet50 [x]")
     assert "100%" in text.getvalue()
     assert "resnet50 [x]" in text.getvalue()
 
 
-def test_details_are_due_at_intervals(screen, monkeypatch):
+def test_details_are_due_at_intervals(console_output, monkeypatch):
     now = [0.0]
     monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
     for terminal, interval in ((True, 1.0), (False, 10.0)):
-        text = screen(terminal)
+        text = console_output(terminal)
         with console.progress("round 1", 10, "windows") as tracker:
             due_at = []
             for _ in range(40):
                 now[0] += 0.5
-                if tracker.wants_detail():
+                if tracker.is_detail_due():
                     due_at.append(now[0])
                     tracker.detail = "accuracy 0.500\ntime: network 75%"
                 tracker.advance(0.1)

@@ -13,7 +13,7 @@ from melgpu.data.batch import Batch
 from melgpu.runs import predictions
 from melgpu.training import loop
 from melgpu.training.state import start_training
-from tests.helpers import ROOT, SMALL, call
+from tests.helpers import ROOT, SMALL, run_script
 from tests.helpers.training import MACHINE, TARGETS, Pictures, batches
 from tests.helpers.two_ranks import NO_FLIPS, SPEC, Linear, train
 
@@ -47,7 +47,7 @@ def global_batches(epoch, count):
 
 
 def test_two_ranks_equal_one_process_with_the_global_batches(tmp_path):
-    result = call(*TORCHRUN, "-m", "tests.helpers.two_ranks", tmp_path, env=ENV)
+    result = run_script(*TORCHRUN, "-m", "tests.helpers.two_ranks", tmp_path, env=ENV)
     assert result.returncode == 0, result.stderr
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
     assert (first["gathered"], second["gathered"]) == ([0, 1], None)
@@ -82,22 +82,22 @@ def train_command(corpus, folder) -> list:
 
 def test_scripts_under_torchrun(corpus, tmp_path):
     folder = tmp_path / "run"
-    trained = call(*train_command(corpus, folder), env=ENV)
+    trained = run_script(*train_command(corpus, folder), env=ENV)
     assert trained.returncode == 0, trained.stderr
     assert trained.stdout.count("Round 1 is trained. Next: python predict.py") == 1  # only the main process prints
-    predicted = call(*TORCHRUN, "predict.py", "--run", folder, env=ENV)
+    predicted = run_script(*TORCHRUN, "predict.py", "--run", folder, env=ENV)
     assert predicted.returncode == 0, predicted.stderr
     paths = sorted((folder / "round1" / "predictions").iterdir())
     assert len(paths) == 2
     distributed_predictions = [predictions.load(path) for path in paths]
     for path in paths:
         path.unlink()
-    assert call("predict.py", "--run", folder).returncode == 0
+    assert run_script("predict.py", "--run", folder).returncode == 0
     for sharded, path in zip(distributed_predictions, paths, strict=True):
         single = predictions.load(path)
         assert (sharded.ids, sharded.splits, sharded.provenance) == (single.ids, single.splits, single.provenance)
         assert abs(sharded.probs - single.probs).max() < 0.02  # bfloat16, in other batches
-    rejected = call(*TORCHRUN, "predict.py", "--run", folder, corpus / "audio", env=ENV)
+    rejected = run_script(*TORCHRUN, "predict.py", "--run", folder, corpus / "audio", env=ENV)
     assert rejected.returncode != 0
     assert "new music is predicted by one process" in rejected.stderr
 

@@ -68,12 +68,12 @@ def test_calibration_by_hand():
     np.testing.assert_allclose(calibration.confidence, [0.65, 0.97])
     np.testing.assert_allclose(calibration.accuracy, [1.0, 2 / 3])
     np.testing.assert_array_equal(calibration.counts, [1, 3])
-    assert calibration.error == pytest.approx((0.35 + 3 * (0.97 - 2 / 3)) / 4)
+    assert calibration.expected_error == pytest.approx((0.35 + 3 * (0.97 - 2 / 3)) / 4)
 
 
 def test_true_probabilities_are_calibrated():
     rng = np.random.default_rng(0)
     probs = rng.dirichlet(np.ones(3), 20_000)
     labels = (probs.cumsum(1) < rng.random((20_000, 1))).sum(1)
-    assert calibration_curve(probs, labels).error < 0.015
-    assert calibration_curve(probs, rng.permutation(labels)).error > 0.2
+    assert calibration_curve(probs, labels).expected_error < 0.015
+    assert calibration_curve(probs, rng.permutation(labels)).expected_error > 0.2

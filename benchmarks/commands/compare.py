@@ -127,7 +127,7 @@ def preparation(bench: Bench) -> tuple[float, float, float]:
     cache, fill_s = bench_loader.fill_cache(
         bench.paths, bench_loader.with_cache(recipe, "disk"), bench.folder / "timed"
     )
-    return check_s, fill_s / count, cache.pcm.stat().st_size / count
+    return check_s, fill_s / count, cache.pcm_path.stat().st_size / count
 
 
 def ratio(base: list[float], rates: list[float]) -> list[float]:

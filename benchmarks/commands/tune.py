@@ -20,7 +20,7 @@ from melgpu import files
 from melgpu.data.loader import WindowLoader
 from melgpu.data.pcm_cache import PcmCache
 from melgpu.features import parity
-from melgpu.features.log_mel import CPU_BATCH
+from melgpu.features.log_mel import CPU_CHUNK_SIZE
 from melgpu.recipe import Recipe
 from melgpu.runs import environment
 
@@ -70,7 +70,7 @@ def trials(bench: Bench, recipe: Recipe, quick: bool) -> Iterator[tuple[Trial, R
     names = list(recipe.rounds[-1].backbones)[: 1 if quick else None]
     batch_sizes = [8, 32] if quick else [8, 16, 32, 64, 128, 256] if on_gpu else [1, 4, 8, 16, 32]
     max_size = max_batch_size(recipe)
-    default = max_size if on_gpu else CPU_BATCH  # of machine.feature_batch = 0
+    default = max_size if on_gpu else CPU_CHUNK_SIZE  # of machine.feature_batch = 0
     feature_batches = distinct(recipe.machine.feature_batch, batch_sizes, lambda size: min(size or default, max_size))
     workers = distinct(recipe.loader.workers, powers_of_two(bench.cores), lambda count: min(count, bench.cores))
     engines = [name for name, _ in bench_features.engines(recipe.mel, recipe.audio.sample_rate, bench.device)]

@@ -34,7 +34,7 @@ def resample_limit(path: str, sample_rate: int, track_s: float) -> None:
 def resample(path: str, sample_rate: int, track_s: float) -> None:
     """melgpu's mean of two summed channels and resampling of a track."""
     rate, frames = _rate_and_frames(path, track_s)
-    decode._resampled_mean(np.zeros(frames, np.float32), 2, rate, sample_rate)
+    decode.resampled_mean(np.zeros(frames, np.float32), 2, rate, sample_rate)
 
 
 def _rate_and_frames(path: str, track_s: float) -> tuple[int, int]:

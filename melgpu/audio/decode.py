@@ -72,11 +72,11 @@ def read_audio(path: str | Path, sample_rate: int, max_s: float) -> DecodedAudio
     channel_sum, rate, channels, problem = _read_channel_sum(str(path), max_s + TAIL_S, BLOCK_SAMPLES)
     if problem:  # the block with the error is lost: small blocks lose fewer samples before it
         channel_sum, rate, channels, problem = _read_channel_sum(str(path), max_s + TAIL_S, SMALL_BLOCK_SAMPLES)
-    wave = _resampled_mean(channel_sum, channels, rate, sample_rate)
+    wave = resampled_mean(channel_sum, channels, rate, sample_rate)
     if len(wave) and not (wave.min() > -MAX_AMPLITUDE and wave.max() < MAX_AMPLITUDE):  # true for NaN, too
         problem = problem or INVALID_SAMPLES
         channel_sum = channel_sum[: (np.abs(channel_sum) < MAX_AMPLITUDE).argmin()]
-        wave = _resampled_mean(channel_sum, channels, rate, sample_rate)
+        wave = resampled_mean(channel_sum, channels, rate, sample_rate)
     if problem and len(channel_sum) < MIN_USABLE_S * rate:
         wave = wave[:0]
     wave = wave[: math.ceil(max_s * sample_rate)]
@@ -115,7 +115,7 @@ def _num_valid(wave: np.ndarray, max_amplitude: float) -> int:
     return int((np.abs(wave) < max_amplitude).argmin())
 
 
-def _resampled_mean(channel_sum: np.ndarray, channels: int, rate: int, sample_rate: int) -> np.ndarray:
+def resampled_mean(channel_sum: np.ndarray, channels: int, rate: int, sample_rate: int) -> np.ndarray:
     """The mean over channels at another sample rate; scaled after resampling, where there are fewer samples."""
     if len(channel_sum) == 0:
         return channel_sum

@@ -49,7 +49,7 @@ class WorkerPool(contextlib.AbstractContextManager):
             future.set_exception(error)
         return future
 
-    def in_order(self, calls: Iterable[tuple]) -> Iterator[Future]:
+    def submit_in_order(self, calls: Iterable[tuple]) -> Iterator[Future]:
         """`submit` for each (function, arguments ...), with a bounded queue; yields the futures in the given order."""
         pending: collections.deque[Future] = collections.deque()
         for call in calls:

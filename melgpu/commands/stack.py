@@ -31,14 +31,14 @@ def main() -> None:
     tables.show_scores(run, round_number)
     write_report(run)
     if run.current_round:
-        console.say(f"Round {round_number} is done. Next: python train.py {run.flags}")
+        console.say(f"Round {round_number} is done. Next: python train.py {run.cli_flags}")
         return
     if not args.without_pseudo:
-        for path in run.submissions.values():
+        for path in run.submission_paths.values():
             console.say(f"Submission: {path}")
-    if not run.submissions:
+    if not run.submission_paths:
         console.say("No submission: the run was created without --test and --private")
-    console.say(f"To classify new music: python predict.py {run.flags} song.mp3 folder/")
+    console.say(f"To classify new music: python predict.py {run.cli_flags} song.mp3 folder/")
 
 
 def stack_current_round(run: "Run") -> None:

@@ -80,7 +80,7 @@ def _content_hash(path: Path) -> str:
 def inspect_files(paths: Sequence[str], workers: int, timeout_s: float) -> Iterator[FileSummary]:
     """`inspect_file` of every file, in the order given."""
     with WorkerPool(workers, timeout_s) as pool:
-        yield from map(_worker_result, pool.in_order((inspect_file, path) for path in paths))
+        yield from map(_worker_result, pool.submit_in_order((inspect_file, path) for path in paths))
 
 
 def _worker_result(future: Future) -> FileSummary:

@@ -30,7 +30,7 @@ from melgpu.data.pcm_cache import CacheEntry, DeviceCache, PcmCache
 from melgpu.data.windows import WindowIndex, first_occurrence, to_samples, unique_inverse
 from melgpu.recipe import AudioSpec, LoaderSpec
 
-BATCHES_AHEAD = 2
+PREFETCH_BATCHES = 2
 
 
 def check_files(
@@ -42,7 +42,7 @@ def check_files(
             yield from cache.fill(paths, pool)
             return
         arguments = audio.sample_rate, to_samples(audio.track_s, audio.sample_rate)
-        futures = pool.in_order((worker.check_file, path, *arguments) for path in paths)
+        futures = pool.submit_in_order((worker.check_file, path, *arguments) for path in paths)
         yield from map(_worker_result, paths, futures)
 
 
@@ -96,7 +96,7 @@ class WindowLoader(contextlib.AbstractContextManager):
                 self._to_batch(batch_index, *self._device_cache.gather(batch_index, window_samples))
                 for batch_index in _split(index, batch_size)
             )
-        batches = prefetch(self._gather_batches(index, window_samples, batch_size), BATCHES_AHEAD)
+        batches = prefetch(self._gather_batches(index, window_samples, batch_size), PREFETCH_BATCHES)
         return prefetch_to_device(batches, self.device) if self.device.type == "cuda" else batches
 
     def load_to_device(self, rows: np.ndarray) -> Iterator[None]:
@@ -163,7 +163,7 @@ class WindowLoader(contextlib.AbstractContextManager):
         for array, refcount in zip(self._batch_buffers, _refcounts(self._batch_buffers), strict=True):
             if array.shape == shape and refcount == UNUSED_REFCOUNT:
                 return torch.from_numpy(array)
-        self._batch_buffers = [*self._batch_buffers[-BATCHES_AHEAD - 1 :], np.empty(shape, np.float32)]
+        self._batch_buffers = [*self._batch_buffers[-PREFETCH_BATCHES - 1 :], np.empty(shape, np.float32)]
         return torch.from_numpy(self._batch_buffers[-1])
 
     @staticmethod

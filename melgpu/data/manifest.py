@@ -76,13 +76,13 @@ def build(source_lists: dict[str, SourceList], num_folds: int, seed: int, unusab
 
 def _without(source_list: SourceList, unusable: Collection[str]) -> SourceList:
     usable_rows = [row for row, path in enumerate(source_list.paths) if path not in unusable]
-    columns = (source_list.ids, source_list.paths, source_list.labels, source_list.groups, source_list.lines)
+    columns = (source_list.ids, source_list.paths, source_list.labels, source_list.groups, source_list.locations)
     return SourceList(*([column[row] for row in usable_rows] for column in columns))
 
 
 def _check_names(source_list: SourceList) -> Iterable[str]:
     seen: dict[str, str] = {}
-    for name, line in zip(source_list.ids, source_list.lines, strict=True):
+    for name, line in zip(source_list.ids, source_list.locations, strict=True):
         if name in seen:
             yield f"{line}: {name} is listed twice (first: {seen[name]})"
         elif not is_utf8(name):
@@ -95,7 +95,7 @@ def _check_duplicates(source_lists: dict[str, SourceList]) -> Iterable[str]:
     seen: dict[str, tuple[str, str]] = {}
     for split in (split for split in SPLITS if split in source_lists):
         source_list = source_lists[split]
-        for name, path, line in zip(source_list.ids, source_list.paths, source_list.lines, strict=True):
+        for name, path, line in zip(source_list.ids, source_list.paths, source_list.locations, strict=True):
             first_name, first_split = seen.setdefault(os.path.realpath(path), (name, split))
             if first_split != split:
                 kind = "training" if first_split == "train" else f"{first_split} test"
@@ -117,7 +117,7 @@ def _check_artists(train: SourceList, num_folds: int) -> Iterable[str]:
 
 
 def _check_labels(source_list: SourceList, known: Counter) -> Iterable[str]:
-    for name, label, line in zip(source_list.ids, source_list.labels, source_list.lines, strict=True):
+    for name, label, line in zip(source_list.ids, source_list.labels, source_list.locations, strict=True):
         if label and label not in known:
             yield f"{line}: {name} has the label {label!r}, which no training track has"
 

@@ -55,8 +55,8 @@ class PcmCache:
 
     def __init__(self, folder: Path, sample_rate: int, num_samples: int):
         self.folder, self.sample_rate, self.num_samples = folder, sample_rate, num_samples
-        self.pcm = folder / f"pcm-{sample_rate}-{num_samples}-v{DECODER_VERSION}.f32"
-        self.index_path = self.pcm.with_suffix(".jsonl")
+        self.pcm_path = folder / f"pcm-{sample_rate}-{num_samples}-v{DECODER_VERSION}.f32"
+        self.index_path = self.pcm_path.with_suffix(".jsonl")
         self.entries: dict[str, CacheEntry] = {}
         self.waves = np.empty((0, num_samples), np.float32)
         self._refresh()
@@ -106,7 +106,7 @@ class PcmCache:
         slot = free_slots.popleft()
         if not free_slots:
             free_slots.append(slot + 1)
-        arguments = (path, self.sample_rate, self.num_samples, str(self.pcm), slot * self.slot_bytes)
+        arguments = (path, self.sample_rate, self.num_samples, str(self.pcm_path), slot * self.slot_bytes)
         return path, key, slot, pool.submit(worker.decode_to_file, *arguments)
 
     def _complete(
@@ -128,7 +128,7 @@ class PcmCache:
         """Samples first, then the lines of the index that refer to them."""
         if not decoded:
             return
-        with open(self.pcm, "rb") as file:
+        with open(self.pcm_path, "rb") as file:
             os.fdatasync(file.fileno())
         with open(self.index_path, "a", encoding="utf-8") as file:
             # the line feed comes first: a truncated line before these stays a line of its own
@@ -139,10 +139,10 @@ class PcmCache:
 
     def _refresh(self) -> None:
         """Read the index, and map the complete slots of the file."""
-        num_slots = self.pcm.stat().st_size // self.slot_bytes if self.pcm.exists() else 0
+        num_slots = self.pcm_path.stat().st_size // self.slot_bytes if self.pcm_path.exists() else 0
         self.entries = {key: entry for key, entry in self._read_index() if 0 <= entry.slot < num_slots}
         if num_slots:
-            self.waves = np.memmap(self.pcm, np.float32, "r", shape=(num_slots, self.num_samples))
+            self.waves = np.memmap(self.pcm_path, np.float32, "r", shape=(num_slots, self.num_samples))
 
     def _remove_stale_entries(self) -> None:
         """Rewrite the index without entries beyond the file's end: as it grows, they would refer to other tracks."""
@@ -161,7 +161,7 @@ class PcmCache:
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
         self.folder.mkdir(parents=True, exist_ok=True)
-        with open(self.pcm, "ab") as file:
+        with open(self.pcm_path, "ab") as file:
             fcntl.flock(file, fcntl.LOCK_EX)  # the kernel releases it however this process ends
             yield
 

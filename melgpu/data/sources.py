@@ -34,7 +34,7 @@ class SourceList:
     paths: list[str]  # or URLs
     labels: list[str]
     groups: list[str]
-    lines: list[str]  # where each row comes from, for error messages
+    locations: list[str]  # where each row comes from, for error messages
 
 
 def read_source(source: Path, data: str | None, labelled: bool) -> SourceList:
@@ -92,7 +92,7 @@ def _read_csv(source: Path, data: str | None, labelled: bool) -> SourceList:
         source_list.paths.append(_resolve(cells["file"], data, source.parent))
         source_list.labels.append(cells.get("label", ""))
         source_list.groups.append(cells.get("group", ""))
-        source_list.lines.append(location)
+        source_list.locations.append(location)
     if problems:
         raise InputError(problems)
     return source_list

@@ -18,7 +18,7 @@ class Targets:
     classes: Tensor
     weights: Tensor
 
-    def of(self, batch: Batch, smoothing: float) -> Tensor:
+    def for_batch(self, batch: Batch, smoothing: float) -> Tensor:
         """Class probabilities, shape (B, C), on the CPU; a row sums to its class weight, to 0 if it is not valid."""
         classes = torch.where(batch.valid, self.classes[batch.tracks], 0)
         one_hot = F.one_hot(classes, len(self.weights)) * (1 - smoothing) + smoothing / len(self.weights)

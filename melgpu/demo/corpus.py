@@ -64,7 +64,7 @@ def _write_track(directory: Path, job: Job) -> str:
 
 def write_audio(path: Path, wave: np.ndarray, rate: int, stereo: bool) -> None:
     """Resample a wave, shape (T,) at `song.RATE`, to `rate` and write it in the format of the path's suffix."""
-    wave = soxr.resample(wave, song.RATE, rate)
+    wave = soxr.resample(wave, song.SAMPLE_RATE, rate)
     if stereo:
         wave = 0.9 * np.stack([wave, np.roll(wave, rate // 500)], axis=1)
     temporary = path.with_name(path.name + ".tmp")

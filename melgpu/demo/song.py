@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-RATE = 22_050
+SAMPLE_RATE = 22_050
 SCALES = {"major": (0, 2, 4, 5, 7, 9, 11), "minor": (0, 2, 3, 5, 7, 8, 10)}
 
 
@@ -169,10 +169,10 @@ def _envelope(voice: str, t: np.ndarray, duration_s: float) -> np.ndarray:
 def _render_pitched(note: Note, t: np.ndarray, rolloff: float) -> np.ndarray:
     semitones = note.pitch + note.bend * t / note.duration_s + note.vibrato * np.sin(2 * np.pi * 5.5 * t)
     frequency = 440 * 2 ** ((semitones - 69) / 12)
-    phase = 2 * np.pi * np.cumsum(frequency) / RATE
+    phase = 2 * np.pi * np.cumsum(frequency) / SAMPLE_RATE
     wave = np.zeros_like(t)
     for ratio, amplitude, decay in _partials(note.voice, rolloff):
-        if ratio * frequency.max() < RATE / 2:
+        if ratio * frequency.max() < SAMPLE_RATE / 2:
             wave += amplitude * np.exp(-decay * t) * np.sin(ratio * phase)
     return wave * _envelope(note.voice, t, note.duration_s)
 
@@ -187,12 +187,12 @@ def _render_drum(note: Note, t: np.ndarray, rng: np.random.Generator) -> np.ndar
 
 def render(notes: Iterator[Note], song: Song, rolloff: float) -> np.ndarray:
     """Mix notes into one wave, shape (T,), at `RATE`; partial n has amplitude n ** -rolloff."""
-    mix = np.zeros(round(song.duration_s * RATE))
+    mix = np.zeros(round(song.duration_s * SAMPLE_RATE))
     for note in notes:
         if note.start_s < 0:
             note = replace(note, start_s=0.0)
-        start = round(note.start_s * RATE)
-        t = np.arange(min(round(note.duration_s * RATE), len(mix) - start)) / RATE
+        start = round(note.start_s * SAMPLE_RATE)
+        t = np.arange(min(round(note.duration_s * SAMPLE_RATE), len(mix) - start)) / SAMPLE_RATE
         if len(t):
             is_drum = note.voice in ("kick", "snare", "hat")
             wave = _render_drum(note, t, song.rng) if is_drum else _render_pitched(note, t, rolloff)
@@ -203,9 +203,9 @@ def render(notes: Iterator[Note], song: Song, rolloff: float) -> np.ndarray:
 def master(mix: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Apply a random spectral tilt, reverberation, noise floor and level to a mix, shape (T,)."""
     size = 1 << (2 * len(mix)).bit_length()  # a power of two: fast, and longer than the wave plus the impulse response
-    frequencies = np.fft.rfftfreq(size, 1 / RATE)
+    frequencies = np.fft.rfftfreq(size, 1 / SAMPLE_RATE)
     tilt_db = rng.uniform(-2.5, 2.5) * np.log2(np.maximum(frequencies, 40) / 800)
-    t = np.arange(round(0.6 * RATE)) / RATE
+    t = np.arange(round(0.6 * SAMPLE_RATE)) / SAMPLE_RATE
     impulse_response = rng.uniform(0, 0.04) * rng.standard_normal(len(t)) * np.exp(-t / rng.uniform(0.05, 0.25))
     impulse_response[0] = 1
     spectrum = np.fft.rfft(mix, size) * 10 ** (tilt_db / 20) * np.fft.rfft(impulse_response, size)

@@ -24,7 +24,7 @@ from melgpu.recipe import MelSpec
 AMIN = 1e-10  # power that counts as silence, as in librosa
 NNAUDIO_FLOOR = 1e-8  # added by nnAudio to the power of each bin where its Fourier kernels are trainable
 NUM_MFCC = 40  # without the first coefficient, which is the mean level
-CPU_BATCH = 1  # windows per chunk on a CPU: more do not fit into its cache
+CPU_CHUNK_SIZE = 1  # windows per chunk on a CPU: more do not fit into its cache
 MAX_DELTA_DB = 10.0  # a delta of so many dB per frame is white, of as many downwards black
 
 
@@ -66,7 +66,7 @@ class LogMel(nn.Module):
     def forward(self, waves: Tensor) -> Tensor:
         """Pictures, shape (B, 3, S, S), float32; with grey channels, three views of one channel."""
         needs_grad = torch.is_grad_enabled() and self.spec.trainable != "none"
-        chunk_size = self.chunk_size or (CPU_BATCH if waves.device.type == "cpu" else len(waves))
+        chunk_size = self.chunk_size or (CPU_CHUNK_SIZE if waves.device.type == "cpu" else len(waves))
         with torch.set_grad_enabled(needs_grad), torch.autocast(waves.device.type, enabled=False), _ieee_float32():
             pictures = [self._pictures(chunk) for chunk in waves.float().split(chunk_size)]
         return (pictures[0] if len(pictures) == 1 else torch.cat(pictures)).expand(-1, 3, -1, -1)

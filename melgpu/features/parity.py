@@ -9,7 +9,7 @@ import torch
 from melgpu.errors import InputError
 from melgpu.features.log_mel import AMIN, LogMel
 
-MAX_DB, MEAN_DB = 0.05, 0.001  # the parity gate: largest and mean error above the floor of -top_db
+MAX_ERROR_DB, MAX_MEAN_ERROR_DB = 0.05, 0.001  # the parity gate: largest and mean error above the floor of -top_db
 MAX_PIXEL_ERROR = 0.002  # against the checkpoint's picture; 0.05 dB of 80 are 0.0006
 PROBE_S = 4.0
 GRID_SIZE = 12  # the probe's picture is sampled at so many rows and columns
@@ -60,11 +60,11 @@ def measure_parity(front_end: LogMel, sample_rate: int, device: torch.device) ->
 
 def check_parity(figures: dict) -> None:
     """Raise InputError where parity figures miss the gate."""
-    if not (figures["max_db"] <= MAX_DB and figures["mean_db"] <= MEAN_DB):
+    if not (figures["max_db"] <= MAX_ERROR_DB and figures["mean_db"] <= MAX_MEAN_ERROR_DB):
         raise InputError(
             f"the front end misses the parity gate on {figures['device']}: engine {figures['engine']} has an error of "
-            f"up to {figures['max_db']:.3f} dB, {figures['mean_db']:.4f} dB on average (allowed: {MAX_DB} and "
-            f"{MEAN_DB}); choose another mel.engine"
+            f"up to {figures['max_db']:.3f} dB, {figures['mean_db']:.4f} dB on average (allowed: {MAX_ERROR_DB} and "
+            f"{MAX_MEAN_ERROR_DB}); choose another mel.engine"
         )
 
 

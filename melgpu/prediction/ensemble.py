@@ -49,29 +49,29 @@ def load_ensemble(run: Run) -> Ensemble:
     if not jobs:
         raise InputError(f"{run.folder}: no trained network yet; run train.py first")
     networks = load_networks(run, jobs)
-    spec, stacking_spec = run.spec(round_number), run.recipe.stacking
+    spec, stacking_spec = run.round_spec(round_number), run.recipe.stacking
     groups = fold_groups(stacking_spec.protocol, spec.folds) if stacked else []
     stacks = {folds: _load_stack(run, round_number, folds) for folds in groups}
     predictor = final_predictor(stacking_spec.final_predictor, len(spec.blend))
-    recipe = validate_recipe(networks[0][1]["recipe"], f"of {run.checkpoint(jobs[0])}")
-    digests = [checkpoint.digest(run.checkpoint(job)) for job in jobs]
+    recipe = validate_recipe(networks[0][1]["recipe"], f"of {run.checkpoint_path(jobs[0])}")
+    digests = [checkpoint.digest(run.checkpoint_path(job)) for job in jobs]
     return Ensemble(networks, digests, stacks, predictor, run.class_names, recipe)
 
 
 def load_networks(run: Run, jobs: list[Job]) -> list[tuple[Classifier, dict]]:
     """The networks of exactly these jobs, with their checkpoints' metadata. Raises InputError."""
-    loaded = [classifier.load(run.checkpoint(job)) for job in jobs]
+    loaded = [classifier.load(run.checkpoint_path(job)) for job in jobs]
     problems = []
     for job, (_, metadata) in zip(jobs, loaded, strict=True):
         expected = asdict(job) | {"pseudo_digest": run.pseudo_digest(job.round)}
-        problems += _metadata_mismatches(run, run.checkpoint(job), metadata, expected)
+        problems += _metadata_mismatches(run, run.checkpoint_path(job), metadata, expected)
     if problems:
         raise InputError(problems)
     return loaded
 
 
 def _load_stack(run: Run, round_number: int, folds: tuple[int, ...]) -> Stack:
-    path, spec = run.stack_path(round_number, folds), run.spec(round_number)
+    path, spec = run.stack_path(round_number, folds), run.round_spec(round_number)
     stack, metadata = load_stack(path)
     expected = {"round": round_number, "folds": list(folds), "models": list(spec.backbones)}
     expected["pseudo_digest"] = run.pseudo_digest(round_number)

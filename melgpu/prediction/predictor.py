@@ -114,7 +114,7 @@ def predict_tracks(
 
 def resume_log_path(out: Path) -> Path:
     """The resume log of a prediction that is to be written to `out`."""
-    return out.with_name(f".{out.name}.journal")
+    return out.with_name(f".{out.name}.resume_log")
 
 
 def _file_signature(path: str) -> list:

@@ -25,7 +25,7 @@ def predict_round(run: Run, device: torch.device) -> None:
     """Write the predictions of every trained network of the current round for every track. Raises InputError."""
     round_number = run.current_round
     if round_number is None:
-        console.say(f"All rounds are done: python stack.py {run.flags} shows the scores")
+        console.say(f"All rounds are done: python stack.py {run.cli_flags} shows the scores")
         return
     trained = run.trained_jobs(round_number)
     if not trained:
@@ -45,7 +45,7 @@ def predict_round(run: Run, device: torch.device) -> None:
     if audio_errors := quarantine.load_errors(run.quarantine_path):
         console.say(quarantine.summarize(audio_errors, run.quarantine_path))
     script = "train.py" if len(trained) < len(run.jobs(round_number)) else "stack.py"
-    console.say(f"Round {round_number}: {len(trained)} networks predicted. Next: python {script} {run.flags}")
+    console.say(f"Round {round_number}: {len(trained)} networks predicted. Next: python {script} {run.cli_flags}")
 
 
 def _measure_time(run: Run, jobs: list[Job]) -> contextlib.AbstractContextManager:
@@ -53,7 +53,7 @@ def _measure_time(run: Run, jobs: list[Job]) -> contextlib.AbstractContextManage
     if not distributed.is_main_process():
         return contextlib.nullcontext()
     round_number = run.current_round
-    stage = f"predict{run.variant}"
+    stage = f"predict{run.variant_suffix}"
     if run.resume_logs(round_number):
         return timings.measure(run.timings_path, round_number, f"{stage}, resumed", 0, "windows")
     num_windows = len(sampling.prediction_windows(run, np.arange(len(run.manifest))))
@@ -89,7 +89,7 @@ def predict_together(run: Run, jobs: list[Job], device: torch.device) -> None:
     if len(run.manifest) < distributed.world_size():
         raise InputError(f"{len(run.manifest)} tracks are fewer than {distributed.world_size()} processes")
     networks = load_networks(run, jobs)
-    digests = [checkpoint.digest(run.checkpoint(job)) for job in jobs]
+    digests = [checkpoint.digest(run.checkpoint_path(job)) for job in jobs]
     index = sampling.prediction_windows(run, np.arange(len(run.manifest)))
     positions = windows.shard_positions(index, distributed.rank(), distributed.world_size())
     title = f"round {jobs[0].round}: {len(jobs)} networks predict {len(run.manifest)} tracks"

@@ -18,7 +18,7 @@ from melgpu.data.batch import Batch, prefetch, prefetch_to_device
 from melgpu.data.windows import to_samples
 from melgpu.recipe import AudioSpec, WindowSpec
 
-BATCHES_AHEAD = 2
+PREFETCH_BATCHES = 2
 
 
 class Timeline:
@@ -41,7 +41,7 @@ class Timeline:
         The usable seconds before an error count as a file. A caller that does not exhaust it must close it: a thread
         decodes ahead.
         """
-        batches = prefetch(self._host_batches(batch_size), BATCHES_AHEAD)
+        batches = prefetch(self._host_batches(batch_size), PREFETCH_BATCHES)
         return prefetch_to_device(batches, self.device) if self.device.type == "cuda" else batches
 
     def span_s(self, starts: torch.Tensor) -> np.ndarray:

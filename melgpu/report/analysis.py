@@ -34,7 +34,7 @@ class RoundResult:
 
     @property
     def title(self) -> str:
-        return f"Round {self.round_number}{self.run.variant}"
+        return f"Round {self.round_number}{self.run.variant_suffix}"
 
     @property
     def key(self) -> str:
@@ -48,7 +48,7 @@ class RoundResult:
 
     def kind(self, predictor: str) -> str:
         """`network`, `mean`, `stacker`, or `blend`."""
-        if predictor in self.run.spec(self.round_number).backbones:
+        if predictor in self.run.round_spec(self.round_number).backbones:
             return "network"
         return "blend" if predictor.endswith("blend") else "mean" if predictor == "mean" else "stacker"
 
@@ -90,7 +90,7 @@ def labelled_splits(result: RoundResult) -> list[str]:
 
 def fold_scores(result: RoundResult) -> dict[str, dict[int, tuple[float, float | None]]]:
     """{predictor: {fold: (accuracy on its validation tracks, on their windows)}}; the latter of networks only."""
-    evaluated, spec = result.evaluation, result.run.spec(result.round_number)
+    evaluated, spec = result.evaluation, result.run.round_spec(result.round_number)
     fold_rows = {fold: evaluated.rows("validation", fold) for fold in spec.folds}
     jobs = result.run.jobs(result.round_number)
     window_accuracies = {(job.backbone, job.fold): window_accuracy(result.run, job) for job in jobs}

@@ -33,10 +33,10 @@ class Misclassification:
     id: str
     split: str
     fold: int
-    truth: int
-    predicted: int
-    truth_probability: float
-    predicted_probability: float
+    true_class: int
+    predicted_class: int
+    true_class_probability: float
+    predicted_class_probability: float
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,8 @@ class WorstWindow:
     row: int
     start_s: float
     end_s: float
-    truth_probability: float
-    predicted_probability: float
+    true_class_probability: float
+    predicted_class_probability: float
 
 
 @dataclass(frozen=True)
@@ -89,14 +89,14 @@ def _misclassification(evaluation: RoundEvaluation, row: int, truth: int, predic
 def worst_windows(run: Run, round_number: int, errors: list[Misclassification]) -> list[WorstWindow]:
     """The worst window of each misclassified track. Raises InputError for damaged predictions or another run's."""
     rows = [_manifest_row(run, error) for error in errors]
-    probs = window_probs(run, round_number, rows, [error.fold for error in errors])
+    probs = mean_window_probs(run, round_number, rows, [error.fold for error in errors])
     return [_worst_window(run, *parts) for parts in zip(rows, errors, probs, strict=True)]
 
 
 def _worst_window(run: Run, row: int, error: Misclassification, probs: np.ndarray) -> WorstWindow:
-    window = int(probs[:, error.truth].argmin())
+    window = int(probs[:, error.true_class].argmin())
     start_s = float(sampling.prediction_windows(run, np.array([row])).starts[window]) / run.recipe.audio.sample_rate
-    class_probs = probs[window, [error.truth, error.predicted]].tolist()
+    class_probs = probs[window, [error.true_class, error.predicted_class]].tolist()
     return WorstWindow(row, start_s, start_s + run.recipe.windows.window_s, *class_probs)
 
 
@@ -109,7 +109,7 @@ def _manifest_row(run: Run, error: Misclassification) -> int:
     raise InputError(f"{run.folder}: {error.id} was evaluated, but is no track of the {error.split} set")
 
 
-def window_probs(run: Run, round_number: int, rows: list[int], folds: list[int]) -> list[np.ndarray]:
+def mean_window_probs(run: Run, round_number: int, rows: list[int], folds: list[int]) -> list[np.ndarray]:
     """For each row of the manifest the mean over the networks that predict it, shape (windows, C), in order of time.
 
     Those are the networks of its own fold, or all (fold -1). Raises InputError.

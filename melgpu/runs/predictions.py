@@ -58,7 +58,7 @@ class Predictions:
         """The row of each track's first window, shape (N,)."""
         return np.cumsum(self.num_windows) - self.num_windows
 
-    def in_order(self, tracks: Iterable[tuple[str, str]]) -> "Predictions":
+    def reordered_to(self, tracks: Iterable[tuple[str, str]]) -> "Predictions":
         """Reordered to a manifest's (id, split) if they are the same tracks; else unchanged."""
         manifest_splits = ("train" if split == "valid" else split for split in self.splits)
         rows = {key: row for row, key in enumerate(zip(self.ids, manifest_splits, strict=True))}

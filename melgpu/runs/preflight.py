@@ -126,7 +126,7 @@ def check_dataset(dataset: Manifest | dict[str, SourceList], recipe: Recipe) -> 
 def _locate_errors(audio_errors: dict[str, AudioError], source_lists: dict[str, SourceList]) -> Iterator[str]:
     """Audio errors as problems, each with its line in a source list."""
     for listed in source_lists.values():
-        for path, line in zip(listed.paths, listed.lines, strict=True):
+        for path, line in zip(listed.paths, listed.locations, strict=True):
             if path in audio_errors:
                 yield str(audio_errors[path]) if line == path else f"{line}: {audio_errors[path]}"
 

@@ -53,11 +53,11 @@ class Run:
     manifest: Manifest
     without_pseudo: bool = False
 
-    def spec(self, round_number: int) -> RoundSpec:
+    def round_spec(self, round_number: int) -> RoundSpec:
         return self.recipe.rounds[round_number - 1]
 
     def jobs(self, round_number: int) -> list[Job]:
-        spec = self.spec(round_number)
+        spec = self.round_spec(round_number)
         return [Job(round_number, backbone, fold) for fold in spec.folds for backbone in spec.backbones]
 
     def round_folder(self, round_number: int) -> Path:
@@ -68,7 +68,7 @@ class Run:
     def job_folder(self, job: Job) -> Path:
         return self.round_folder(job.round) / job.backbone / f"fold{job.fold}"
 
-    def checkpoint(self, job: Job) -> Path:
+    def checkpoint_path(self, job: Job) -> Path:
         return self.job_folder(job) / "best.safetensors"
 
     def is_trained(self, job: Job) -> bool:
@@ -83,17 +83,19 @@ class Run:
     def resume_log_path(self, round_number: int, rank: int, digests: list[str]) -> Path:
         """The resume log of one process for the networks with these checkpoint digests."""
         key = hashlib.sha256("".join(digests).encode()).hexdigest()[:8]
-        return self.predictions_folder(round_number) / f"{key}-process{rank}.journal"
+        return self.predictions_folder(round_number) / f"{key}-process{rank}.resume_log"
 
     def resume_logs(self, round_number: int) -> list[Path]:
-        return list(self.predictions_folder(round_number).glob("*.journal"))
+        return list(self.predictions_folder(round_number).glob("*.resume_log"))
 
     def is_predicted(self, job: Job) -> bool:
         """Whether there are predictions of the current checkpoint."""
         path = self.predictions_path(job)
         if not path.exists():
             return False
-        return predictions.load(path).provenance.get("checkpoint_digest") == checkpoint.digest(self.checkpoint(job))
+        return predictions.load(path).provenance.get("checkpoint_digest") == checkpoint.digest(
+            self.checkpoint_path(job)
+        )
 
     def stack_folder(self, round_number: int) -> Path:
         return self.round_folder(round_number) / "stack"
@@ -159,12 +161,12 @@ class Run:
         return self.folder / "report.html"
 
     @property
-    def variant(self) -> str:
+    def variant_suffix(self) -> str:
         """The variant of the later rounds, as a suffix for messages."""
         return " without pseudo labels" if self.without_pseudo else ""
 
     @property
-    def flags(self) -> str:
+    def cli_flags(self) -> str:
         """The flags with which a script resumes this run."""
         return f"--run {self.folder}" + (" --without-pseudo" if self.without_pseudo else "")
 
@@ -224,7 +226,7 @@ class Run:
         return np.concatenate([self.manifest.rows(split) for split in ("public", "private")])
 
     @property
-    def submissions(self) -> dict[str, Path]:
+    def submission_paths(self) -> dict[str, Path]:
         """The submission file of each test set, by split."""
         names = {"public": "submission.csv", "private": "submission-private.csv"}
         return {split: self.folder / names[split] for split in self.test_splits}

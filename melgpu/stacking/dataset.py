@@ -48,7 +48,7 @@ class StackingSet:
 
 def load_base_predictions(run: Run, round_number: int) -> BasePredictions:
     """Load the predictions of a round's networks. Raises InputError where some are missing or do not match."""
-    loaded = {fold: _load(run, round_number, fold) for fold in run.spec(round_number).folds}
+    loaded = {fold: _load(run, round_number, fold) for fold in run.round_spec(round_number).folds}
     provenance = {
         "round": round_number,
         "recipe_digest": run.recipe.digest(),
@@ -68,14 +68,14 @@ def _load(run: Run, round_number: int, fold: int) -> list[predictions.Prediction
     missing = [job.name for job in jobs if not (run.is_trained(job) and run.is_predicted(job))]
     if missing:
         problems = (f"round {round_number}: no predictions of {name} by its current checkpoint" for name in missing)
-        raise InputError([*problems, f"run python train.py and python predict.py with {run.flags} first"])
+        raise InputError([*problems, f"run python train.py and python predict.py with {run.cli_flags} first"])
     tracks = list(zip(run.manifest.ids, run.manifest.splits, strict=True))
-    return [predictions.load(run.predictions_path(job)).in_order(tracks) for job in jobs]
+    return [predictions.load(run.predictions_path(job)).reordered_to(tracks) for job in jobs]
 
 
 def stacking_sets(run: Run, round_number: int, base: BasePredictions) -> list[StackingSet]:
     """A stacking set for each stack of a round."""
-    protocol, folds = run.recipe.stacking.protocol, run.spec(round_number).folds
+    protocol, folds = run.recipe.stacking.protocol, run.round_spec(round_number).folds
     return [_stacking_set(run, round_number, base, group) for group in fold_groups(protocol, folds)]
 
 

@@ -125,7 +125,7 @@ def evaluate_round(
     run: Run, round_number: int, base: BasePredictions, stacks: list[tuple[StackingSet, Stack]]
 ) -> RoundEvaluation:
     """Predict each validation track (out of fold) and each test track by networks, stackers and blends."""
-    spec, valid_parts, test_parts = run.spec(round_number), [], []
+    spec, valid_parts, test_parts = run.round_spec(round_number), [], []
     for stacking_set, stack in stacks:
         matrix = stacking_set.validation[0]
         valid_parts.append(_networks(spec.backbones, matrix) | stack.out_of_fold(matrix, stacking_set.subfolds))
@@ -163,8 +163,8 @@ def _networks(names: tuple[str, ...], matrix: np.ndarray) -> dict[str, np.ndarra
 
 
 def _provenance(run: Run, round_number: int, stacks: list[Stack]) -> dict:
-    spec, blend_weights = run.recipe.stacking, run.spec(round_number).blend
-    fitted = [subfold.weights for stack in stacks for subfold in stack.subfolds]
+    spec, blend_weights = run.recipe.stacking, run.round_spec(round_number).blend
+    fitted = [subfold.weights for stack in stacks for subfold in stack.subfold_stackers]
     return {
         "round": round_number,
         "recipe_digest": run.recipe.digest(),

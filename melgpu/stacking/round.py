@@ -21,7 +21,7 @@ def stack_round(run: Run, round_number: int) -> None:
     base = dataset.load_base_predictions(run, round_number)
     stacking_sets = dataset.stacking_sets(run, round_number, base)
     num_fits = sum(stacking_set.num_subfolds for stacking_set in stacking_sets)
-    timing = timings.measure(run.timings_path, round_number, f"stack{run.variant}", num_fits, "sub-folds")
+    timing = timings.measure(run.timings_path, round_number, f"stack{run.variant_suffix}", num_fits, "sub-folds")
     with timing, console.progress(f"round {round_number}: stacking", num_fits, "sub-folds") as tracker:
         stacks = [(stacking_set, fit_stack(run, round_number, stacking_set, tracker)) for stacking_set in stacking_sets]
     if any(stack.is_constant for _, stack in stacks):
@@ -40,14 +40,14 @@ def stack_round(run: Run, round_number: int) -> None:
 
 def fit_stack(run: Run, round_number: int, stacking_set: StackingSet, tracker: Tracker) -> Stack:
     """Fit the stackers of one stacking set, once for each of its sub-folds."""
-    spec, train, subfolds = run.spec(round_number), stacking_set.train, stacking_set.subfolds
+    spec, train, subfolds = run.round_spec(round_number), stacking_set.train, stacking_set.subfolds
     _, num_models, num_classes = stacking_set.validation[0].shape
     stack = Stack(num_models, num_classes, spec.blend)
     title = f"fold {' '.join(map(str, stacking_set.folds))}"
     tracker.advance(0, f"{title}, {'pretraining on training tracks' if train else 'fitting on validation tracks'}")
     for subfold in fit_subfolds(train, stacking_set.validation, subfolds, list(spec.blend), run.recipe.stacking):
-        stack.subfolds.append(subfold)
-        tracker.advance(1, f"{title}, sub-fold {len(stack.subfolds)}/{stacking_set.num_subfolds}")
+        stack.subfold_stackers.append(subfold)
+        tracker.advance(1, f"{title}, sub-fold {len(stack.subfold_stackers)}/{stacking_set.num_subfolds}")
     return stack
 
 
@@ -56,7 +56,7 @@ def write_stack(run: Run, round_number: int, stacking_set: StackingSet, stack: S
     metadata = {
         "round": round_number,
         "folds": list(stacking_set.folds),
-        "models": list(run.spec(round_number).backbones),
+        "models": list(run.round_spec(round_number).backbones),
         "class_names": run.class_names,
         "recipe_digest": run.recipe.digest(),
         "pseudo_digest": run.pseudo_digest(round_number),
@@ -68,7 +68,7 @@ def write_submissions(run: Run, round_evaluation: RoundEvaluation) -> None:
     """Write the predicted labels of each test set; a track without usable audio gets the most frequent class."""
     if audio_errors := quarantine.load_errors(run.quarantine_path):
         console.say(quarantine.summarize(audio_errors, run.quarantine_path))
-    for split, path in run.submissions.items():
+    for split, path in run.submission_paths.items():
         rows = [row for row, row_split in enumerate(round_evaluation.splits) if row_split == split]
         labels = [round_evaluation.class_names[c] for c in round_evaluation.final_probs[rows].argmax(axis=1)]
         submission.write_submission(path, [round_evaluation.ids[row] for row in rows], labels)

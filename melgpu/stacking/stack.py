@@ -33,7 +33,7 @@ BLEND, FITTED_BLEND, MEAN = "blend", "fitted blend", "mean"  # MEAN: of the netw
 
 
 @dataclass(frozen=True)
-class Subfold:
+class SubfoldStackers:
     """Stackers that were fitted without one sub-fold, and their fitted blend weights, of sum 1."""
 
     stackers: dict[str, nn.Module | Booster]
@@ -56,17 +56,17 @@ class Stack:
     num_models: int
     num_classes: int
     weights: dict[str, float]
-    subfolds: list[Subfold] = field(default_factory=list)
+    subfold_stackers: list[SubfoldStackers] = field(default_factory=list)
 
     def predict(self, matrix: np.ndarray) -> dict[str, np.ndarray]:
         """Probabilities (N, C) of new tracks by stacker and blend: the mean over all sub-folds."""
-        probs = [self._predict_subfold(subfold, matrix) for subfold in self.subfolds]
+        probs = [self._predict_subfold(subfold, matrix) for subfold in self.subfold_stackers]
         return {name: np.mean([subfold_probs[name] for subfold_probs in probs], axis=0) for name in probs[0]}
 
     def out_of_fold(self, matrix: np.ndarray, subfolds: np.ndarray) -> dict[str, np.ndarray]:
         """The same of the validation tracks: each by the stackers fitted without its sub-fold; `subfolds` (N,)."""
         out: dict[str, np.ndarray] = {}
-        for index, subfold in enumerate(self.subfolds):
+        for index, subfold in enumerate(self.subfold_stackers):
             for name, probs in self._predict_subfold(subfold, matrix[subfolds == index]).items():
                 out.setdefault(name, np.empty((len(matrix), self.num_classes)))[subfolds == index] = probs
         return out
@@ -74,11 +74,11 @@ class Stack:
     @property
     def is_constant(self) -> bool:
         """Whether it has trees and none of them has a split, so that their predictions are the same for all tracks."""
-        stackers = [stacker for subfold in self.subfolds for stacker in subfold.stackers.values()]
+        stackers = [stacker for subfold in self.subfold_stackers for stacker in subfold.stackers.values()]
         boosters = [stacker for stacker in stackers if isinstance(stacker, Booster)]
         return bool(boosters) and all(map(boosting.is_constant, boosters))
 
-    def _predict_subfold(self, subfold: Subfold, matrix: np.ndarray) -> dict[str, np.ndarray]:
+    def _predict_subfold(self, subfold: SubfoldStackers, matrix: np.ndarray) -> dict[str, np.ndarray]:
         probs = subfold.predict(matrix)
         blends = {BLEND: blend_probs(probs, self.weights)}
         if len(probs) > 1:
@@ -116,7 +116,7 @@ def assign_subfolds(labels: np.ndarray, spec: StackingSpec) -> np.ndarray:
 
 def fit_subfolds(
     train: LabelledMatrix | None, valid: LabelledMatrix, subfolds: np.ndarray, names: list[str], spec: StackingSpec
-) -> Iterator[Subfold]:
+) -> Iterator[SubfoldStackers]:
     """For each sub-fold, fit stackers on the (matrix, labels) of the other validation tracks; `subfolds` (N,).
 
     `train` are the training tracks to pretrain the CNNs on, in the original protocol.
@@ -131,7 +131,7 @@ def fit_subfolds(
             name: stack_cnn.finetune(cnns[name][index], rows, stop, spec) if name in cnns else boosting.fit(*rows, spec)
             for name in names
         }
-        yield Subfold(stackers, fit_blend_weights(Subfold(stackers, {}).predict(stop[0]), stop[1]))
+        yield SubfoldStackers(stackers, fit_blend_weights(SubfoldStackers(stackers, {}).predict(stop[0]), stop[1]))
 
 
 def _select(rows: LabelledMatrix, mask: np.ndarray) -> LabelledMatrix:
@@ -161,14 +161,14 @@ def fit_blend_weights(probs: dict[str, np.ndarray], labels: np.ndarray, steps: i
 def save_stack(stack: Stack, path: Path, metadata: dict) -> None:
     """Write a stack as one checkpoint; LightGBM's model text is stored as bytes."""
     tensors = {}
-    for index, subfold in enumerate(stack.subfolds):
+    for index, subfold in enumerate(stack.subfold_stackers):
         for name, stacker in subfold.stackers.items():
             if isinstance(stacker, nn.Module):
                 tensors.update({f"{name}.{index}.{key}": value for key, value in stacker.state_dict().items()})
             else:
                 text = bytearray(stacker.model_to_string().encode())
                 tensors[f"{name}.{index}"] = torch.frombuffer(text, dtype=torch.uint8)
-    fitted = [subfold.weights for subfold in stack.subfolds]
+    fitted = [subfold.weights for subfold in stack.subfold_stackers]
     shape = {"num_models": stack.num_models, "num_classes": stack.num_classes}
     checkpoint.save(path, tensors, {**metadata, "stack": {**shape, "weights": stack.weights, "fitted_weights": fitted}})
 
@@ -181,7 +181,7 @@ def load_stack(path: Path) -> tuple[Stack, dict]:
     stack = Stack(shape["num_models"], shape["num_classes"], shape["weights"])
     for index, weights in enumerate(shape["fitted_weights"]):
         stackers = {name: _load_stacker(name, index, stack, tensors, path) for name in stack.weights}
-        stack.subfolds.append(Subfold(stackers, weights))
+        stack.subfold_stackers.append(SubfoldStackers(stackers, weights))
     return stack, metadata
 
 

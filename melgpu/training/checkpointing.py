@@ -48,7 +48,7 @@ def save_epoch(run: Run, job: Job, training: Training, parity_figures: dict) -> 
     """Write the files of a training after an epoch; for `parity_figures` see `parity.measure_parity`."""
     folder, metadata = run.job_folder(job), _network_metadata(run, job, training) | {"parity": parity_figures}
     if training.progress.improved:
-        checkpoint.save(run.checkpoint(job), training.evaluated_model.state_dict(), metadata)
+        checkpoint.save(run.checkpoint_path(job), training.evaluated_model.state_dict(), metadata)
     if not training.progress.finished(run.recipe.optim_for(job.backbone)):
         save_state(run, job, training)
     if run.recipe.machine.tensorboard:

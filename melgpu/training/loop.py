@@ -46,13 +46,16 @@ def train_epoch(
 ) -> Iterator[int]:
     """One optimizer step per batch, from the current step of `training` on; yields the number of windows of each."""
     model, progress, timer = distributed.wrap_ddp(training.model), training.progress, training.timer
-    bfloat16 = use_bfloat16(spec.precision, training.sums.device)
+    bfloat16 = use_bfloat16(spec.precision, training.metric_sums.device)
     model.train()
     timer.mark(None)
     for batch in batches:
         timer.mark("audio")
         torch.manual_seed(step_seed(seed, progress.epoch, progress.step, distributed.rank()))
-        images, soft_targets = augment(features(batch.waves), augment_spec), targets.of(batch, spec.label_smoothing)
+        images, soft_targets = (
+            augment(features(batch.waves), augment_spec),
+            targets.for_batch(batch, spec.label_smoothing),
+        )
         if augment_spec.mixup_alpha:
             images, soft_targets = mixup(images, soft_targets, augment_spec.mixup_alpha)
         soft_targets = (soft_targets / max(1, int(batch.valid.sum()))).to(images.device, non_blocking=True)
@@ -74,7 +77,7 @@ def _backward(
     None where the device is out of memory and a smaller micro-batch is possible.
     """
     training.optimizer.zero_grad()
-    sums, num_valid = torch.zeros_like(training.sums), (soft_targets.sum(1) > 0).sum().clamp(min=1)
+    sums, num_valid = torch.zeros_like(training.metric_sums), (soft_targets.sum(1) > 0).sum().clamp(min=1)
     leaf = images.detach().requires_grad_(images.requires_grad)  # gradients of a trainable LogMel are collected here
     micro_batches = zip(leaf.split(training.micro_batch), soft_targets.split(training.micro_batch), strict=True)
     try:
@@ -147,7 +150,7 @@ def fit(
         batches = train_batches(epoch, progress.step)
         yield from train_epoch(training, features, batches, targets, spec, augment_spec, seed)
         loss, accuracy = (
-            distributed.all_reduce_sum(training.sums.clone()) / distributed.world_size() / progress.step
+            distributed.all_reduce_sum(training.metric_sums.clone()) / distributed.world_size() / progress.step
         ).tolist()
         if not math.isfinite(loss):
             raise InputError(diagnose_nonfinite(training.model, features, train_batches(epoch, 0), epoch))
@@ -169,7 +172,7 @@ def _validate(
     """Update the batch norm of the evaluated network, and return its accuracy on validation windows."""
     model, epoch = training.evaluated_model, training.progress.epoch
     features = getattr(model, "front_end", None) or features
-    bfloat16 = use_bfloat16(spec.precision, training.sums.device)
+    bfloat16 = use_bfloat16(spec.precision, training.metric_sums.device)
     if spec.batch_norm_batches and epoch >= spec.warmup_epochs:  # a frozen body keeps its statistics
         update_batch_norm(model, features, train_batches(epoch, 0), spec.batch_norm_batches, bfloat16)
     distributed.broadcast(model.buffers())
@@ -200,7 +203,7 @@ def diagnose_nonfinite(model: nn.Module, features: nn.Module, batches: Iterable[
 
 
 def _end_epoch(training: Training, record: dict, spec: OptimSpec) -> dict:
-    training.sums.zero_()
+    training.metric_sums.zero_()
     plateau = training.progress.record_epoch(record["window_accuracy"], spec)
     if plateau and spec.schedule == "plateau":
         set_lr(training.optimizer, get_lr(training.optimizer) * spec.plateau_factor)

@@ -27,7 +27,7 @@ from melgpu.training.state import Training, start_training
 def train_round(run: Run, backbone: str | None, fold: int | None, device: torch.device) -> None:
     """Train the untrained networks of the current round, or of one of its backbones or folds. Raises InputError."""
     if run.current_round is None:
-        console.say(f"All rounds are done: python stack.py {run.flags} shows the scores")
+        console.say(f"All rounds are done: python stack.py {run.cli_flags} shows the scores")
         return
     jobs = run.choose_jobs(backbone, fold)
     missing = [job for job in jobs if not run.is_trained(job)]
@@ -62,7 +62,7 @@ def print_next_command(run: Run) -> None:
     untrained = [job for job in run.jobs(run.current_round) if not run.is_trained(job)]
     status = f"is not trained yet ({len(untrained)} networks left)" if untrained else "is trained"
     script = "train.py" if untrained else "predict.py"
-    console.say(f"Round {run.current_round} {status}. Next: python {script} {run.flags}")
+    console.say(f"Round {run.current_round} {status}. Next: python {script} {run.cli_flags}")
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ class JobTraining:
         epoch = min(progress.epoch + 1, self.optim.max_epochs)
         steps = max(1, epoch_windows // self.windows_per_step)
         position = f"step {progress.step}/{steps}" if num_windows else "validation"
-        if tracker.wants_detail():
+        if tracker.is_detail_due():
             tracker.detail = training_detail(*training.means(), progress.best_accuracy, training.timer.seconds())
         tracker.advance(num_windows, f"{self.title}, epoch {epoch}/{self.optim.max_epochs}, {position}")
 

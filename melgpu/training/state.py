@@ -21,7 +21,7 @@ class Training:
     optimizer: torch.optim.Optimizer
     progress: Progress
     log: list[dict]
-    sums: Tensor  # of loss and accuracy over the epoch's steps, shape (2,), float64; stays on the device
+    metric_sums: Tensor  # of loss and accuracy over the epoch's steps, shape (2,), float64; stays on the device
     micro_batch: int  # windows per forward pass; halved when the device is out of memory
     ema: nn.Module | None  # of the weights after each step, where the recipe has `ema_decay`
     timer: StageTimer
@@ -34,7 +34,7 @@ class Training:
     def step(self, sums: Tensor) -> None:
         """Update the weights by their gradients; `sums`, shape (2,), are the step's loss and accuracy."""
         self.optimizer.step()
-        self.sums += sums
+        self.metric_sums += sums
         self.progress.step += 1
         self.progress.updates += 1
         if self.ema:
@@ -42,7 +42,7 @@ class Training:
 
     def means(self) -> tuple[float, float]:
         """Mean loss and accuracy of this process over the epoch so far; synchronizes with the device."""
-        loss, accuracy = (self.sums / max(1, self.progress.step)).tolist()
+        loss, accuracy = (self.metric_sums / max(1, self.progress.step)).tolist()
         return loss, accuracy
 
     def state(self) -> tuple[dict[str, Tensor], dict]:
@@ -50,7 +50,7 @@ class Training:
         optimizer, groups = checkpoint.pack_optimizer(self.optimizer)
         modules = {"model": self.model} | ({"average": self.ema.module} if self.ema else {})
         parts = {name: module.state_dict() for name, module in modules.items()}
-        parts |= {"optimizer": optimizer, "epoch": {"sums": self.sums}}
+        parts |= {"optimizer": optimizer, "epoch": {"sums": self.metric_sums}}
         tensors = {f"{part}.{name}": value for part, values in parts.items() for name, value in values.items()}
         metadata = {"groups": groups, "progress": asdict(self.progress), "log": self.log}
         return tensors, metadata | {"micro_batch": self.micro_batch, "ranks": distributed.world_size()}
@@ -70,7 +70,7 @@ class Training:
         self.progress, self.log = Progress(**metadata["progress"]), metadata["log"]
         epoch = self.progress.epoch if self.progress.step else max(0, self.progress.epoch - 1)
         self.optimizer = make_optimizer(self.model, spec, epoch)
-        self.sums.copy_(parts["epoch"]["sums"] * metadata["ranks"] / distributed.world_size())
+        self.metric_sums.copy_(parts["epoch"]["sums"] * metadata["ranks"] / distributed.world_size())
         self.progress.step = self.progress.step * metadata["ranks"] // distributed.world_size()
         self.micro_batch = min(self.micro_batch, metadata["micro_batch"])
         checkpoint.unpack_optimizer(self.optimizer, parts["optimizer"], metadata["groups"])

@@ -18,7 +18,7 @@ from melgpu.audio.decode import (
     read_audio,
     stream_audio,
 )
-from tests.helpers import odd_files, write_audio
+from tests.helpers import malformed_files, write_audio
 
 RATE = 22_050
 
@@ -57,7 +57,7 @@ def test_any_file_name_is_supported(tmp_path):
 
 
 def test_every_malformed_file_is_decoded_or_rejected_with_its_reason(tmp_path, capfd):
-    for name, expected in odd_files.write(tmp_path).items():
+    for name, expected in malformed_files.write_malformed_files(tmp_path).items():
         audio = read_audio(tmp_path / name, RATE, 60)
         reason, usable_s = expected if isinstance(expected, tuple) else (expected, 0)
         if isinstance(expected, float):
@@ -97,7 +97,7 @@ def streamed(path) -> tuple[float, str | None]:
 
 
 def test_streaming_returns_the_usable_samples_of_every_malformed_file_then_raises(tmp_path, capfd):
-    for name, expected in odd_files.write(tmp_path).items():
+    for name, expected in malformed_files.write_malformed_files(tmp_path).items():
         if name == "three_hours.flac":
             continue
         seconds, problem = streamed(tmp_path / name)

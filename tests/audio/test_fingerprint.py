@@ -10,7 +10,7 @@ from melgpu.audio import fingerprint
 from melgpu.audio.decode import decode
 from melgpu.demo import corpus, song
 
-RATE = song.RATE
+RATE = song.SAMPLE_RATE
 EXCERPT = round(fingerprint.EXCERPT_S * RATE)
 MIN_FRAMES = int(np.ceil(fingerprint.MIN_OVERLAP_S / fingerprint.HOP_S))
 

@@ -52,7 +52,7 @@ def test_a_result_that_cannot_be_pickled_raises():
 def test_results_are_in_the_order_of_the_calls(tmp_path):
     for workers in (0, 2):
         with WorkerPool(workers, 60.0) as pool:
-            futures = pool.in_order((divmod, number, 7) for number in range(30))
+            futures = pool.submit_in_order((divmod, number, 7) for number in range(30))
             assert [future.result() for future in futures] == [divmod(number, 7) for number in range(30)]
 
 

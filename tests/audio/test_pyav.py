@@ -4,8 +4,8 @@ import pytest
 from melgpu.audio import pyav
 from melgpu.audio.decode import decode
 from melgpu.errors import InputError
-from tests.helpers import call
-from tests.helpers.odd_files import write_container
+from tests.helpers import run_script
+from tests.helpers.malformed_files import write_container
 
 
 @pytest.mark.parametrize("suffix", [".m4a", ".aac", ".wma"])
@@ -39,5 +39,5 @@ def test_the_error_without_pyav_names_the_extra(tmp_path):
     write_container(tmp_path / "x.m4a", 1)
     imports = "import sys; sys.modules['av'] = None; from melgpu.audio.decode import decode"
     code = f"{imports}; decode('{tmp_path}/x.m4a', 8000, 5)"
-    result = call("-c", code)
+    result = run_script("-c", code)
     assert "x.m4a: .m4a files need PyAV: pip install 'melgpu[containers]'" in result.stderr

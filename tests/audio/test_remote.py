@@ -8,7 +8,7 @@ import pytest
 from melgpu.audio import remote
 from melgpu.audio.decode import DecodeError, decode
 from melgpu.errors import InputError
-from tests.helpers import call, write_audio
+from tests.helpers import run_script, write_audio
 
 
 class QuietHandler(http.server.SimpleHTTPRequestHandler):
@@ -71,4 +71,4 @@ def test_the_error_of_a_failed_download_names_the_url(base_url):
 def test_the_error_without_fsspec_names_the_extra():
     imports = "import sys; sys.modules['fsspec'] = None; from melgpu.audio.decode import decode"
     code = f"{imports}; decode('s3://b/x.mp3', 8000, 5)"
-    assert "s3://b/x.mp3: URLs need fsspec: pip install 'melgpu[remote]'" in call("-c", code).stderr
+    assert "s3://b/x.mp3: URLs need fsspec: pip install 'melgpu[remote]'" in run_script("-c", code).stderr

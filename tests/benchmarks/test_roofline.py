@@ -46,7 +46,7 @@ def test_flops_and_bytes_of_a_front_end():
     assert roofline.front_end_bytes(zalo) == 4 * 441_000 + 4 * 512 * 512
 
 
-def test_peaks_are_measured(quick_limits):
+def test_peaks_are_measured(quick_roofline):
     assert roofline.matmul_flops(CPU, torch.float32, 0.01) > 1e8
     assert roofline.copy_bandwidth(CPU, 0.01) > 1e8
 

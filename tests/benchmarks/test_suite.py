@@ -10,13 +10,13 @@ from benchmarks.commands import bench, suite
 from melgpu.errors import InputError
 from melgpu.models import classifier
 from melgpu.recipe import load_recipe
-from tests.helpers import call
+from tests.helpers import run_script
 from tests.helpers.benchmarks import TINY, flags, run
 
 PNG = b"\x89PNG"
 
 
-def test_the_suite(short_music, quick_limits, tmp_path, capsys):
+def test_the_suite(short_music, quick_roofline, tmp_path, capsys):
     result = run(capsys, *flags(short_music), "--out", tmp_path / "x.json", "--plots", tmp_path)
     assert result == json.loads((tmp_path / "x.json").read_text())
     assert [(tmp_path / name).read_bytes()[:4] for name in ("bars.png", "curves.png", "roofline.png")] == 3 * [PNG]
@@ -33,7 +33,7 @@ def test_the_suite(short_music, quick_limits, tmp_path, capsys):
     ]
 
 
-def test_one_stage_alone(short_music, quick_limits, capsys):
+def test_one_stage_alone(short_music, quick_roofline, capsys):
     result = run(capsys, *flags(short_music), "--only", "copy")
     assert [row["way"] for row in result["rows"]] == ["pcm_cache=disk"]
     assert result["findings"] == []
@@ -95,5 +95,5 @@ def test_help_does_not_import_torch():
     code = "import sys; from benchmarks import __main__ as m\n"
     code += "for parser in m.COMMANDS.values(): assert 'example' in parser().format_help()\n"
     code += "sys.exit('torch' in sys.modules)"
-    completed = call("-c", code)
+    completed = run_script("-c", code)
     assert completed.returncode == 0, completed.stderr

@@ -75,7 +75,7 @@ def test_a_value_that_fails_is_rejected():
 
 
 def test_an_engine_that_fails_the_parity_gate_is_rejected(monkeypatch):
-    monkeypatch.setattr(tune.parity, "MAX_DB", 0.0)
+    monkeypatch.setattr(tune.parity, "MAX_ERROR_DB", 0.0)
     bench = type("Bench", (), {"device": CPU})
     trial = search.try_values(
         load_recipe(["demo"]), "mel.engine", ["fft"], lambda tried: tune.feature_rates(bench, tried)
@@ -89,7 +89,7 @@ def test_the_ratio_is_taken_sample_by_sample():
     assert tune.ratios({"default": [1.0, 2.0, 4.0], "tuned": [2.0, 6.0, 4.0]}) == (2.0, 1.0, 3.0)
 
 
-def test_tune(short_music, quick_limits, tmp_path, capsys):
+def test_tune(short_music, quick_roofline, tmp_path, capsys):
     path = tmp_path / "tuned.toml"
     result = run(capsys, "tune", *flags(short_music), "--write", path, "--plot", tmp_path / "x.png")
     assert [trial["setting"] for trial in result["trials"]][-1] == "loader.pcm_cache"
@@ -147,7 +147,7 @@ def test_tuned_settings_do_not_change_results(tmp_path, tuned):
         state, front_end = bench_train.new_training("resnet10t", recipe, CPU), measurement.front_end(recipe, CPU)
         batches = measurement.repeat_batch(measurement.noise(recipe, 8, CPU))
         loop = bench_train.training_loop(state, "resnet10t", recipe, front_end, batches)
-        losses = [state.sums[0].item() for _, _ in zip(range(3), loop, strict=False)]
+        losses = [state.metric_sums[0].item() for _, _ in zip(range(3), loop, strict=False)]
         ((_, probs),) = inference.window_probs([state.model], front_end, [next(batches)], flip=True, bfloat16=False)
         results.append((losses, probs[0].numpy()))
     (losses, probs), (tuned_losses, tuned_probs) = results

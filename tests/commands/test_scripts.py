@@ -18,7 +18,7 @@ import pytest
 from melgpu.models import checkpoint, classifier
 from melgpu.runs import predictions
 from melgpu.stacking import evaluation
-from tests.helpers import ROOT, SMALL, call, write_audio, write_list
+from tests.helpers import ROOT, SMALL, run_script, write_audio, write_list
 
 
 def override_flags() -> list[str]:
@@ -47,9 +47,9 @@ def source_flags(corpus) -> list[str]:
 def finished(corpus, tmp_path_factory):
     """The folder of a run after both rounds, and the output of each call."""
     folder = tmp_path_factory.mktemp("runs") / "small"
-    calls = [call("train.py", "--run", folder, "--recipe", "demo", *override_flags(), *source_flags(corpus))]
+    calls = [run_script("train.py", "--run", folder, "--recipe", "demo", *override_flags(), *source_flags(corpus))]
     for script in ("predict.py", "stack.py", "train.py", "predict.py", "stack.py"):
-        calls.append(call(script, "--run", folder))
+        calls.append(run_script(script, "--run", folder))
     for process in calls:
         assert process.returncode == 0, process.stderr + process.stdout
         assert "Traceback" not in process.stderr
@@ -104,7 +104,7 @@ def test_finished_rounds_are_not_rewritten(finished):
     paths = [path for path in folder.rglob("*") if path.is_file() and path.name != "report.html"]
     before = {path: path.stat().st_mtime_ns for path in paths}
     for script in ("train.py", "predict.py", "stack.py"):
-        process = call(script, "--run", folder)
+        process = run_script(script, "--run", folder)
         assert process.returncode == 0
     assert "blend" in process.stdout
     assert {path: path.stat().st_mtime_ns for path in paths} == before
@@ -114,10 +114,10 @@ def test_a_run_accepts_machine_keys_of_another_recipe_but_no_others(finished, tm
     folder, _ = finished
     (tmp_path / "tuned.toml").write_text('[machine]\nchannels_last = true\ntuned_on = "a Cray-1"\n')
     recipe_flags = ["--recipe", "demo", *override_flags(), "--recipe", tmp_path / "tuned.toml"]
-    accepted = call("train.py", "--run", folder, *recipe_flags)
+    accepted = run_script("train.py", "--run", folder, *recipe_flags)
     assert accepted.returncode == 0, accepted.stderr
     (tmp_path / "tuned.toml").write_text("[optim]\nlr = 0.5\n")
-    rejected = call("train.py", "--run", folder, *recipe_flags)
+    rejected = run_script("train.py", "--run", folder, *recipe_flags)
     assert rejected.returncode == 2
     assert "optim.lr: 0.001, now 0.5" in rejected.stderr
 
@@ -126,7 +126,7 @@ def test_a_round_without_pseudo_labels_is_trained_beside_the_other(finished):
     folder, _ = finished
     before = {path: path.stat().st_mtime_ns for path in (folder / "round2").rglob("*") if path.is_file()}
     for script in ("train.py", "predict.py", "stack.py"):
-        process = call(script, "--run", folder, "--without-pseudo")
+        process = run_script(script, "--run", folder, "--without-pseudo")
         assert process.returncode == 0, process.stderr
     assert "Round 2 without pseudo labels" in process.stdout
     assert "Submission" not in process.stdout
@@ -148,7 +148,7 @@ def test_new_music_is_predicted_in_a_table_and_a_csv(finished, corpus, tmp_path)
     for duration_s, name in ((1, "short.mp3"), (16, "nhạc số 1.ogg"), (31, "long.flac")):
         write_audio(tmp_path / "album" / name, duration_s, 44_100, 2)
     song = shutil.copy(corpus / "audio" / "private0.mp3", tmp_path)
-    process = call(
+    process = run_script(
         "predict.py", "--run", folder, song, tmp_path / "album", "--out", tmp_path / "o.csv", env={"COLUMNS": "300"}
     )
     assert process.returncode == 0, process.stderr
@@ -167,7 +167,7 @@ def test_a_test_track_as_new_music_has_the_same_prediction(finished, corpus, tmp
     tuned = ["machine.channels_last=false", "machine.feature_batch=2", "loader.predict_batch_size=5"]  # speed only
     flags = [part for override in (*tuned, "machine.tuned_on='a GPU'") for part in ("--set", override)]
     song, out = corpus / "audio" / "private0.mp3", tmp_path / "o.csv"
-    process = call("predict.py", "--run", folder, song, "--out", out, *flags)
+    process = run_script("predict.py", "--run", folder, song, "--out", out, *flags)
     assert "machine settings were tuned on a GPU" in process.stdout.replace("\n", " ")
     header, row = read_rows(out)
     assert header[1 + int(np.argmax([float(p) for p in row[1:-1]]))] == submission["private0.mp3"]
@@ -177,7 +177,7 @@ def test_unreadable_music_is_reported_and_the_other_files_are_predicted(finished
     folder, _ = finished
     (tmp_path / "unreadable.mp3").write_text("no music")
     out = tmp_path / "o.csv"
-    process = call("predict.py", "--run", folder, tmp_path, corpus / "audio" / "test0.mp3", "--out", out)
+    process = run_script("predict.py", "--run", folder, tmp_path, corpus / "audio" / "test0.mp3", "--out", out)
     assert process.returncode == 2
     assert "unreadable.mp3: not readable as audio" in process.stdout
     unreadable, intact = read_rows(out)[1:]
@@ -185,7 +185,7 @@ def test_unreadable_music_is_reported_and_the_other_files_are_predicted(finished
     assert unreadable[-1].startswith("not readable as audio")
     assert intact[-1] == ""
     for path, reason in ((tmp_path / "unreadable.mp3", "not readable"), (tmp_path / "absent", "No such file")):
-        rejected = call("predict.py", "--run", folder, path)
+        rejected = run_script("predict.py", "--run", folder, path)
         assert rejected.returncode == 2
         assert reason in rejected.stderr
         assert "Traceback" not in rejected.stderr
@@ -198,7 +198,7 @@ def test_timelines_have_the_probabilities_of_each_window(finished, tmp_path):
     content = write_audio(tmp_path / "album" / "song.flac", 30).read_bytes()
     (tmp_path / "album" / "song.flac").write_bytes(content[: len(content) // 2])
     (tmp_path / "album" / "text.ogg").write_text("no music")
-    process = call("predict.py", "--run", folder, tmp_path / "album", "--timeline", tmp_path / "when")
+    process = run_script("predict.py", "--run", folder, tmp_path / "album", "--timeline", tmp_path / "when")
     assert process.returncode == 2, process.stderr
     assert f"song.mp3: {tmp_path / 'when' / 'song.mp3'}.csv and .png" in process.stdout
     assert "song.flac: decoding failed after 14." in process.stdout
@@ -212,21 +212,21 @@ def test_timelines_have_the_probabilities_of_each_window(finished, tmp_path):
     assert table[-1, 1] == pytest.approx(40, abs=0.1)
     np.testing.assert_allclose(table[:, 2:].sum(1), 1, atol=1e-5)
     assert read_rows(tmp_path / "when" / "song.flac.csv")[-1][1].startswith("14.")
-    rejected = call("predict.py", "--run", folder, tmp_path / "album" / "text.ogg", "--timeline", tmp_path / "no")
+    rejected = run_script("predict.py", "--run", folder, tmp_path / "album" / "text.ogg", "--timeline", tmp_path / "no")
     assert rejected.returncode == 2
     assert "text.ogg: not readable" in rejected.stderr
     for flags in (["--timeline", tmp_path], ["x.mp3", "--timeline", tmp_path, "--out", tmp_path / "o.csv"]):
-        assert "--timeline needs music files" in call("predict.py", "--run", folder, *flags).stderr
+        assert "--timeline needs music files" in run_script("predict.py", "--run", folder, *flags).stderr
 
 
 def test_a_run_without_test_sets_predicts_new_music(corpus, tmp_path):
     folder = tmp_path / "run"
     rounds = "rounds=[{backbones=['inception_v3', 'resnet50'], folds=[0], blend={cnn=0.9, lightgbm=0.1}}]"
     flags = [*override_flags(), "--set", rounds, "--set", "machine.tuned_on='a GPU'"]
-    calls = [call("train.py", "--run", folder, "--recipe", "demo", *flags, *source_flags(corpus)[:4])]
+    calls = [run_script("train.py", "--run", folder, "--recipe", "demo", *flags, *source_flags(corpus)[:4])]
     assert "machine settings were tuned on a GPU" in calls[0].stdout.replace("\n", " ")
-    calls += [call(script, "--run", folder) for script in ("predict.py", "stack.py")]
-    calls.append(call("predict.py", "--run", folder, "--set", "loader.workers=0", corpus / "audio" / "test0.mp3"))
+    calls += [run_script(script, "--run", folder) for script in ("predict.py", "stack.py")]
+    calls.append(run_script("predict.py", "--run", folder, "--set", "loader.workers=0", corpus / "audio" / "test0.mp3"))
     for process in calls:
         assert process.returncode == 0, process.stderr + process.stdout
     assert "test0.mp3" in calls[-1].stdout
@@ -242,10 +242,10 @@ def test_files_with_errors_are_quarantined_and_all_test_tracks_are_in_the_submis
     rounds = "rounds=[{backbones=['inception_v3', 'resnet50'], folds=[0], blend={cnn=0.9, lightgbm=0.1}}]"
     flags = [*override_flags(), "--set", rounds]
     flags += ["--set", "loader.on_error=quarantine", "--set", "loader.max_error_fraction=0.2"]
-    calls = [call("train.py", "--run", folder, "--recipe", "demo", *flags, *source_flags(data))]
+    calls = [run_script("train.py", "--run", folder, "--recipe", "demo", *flags, *source_flags(data))]
     (data / "audio" / "private0.mp3").unlink()  # an error only after the check; its PCM cache is deleted
     shutil.rmtree(folder / "pcm_cache")
-    calls += [call(script, "--run", folder) for script in ("predict.py", "stack.py")]
+    calls += [run_script(script, "--run", folder) for script in ("predict.py", "stack.py")]
     for process in calls:
         assert process.returncode == 0, process.stderr + process.stdout
     recorded = {os.path.basename(row[0]): row[1] for row in read_rows(folder / "quarantine.csv")[1:]}
@@ -314,7 +314,7 @@ def test_invalid_input_is_rejected_before_a_run_is_created(corpus, tmp_path, mon
 
 def test_scripts_reject_a_missing_run(corpus, tmp_path):
     for script in ("predict.py", "stack.py"):
-        rejected = call(script, "--run", tmp_path / "nothing")
+        rejected = run_script(script, "--run", tmp_path / "nothing")
         assert rejected.returncode == 2
         assert "no run there" in rejected.stderr
 
@@ -340,7 +340,7 @@ def test_a_training_interrupted_at_random_moments_ends_with_the_same_weights(fin
         _, errors = process.communicate(timeout=60)
         assert process.returncode in (0, 130, -signal_number), errors
         assert "Traceback" not in errors
-    resumed = call("train.py", "--run", folder)
+    resumed = run_script("train.py", "--run", folder)
     assert resumed.returncode == 0, resumed.stderr
     for job in ("resnet50/fold0", "inception_v3/fold0"):
         expected, weights = (
@@ -376,7 +376,7 @@ def test_help_has_examples_and_imports_no_torch(script):
         f"try: runpy.run_path('{script}', run_name='__main__')\n"
         "except SystemExit: assert 'torch' not in sys.modules"
     )
-    process = call("-c", code)
+    process = run_script("-c", code)
     assert process.returncode == 0, process.stderr
     assert "example" in process.stdout
     assert "--run DIR" in process.stdout
@@ -392,7 +392,7 @@ def test_a_killed_prediction_resumes_to_the_same_result(finished, tmp_path):
     command = ["predict.py", "--run", folder, "--set", "loader.predict_batch_size=2"]
 
     def logged_bytes() -> int:
-        return sum(path.stat().st_size for path in predictions_folder.glob("*.journal"))
+        return sum(path.stat().st_size for path in predictions_folder.glob("*.resume_log"))
 
     kills = 0
     for _ in range(3):
@@ -403,13 +403,13 @@ def test_a_killed_prediction_resumes_to_the_same_result(finished, tmp_path):
         process.send_signal(signal.SIGKILL)
         kills += process.wait() == -signal.SIGKILL
     assert kills
-    assert call(*command).returncode == 0
+    assert run_script(*command).returncode == 0
     assert len(list(predictions_folder.iterdir())) == 4  # no resume log
     uninterrupted = tmp_path / "uninterrupted"
     shutil.copytree(folder, uninterrupted)
     for path in (uninterrupted / "round2" / "predictions").iterdir():
         path.unlink()
-    assert call("predict.py", "--run", uninterrupted, "--set", "loader.predict_batch_size=2").returncode == 0
+    assert run_script("predict.py", "--run", uninterrupted, "--set", "loader.predict_batch_size=2").returncode == 0
     for path in predictions_folder.iterdir():
         resumed = predictions.load(path)
         expected = predictions.load(uninterrupted / "round2" / "predictions" / path.name)

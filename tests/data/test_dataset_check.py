@@ -9,10 +9,10 @@ from melgpu.demo import song
 from tests.helpers import write_audio
 
 
-def write_song(path, label: str, seed: int, rate: int = song.RATE):
+def write_song(path, label: str, seed: int, rate: int = song.SAMPLE_RATE):
     waves = (song.compose(label, np.random.default_rng([seed, attempt])) for attempt in range(100))
-    wave = next(wave for wave in waves if len(wave) > 12 * song.RATE)
-    with soundfile.SoundFile(path, "w", song.RATE, 1) as file:
+    wave = next(wave for wave in waves if len(wave) > 12 * song.SAMPLE_RATE)
+    with soundfile.SoundFile(path, "w", song.SAMPLE_RATE, 1) as file:
         for block in np.array_split(wave, 200):
             file.write(block)
     return str(path)

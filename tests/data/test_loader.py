@@ -20,7 +20,7 @@ from melgpu.data.loader import WindowLoader, check_files
 from melgpu.data.pcm_cache import PcmCache
 from melgpu.errors import InputError
 from melgpu.recipe import AudioSpec, LoaderSpec
-from tests.helpers import odd_files, write_audio
+from tests.helpers import malformed_files, write_audio
 
 AUDIO = AudioSpec(sample_rate=8_000, track_s=6.0)
 WINDOW = 16_000
@@ -113,7 +113,7 @@ def decoded(monkeypatch) -> list[str]:
 
 
 def test_each_track_is_decoded_once_and_at_most_prefetch_tracks_ahead(paths, index, decoded, monkeypatch):
-    monkeypatch.setattr(loader_module, "BATCHES_AHEAD", 1)
+    monkeypatch.setattr(loader_module, "PREFETCH_BATCHES", 1)
     with WindowLoader(paths, AUDIO, spec(prefetch_tracks=2), CPU) as loader:
         batches = loader.batches(index, WINDOW, 2)
         next(batches)
@@ -192,7 +192,7 @@ def test_in_quarantine_unusable_files_are_zeros_and_usable_beginnings_are_tracks
 
 
 def test_good_files_are_unaffected_by_malformed_ones(paths, tmp_path):
-    expected = odd_files.write(tmp_path)
+    expected = malformed_files.write_malformed_files(tmp_path)
     malformed = [str(tmp_path / name) for name in sorted(expected)]
     mixed = [path for pair in zip(malformed, itertools.cycle(paths), strict=False) for path in pair]
     all_windows = windows.regular_windows(np.arange(len(mixed)), np.full(len(mixed), 3), np.full(len(mixed), 16_000))

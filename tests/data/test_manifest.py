@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from melgpu.data import manifest
 from melgpu.data.sources import SourceList, read_source
 from melgpu.errors import InputError
-from tests.helpers.runs import ZALO_COUNTS, read, touch
+from tests.helpers.runs import ZALO_COUNTS, read_source_text, touch
 
 
 def read_source_lists(
@@ -73,7 +73,7 @@ def test_a_class_needs_as_many_artists_as_folds(tmp_path):
     touch(tmp_path, *(f"{i}.mp3" for i in range(12)))
     text = "file,label,artist\n" + "".join(f"{i}.mp3,{'ab'[i % 2]},{'solo' if i % 2 else i}\n" for i in range(12))
     with pytest.raises(InputError, match="class 'b' has tracks of 1 artists, fewer than 3 folds"):
-        manifest.build({"train": read(tmp_path / "x.csv", text)}, 3, 8)
+        manifest.build({"train": read_source_text(tmp_path / "x.csv", text)}, 3, 8)
 
 
 def test_names_that_are_not_utf8_are_rejected(tmp_path):

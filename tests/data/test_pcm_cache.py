@@ -106,14 +106,14 @@ def test_a_truncated_index_loses_no_more_than_its_last_track(tmp_path, paths):
 )
 def test_malformed_index_lines_are_skipped(tmp_path, line):
     cache = PcmCache(tmp_path, 8000, 10)
-    cache.pcm.write_bytes(bytes(cache.slot_bytes))
+    cache.pcm_path.write_bytes(bytes(cache.slot_bytes))
     cache.index_path.write_text(line)
     assert "a" not in PcmCache(tmp_path, 8000, 10).entries
 
 
 def test_entries_beyond_the_end_of_the_file_are_ignored(tmp_path, paths):
     cache = filled(tmp_path / "pcm_cache", paths)
-    with open(cache.pcm, "r+b") as file:
+    with open(cache.pcm_path, "r+b") as file:
         file.truncate(2 * cache.slot_bytes + 7)
     assert sum(PcmCache(tmp_path / "pcm_cache", RATE, SAMPLES).find(path) is not None for path in paths) == 2
     assert all(holds(filled(tmp_path / "pcm_cache", paths), path) for path in paths)
@@ -121,7 +121,7 @@ def test_entries_beyond_the_end_of_the_file_are_ignored(tmp_path, paths):
 
 def test_entries_of_a_deleted_file_stay_invalid_as_it_grows_again(tmp_path, paths):
     cache = filled(tmp_path / "pcm_cache", paths)
-    cache.pcm.unlink()
+    cache.pcm_path.unlink()
     refilled = filled(tmp_path / "pcm_cache", paths[3:])
     assert [path for path in paths if refilled.find(path)] == paths[3:]
     assert all(holds(refilled, path) for path in paths[3:])

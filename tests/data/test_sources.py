@@ -2,7 +2,7 @@ import pytest
 
 from melgpu.data.sources import natural_key, read_source
 from melgpu.errors import InputError
-from tests.helpers.runs import read, touch
+from tests.helpers.runs import read_source_text, touch
 
 
 @pytest.mark.parametrize(
@@ -17,13 +17,13 @@ from tests.helpers.runs import read, touch
     ],
 )
 def test_csv_forms(tmp_path, text):
-    source_list = read(tmp_path / "x.csv", text)
+    source_list = read_source_text(tmp_path / "x.csv", text)
     assert source_list.ids == ["a.mp3", "b.mp3"]
     assert source_list.labels == ["1", "01"]
 
 
 def test_a_test_source_list_needs_no_labels_and_stays_in_order(tmp_path):
-    source_list = read(tmp_path / "x.csv", "z.mp3\na.mp3\n", labelled=False)
+    source_list = read_source_text(tmp_path / "x.csv", "z.mp3\na.mp3\n", labelled=False)
     assert source_list.ids == ["z.mp3", "a.mp3"]
     assert source_list.labels == ["", ""]
 
@@ -44,14 +44,14 @@ def test_a_test_source_list_needs_no_labels_and_stays_in_order(tmp_path):
 )
 def test_a_malformed_csv_is_rejected(tmp_path, text, message):
     with pytest.raises(InputError) as caught:
-        read(tmp_path / "x.csv", text)
+        read_source_text(tmp_path / "x.csv", text)
     assert message in str(caught.value)
     assert "x.csv" in str(caught.value)
 
 
 def test_all_malformed_rows_are_reported(tmp_path):
     with pytest.raises(InputError) as caught:
-        read(tmp_path / "x.csv", "a.mp3,1\nb.mp3\nc.mp3,2\nd.mp3,\n")
+        read_source_text(tmp_path / "x.csv", "a.mp3,1\nb.mp3\nc.mp3,2\nd.mp3,\n")
     assert len(caught.value.problems) == 2
 
 
@@ -85,7 +85,7 @@ def test_urls_are_unchanged(tmp_path):
 
 
 def test_the_first_known_column_takes_precedence(tmp_path):
-    source_list = read(tmp_path / "x.csv", "name,file,genre,class\nSong One,a.mp3,rock,7\n")
+    source_list = read_source_text(tmp_path / "x.csv", "name,file,genre,class\nSong One,a.mp3,rock,7\n")
     assert (source_list.ids, source_list.labels) == (["a.mp3"], ["7"])
 
 

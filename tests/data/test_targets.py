@@ -13,14 +13,14 @@ def batch(valid):
 
 
 def test_rows_are_smoothed_weighted_and_zero_where_not_valid():
-    assert TARGETS.of(batch([True] * 3), 0.0).tolist() == [[0, 0, 3], [1, 0, 0], [1, 0, 0]]
-    smoothed = TARGETS.of(batch([True, True, False]), 0.3)
+    assert TARGETS.for_batch(batch([True] * 3), 0.0).tolist() == [[0, 0, 3], [1, 0, 0], [1, 0, 0]]
+    smoothed = TARGETS.for_batch(batch([True, True, False]), 0.3)
     assert torch.allclose(smoothed, torch.tensor([[0.3, 0.3, 2.4], [0.8, 0.1, 0.1], [0, 0, 0]]))
 
 
 def test_a_window_that_is_not_valid_needs_no_label():
     tracks = torch.tensor([2, 0])
-    rows = TARGETS.of(Batch(torch.zeros(2, 4), tracks, tracks, torch.tensor([False, True])), 0.1)
+    rows = TARGETS.for_batch(Batch(torch.zeros(2, 4), tracks, tracks, torch.tensor([False, True])), 0.1)
     assert rows.sum(1).tolist() == pytest.approx([0, 3])
 
 

@@ -33,4 +33,4 @@ def test_a_patched_ogg_can_be_decoded(tmp_path):
     corpus.write_audio(tmp_path / "x.ogg", wave, 48_000, stereo=True)
     samples, rate = soundfile.read(tmp_path / "x.ogg")
     assert rate == 48_000
-    assert samples.shape == (pytest.approx(len(wave) * 48_000 / song.RATE, abs=2), 2)
+    assert samples.shape == (pytest.approx(len(wave) * 48_000 / song.SAMPLE_RATE, abs=2), 2)

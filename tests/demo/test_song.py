@@ -7,7 +7,7 @@ from melgpu.demo import song
 def features(wave: np.ndarray) -> list[float]:
     """RMS, peak, spectral centroid, two spectral rolloffs, zero-crossing rate, variation of the frame RMS, length."""
     spectrum = np.abs(np.fft.rfft(wave)) ** 2
-    frequencies = np.fft.rfftfreq(len(wave), 1 / song.RATE)
+    frequencies = np.fft.rfftfreq(len(wave), 1 / song.SAMPLE_RATE)
     cumulative = np.cumsum(spectrum) / spectrum.sum()
     frame_rms = np.sqrt(np.square(wave[: len(wave) // 1024 * 1024].reshape(-1, 1024)).mean(1))
     return [
@@ -35,7 +35,7 @@ def test_no_scalar_feature_separates_the_classes():
 @pytest.mark.parametrize("label", song.CLASSES)
 def test_no_class_has_silent_tracks(label):
     wave = song.compose(label, np.random.default_rng(1))
-    assert 3 * song.RATE <= len(wave) <= 26 * song.RATE
+    assert 3 * song.SAMPLE_RATE <= len(wave) <= 26 * song.SAMPLE_RATE
     assert 0.1 < np.abs(wave).max() <= 1
-    peaks = np.abs(wave[: len(wave) // song.RATE * song.RATE].reshape(-1, song.RATE)).max(1)
+    peaks = np.abs(wave[: len(wave) // song.SAMPLE_RATE * song.SAMPLE_RATE].reshape(-1, song.SAMPLE_RATE)).max(1)
     assert peaks.min() > 0.005  # no second is silent

@@ -19,7 +19,7 @@ def parity_figures(**changes) -> dict:
 def test_every_engine_passes_the_gate_and_gives_the_same_pictures(engine):
     figures = parity_figures(engine=engine)
     assert figures["engine"] == engine
-    assert 0 < figures["max_db"] <= parity.MAX_DB
+    assert 0 < figures["max_db"] <= parity.MAX_ERROR_DB
     parity.check_parity(figures)
     parity.check_same_pictures(figures, parity_figures(), "x.safetensors")
 

@@ -47,7 +47,7 @@ def write_list(path: Path, rows: list[tuple]) -> Path:
     return path
 
 
-def call(*arguments, env: dict | None = None) -> subprocess.CompletedProcess:
+def run_script(*arguments, env: dict | None = None) -> subprocess.CompletedProcess:
     """Run a script of the project as a user would."""
     command = [sys.executable, *map(str, arguments)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, **(env or {})})

@@ -101,7 +101,7 @@ def write_log(run: Run, job: Job, rng: np.random.Generator, epochs: int = 3) -> 
 def evaluate(
     run: Run, round_number: int, predicted: dict[Job, predictions.Predictions], rng: np.random.Generator
 ) -> evaluation.RoundEvaluation:
-    spec, folds, splits = run.spec(round_number), run.manifest.folds, np.array(run.manifest.splits)
+    spec, folds, splits = run.round_spec(round_number), run.manifest.folds, np.array(run.manifest.splits)
     rows = np.flatnonzero(np.isin(folds, spec.folds) | (splits != "train"))
     labels = class_indices(run.manifest, run.class_names)[rows]
     networks = [

@@ -19,22 +19,22 @@ def touch(folder: Path, *names: str) -> None:
         (folder / name).write_bytes(b"x")
 
 
-def read(path: Path, text: str | bytes, labelled: bool = True) -> SourceList:
+def read_source_text(path: Path, text: str | bytes, labelled: bool = True) -> SourceList:
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     return read_source(path, None, labelled)
 
 
-def label(track_id: str, class_name: str) -> pseudo_labels.PseudoLabel:
+def pseudo_label(track_id: str, class_name: str) -> pseudo_labels.PseudoLabel:
     return pseudo_labels.PseudoLabel(track_id, class_name, 0.9, "2/2")
 
 
-def stack_round(run: Run, round_number: int, labels: list[pseudo_labels.PseudoLabel]) -> None:
+def mark_stacked(run: Run, round_number: int, labels: list[pseudo_labels.PseudoLabel]) -> None:
     """Save pseudo labels of a round and mark it as stacked."""
     pseudo_labels.save(labels, run.pseudo_path(round_number), round_number, run.recipe.digest())
     run.finish_round(round_number, {})
 
 
-def predict(run: Run, round_number: int, monkeypatch, **changes) -> None:
+def write_predictions(run: Run, round_number: int, monkeypatch, **changes) -> None:
     """Write random predictions of every network of a round, without the networks."""
     monkeypatch.setattr(Run, "is_trained", lambda run, job: True)
     monkeypatch.setattr(dataset.Run, "is_predicted", lambda run, job: run.predictions_path(job).exists())

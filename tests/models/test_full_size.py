@@ -19,7 +19,7 @@ ZALO = load_recipe([], ["loader.workers=0", "backbone.pretrained=false"])
 
 @pytest.fixture(scope="module")
 def mp3(tmp_path_factory) -> str:
-    wave = np.resize(song.compose("waltz", np.random.default_rng(0)), 120 * song.RATE)
+    wave = np.resize(song.compose("waltz", np.random.default_rng(0)), 120 * song.SAMPLE_RATE)
     path = tmp_path_factory.mktemp("full") / "two-minutes.mp3"
     corpus.write_audio(path, wave, 44_100, stereo=True)
     return str(path)
@@ -43,8 +43,8 @@ def test_one_step_and_22_views(name, mp3, tmp_path):
         targets = Targets(torch.tensor([3]), torch.ones(10))
         steps = loop.train_epoch(training, features, batches, targets, optim, ZALO.augment, seed=0)
         assert list(steps) == [2]
-        assert torch.isfinite(training.sums[0])
-        assert training.sums[0] > 0
+        assert torch.isfinite(training.metric_sums[0])
+        assert training.metric_sums[0] > 0
         changed = [key for key, value in model.state_dict().items() if not torch.equal(value, before[key])]
         assert len(changed) > 0.6 * len(before)  # timm starts the residual branches of resnet50 at zero
         batches = loader.batches(index, window_samples, 4)

@@ -7,8 +7,8 @@ from melgpu.errors import InputError
 from melgpu.prediction import music
 
 
-def test_the_table_has_the_most_likely_classes(screen):
-    text = screen(False)
+def test_the_table_has_the_most_likely_classes(console_output):
+    text = console_output(False)
     probs = np.array([[0.1, 0.6, 0.05, 0.25]])
     console.show(music.prediction_table(["[a].mp3"], probs, ["p", "q", "r", "[s]"], [False]))
     for part in ("[a].mp3", "q 60%", "[s] 25%", "p 10%"):
@@ -16,8 +16,8 @@ def test_the_table_has_the_most_likely_classes(screen):
     assert "r 5%" not in text.getvalue()
 
 
-def test_unusable_files_are_named_in_the_table(screen):
-    text, probs = screen(False), np.array([[0.1, 0.9], [0.5, 0.5]])
+def test_unusable_files_are_named_in_the_table(console_output):
+    text, probs = console_output(False), np.array([[0.1, 0.9], [0.5, 0.5]])
     console.show(music.prediction_table(["https://x.org/a.mp3", "/b/c.mp3"], probs, ["p", "q"], [False, True]))
     assert "https://x.org/a.mp3" in text.getvalue()
     assert "c.mp3" in text.getvalue()

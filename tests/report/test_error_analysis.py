@@ -53,12 +53,14 @@ def test_the_worst_errors_have_the_smallest_probability_of_the_truth(stacked_run
             expected.append((probs[label], evaluated.ids[row], evaluated.splits[row], label, probs.argmax()))
     errors = error_analysis.worst_errors(evaluated, max_errors=5)
     assert len(expected) > 5 == len(errors)
-    assert [(e.truth_probability, e.id, e.split, e.truth, e.predicted) for e in errors] == sorted(expected)[:5]
+    assert [(e.true_class_probability, e.id, e.split, e.true_class, e.predicted_class) for e in errors] == sorted(
+        expected
+    )[:5]
     assert {e.fold for e in errors if e.split != "validation"} <= {-1}
 
 
 def test_the_worst_window_has_the_smallest_mean_probability_of_the_truth(stacked_run, worst):
-    spec = stacked_run.spec(2)
+    spec = stacked_run.round_spec(2)
     for misclassified, window in worst:
         folds = spec.folds if misclassified.fold < 0 else (misclassified.fold,)
         jobs = [Job(2, backbone, fold) for fold in folds for backbone in spec.backbones]
@@ -67,9 +69,9 @@ def test_the_worst_window_has_the_smallest_mean_probability_of_the_truth(stacked
         first = sum(predicted[0].num_windows[: window.row])
         means = sum(network.probs[first : first + 3].astype(float) for network in predicted) / len(predicted)
         position = int(window.start_s / stacked_run.recipe.windows.predict_hop_s)
-        truth_probs = means[:, misclassified.truth]
-        assert truth_probs.min() == truth_probs[position] == pytest.approx(window.truth_probability)
-        assert window.predicted_probability == pytest.approx(means[position, misclassified.predicted])
+        truth_probs = means[:, misclassified.true_class]
+        assert truth_probs.min() == truth_probs[position] == pytest.approx(window.true_class_probability)
+        assert window.predicted_class_probability == pytest.approx(means[position, misclassified.predicted_class])
         assert window.end_s - window.start_s == stacked_run.recipe.windows.window_s
 
 

@@ -122,7 +122,7 @@ def test_scores_are_those_of_the_tracks(report, stacked_run):
             mean_correct = evaluated.probs[2, rows].argmax(1) == labels
             gain = f"{100 * (np.mean(correct) - np.mean(mean_correct)):+.1f}"
             gain = gain.replace("-", "\N{MINUS SIGN}").replace("+0.0", "0.0")
-            if predictor in stacked_run.spec(2).backbones or predictor == "mean":
+            if predictor in stacked_run.round_spec(2).backbones or predictor == "mean":
                 assert cells[1] == ""
             else:
                 assert cells[1].split()[0] == gain
@@ -173,7 +173,7 @@ def test_confusion_matrix_and_calibration_of_each_split(report, stacked_run):
         rows = evaluated.rows(split)
         predicted, labels = evaluated.final_probs[rows].argmax(1), evaluated.labels[rows]
         assert f"{summary.SPLIT_NAMES[split]}, {len(rows)} tracks" in report.text("classes")
-        error = calibration_curve(evaluated.final_probs[rows], labels).error
+        error = calibration_curve(evaluated.final_probs[rows], labels).expected_error
         assert f"gap between confidence and accuracy, is {100 * error:.1f} points" in report.text("calibration")
         for class_index, name in enumerate(stacked_run.class_names):
             of_class = labels == class_index

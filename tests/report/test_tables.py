@@ -2,8 +2,8 @@ from melgpu import console
 from melgpu.report import tables
 
 
-def test_a_table_of_scores(screen):
-    text = screen(False)
+def test_a_table_of_scores(console_output):
+    text = console_output(False)
     half = {"accuracy": 0.5, "interval": (0.24, 0.76), "tracks": 10, "pseudo_labelled": 6}
     quarter = {"accuracy": 0.25, "interval": (0.0, 0.75), "tracks": 4, "pseudo_labelled": 0}
     scores = {"resnet50": {"validation": half}, "blend [x]": {"validation": half, "public": quarter}}

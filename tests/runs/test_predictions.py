@@ -52,15 +52,15 @@ def test_track_probabilities_are_the_mean_over_windows():
 def test_tracks_are_reordered_by_id_and_split():
     predicted = build(ids=("a.mp3", "b.mp3", "a.mp3"))  # one id in two splits
     tracks = [("a.mp3", "public"), ("a.mp3", "train"), ("b.mp3", "train")]
-    reordered = predicted.in_order(tracks)
+    reordered = predicted.reordered_to(tracks)
     assert (reordered.ids, reordered.splits) == (("a.mp3", "a.mp3", "b.mp3"), ("public", "train", "valid"))
     np.testing.assert_array_equal(reordered.probs, predicted.probs[[3, 4, 5, 0, 1, 2]])
     np.testing.assert_array_equal(reordered.unusable, [True, False, False])
     np.testing.assert_allclose(reordered.track_probs, predicted.track_probs[[2, 0, 1]])
-    assert predicted.in_order(tracks[:2]) is predicted
-    assert predicted.in_order([*tracks[:2], ("c.mp3", "train")]) is predicted
+    assert predicted.reordered_to(tracks[:2]) is predicted
+    assert predicted.reordered_to([*tracks[:2], ("c.mp3", "train")]) is predicted
     duplicate = replace(predicted, splits=("train", "valid", "train"))
-    assert duplicate.in_order([("a.mp3", "train"), ("b.mp3", "train")]) is duplicate
+    assert duplicate.reordered_to([("a.mp3", "train"), ("b.mp3", "train")]) is duplicate
 
 
 def test_round_trip(tmp_path):

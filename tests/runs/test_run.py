@@ -9,7 +9,7 @@ from melgpu.errors import InputError
 from melgpu.runs import run, sampling
 from melgpu.runs.folder import FORMAT, open_run
 from melgpu.runs.run import Job
-from tests.helpers.runs import label, stack_round
+from tests.helpers.runs import mark_stacked, pseudo_label
 
 
 def test_a_run_round_trips_through_its_folder(made):
@@ -39,9 +39,9 @@ def test_jobs_of_a_round_and_their_selection(made):
     assert made.choose_jobs("resnet50", None) == [Job(1, "resnet50", 0)]
     with pytest.raises(InputError, match="round 1 has only the jobs resnet50-fold0, inception_v3-fold0"):
         made.choose_jobs("xception", None)
-    stack_round(made, 1, [])
+    mark_stacked(made, 1, [])
     assert made.current_round == 2
-    stack_round(made, 2, [])
+    mark_stacked(made, 2, [])
     assert made.current_round is None
 
 
@@ -56,7 +56,7 @@ def test_a_fold_holds_out_its_validation_tracks(made):
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(st.dictionaries(st.sampled_from(["x.wav", "y.wav"]), st.sampled_from("ab")))
 def test_pseudo_labelled_tracks_are_trained_on_and_never_validated(made, selected):
-    stack_round(made, 1, [label(name, class_name) for name, class_name in selected.items()])
+    mark_stacked(made, 1, [pseudo_label(name, class_name) for name, class_name in selected.items()])
     tracks, rows = made.round_manifest(2)
     assert {tracks.ids[row]: tracks.labels[row] for row in rows} == selected
     for job in made.jobs(2):
@@ -74,7 +74,7 @@ def test_pseudo_labelled_tracks_are_trained_on_and_never_validated(made, selecte
 def test_the_variant_without_pseudo_labels_has_folders_of_its_own(made):
     with pytest.raises(InputError, match="the run has no pseudo labels yet"):
         open_run(made.folder, without_pseudo=True)
-    stack_round(made, 1, [label("y.wav", "b")])
+    mark_stacked(made, 1, [pseudo_label("y.wav", "b")])
     without = open_run(made.folder, without_pseudo=True)
     assert without.round_manifest(2)[1].tolist() == []
     assert (without.pseudo_digest(2), made.pseudo_digest(1)) == ("none", "none")
@@ -86,20 +86,20 @@ def test_the_variant_without_pseudo_labels_has_folders_of_its_own(made):
 
 
 def test_the_digest_depends_on_the_pseudo_labels(made):
-    stack_round(made, 1, [label("y.wav", "b")])
+    mark_stacked(made, 1, [pseudo_label("y.wav", "b")])
     before = made.pseudo_digest(2)
-    stack_round(made, 1, [label("y.wav", "a")])
+    mark_stacked(made, 1, [pseudo_label("y.wav", "a")])
     assert made.pseudo_digest(2) != before
 
 
 def test_pseudo_labels_of_other_tracks_are_rejected(made):
-    stack_round(made, 1, [label("3.wav", "b")])
+    mark_stacked(made, 1, [pseudo_label("3.wav", "b")])
     with pytest.raises(InputError, match=r"3\.wav is not a public test track"):
         made.round_manifest(2)
 
 
 def test_pseudo_labels_of_unknown_classes_are_rejected(made):
-    stack_round(made, 1, [label("y.wav", "c")])
+    mark_stacked(made, 1, [pseudo_label("y.wav", "c")])
     with pytest.raises(InputError, match=r"pseudo\.csv: 'c' is not a class"):
         made.round_manifest(2)
 

@@ -6,7 +6,7 @@ import torch
 
 from melgpu.recipe import load_recipe
 from melgpu.runs import run, sampling
-from tests.helpers.runs import label, stack_round
+from tests.helpers.runs import mark_stacked, pseudo_label
 
 
 def with_settings(made, **tables):
@@ -62,6 +62,6 @@ def test_sampling_and_weights_balance_the_classes(made):
 
 
 def test_targets_include_the_pseudo_labels_of_the_previous_round(made):
-    stack_round(made, 1, [label("y.wav", "b")])
+    mark_stacked(made, 1, [pseudo_label("y.wav", "b")])
     assert sampling.training_targets(made, made.jobs(1)[0]).classes[13] == -1
     assert sampling.training_targets(made, made.jobs(2)[0]).classes[13] == 1

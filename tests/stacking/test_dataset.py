@@ -9,14 +9,14 @@ from melgpu.runs import predictions
 from melgpu.runs.run import Run, class_indices
 from melgpu.stacking import dataset, evaluation
 from melgpu.stacking.stack import Stack, fit_subfolds
-from tests.helpers.runs import label, predict, stack_round
+from tests.helpers.runs import mark_stacked, pseudo_label, write_predictions
 
 
 @pytest.fixture
 def second(made, monkeypatch):
     """A run in its second round (folds 1 and 2, two networks), with the pseudo label y.wav: b."""
-    stack_round(made, 1, [label("y.wav", "b")])
-    predict(made, 2, monkeypatch)
+    mark_stacked(made, 1, [pseudo_label("y.wav", "b")])
+    write_predictions(made, 2, monkeypatch)
     return made
 
 
@@ -25,7 +25,7 @@ def test_predictions_in_another_order_are_aligned_with_the_manifest(second):
     path = second.predictions_path(second.jobs(2)[1])
     saved = predictions.load(path)
     tracks = zip(saved.ids, second.manifest.splits, strict=True)
-    predictions.save(saved.in_order(list(tracks)[::-1]), path)
+    predictions.save(saved.reordered_to(list(tracks)[::-1]), path)
     assert predictions.load(path).ids == saved.ids[::-1]
     base = dataset.load_base_predictions(second, 2)
     np.testing.assert_array_equal(base.unusable, expected.unusable)
@@ -35,7 +35,7 @@ def test_predictions_in_another_order_are_aligned_with_the_manifest(second):
 
 def with_protocol(run: Run, protocol: str) -> Run:
     changed = replace(run, recipe=apply_overrides(run.recipe, [f"stacking.protocol={protocol}"]))
-    stack_round(changed, 1, [label("y.wav", "b")])
+    mark_stacked(changed, 1, [pseudo_label("y.wav", "b")])
     return changed
 
 
@@ -58,7 +58,7 @@ def test_original_stacking_sets_are_folds_with_their_training_tracks(second):
 
 def test_oof_is_one_stacking_set_with_each_track_predicted_out_of_fold(second, monkeypatch):
     run = with_protocol(second, "oof")
-    predict(run, 2, monkeypatch)
+    write_predictions(run, 2, monkeypatch)
     base = dataset.load_base_predictions(run, 2)
     (stacking_set,) = dataset.stacking_sets(run, 2, base)
     assert (stacking_set.folds, stacking_set.train) == ((1, 2), None)
@@ -71,7 +71,7 @@ def test_oof_is_one_stacking_set_with_each_track_predicted_out_of_fold(second, m
 @pytest.mark.parametrize("protocol", ["original", "oof"])
 def test_an_evaluation_has_the_predictions_of_each_predictor(second, monkeypatch, protocol):
     run = with_protocol(second, protocol)
-    predict(run, 2, monkeypatch)
+    write_predictions(run, 2, monkeypatch)
     base = dataset.load_base_predictions(run, 2)
     stacks = []
     for stacking_set in dataset.stacking_sets(run, 2, base):
@@ -128,7 +128,7 @@ def test_unusable_tracks_are_in_no_stacking_set(second):
     ],
 )
 def test_predictions_of_another_provenance_are_rejected(second, monkeypatch, changes, reason):
-    predict(second, 2, monkeypatch, **changes)
+    write_predictions(second, 2, monkeypatch, **changes)
     with pytest.raises(InputError, match=reason):
         dataset.load_base_predictions(second, 2)
 

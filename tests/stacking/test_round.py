@@ -14,7 +14,7 @@ from melgpu.runs import run
 from melgpu.runs.folder import create_run
 from melgpu.stacking import evaluation
 from melgpu.stacking.round import stack_round
-from tests.helpers.runs import predict
+from tests.helpers.runs import write_predictions
 
 
 def source_list(folder: Path, names: list[str], labels: list[str]) -> SourceList:
@@ -23,7 +23,7 @@ def source_list(folder: Path, names: list[str], labels: list[str]) -> SourceList
 
 
 @pytest.fixture
-def same_names(tmp_path, small, monkeypatch) -> run.Run:
+def same_names(tmp_path, small_recipe, monkeypatch) -> run.Run:
     """A run in its first round whose test sets have different files of the same names."""
     names = [f"{i}.wav" for i in range(4)]
     train = source_list(tmp_path / "train", [f"t{i}.wav" for i in range(18)], ["a", "b"] * 9)
@@ -32,17 +32,17 @@ def same_names(tmp_path, small, monkeypatch) -> run.Run:
         for path in map(Path, sources.paths):
             path.parent.mkdir(exist_ok=True)
             path.touch()
-    new_run = create_run(tmp_path / "run", small, manifest.build({"train": train, **tests}, 3, 8), "cpu")
-    predict(new_run, 1, monkeypatch)
+    new_run = create_run(tmp_path / "run", small_recipe, manifest.build({"train": train, **tests}, 3, 8), "cpu")
+    write_predictions(new_run, 1, monkeypatch)
     return new_run
 
 
 def test_test_sets_may_share_names(same_names, monkeypatch):
     stack_round(same_names, 1)
-    predict(same_names, 2, monkeypatch)
+    write_predictions(same_names, 2, monkeypatch)
     stack_round(same_names, 2)
     second = evaluation.load(same_names.evaluation_path(2))
-    for split, path in same_names.submissions.items():
+    for split, path in same_names.submission_paths.items():
         rows = np.flatnonzero(np.array(second.splits) == split)
         expected = [["Id", "Genre"], *([second.ids[row], "ab"[second.final_probs[row].argmax()]] for row in rows)]
         assert list(csv.reader(path.open())) == expected

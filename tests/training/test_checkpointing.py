@@ -34,8 +34,8 @@ def test_a_training_is_saved_resumed_and_finished(short):
     assert names == ["best.safetensors", "log.csv", "scores.json"]
     assert checkpointing.load_log(short, job) == resumed.log
     assert len(resumed.log) == OPTIM.max_epochs
-    _, metadata = checkpoint.load(short.checkpoint(job))
-    schema.validate_metadata(schema.NetworkMetadata, metadata, short.checkpoint(job))
+    _, metadata = checkpoint.load(short.checkpoint_path(job))
+    schema.validate_metadata(schema.NetworkMetadata, metadata, short.checkpoint_path(job))
     assert (metadata["parity"], metadata["recipe_digest"]) == (PARITY, short.recipe.digest())
     assert (metadata["fold"], metadata["class_names"]) == (0, ["a", "b"])
     assert metadata["scores"] in resumed.log

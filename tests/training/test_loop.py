@@ -108,7 +108,7 @@ def test_out_of_memory_halves_the_micro_batch_and_gives_the_same_step(monkeypatc
     assert halved.model.batch_sizes == [4, 2, 2, 2, 2, 2, 2]
     expected = run_once(2)
     assert same_weights(halved.model, expected.model)
-    assert torch.equal(halved.sums, expected.sums)
+    assert torch.equal(halved.metric_sums, expected.metric_sums)
     monkeypatch.setattr(Limited, "forward", lambda self, images: (_ for _ in ()).throw(torch.OutOfMemoryError("no")))
     with pytest.raises(InputError, match=r"machine\.micro_batch"):
         run_once(1024)
@@ -147,7 +147,7 @@ def test_invalid_windows_change_no_weights():
     invalid = (replace(batch, valid=torch.zeros(4, dtype=torch.bool)) for batch in batches())
     list(loop.train_epoch(training, Pictures(), invalid, TARGETS, OPTIM, AUGMENT, 0))
     assert all(torch.equal(a, b) for a, b in zip(before, training.model.parameters(), strict=True))
-    assert training.sums.tolist() == [0, 0]
+    assert training.metric_sums.tolist() == [0, 0]
 
 
 def test_warm_up_trains_the_head_alone():
@@ -258,7 +258,7 @@ def test_the_loss_is_the_cross_entropy_of_the_valid_windows():
     training.model.eval()
     batch = next(batches())
     valid, images = torch.tensor([True, True, False, True]), Pictures()(batch.waves)
-    smoothed = Targets(TARGETS.classes, torch.tensor([1.0, 3.0])).of(replace(batch, valid=valid), 0.1)
+    smoothed = Targets(TARGETS.classes, torch.tensor([1.0, 3.0])).for_batch(replace(batch, valid=valid), 0.1)
     loss, accuracy = loop._backward(training, training.model, images, smoothed / 3, False)
     expected = torch.nn.functional.cross_entropy(
         training.model(images)[valid], TARGETS.classes[batch.tracks[valid]], torch.tensor([1.0, 3.0])
@@ -267,7 +267,7 @@ def test_the_loss_is_the_cross_entropy_of_the_valid_windows():
     torch.testing.assert_close(loss, expected_smoothed.double())
     correct = training.model(images).argmax(1) == TARGETS.classes[batch.tracks]
     assert float(accuracy) == pytest.approx(float(correct[valid].float().mean()))
-    unsmoothed = Targets(TARGETS.classes, torch.tensor([1.0, 3.0])).of(replace(batch, valid=valid), 0.0)
+    unsmoothed = Targets(TARGETS.classes, torch.tensor([1.0, 3.0])).for_batch(replace(batch, valid=valid), 0.0)
     loss, _ = loop._backward(training, training.model, images, unsmoothed / unsmoothed.sum(), False)
     torch.testing.assert_close(loss, expected.double())
 
@@ -294,4 +294,4 @@ def test_a_step_does_not_synchronize_with_the_gpu():
         assert list(steps) == [4, 4, 4]
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    assert torch.isfinite(training.sums).all()
+    assert torch.isfinite(training.metric_sums).all()

@@ -19,7 +19,7 @@ def test_another_world_size_resumes_after_the_same_number_of_windows():
     resumed = fresh_tiny(OPTIM)
     resumed.restore(tensors | {"epoch.sums": torch.tensor([5.0, 1.0])}, metadata, OPTIM)
     assert resumed.progress.step == 40
-    assert resumed.sums.tolist() == [20, 4]
+    assert resumed.metric_sums.tolist() == [20, 4]
 
 
 def test_a_compiled_body_keeps_its_parameter_names():

@@ -11,7 +11,7 @@ from tests.helpers import write_audio
 RATE = 22_050
 
 
-def write(folder: Path) -> dict[str, str | tuple[str, float] | float]:
+def write_malformed_files(folder: Path) -> dict[str, str | tuple[str, float] | float]:
     """Write the files below `folder`; returns {name: reason | (reason, usable seconds) | duration in s}."""
     return {**_unreadable(folder), **_not_audio(folder), **_corrupt(folder), **_unusual(folder), **_containers(folder)}
 
