@@ -52,16 +52,16 @@ def train_epoch(
     for batch in batches:
         timer.mark("audio")
         torch.manual_seed(step_seed(seed, progress.epoch, progress.step, distributed.rank()))
-        images, soft_targets = (
+        pictures, soft_targets = (
             augment(features(batch.waves), augment_spec),
             targets.for_batch(batch, spec.label_smoothing),
         )
         if augment_spec.mixup_alpha:
-            images, soft_targets = mixup(images, soft_targets, augment_spec.mixup_alpha)
-        soft_targets = (soft_targets / max(1, int(batch.valid.sum()))).to(images.device, non_blocking=True)
+            pictures, soft_targets = mixup(pictures, soft_targets, augment_spec.mixup_alpha)
+        soft_targets = (soft_targets / max(1, int(batch.valid.sum()))).to(pictures.device, non_blocking=True)
         timer.mark("pictures")
-        while (sums := _backward(training, model, images, soft_targets, bfloat16)) is None:
-            training.micro_batch = -(-min(training.micro_batch, len(images)) // 2)
+        while (sums := _backward(training, model, pictures, soft_targets, bfloat16)) is None:
+            training.micro_batch = -(-min(training.micro_batch, len(pictures)) // 2)
         training.step(sums)
         timer.mark("network")
         yield len(batch.tracks)
@@ -69,7 +69,7 @@ def train_epoch(
 
 
 def _backward(
-    training: Training, model: nn.Module, images: Tensor, soft_targets: Tensor, bfloat16: bool
+    training: Training, model: nn.Module, pictures: Tensor, soft_targets: Tensor, bfloat16: bool
 ) -> Tensor | None:
     """Accumulate a batch's gradients over micro-batches; returns its mean loss and accuracy, shape (2,).
 
@@ -78,20 +78,22 @@ def _backward(
     """
     training.optimizer.zero_grad()
     sums, num_valid = torch.zeros_like(training.metric_sums), (soft_targets.sum(1) > 0).sum().clamp(min=1)
-    leaf = images.detach().requires_grad_(images.requires_grad)  # gradients of a trainable LogMel are collected here
+    leaf = pictures.detach().requires_grad_(
+        pictures.requires_grad
+    )  # gradients of a trainable LogMel are collected here
     micro_batches = zip(leaf.split(training.micro_batch), soft_targets.split(training.micro_batch), strict=True)
     try:
-        for micro_images, micro_targets in micro_batches:
-            with torch.autocast(images.device.type, torch.bfloat16, enabled=bfloat16):
-                logits = model(micro_images)
+        for micro_pictures, micro_targets in micro_batches:
+            with torch.autocast(pictures.device.type, torch.bfloat16, enabled=bfloat16):
+                logits = model(micro_pictures)
             loss = -(micro_targets * logits.float().log_softmax(1)).sum()
             loss.backward()
             correct = (logits.argmax(1) == micro_targets.argmax(1)) & (micro_targets.sum(1) > 0)
             sums += torch.stack([loss.detach(), correct.sum() / num_valid])
-        if images.requires_grad:
-            images.backward(leaf.grad)
+        if pictures.requires_grad:
+            pictures.backward(leaf.grad)
     except torch.OutOfMemoryError:
-        if distributed.world_size() > 1 or min(training.micro_batch, len(images)) == 1:
+        if distributed.world_size() > 1 or min(training.micro_batch, len(pictures)) == 1:
             raise InputError("the device is out of memory: set a smaller machine.micro_batch") from None
         return None
     return sums
@@ -104,9 +106,9 @@ def update_batch_norm(
 
     Source: Wu and Johnson, "Rethinking 'Batch' in BatchNorm" (2021), section 3.
     """
-    images = (features(batch.waves) for batch in itertools.islice(batches, num_batches))
+    pictures = (features(batch.waves) for batch in itertools.islice(batches, num_batches))
     with torch.autocast(next(model.parameters()).device.type, torch.bfloat16, enabled=bfloat16):
-        torch.optim.swa_utils.update_bn(images, model)
+        torch.optim.swa_utils.update_bn(pictures, model)
     distributed.all_reduce_mean(buffer for buffer in model.buffers() if buffer.is_floating_point())
 
 

@@ -43,8 +43,8 @@ class Tiny(nn.Module):
         self.body = nn.Sequential(nn.Conv2d(3, 8, 5, 8), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveMaxPool2d(1))
         self.head = nn.Sequential(nn.Flatten(), nn.Dropout(0.25), nn.Linear(8, 2))
 
-    def forward(self, images):
-        return self.head(self.body(images))
+    def forward(self, pictures):
+        return self.head(self.body(pictures))
 
     def freeze_body(self, frozen):
         self.body.requires_grad_(not frozen)
@@ -88,6 +88,6 @@ class Corner(nn.Module):
         self.calls = 0
         self.dropout = nn.Dropout(0.9)
 
-    def forward(self, images):
+    def forward(self, pictures):
         self.calls += 1
-        return self.dropout(images[:, 0, :3, 0])
+        return self.dropout(pictures[:, 0, :3, 0])

@@ -20,8 +20,8 @@ class Linear(nn.Module):
         self.body = nn.Conv2d(3, 4, 5, 16)
         self.head = nn.Linear(4, 2)
 
-    def forward(self, images):
-        return self.head(self.body(images).amax((2, 3)))
+    def forward(self, pictures):
+        return self.head(self.body(pictures).amax((2, 3)))
 
     def freeze_body(self, frozen):
         self.body.requires_grad_(not frozen)

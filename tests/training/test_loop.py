@@ -86,11 +86,11 @@ def test_out_of_memory_halves_the_micro_batch_and_gives_the_same_step(monkeypatc
             self.head = nn.Linear(3, 2)
             self.batch_sizes = []
 
-        def forward(self, images):
-            self.batch_sizes.append(len(images))
-            if len(images) > 2:
+        def forward(self, pictures):
+            self.batch_sizes.append(len(pictures))
+            if len(pictures) > 2:
                 raise torch.OutOfMemoryError("CUDA out of memory")
-            return self.head(images.mean((2, 3)))
+            return self.head(pictures.mean((2, 3)))
 
         def freeze_body(self, frozen):
             pass
@@ -109,7 +109,7 @@ def test_out_of_memory_halves_the_micro_batch_and_gives_the_same_step(monkeypatc
     expected = run_once(2)
     assert same_weights(halved.model, expected.model)
     assert torch.equal(halved.metric_sums, expected.metric_sums)
-    monkeypatch.setattr(Limited, "forward", lambda self, images: (_ for _ in ()).throw(torch.OutOfMemoryError("no")))
+    monkeypatch.setattr(Limited, "forward", lambda self, pictures: (_ for _ in ()).throw(torch.OutOfMemoryError("no")))
     with pytest.raises(InputError, match=r"machine\.micro_batch"):
         run_once(1024)
 
@@ -131,9 +131,9 @@ def test_gradients_of_a_trainable_front_end_do_not_depend_on_the_micro_batch():
         training, front_end = fresh_tiny(OPTIM), Trainable()
         training.model.eval()  # no dropout, no batch statistics
         training.micro_batch = micro_batch
-        images = front_end(next(batches()).waves)
+        pictures = front_end(next(batches()).waves)
         soft_targets = torch.tensor([[0.25, 0], [0, 0.25], [0, 0.25], [0.25, 0]])
-        sums = loop._backward(training, training.model, images, soft_targets, False)
+        sums = loop._backward(training, training.model, pictures, soft_targets, False)
         gradients.append((sums, front_end.gain.grad))
     for sums, gradient in gradients:
         torch.testing.assert_close(sums, gradients[0][0])
@@ -257,18 +257,18 @@ def test_the_loss_is_the_cross_entropy_of_the_valid_windows():
     training = fresh_tiny()
     training.model.eval()
     batch = next(batches())
-    valid, images = torch.tensor([True, True, False, True]), Pictures()(batch.waves)
+    valid, pictures = torch.tensor([True, True, False, True]), Pictures()(batch.waves)
     smoothed = Targets(TARGETS.classes, torch.tensor([1.0, 3.0])).for_batch(replace(batch, valid=valid), 0.1)
-    loss, accuracy = loop._backward(training, training.model, images, smoothed / 3, False)
+    loss, accuracy = loop._backward(training, training.model, pictures, smoothed / 3, False)
     expected = torch.nn.functional.cross_entropy(
-        training.model(images)[valid], TARGETS.classes[batch.tracks[valid]], torch.tensor([1.0, 3.0])
+        training.model(pictures)[valid], TARGETS.classes[batch.tracks[valid]], torch.tensor([1.0, 3.0])
     )
-    expected_smoothed = -(smoothed * training.model(images).log_softmax(1)).sum() / 3
+    expected_smoothed = -(smoothed * training.model(pictures).log_softmax(1)).sum() / 3
     torch.testing.assert_close(loss, expected_smoothed.double())
-    correct = training.model(images).argmax(1) == TARGETS.classes[batch.tracks]
+    correct = training.model(pictures).argmax(1) == TARGETS.classes[batch.tracks]
     assert float(accuracy) == pytest.approx(float(correct[valid].float().mean()))
     unsmoothed = Targets(TARGETS.classes, torch.tensor([1.0, 3.0])).for_batch(replace(batch, valid=valid), 0.0)
-    loss, _ = loop._backward(training, training.model, images, unsmoothed / unsmoothed.sum(), False)
+    loss, _ = loop._backward(training, training.model, pictures, unsmoothed / unsmoothed.sum(), False)
     torch.testing.assert_close(loss, expected.double())
 
 
