@@ -1,6 +1,6 @@
 # make demo   the whole recipe on a small synthetic corpus
 # make test   lint and tests (SLOW=0 leaves the slow ones out)
-# make bench  what is this machine's limit, what holds it back? (QUICK=1: a first look)
+# make bench  this machine's limits and bottlenecks (QUICK=1: a preview)
 
 PYTHON ?= python3
 PY := .venv/bin/python

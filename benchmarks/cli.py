@@ -1,4 +1,4 @@
-"""The flags that all benchmarks share, and the recipe that they select; imports neither torch nor NumPy."""
+"""The flags that all benchmarks share, and the recipe that they select; imports no torch."""
 
 import argparse
 import math

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 TIMEOUT = timedelta(days=7)  # the main process may decode a whole data set before a barrier
 
 
-class RankLost(OSError):
+class RankLostError(OSError):
     """Another process of the same run ended early."""
 
 
@@ -34,7 +34,7 @@ def init_distributed(device: torch.device) -> Iterator[torch.device]:
         yield device
     except RuntimeError as error:
         if isinstance(error, dist.DistError) or "onnection" in str(error):  # gloo raises plain RuntimeErrors
-            raise RankLost(f"another process of this run ended ({str(error).splitlines()[0]})") from None
+            raise RankLostError(f"another process of this run ended ({str(error).splitlines()[0]})") from None
         raise
     finally:
         dist.destroy_process_group()

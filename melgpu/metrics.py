@@ -72,7 +72,8 @@ def confusion_counts(predicted: np.ndarray, labels: np.ndarray, num_classes: int
 class Calibration:
     """Mean confidence and accuracy of predictions in confidence bins of equal width; empty bins are left out.
 
-    confidence, accuracy, counts (B,); error: the expected calibration error (ECE), the mean gap weighted by counts.
+    confidence, accuracy, counts (B,); expected_error: the expected calibration error (ECE), the mean gap
+    weighted by counts.
     """
 
     confidence: np.ndarray

@@ -153,8 +153,8 @@ class StackingSpec(Spec):
     max_lr: Positive
     max_epochs: Count
     batch_size: Annotated[int, Field(ge=2)]
-    fit_patience: Count
-    tune_patience: Count
+    pretrain_patience: Count
+    finetune_patience: Count
     dropout: Annotated[float, Field(ge=0, lt=1)]
     num_trees: Count
     min_child_samples: Count
@@ -162,7 +162,7 @@ class StackingSpec(Spec):
 
 
 class Recipe(Spec):
-    """All settings of a run, one table for each module."""
+    """All settings of a run, in tables by stage."""
 
     seed: Seed
     audio: AudioSpec

@@ -73,7 +73,8 @@ def decode(result: dict) -> Rows:
 
 
 def features(result: dict) -> Rows:
-    yield "front end", "batch size", "windows/s", "of bare FFT", "peak MiB"
+    limit = result["rows"][0]["limit"]
+    yield "front end", "batch size", "windows/s", f"of {limit}", "peak MiB"
     for row in result["rows"]:
         rate, fraction = _rate(row["windows_per_s"]), _percent(row["share_of_limit"])
         yield row["front_end"], str(row["batch_size"]), rate, fraction, f"{row['peak_mib']:,.0f}"

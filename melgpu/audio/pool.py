@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 
-class WorkerLost(Exception):
+class WorkerLostError(Exception):
     """A worker process that crashed or timed out; the message holds which."""
 
 
@@ -81,10 +81,10 @@ class WorkerProcess:
             self._connection.send((function, arguments))
             if not self._connection.poll(self.timeout_s):
                 self._terminate()
-                raise WorkerLost(f"its decoder hung (no result within {self.timeout_s:g} s)")
+                raise WorkerLostError(f"its decoder hung (no result within {self.timeout_s:g} s)")
             result, exception = self._connection.recv()
         except (EOFError, ConnectionError):
-            raise WorkerLost(f"its decoder crashed ({self._terminate()})") from None
+            raise WorkerLostError(f"its decoder crashed ({self._terminate()})") from None
         if exception:
             raise exception
         return result
@@ -92,7 +92,7 @@ class WorkerProcess:
     def _start(self) -> None:
         """A new interpreter, no fork: safe with CUDA and threads, and without the imports of the main script."""
         if self._closed:
-            raise WorkerLost("the pool is closed")
+            raise WorkerLostError("the pool is closed")
         self._connection, child_connection = multiprocessing.Pipe()
         parent_alive_fd, self._alive_fd = os.pipe()  # its end of file signals the parent's exit
         serve = f"import sys; sys.path[:] = {sys.path!r}; from melgpu.audio import worker; worker.serve"

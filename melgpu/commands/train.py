@@ -44,13 +44,13 @@ def main() -> int:
     from melgpu.runs import setup
     from melgpu.training.round import train_round
 
-    source = setup.Sources(args.labels, args.test, args.private, args.data)
-    request = setup.Request(args.run, args.recipe, args.overrides, args.without_pseudo)
+    sources = setup.Sources(args.labels, args.test, args.private, args.data)
+    request = setup.RunRequest(args.run, args.recipe, args.overrides, args.without_pseudo)
     if args.check:
-        return 2 if setup.check_dataset(request, source) else 0
+        return 2 if setup.check_dataset(request, sources) else 0
     with distributed.init_distributed(cli.select_device(args.device)) as device:
         console.set_quiet(not distributed.is_main_process())
-        run = setup.open_or_create(request, source, str(device)) if distributed.is_main_process() else None
+        run = setup.open_or_create(request, sources, str(device)) if distributed.is_main_process() else None
         distributed.barrier()  # until the main process has created the run
         train_round(run or setup.reopen(request), args.backbone, args.fold, device)
     return 0

@@ -23,7 +23,7 @@ import torch
 
 from melgpu.audio import quarantine, worker
 from melgpu.audio.decode import DecodeError
-from melgpu.audio.pool import WorkerLost, WorkerPool, num_processes
+from melgpu.audio.pool import WorkerLostError, WorkerPool, num_processes
 from melgpu.audio.quarantine import AudioError
 from melgpu.data.batch import Batch, prefetch, prefetch_to_device
 from melgpu.data.pcm_cache import CacheEntry, DeviceCache, PcmCache
@@ -49,7 +49,7 @@ def check_files(
 def _worker_result(path: str, future: Future) -> AudioError | None:
     try:
         return future.result()
-    except WorkerLost as error:
+    except WorkerLostError as error:
         return AudioError(path, str(error), 0.0)
 
 
@@ -93,8 +93,8 @@ class WindowLoader(contextlib.AbstractContextManager):
         """
         if self._device_cache and self._device_cache.has(index.tracks):
             return (
-                self._to_batch(batch_index, *self._device_cache.gather(batch_index, window_samples))
-                for batch_index in _split(index, batch_size)
+                self._to_batch(batch_windows, *self._device_cache.gather(batch_windows, window_samples))
+                for batch_windows in _split(index, batch_size)
             )
         batches = prefetch(self._gather_batches(index, window_samples, batch_size), PREFETCH_BATCHES)
         return prefetch_to_device(batches, self.device) if self.device.type == "cuda" else batches
@@ -144,17 +144,17 @@ class WindowLoader(contextlib.AbstractContextManager):
         """Batches in host memory (pinned, for a GPU)."""
         schedule = Schedule(index, batch_size)
         with TrackBuffer(self, schedule.rows, schedule.max_open) as tracks:
-            for step, batch_index in enumerate(_split(index, batch_size)):
-                waves = self._batch_buffer(len(batch_index), window_samples)
-                valid = np.ones(len(batch_index), bool)
-                windows = zip(batch_index.tracks.tolist(), batch_index.starts.tolist(), strict=True)
+            for step, batch_windows in enumerate(_split(index, batch_size)):
+                waves = self._batch_buffer(len(batch_windows), window_samples)
+                valid = np.ones(len(batch_windows), bool)
+                windows = zip(batch_windows.tracks.tolist(), batch_windows.starts.tolist(), strict=True)
                 for i, (row, start) in enumerate(windows):
                     wave = tracks[row]
                     valid[i] = wave is not None
                     waves.numpy()[i] = 0 if wave is None else wave[start : start + window_samples]
                 for row in schedule.rows_that_end(step):
                     tracks.drop(row)
-                yield self._to_batch(batch_index, waves, torch.from_numpy(valid))
+                yield self._to_batch(batch_windows, waves, torch.from_numpy(valid))
 
     def _batch_buffer(self, *shape: int) -> torch.Tensor:
         """Memory that no earlier batch uses any more, if there is any: page faults cost twice the copy itself."""
@@ -167,8 +167,8 @@ class WindowLoader(contextlib.AbstractContextManager):
         return torch.from_numpy(self._batch_buffers[-1])
 
     @staticmethod
-    def _to_batch(batch_index: WindowIndex, waves: torch.Tensor, valid: torch.Tensor) -> Batch:
-        tracks, starts = torch.from_numpy(batch_index.tracks).long(), torch.from_numpy(batch_index.starts).long()
+    def _to_batch(batch_windows: WindowIndex, waves: torch.Tensor, valid: torch.Tensor) -> Batch:
+        tracks, starts = torch.from_numpy(batch_windows.tracks).long(), torch.from_numpy(batch_windows.starts).long()
         return Batch(waves, tracks, starts, valid)
 
 

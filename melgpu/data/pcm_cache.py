@@ -24,7 +24,7 @@ import torch
 from melgpu import files
 from melgpu.audio import remote, worker
 from melgpu.audio.decode import DECODER_VERSION
-from melgpu.audio.pool import WorkerLost, WorkerPool
+from melgpu.audio.pool import WorkerLostError, WorkerPool
 from melgpu.audio.quarantine import AudioError
 from melgpu.data.windows import WindowIndex, to_samples
 from melgpu.errors import InputError
@@ -116,7 +116,7 @@ class PcmCache:
             return entry_or_slot.error
         try:
             audio_error = future.result()
-        except WorkerLost as error:
+        except WorkerLostError as error:
             audio_error = AudioError(path, str(error), 0.0)
         if audio_error and audio_error.unusable:
             free_slots.appendleft(entry_or_slot)

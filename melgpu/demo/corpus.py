@@ -24,12 +24,12 @@ RARE_CLASS = "gamelan"  # has half as many training tracks
 FORMATS = ("mp3", "ogg", "flac")
 FILE_RATES = (22_050, 44_100, 48_000)
 
-Job = tuple[str, str, tuple[int, ...]]  # file name, label, seed
+TrackSpec = tuple[str, str, tuple[int, ...]]  # file name, label, seed
 
 
-def plan(seed: int) -> dict[str, list[Job]]:
+def plan(seed: int) -> dict[str, list[TrackSpec]]:
     """The tracks of each split, in shuffled order."""
-    jobs: dict[str, list[Job]] = {}
+    jobs: dict[str, list[TrackSpec]] = {}
     for split_index, (split, per_class) in enumerate(TRACKS_PER_CLASS.items()):
         rng = np.random.default_rng([seed, split_index])
         counts = [per_class // 2 if (split, name) == ("train", RARE_CLASS) else per_class for name in song.CLASSES]
@@ -54,7 +54,7 @@ def write_corpus(directory: Path, seed: int = 0) -> Iterator[str]:
             csv.writer(file).writerows([("filename", "label"), *((name, label) for name, label, _ in tracks)])
 
 
-def _write_track(directory: Path, job: Job) -> str:
+def _write_track(directory: Path, job: TrackSpec) -> str:
     name, label, seed = job
     rng = np.random.default_rng(seed)
     wave = song.compose(label, rng)
@@ -63,7 +63,7 @@ def _write_track(directory: Path, job: Job) -> str:
 
 
 def write_audio(path: Path, wave: np.ndarray, rate: int, stereo: bool) -> None:
-    """Resample a wave, shape (T,) at `song.RATE`, to `rate` and write it in the format of the path's suffix."""
+    """Resample a wave, shape (T,) at `song.SAMPLE_RATE`, to `rate` and write it in the format of the path's suffix."""
     wave = soxr.resample(wave, song.SAMPLE_RATE, rate)
     if stereo:
         wave = 0.9 * np.stack([wave, np.roll(wave, rate // 500)], axis=1)

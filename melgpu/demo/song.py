@@ -4,7 +4,7 @@ The classes differ in the arrangement of their notes (rhythm, texture, articulat
 key, mode, tempo, timbre, spectral tilt, reverberation, noise floor and level are drawn at random for every track, from
 the same distributions in all classes.
 
-Conventions: pitches are MIDI numbers (69 = 440 Hz), times in s, `RATE` in Hz, waves float in [-1, 1].
+Conventions: pitches are MIDI numbers (69 = 440 Hz), times in s, `SAMPLE_RATE` in Hz, waves float in [-1, 1].
 """
 
 from collections.abc import Callable, Iterator
@@ -186,7 +186,7 @@ def _render_drum(note: Note, t: np.ndarray, rng: np.random.Generator) -> np.ndar
 
 
 def render(notes: Iterator[Note], song: Song, rolloff: float) -> np.ndarray:
-    """Mix notes into one wave, shape (T,), at `RATE`; partial n has amplitude n ** -rolloff."""
+    """Mix notes into one wave, shape (T,), at `SAMPLE_RATE`; partial n has amplitude n ** -rolloff."""
     mix = np.zeros(round(song.duration_s * SAMPLE_RATE))
     for note in notes:
         if note.start_s < 0:
@@ -222,7 +222,7 @@ def _random_duration_s(rng: np.random.Generator) -> float:
 
 
 def compose(label: str, rng: np.random.Generator) -> np.ndarray:
-    """A random track of a class: a wave of shape (T,) at `RATE`."""
+    """A random track of a class: a wave of shape (T,) at `SAMPLE_RATE`."""
     scale = SCALES[str(rng.choice(list(SCALES)))]
     song = Song(rng, _random_duration_s(rng), 60 / rng.uniform(88, 132), int(rng.integers(50, 62)), scale)
     return master(render(CLASSES[label](song), song, rolloff=rng.uniform(0.8, 1.6)), rng)

@@ -39,7 +39,7 @@ class LogMel(nn.Module):
     """
 
     def __init__(self, spec: MelSpec, sample_rate: int, chunk_size: int = 0):
-        """`chunk_size` windows are processed at a time; 0 takes CPU_BATCH on a CPU and all on a GPU."""
+        """`chunk_size` windows are processed at a time; 0 takes CPU_CHUNK_SIZE on a CPU and all on a GPU."""
         super().__init__()
         self.spec, self.chunk_size = spec, chunk_size
         self._adds_floor = spec.trainable == "fourier"

@@ -97,8 +97,8 @@ class NetworkMetadata(Schema):
     environment: Environment
 
 
-class StackShape(Schema):
-    """See `stacking.Stack`."""
+class StackDescription(Schema):
+    """See `stack.Stack`."""
 
     num_models: Annotated[int, Field(ge=1, le=1000)]
     num_classes: Annotated[int, Field(ge=1, le=10_000)]
@@ -116,7 +116,7 @@ class StackMetadata(Schema):
     """The stackers of one fold, or of several."""
 
     description: ClassVar = "of a stack"
-    stack: StackShape
+    stack: StackDescription
 
 
 class Progress(Schema):

@@ -20,7 +20,7 @@ from melgpu.data.sources import AUDIO_SUFFIXES, find_audio, is_utf8
 from melgpu.errors import InputError
 from melgpu.prediction import timeline_plot
 from melgpu.prediction.ensemble import Ensemble, load_ensemble
-from melgpu.prediction.predictor import Predictor, predict_tracks, resume_log_path
+from melgpu.prediction.predictor import WindowPredictor, predict_tracks, resume_log_path
 from melgpu.prediction.timeline import Timeline, expected_windows
 from melgpu.runs.run import Run
 
@@ -61,7 +61,7 @@ def write_timelines(run: Run, music: list[str], folder: Path, device: torch.devi
     ensemble = load_ensemble(run)
     paths, problems = find_music(music)
     recipe = ensemble.recipe.model_copy(update={"machine": run.recipe.machine})
-    predictor = Predictor(ensemble.networks, recipe, device)
+    predictor = WindowPredictor(ensemble.networks, recipe, device)
     audio, spec = ensemble.recipe.audio, ensemble.recipe.windows
     batch_size = run.recipe.loader.predict_batch_size
     folder.mkdir(parents=True, exist_ok=True)  # fail before hours of prediction
@@ -87,7 +87,7 @@ def write_timelines(run: Run, music: list[str], folder: Path, device: torch.devi
 
 
 def write_timeline(
-    timeline: Timeline, ensemble: Ensemble, predictor: Predictor, batch_size: int, out: Path, tracker: Tracker
+    timeline: Timeline, ensemble: Ensemble, predictor: WindowPredictor, batch_size: int, out: Path, tracker: Tracker
 ) -> bool:
     """Write OUT.csv and OUT.png of one file; returns False and writes nothing where it has no usable audio."""
     spans_s, probs = [], []

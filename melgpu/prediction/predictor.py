@@ -27,7 +27,7 @@ from melgpu.prediction.resume_log import BatchPredictions, ResumeLog
 from melgpu.recipe import Recipe
 
 
-class Predictor:
+class WindowPredictor:
     """K networks on a device, with the log-mel pictures that they were trained on."""
 
     def __init__(self, networks: list[tuple[Classifier, dict]], recipe: Recipe, device: torch.device):
@@ -72,7 +72,7 @@ def predict_windows(
         tracker.skip(len(index) - len(remaining))
         if len(remaining) == 0:
             return
-        predictor, logged_paths = Predictor(networks, recipe, loader.device), set(loader.errors)
+        predictor, logged_paths = WindowPredictor(networks, recipe, loader.device), set(loader.errors)
         starts = iter(remaining[::batch_size])
         window_samples = windows.to_samples(recipe.windows.window_s, recipe.audio.sample_rate)
         for batch, probs in predictor.probs(loader.batches(index[remaining], window_samples, batch_size)):

@@ -1,4 +1,4 @@
-"""Analysis of a run's stacked rounds: scores by fold, gains of pseudo labels, confusions, training times."""
+"""Analysis of a run's stacked rounds: scores by fold, gains of pseudo labels, confusions."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -11,8 +11,6 @@ from melgpu.runs import predictions, pseudo_labels
 from melgpu.runs.run import Job, Run, class_indices
 from melgpu.stacking import evaluation
 from melgpu.stacking.evaluation import SPLITS, RoundEvaluation
-from melgpu.training import checkpointing
-from melgpu.training.loop import STAGES
 
 PREDICTOR_NAMES = {
     "mean": "mean of the networks",
@@ -55,11 +53,11 @@ class RoundResult:
 
 def round_results(run: Run) -> list[RoundResult]:
     """The stacked rounds, the last one first, each before the same round without pseudo labels. Raises InputError."""
-    plain_run, round_numbers = replace(run, without_pseudo=True), range(len(run.recipe.rounds), 0, -1)
+    run_without_pseudo, round_numbers = replace(run, without_pseudo=True), range(len(run.recipe.rounds), 0, -1)
     variants = [
         (variant, round_number)
         for round_number in round_numbers
-        for variant in ((run, plain_run) if round_number > 1 else (run,))
+        for variant in ((run, run_without_pseudo) if round_number > 1 else (run,))
     ]
     return [
         _round_result(variant, round_number) for variant, round_number in variants if variant.is_stacked(round_number)
@@ -93,7 +91,7 @@ def fold_scores(result: RoundResult) -> dict[str, dict[int, tuple[float, float |
     evaluated, spec = result.evaluation, result.run.round_spec(result.round_number)
     fold_rows = {fold: evaluated.rows("validation", fold) for fold in spec.folds}
     jobs = result.run.jobs(result.round_number)
-    window_accuracies = {(job.backbone, job.fold): window_accuracy(result.run, job) for job in jobs}
+    window_accuracies = {(job.backbone, job.fold): tta_window_accuracy(result.run, job) for job in jobs}
     return {
         predictor: {
             fold: (
@@ -107,7 +105,7 @@ def fold_scores(result: RoundResult) -> dict[str, dict[int, tuple[float, float |
     }
 
 
-def window_accuracy(run: Run, job: Job) -> float | None:
+def tta_window_accuracy(run: Run, job: Job) -> float | None:
     """Accuracy of a network on its validation windows, with flips; None where its predictions were deleted."""
     if not run.predictions_path(job).exists():
         return None
@@ -263,46 +261,3 @@ def most_confused(confusion: np.ndarray, max_pairs: int) -> Iterator[tuple[int, 
         truth, predicted = divmod(cell, len(confusion))
         if wrong[truth, predicted]:
             yield truth, predicted
-
-
-@dataclass(frozen=True)
-class TrainingTime:
-    """Training of one backbone in one round, all its folds together.
-
-    seconds : by stage, validation included
-    windows_per_s : training windows of each process, validation time excluded; 0 where it is not known
-    """
-
-    backbone: str
-    networks: int
-    epochs: int
-    seconds: dict[str, float]
-    windows_per_s: float
-
-    @property
-    def total_s(self) -> float:
-        return sum(self.seconds.values())
-
-
-def training_logs(run: Run, round_number: int) -> dict[str, dict[int, list[dict[str, float]]]]:
-    """{backbone: {fold: its training log}}, of trainings that have finished an epoch. Raises InputError."""
-    logs: dict[str, dict[int, list[dict[str, float]]]] = {}
-    for job in run.jobs(round_number):
-        if records := checkpointing.load_log(run, job):
-            logs.setdefault(job.backbone, {})[job.fold] = records
-    return logs
-
-
-def training_time(run: Run, backbone: str, folds: dict[int, list[dict[str, float]]]) -> TrainingTime:
-    """Sums over the training logs of a backbone's folds."""
-    records = [record for log in folds.values() for record in log]
-    seconds = {stage: sum(record[f"{stage}_s"] for record in records) for stage in STAGES}
-    training_s = sum(stage_s for stage, stage_s in seconds.items() if stage != "validation")
-    steps = sum(record["steps_per_s"] * _training_s(record) for record in records)  # a resumed epoch: what was logged
-    batch_size = run.recipe.optim_for(backbone).batch_size
-    windows_per_s = steps * batch_size / training_s if training_s else 0.0
-    return TrainingTime(backbone, len(folds), len(records), seconds, windows_per_s)
-
-
-def _training_s(record: dict[str, float]) -> float:
-    return sum(record[f"{stage}_s"] for stage in STAGES if stage != "validation")

@@ -28,7 +28,7 @@ PICTURE_SIZE = 200  # pixels, both ways
 
 @dataclass(frozen=True)
 class Misclassification:
-    """A track whose predicted class is wrong; `truth` and `predicted` are class indices, then their probabilities."""
+    """A track whose predicted class is wrong; the classes are indices."""
 
     id: str
     split: str
@@ -45,7 +45,7 @@ class WorstWindow:
 
     row : of the manifest
     start_s, end_s : in the conformed track
-    truth_probability, predicted_probability : means over the networks
+    true_class_probability, predicted_class_probability : means over the networks
     """
 
     row: int

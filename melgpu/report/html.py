@@ -16,7 +16,7 @@ from melgpu.audio import quarantine
 from melgpu.console import duration
 from melgpu.errors import InputError
 from melgpu.metrics import Calibration, calibration_curve
-from melgpu.report import analysis, error_analysis, plots, summary
+from melgpu.report import analysis, error_analysis, plots, summary, training_times
 from melgpu.report.analysis import RoundResult
 from melgpu.runs import timings
 from melgpu.runs.run import Run
@@ -91,12 +91,12 @@ def _pseudo_labels(run: Run, results: list[RoundResult]) -> dict:
 
 def _times(run: Run, results: list[RoundResult]) -> dict:
     """By the result's key the training logs and times, and the timings of all other stages."""
-    logs = {result.key: analysis.training_logs(result.run, result.round_number) for result in results}
-    training_times = {
-        result.key: [analysis.training_time(result.run, name, folds) for name, folds in logs[result.key].items()]
+    logs = {result.key: training_times.training_logs(result.run, result.round_number) for result in results}
+    times_by_result = {
+        result.key: [training_times.training_time(result.run, name, folds) for name, folds in logs[result.key].items()]
         for result in results
     }
-    return {"logs": logs, "training_times": training_times, "stage_timings": timings.load(run.timings_path)}
+    return {"logs": logs, "training_times": times_by_result, "stage_timings": timings.load(run.timings_path)}
 
 
 def _sentences(last: RoundResult, parts: dict) -> dict[str, str]:

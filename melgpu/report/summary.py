@@ -8,7 +8,8 @@ from melgpu.audio.quarantine import AudioError
 from melgpu.console import duration
 from melgpu.metrics import calibration_curve, wilson_interval
 from melgpu.report import analysis
-from melgpu.report.analysis import PREDICTOR_NAMES, Comparison, PseudoLabelCounts, RoundResult, TrainingTime
+from melgpu.report.analysis import PREDICTOR_NAMES, Comparison, PseudoLabelCounts, RoundResult
+from melgpu.report.training_times import TrainingTime
 from melgpu.runs.run import Run
 from melgpu.runs.timings import StageTiming
 from melgpu.stacking.stack import compared_predictor

@@ -35,7 +35,7 @@ class Sources:
 
 
 @dataclass(frozen=True)
-class Request:
+class RunRequest:
     """The run folder, recipes and overrides of a command line."""
 
     folder: Path
@@ -44,21 +44,21 @@ class Request:
     without_pseudo: bool
 
 
-def open_or_create(request: Request, source: Sources, device_name: str) -> Run:
+def open_or_create(request: RunRequest, sources: Sources, device_name: str) -> Run:
     """The existing run in the requested folder, or a new one. Raises InputError."""
     if not is_run(request.folder):
-        return create(request, source, device_name)
-    if source.flags:
-        console.say(f"{request.folder} has its tracks already; ignored: {' '.join(source.flags)}")
+        return create(request, sources, device_name)
+    if sources.flags:
+        console.say(f"{request.folder} has its tracks already; ignored: {' '.join(sources.flags)}")
     opened = reopen(request)
     preflight.fill_cache(opened)
     return opened
 
 
-def create(request: Request, source: Sources, device_name: str) -> Run:
+def create(request: RunRequest, sources: Sources, device_name: str) -> Run:
     """Create a run. Raises InputError with all problems of its input."""
     folder = request.folder
-    if not source.labels:
+    if not sources.labels:
         raise InputError(f"{folder}: a new run needs --labels: a CSV of file,label or a folder of class folders")
     if request.without_pseudo:
         raise InputError("--without-pseudo needs a run whose first round is done: leave it out")
@@ -66,7 +66,7 @@ def create(request: Request, source: Sources, device_name: str) -> Run:
     recipe = load_recipe(request.recipes, request.overrides)
     cache = open_cache(folder / "pcm_cache", recipe.audio, recipe.loader)
     started = time.monotonic()
-    tracks, audio_errors = preflight.build_manifest(source.lists, source.data, recipe, cache)
+    tracks, audio_errors = preflight.build_manifest(sources.lists, sources.data, recipe, cache)
     seconds = time.monotonic() - started
     run = create_run(folder, recipe, tracks, device_name)
     timings.record(run.timings_path, 1, "decode" if cache else "check files", seconds, len(tracks), "tracks")
@@ -76,7 +76,7 @@ def create(request: Request, source: Sources, device_name: str) -> Run:
     return run
 
 
-def reopen(request: Request) -> Run:
+def reopen(request: RunRequest) -> Run:
     """Open an existing run; requested recipes may change its speed settings, but not its results.
 
     Raises InputError.
@@ -89,13 +89,13 @@ def reopen(request: Request) -> Run:
     return replace(opened, recipe=recipe)
 
 
-def check_dataset(request: Request, source: Sources) -> int:
+def check_dataset(request: RunRequest, sources: Sources) -> int:
     """Report on the tracks of the source lists, or else of the run; returns the number of problems.
 
     Raises InputError.
     """
-    if not source.labels:
+    if not sources.labels:
         opened = open_run(request.folder, request.overrides, request.without_pseudo)
         return preflight.check_dataset(opened.manifest, opened.recipe)
     recipe = load_recipe(request.recipes, request.overrides)
-    return preflight.check_dataset(preflight.read_sources(source.lists, source.data), recipe)
+    return preflight.check_dataset(preflight.read_sources(sources.lists, sources.data), recipe)

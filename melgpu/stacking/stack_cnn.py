@@ -97,7 +97,9 @@ def pretrain(
     """
     torch.manual_seed(spec.seed)
     cnn = CNNS[name](valid[0].shape[1], valid[0].shape[2], spec.dropout)
-    states = _fit(cnn, train, valid, groups, spec, spec.fit_patience) if train else [cnn.state_dict()] * len(groups)
+    states = (
+        _fit(cnn, train, valid, groups, spec, spec.pretrain_patience) if train else [cnn.state_dict()] * len(groups)
+    )
     cnns = [copy.deepcopy(cnn) for _ in groups]
     for group_cnn, state in zip(cnns, states, strict=True):
         group_cnn.load_state_dict(state)
@@ -108,7 +110,7 @@ def pretrain(
 def finetune(cnn: nn.Module, rows: LabelledMatrix, stop: LabelledMatrix, spec: StackingSpec) -> nn.Module:
     """Train the CNN in place on `rows`, with early stopping on `stop`."""
     torch.manual_seed(spec.seed)
-    (best,) = _fit(cnn, rows, stop, np.ones((1, len(stop[1])), bool), spec, spec.tune_patience)
+    (best,) = _fit(cnn, rows, stop, np.ones((1, len(stop[1])), bool), spec, spec.finetune_patience)
     cnn.load_state_dict(best)
     return cnn.eval()
 

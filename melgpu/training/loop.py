@@ -27,7 +27,7 @@ from melgpu.training.stage_timer import StageTimer
 from melgpu.training.state import Training
 
 MAX_DESCRIBED = 20  # non-finite windows named in an error
-STAGES = ("audio", "pictures", "network", "rest", "validation")  # audio: waiting for a batch; rest: the caller's work
+STAGES = ("audio", "pictures", "network", "other", "validation")  # audio: waiting for a batch; other: the caller's work
 
 
 def step_seed(seed: int, epoch: int, step: int, rank: int = 0) -> int:
@@ -60,15 +60,15 @@ def train_epoch(
             pictures, soft_targets = mixup(pictures, soft_targets, augment_spec.mixup_alpha)
         soft_targets = (soft_targets / max(1, int(batch.valid.sum()))).to(pictures.device, non_blocking=True)
         timer.mark("pictures")
-        while (sums := _backward(training, model, pictures, soft_targets, bfloat16)) is None:
+        while (sums := _accumulate_gradients(training, model, pictures, soft_targets, bfloat16)) is None:
             training.micro_batch = -(-min(training.micro_batch, len(pictures)) // 2)
         training.step(sums)
         timer.mark("network")
         yield len(batch.tracks)
-        timer.mark("rest")
+        timer.mark("other")
 
 
-def _backward(
+def _accumulate_gradients(
     training: Training, model: nn.Module, pictures: Tensor, soft_targets: Tensor, bfloat16: bool
 ) -> Tensor | None:
     """Accumulate a batch's gradients over micro-batches; returns its mean loss and accuracy, shape (2,).

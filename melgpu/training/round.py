@@ -116,8 +116,8 @@ class JobTraining:
         """Train to the end; where `stop` is requested, save the state and raise KeyboardInterrupt."""
         run, job, recipe = self.run, self.job, self.run.recipe
         training = self.start_or_resume()
-        epoch_windows = sampling.windows_per_epoch(run, job)
-        tracker.skip(training.progress.epoch * epoch_windows + training.progress.step * self.windows_per_step)
+        windows_per_epoch = sampling.windows_per_epoch(run, job)
+        tracker.skip(training.progress.epoch * windows_per_epoch + training.progress.step * self.windows_per_step)
         micro_batch = training.micro_batch
         features = training.model.front_end or self.features
         targets = sampling.training_targets(run, job)
@@ -126,7 +126,7 @@ class JobTraining:
             if isinstance(event, dict):
                 self.end_epoch(training, event["epoch"])
                 continue
-            self.update_progress(tracker, training, epoch_windows, event * distributed.world_size())
+            self.update_progress(tracker, training, windows_per_epoch, event * distributed.world_size())
             if training.micro_batch < micro_batch:
                 micro_batch = training.micro_batch
                 console.say(f"{self.title}: GPU out of memory, continuing with micro-batches of {micro_batch} windows")
@@ -136,15 +136,15 @@ class JobTraining:
                     checkpointing.save_state(run, job, training)
                 if stop.requested:  # the other processes end with this one
                     raise KeyboardInterrupt
-        tracker.skip((self.optim.max_epochs - training.progress.epoch) * epoch_windows)
+        tracker.skip((self.optim.max_epochs - training.progress.epoch) * windows_per_epoch)
         if distributed.is_main_process():
             checkpointing.mark_trained(run, job, training)
 
-    def update_progress(self, tracker: Tracker, training: Training, epoch_windows: int, num_windows: int) -> None:
+    def update_progress(self, tracker: Tracker, training: Training, windows_per_epoch: int, num_windows: int) -> None:
         """Advance the progress bar by `num_windows` trained windows; 0 after a batch of validation."""
         progress = training.progress
         epoch = min(progress.epoch + 1, self.optim.max_epochs)
-        steps = max(1, epoch_windows // self.windows_per_step)
+        steps = max(1, windows_per_epoch // self.windows_per_step)
         position = f"step {progress.step}/{steps}" if num_windows else "validation"
         if tracker.is_detail_due():
             tracker.detail = training_detail(*training.means(), progress.best_accuracy, training.timer.seconds())

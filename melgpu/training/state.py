@@ -48,7 +48,7 @@ class Training:
     def state(self) -> tuple[dict[str, Tensor], dict]:
         """Named tensors and JSON data."""
         optimizer, groups = checkpoint.pack_optimizer(self.optimizer)
-        modules = {"model": self.model} | ({"average": self.ema.module} if self.ema else {})
+        modules = {"model": self.model} | ({"ema": self.ema.module} if self.ema else {})
         parts = {name: module.state_dict() for name, module in modules.items()}
         parts |= {"optimizer": optimizer, "epoch": {"sums": self.metric_sums}}
         tensors = {f"{part}.{name}": value for part, values in parts.items() for name, value in values.items()}
@@ -66,7 +66,7 @@ class Training:
             parts.setdefault(part, {})[key] = value
         self.model.load_state_dict(parts["model"])
         if self.ema:
-            self.ema.module.load_state_dict(parts["average"])
+            self.ema.module.load_state_dict(parts["ema"])
         self.progress, self.log = Progress(**metadata["progress"]), metadata["log"]
         epoch = self.progress.epoch if self.progress.step else max(0, self.progress.epoch - 1)
         self.optimizer = make_optimizer(self.model, spec, epoch)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from melgpu.audio import worker
-from melgpu.audio.pool import WorkerLost, WorkerPool
+from melgpu.audio.pool import WorkerLostError, WorkerPool
 from tests.helpers import write_audio
 
 
@@ -58,7 +58,7 @@ def test_results_are_in_the_order_of_the_calls(tmp_path):
 
 def test_a_crash_loses_one_result(pool):
     crashed, following = pool.submit(os.abort), pool.submit(os.getpid)
-    with pytest.raises(WorkerLost, match=r"crashed \(SIGABRT\)"):
+    with pytest.raises(WorkerLostError, match=r"crashed \(SIGABRT\)"):
         crashed.result()
     assert following.result() != os.getpid()
 
@@ -66,7 +66,7 @@ def test_a_crash_loses_one_result(pool):
 def test_a_hang_loses_one_result(pool):
     pid = pool.submit(os.getpid).result()
     hung, following = pool.submit(time.sleep, 60), pool.submit(os.getpid)
-    with pytest.raises(WorkerLost, match="hung"):
+    with pytest.raises(WorkerLostError, match="hung"):
         hung.result()
     assert following.result() != pid
 
@@ -75,7 +75,7 @@ def test_the_temporary_files_of_a_lost_process_are_deleted(pool):
     folder = pool.submit(tempfile.gettempdir).result()
     assert pool.submit(tempfile.mkdtemp).result().startswith(folder)
     assert folder != tempfile.gettempdir()
-    with pytest.raises(WorkerLost):
+    with pytest.raises(WorkerLostError):
         pool.submit(os.abort).result()
     assert not os.path.exists(folder)
 
@@ -100,5 +100,5 @@ def test_closing_does_not_wait_for_a_process_that_hangs():
         hung = pool.submit(time.sleep, 600)
         while not hung.running():
             time.sleep(0.01)
-    with pytest.raises(WorkerLost):
+    with pytest.raises(WorkerLostError):
         hung.result(timeout=0)

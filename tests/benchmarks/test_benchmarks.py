@@ -160,7 +160,7 @@ def test_bench_train(tmp_path, capsys):
     assert len(row["seconds_a_step"]) == 3
     assert all(seconds > 0 for seconds in row["seconds_a_step"].values())
     assert {"audio", "pictures", "network"} <= row["stage_shares"].keys()
-    assert row["stage_shares"]["network"] > row["stage_shares"]["rest"]
+    assert row["stage_shares"]["network"] > row["stage_shares"]["other"]
 
 
 def test_bench_predict(tmp_path, capsys):

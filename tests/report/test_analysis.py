@@ -8,7 +8,6 @@ from melgpu.metrics import bootstrap_interval
 from melgpu.report import analysis
 from melgpu.runs import predictions, pseudo_labels
 from melgpu.stacking import evaluation
-from melgpu.training import checkpointing
 from tests.helpers import report_run
 
 
@@ -61,7 +60,7 @@ def test_there_is_no_window_accuracy_without_predictions(stacked_run):
     path = stacked_run.predictions_path(stacked_run.jobs(1)[0])
     content = path.read_bytes()
     path.unlink()
-    assert analysis.window_accuracy(stacked_run, stacked_run.jobs(1)[0]) is None
+    assert analysis.tta_window_accuracy(stacked_run, stacked_run.jobs(1)[0]) is None
     path.write_bytes(content)
 
 
@@ -116,24 +115,3 @@ def test_class_scores_and_confused_pairs():
     assert list(analysis.most_confused(confusion, 9)) == [(1, 0), (0, 1)]
     assert list(analysis.most_confused(confusion, 1)) == [(1, 0)]
     assert list(analysis.most_confused(np.diag([3, 4]), 5)) == []
-
-
-def test_times_are_summed_over_epochs_and_folds(tmp_path):
-    run = report_run.make(tmp_path, audio=False)
-    logs = analysis.training_logs(run, 2)
-    assert {name: list(folds) for name, folds in logs.items()} == {"inception_v3": [1, 2], "resnet50": [1, 2]}
-    training = analysis.training_time(run, "resnet50", logs["resnet50"])
-    records = [
-        record for job in run.jobs(2) if job.backbone == "resnet50" for record in checkpointing.load_log(run, job)
-    ]
-    assert (training.networks, training.epochs) == (2, len(records))
-    stages = ("audio_s", "pictures_s", "network_s", "rest_s", "validation_s")
-    assert training.total_s == pytest.approx(sum(record[stage] for record in records for stage in stages))
-    training_s = [sum(record[stage] for stage in stages[:-1]) for record in records]
-    steps = sum(record["steps_per_s"] * epoch_s for record, epoch_s in zip(records, training_s, strict=True))
-    assert training.windows_per_s == pytest.approx(steps * run.recipe.optim.batch_size / sum(training_s))
-
-
-def test_networks_without_a_log_are_left_out(tmp_path):
-    run = report_run.create(tmp_path, ("a", "b"), 4, True, audio=False)
-    assert analysis.training_logs(run, 1) == {}

@@ -11,7 +11,7 @@ import pytest
 from melgpu.console import duration
 from melgpu.errors import InputError
 from melgpu.metrics import calibration_curve
-from melgpu.report import analysis, error_analysis, html, summary
+from melgpu.report import analysis, error_analysis, html, summary, training_times
 from melgpu.runs import pseudo_labels
 from melgpu.runs.run import Run
 from melgpu.stacking import evaluation
@@ -195,8 +195,8 @@ def test_the_worst_errors_are_shown_in_order(report, stacked_run):
 
 def test_training_times_are_given_by_backbone(report, stacked_run):
     for result in analysis.round_results(stacked_run):
-        for name, folds in analysis.training_logs(result.run, result.round_number).items():
-            training = analysis.training_time(stacked_run, name, folds)
+        for name, folds in training_times.training_logs(result.run, result.round_number).items():
+            training = training_times.training_time(stacked_run, name, folds)
             rows = [row[:4] for row in report.rows["time"]]
             assert [name, str(training.networks), str(training.epochs), duration(training.total_s)] in rows
     assert report.row("time", "predict")[1:5] == ["1", "0:08", "150 windows", "20.0"]

@@ -5,7 +5,8 @@ import pytest
 
 from melgpu.audio.quarantine import AudioError
 from melgpu.report import analysis, summary
-from melgpu.report.analysis import Comparison, TrainingTime
+from melgpu.report.analysis import Comparison
+from melgpu.report.training_times import TrainingTime
 from melgpu.runs.timings import StageTiming
 from tests.helpers import report_run
 

@@ -43,7 +43,7 @@ def test_pretraining_helps():
 def test_groups_pretrained_together_get_the_weights_of_each_alone():
     """Each group's weights are, to the bit, those of a CNN that is stopped early by that group alone."""
     train, valid = labelled_matrix(60, 1), labelled_matrix(50, 2)
-    spec = SPEC.model_copy(update={"fit_patience": 2, "max_epochs": 40})
+    spec = SPEC.model_copy(update={"pretrain_patience": 2, "max_epochs": 40})
     groups = np.arange(50) % 5 == np.arange(5)[:, None]
     valid = (valid[0], np.where(groups[0], valid[1], (valid[1] + 1) % 4))  # the other groups stop at another epoch
     for name in stack_cnn.CNNS:

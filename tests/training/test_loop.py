@@ -133,7 +133,7 @@ def test_gradients_of_a_trainable_front_end_do_not_depend_on_the_micro_batch():
         training.micro_batch = micro_batch
         pictures = front_end(next(batches()).waves)
         soft_targets = torch.tensor([[0.25, 0], [0, 0.25], [0, 0.25], [0.25, 0]])
-        sums = loop._backward(training, training.model, pictures, soft_targets, False)
+        sums = loop._accumulate_gradients(training, training.model, pictures, soft_targets, False)
         gradients.append((sums, front_end.gain.grad))
     for sums, gradient in gradients:
         torch.testing.assert_close(sums, gradients[0][0])
@@ -259,7 +259,7 @@ def test_the_loss_is_the_cross_entropy_of_the_valid_windows():
     batch = next(batches())
     valid, pictures = torch.tensor([True, True, False, True]), Pictures()(batch.waves)
     smoothed = Targets(TARGETS.classes, torch.tensor([1.0, 3.0])).for_batch(replace(batch, valid=valid), 0.1)
-    loss, accuracy = loop._backward(training, training.model, pictures, smoothed / 3, False)
+    loss, accuracy = loop._accumulate_gradients(training, training.model, pictures, smoothed / 3, False)
     expected = torch.nn.functional.cross_entropy(
         training.model(pictures)[valid], TARGETS.classes[batch.tracks[valid]], torch.tensor([1.0, 3.0])
     )
@@ -268,7 +268,7 @@ def test_the_loss_is_the_cross_entropy_of_the_valid_windows():
     correct = training.model(pictures).argmax(1) == TARGETS.classes[batch.tracks]
     assert float(accuracy) == pytest.approx(float(correct[valid].float().mean()))
     unsmoothed = Targets(TARGETS.classes, torch.tensor([1.0, 3.0])).for_batch(replace(batch, valid=valid), 0.0)
-    loss, _ = loop._backward(training, training.model, pictures, unsmoothed / unsmoothed.sum(), False)
+    loss, _ = loop._accumulate_gradients(training, training.model, pictures, unsmoothed / unsmoothed.sum(), False)
     torch.testing.assert_close(loss, expected.double())
 
 

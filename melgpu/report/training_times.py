@@ -1,0 +1,50 @@
+"""Training times by backbone and stage, from the logs of a round's networks."""
+
+from dataclasses import dataclass
+
+from melgpu.runs.run import Run
+from melgpu.training import checkpointing
+from melgpu.training.loop import STAGES
+
+
+@dataclass(frozen=True)
+class TrainingTime:
+    """Training of one backbone in one round, all its folds together.
+
+    seconds : by stage, validation included
+    windows_per_s : training windows of each process, validation time excluded; 0 where it is not known
+    """
+
+    backbone: str
+    networks: int
+    epochs: int
+    seconds: dict[str, float]
+    windows_per_s: float
+
+    @property
+    def total_s(self) -> float:
+        return sum(self.seconds.values())
+
+
+def training_logs(run: Run, round_number: int) -> dict[str, dict[int, list[dict[str, float]]]]:
+    """{backbone: {fold: its training log}}, of trainings that have finished an epoch. Raises InputError."""
+    logs: dict[str, dict[int, list[dict[str, float]]]] = {}
+    for job in run.jobs(round_number):
+        if records := checkpointing.load_log(run, job):
+            logs.setdefault(job.backbone, {})[job.fold] = records
+    return logs
+
+
+def training_time(run: Run, backbone: str, folds: dict[int, list[dict[str, float]]]) -> TrainingTime:
+    """Sums over the training logs of a backbone's folds."""
+    records = [record for log in folds.values() for record in log]
+    seconds = {stage: sum(record[f"{stage}_s"] for record in records) for stage in STAGES}
+    training_s = sum(stage_s for stage, stage_s in seconds.items() if stage != "validation")
+    steps = sum(record["steps_per_s"] * _training_s(record) for record in records)  # a resumed epoch: what was logged
+    batch_size = run.recipe.optim_for(backbone).batch_size
+    windows_per_s = steps * batch_size / training_s if training_s else 0.0
+    return TrainingTime(backbone, len(folds), len(records), seconds, windows_per_s)
+
+
+def _training_s(record: dict[str, float]) -> float:
+    return sum(record[f"{stage}_s"] for stage in STAGES if stage != "validation")
