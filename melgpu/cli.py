@@ -25,7 +25,7 @@ def parser(description: str, epilog: str) -> argparse.ArgumentParser:
     shared = argparse.ArgumentParser(
         description=description, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    shared.register("action", None, _StoreOnce)
+    shared.register("action", None, _StoreOnce)  # the action of flags that name none
     shared.add_argument(
         "--run", type=Path, required=True, metavar="DIR", help="the run folder; everything is written there"
     )
@@ -50,7 +50,7 @@ def run(main: Callable[[], int | None]) -> None:
     """Call a script's main and exit with its code; errors that users can fix are printed without a traceback."""
     from melgpu.errors import InputError
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # like Ctrl-C: with cleanup and code 130
     try:
         code = main() or 0
     except InputError as error:
@@ -63,7 +63,9 @@ def run(main: Callable[[], int | None]) -> None:
         print("interrupted; finished work is saved, and the same command resumes from there", file=sys.stderr)
         code = 130
     except (OSError, RuntimeError) as error:
-        if not isinstance(error, OSError) and type(error).__name__ != "OutOfMemoryError":  # torch's
+        # torch's out-of-memory error is known by its name, since torch need not be imported here.
+        is_out_of_memory = type(error).__name__ == "OutOfMemoryError"
+        if not isinstance(error, OSError) and not is_out_of_memory:
             raise
         print(f"error: {error}", file=sys.stderr)
         code = 1
@@ -101,9 +103,9 @@ def select_device(name: str):
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
+        torch.empty(0, device=device)  # a name of a device that does not exist fails only here
         if device.index is not None and device.type == "cuda":
             torch.cuda.set_device(device)  # Triton's kernels run on the current one
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError) as error:  # AssertionError: a torch without CUDA
         raise InputError(f"--device {name}: {str(error).splitlines()[0]}") from None
     return device

@@ -14,14 +14,15 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.text import Text
 
-LINE_EVERY_S, DETAIL_EVERY_S = 10.0, 1.0
+LINE_EVERY_S = 10.0  # without a terminal
+DETAIL_EVERY_S = 1.0  # in a terminal; a detail may synchronize with the device
 
-console = Console(highlight=False, soft_wrap=True)
+console = Console(highlight=False, soft_wrap=True)  # no line breaks of rich's: printed commands can be pasted
 
 
 def say(text: str) -> None:
     """Print a line without markup."""
-    console.print(escape(text))
+    console.print(escape(text))  # a file name with brackets is no markup
 
 
 def show(renderable: RenderableType) -> None:
@@ -38,22 +39,30 @@ class Tracker:
     """Progress of `total` units of work; the throughput is measured from the first unit on, without the start-up."""
 
     def __init__(self, title: str, total: float, unit: str, bar: Progress | None):
-        self.title, self.total, self.unit, self.bar = title, total, unit, bar
-        self.done, self.description, self._last_line = 0.0, "", time.monotonic()
-        self.detail, self._last_detail = "", -DETAIL_EVERY_S
-        self._timed_amount, self._started = 0.0, 0.0  # since the first unit
+        self.title = title
+        self.total = total
+        self.unit = unit
+        self.bar = bar
+        self.done = 0.0
+        self.description = ""
+        self.detail = ""
+        self._last_line = time.monotonic()
+        self._last_detail = -DETAIL_EVERY_S
+        self._timed_amount = 0.0  # done after the first unit
+        self._started = 0.0  # when the first unit was done; 0 before
         self._task = bar.add_task(title, total=total, speed="") if bar else None
 
     def is_detail_due(self) -> bool:
         """Whether a new `detail`, a text of some lines, is due; making it may synchronize with the device."""
-        last, interval = (self._last_detail, DETAIL_EVERY_S) if self.bar else (self._last_line, LINE_EVERY_S)
+        last = self._last_detail if self.bar else self._last_line  # a detail is part of a plain line
+        interval = DETAIL_EVERY_S if self.bar else LINE_EVERY_S
         if time.monotonic() - last < interval:
             return False
         self._last_detail = time.monotonic()
         return True
 
     def advance(self, amount: float, note: str | None = None) -> None:
-        if amount and not self._started:
+        if amount and not self._started:  # the first unit contains the start-up and is not timed
             self._started = time.monotonic()
         elif amount:
             self._timed_amount += amount
@@ -72,15 +81,17 @@ class Tracker:
         """The estimated time left; None until there is a throughput."""
         if not self._timed_amount:
             return None
-        return (time.monotonic() - self._started) / self._timed_amount * max(0.0, self.total - self.done)
+        seconds_per_unit = (time.monotonic() - self._started) / self._timed_amount
+        return seconds_per_unit * max(0.0, self.total - self.done)
 
     def speed_text(self) -> str:
         """The throughput and the estimated time left."""
         seconds_left = self.seconds_left()
         if seconds_left is None:
             return "estimating the time"
-        rate = self._timed_amount / max(1e-9, time.monotonic() - self._started)
-        return f"{rate:.{0 if rate >= 10 else 1}f} {self.unit}/s, {duration(seconds_left)} left"
+        rate = self._timed_amount / max(1e-9, time.monotonic() - self._started)  # never a division by zero
+        decimals = 0 if rate >= 10 else 1
+        return f"{rate:.{decimals}f} {self.unit}/s, {duration(seconds_left)} left"
 
     def _refresh(self) -> None:
         speed = self.speed_text()
@@ -92,11 +103,8 @@ class Tracker:
             say(f"{self.title}: {self.done / self.total:4.0%}  {self.description}  {speed}{detail}")
 
     def __rich__(self) -> Group:
-        lines = [
-            Text(f"  {line}", style="dim", no_wrap=True)
-            for line in [self.description, *self.detail.splitlines()]
-            if line
-        ]
+        below_bar = [self.description, *self.detail.splitlines()]
+        lines = [Text(f"  {line}", style="dim", no_wrap=True) for line in below_bar if line]
         return Group(self.bar, *lines) if self.bar else Group(*lines)
 
 

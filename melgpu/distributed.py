@@ -23,7 +23,7 @@ class RankLostError(OSError):
 @contextmanager
 def init_distributed(device: torch.device) -> Iterator[torch.device]:
     """Join torchrun's process group while the block runs; yields the device of this process."""
-    if "LOCAL_RANK" not in os.environ:
+    if "LOCAL_RANK" not in os.environ:  # not started by torchrun
         yield device
         return
     if device.type == "cuda":
@@ -34,7 +34,8 @@ def init_distributed(device: torch.device) -> Iterator[torch.device]:
         yield device
     except RuntimeError as error:
         if isinstance(error, dist.DistError) or "onnection" in str(error):  # gloo raises plain RuntimeErrors
-            raise RankLostError(f"another process of this run ended ({str(error).splitlines()[0]})") from None
+            reason = str(error).splitlines()[0]
+            raise RankLostError(f"another process of this run ended ({reason})") from None
         raise
     finally:
         dist.destroy_process_group()
@@ -91,6 +92,6 @@ def gather_to_main(value) -> list | None:
     """On the main process the values of all ranks, by rank; on the others None."""
     if world_size() == 1:
         return [value]
-    values = [None] * world_size() if is_main_process() else None
+    values = [None] * world_size() if is_main_process() else None  # gather_object refuses a list on other ranks
     dist.gather_object(value, values)
     return values

@@ -14,6 +14,7 @@ class InputError(ValueError):
         super().__init__("\n".join(self.problems))
 
     def __reduce__(self):
+        # Unpickled by default, as from a decoding process, it would have the joined message as its only problem.
         return type(self), (self.problems,)
 
 

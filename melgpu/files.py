@@ -24,11 +24,12 @@ ArraySchema = Mapping[str, tuple[str, int]]  # by name: kind of numpy dtype, num
 def atomic_write(path: Path) -> Iterator[Path]:
     """A temporary path to write to; renamed to `path` if the block succeeds, deleted if it fails."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    # In the same folder, since a rename does not cross file systems; not shared by processes that write the same file.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
         with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
+            os.fsync(file.fileno())  # the content reaches the disk before the name does
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -47,7 +48,7 @@ def read_text(path: Path, max_bytes: int = 2**30) -> str:
     check_regular_file(path)
     if path.stat().st_size > max_bytes:
         raise OSError(f"{path}: larger than {max_bytes} bytes")
-    with open(path, newline="", encoding="utf-8") as file:
+    with open(path, newline="", encoding="utf-8") as file:  # csv interprets the line ends itself
         return file.read()
 
 
@@ -96,12 +97,12 @@ def load_arrays(path: Path, schema: ArraySchema) -> dict[str, np.ndarray]:
     check_regular_file(path)
     with zipfile.ZipFile(path) as archive:
         uncompressed_bytes = sum(member.file_size for member in archive.infolist())
-    if uncompressed_bytes > MAX_COMPRESSION * path.stat().st_size + 2**24:
+    if uncompressed_bytes > MAX_COMPRESSION * path.stat().st_size + 2**24:  # 16 MiB do no harm at any ratio
         raise ValueError(f"compressed more than {MAX_COMPRESSION} times")
     with np.load(path, allow_pickle=False) as archive:
         arrays = {name: archive[name] for name in schema}
     for name, expected in schema.items():
-        array = arrays[name]
+        array = arrays[name]  # bytes, if it is not stored as .npy
         if not isinstance(array, np.ndarray) or (array.dtype.kind, array.ndim) != expected:
             raise ValueError(f"{name} has a wrong dtype or number of axes")
     return arrays
@@ -109,5 +110,5 @@ def load_arrays(path: Path, schema: ArraySchema) -> dict[str, np.ndarray]:
 
 def check_probabilities(probs: np.ndarray) -> None:
     """Raise ValueError for values outside [0, 1] or NaN."""
-    if not ((probs >= 0) & (probs <= 1.001)).all():
+    if not ((probs >= 0) & (probs <= 1.001)).all():  # 1 may be exceeded by rounding
         raise ValueError("values that are not probabilities")

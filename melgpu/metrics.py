@@ -44,9 +44,12 @@ def sign_test(gains: np.ndarray) -> float:
     For a gain in accuracy on the same tracks this is McNemar's exact test. Source: McNemar, "Note on the sampling error
     of the difference between correlated proportions or percentages", Psychometrika 12 (1947).
     """
-    positive, negative = int((gains > 0).sum()), int((gains < 0).sum())
+    positive = int((gains > 0).sum())
+    negative = int((gains < 0).sum())
     trials = positive + negative
-    return min(1.0, 2 * sum(math.comb(trials, k) for k in range(max(positive, negative), trials + 1)) / 2**trials)
+    # Integers up to the division: exact, where 2**trials exceeds the range of a float, too.
+    tail = sum(math.comb(trials, k) for k in range(max(positive, negative), trials + 1))
+    return min(1.0, 2 * tail / 2**trials)  # the two tails of a tie overlap: more than 1
 
 
 def wilson_interval(proportion: float, num_trials: int, z: float = 1.96) -> tuple[float, float]:
@@ -60,12 +63,15 @@ def wilson_interval(proportion: float, num_trials: int, z: float = 1.96) -> tupl
     centre = proportion + z * z / (2 * n)
     half_width = z * math.sqrt(proportion * (1 - proportion) / n + z * z / (4 * n * n))
     scale = 1 + z * z / n
-    return max(0.0, (centre - half_width) / scale), min(1.0, (centre + half_width) / scale)
+    low = max(0.0, (centre - half_width) / scale)  # limits that only rounding can cross
+    high = min(1.0, (centre + half_width) / scale)
+    return low, high
 
 
 def confusion_counts(predicted: np.ndarray, labels: np.ndarray, num_classes: int) -> np.ndarray:
     """The confusion matrix: counts of rows by label (axis 0) and predicted class (axis 1), shape (C, C)."""
-    return np.bincount(labels * num_classes + predicted, minlength=num_classes**2).reshape(num_classes, num_classes)
+    cells = labels * num_classes + predicted  # flat indices into the matrix
+    return np.bincount(cells, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
 @dataclass(frozen=True)
@@ -91,8 +97,10 @@ def calibration_curve(probs: np.ndarray, labels: np.ndarray, num_bins: int = 10)
     Source: Guo et al., "On calibration of modern neural networks", ICML 2017.
     """
     confidences = probs.max(axis=1)
-    bins = np.minimum((confidences * num_bins).astype(int), num_bins - 1)
+    correct = probs.argmax(axis=1) == labels
+    bins = np.minimum((confidences * num_bins).astype(int), num_bins - 1)  # 1.0 belongs to the last bin
     counts = np.bincount(bins, minlength=num_bins)
-    sums = (np.bincount(bins, weights, num_bins) for weights in (confidences, probs.argmax(axis=1) == labels))
-    confidence, accuracies = (total[counts > 0] / counts[counts > 0] for total in sums)
-    return Calibration(confidence, accuracies, counts[counts > 0])
+    filled = counts > 0
+    mean_confidences = np.bincount(bins, confidences, num_bins)[filled] / counts[filled]
+    accuracies = np.bincount(bins, correct, num_bins)[filled] / counts[filled]
+    return Calibration(mean_confidences, accuracies, counts[filled])

@@ -63,7 +63,7 @@ class MelSpec(Spec):
     hop_length: Count
     n_mels: Annotated[int, Field(ge=1, le=4096)]
     fmin: Annotated[float, Field(ge=0)]
-    fmax: Annotated[float, Field(ge=0)]
+    fmax: Annotated[float, Field(ge=0)]  # 0 means the Nyquist frequency
     top_db: Positive
     image_size: Annotated[int, Field(ge=75, le=4096)]  # the minimum input size of the Inception family
 
@@ -147,7 +147,7 @@ class PseudoSpec(Spec):
 class StackingSpec(Spec):
     protocol: Literal["original", "oof"]
     final_predictor: Literal["blend", "fitted blend", "mean"]
-    num_subfolds: Annotated[int, Field(ge=3, le=1000)]
+    num_subfolds: Annotated[int, Field(ge=3, le=1000)]  # for evaluation, early stopping, and at least one for fitting
     seed: Seed
     lr: Positive
     max_lr: Positive
@@ -203,7 +203,10 @@ class Recipe(Spec):
     def optim_for(self, backbone: str) -> OptimSpec:
         """The optimizer settings, with the overrides for this backbone."""
         override = self.optim_overrides.get(backbone)
-        return self.optim.model_copy(update=override.model_dump(exclude_none=True)) if override else self.optim
+        if not override:
+            return self.optim
+        # model_copy does not validate, but the values have been, as an OptimOverride.
+        return self.optim.model_copy(update=override.model_dump(exclude_none=True))
 
     def shuffle_tracks_for(self, backbone: str) -> int | None:
         """How many tracks are shuffled together; None for all of them, which needs the PCM cache."""
@@ -216,7 +219,7 @@ class Recipe(Spec):
     def digest(self) -> str:
         """A short hash of all settings that can change results; of `loader` only the shuffling can."""
         settings = self.model_dump(mode="json", exclude_none=True, exclude={"loader", "machine"})
-        settings["one_shuffle"] = self.loader.pcm_cache != "off"
+        settings["one_shuffle"] = self.loader.pcm_cache != "off"  # with a cache all tracks are shuffled together
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
     def to_toml(self) -> str:
@@ -239,7 +242,8 @@ def load_recipe(names: list[str], overrides: list[str] | None = None) -> Recipe:
         toml_tables.merge(data, _read(name))
     for override in overrides or []:
         toml_tables.merge(data, toml_tables.parse_override(override))
-    return validate_recipe(data, " + ".join([*names, *(f"--set {o}" for o in overrides or [])]))
+    flags = [f"--set {override}" for override in overrides or []]
+    return validate_recipe(data, " + ".join([*names, *flags]))
 
 
 def apply_overrides(recipe: Recipe, overrides: list[str]) -> Recipe:
@@ -252,7 +256,8 @@ def apply_overrides(recipe: Recipe, overrides: list[str]) -> Recipe:
 
 def recipe_differences(old: Recipe, new: Recipe) -> list[str]:
     """The settings in which two recipes differ, each as `table.key: old, now new`."""
-    before, after = (dict(toml_tables.flatten(json.loads(r.to_json()))) for r in (old, new))
+    before = dict(toml_tables.flatten(json.loads(old.to_json())))
+    after = dict(toml_tables.flatten(json.loads(new.to_json())))
     keys = sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
     return [f"{key}: {before.get(key, 'not set')}, now {after.get(key, 'not set')}" for key in keys]
 
@@ -260,9 +265,11 @@ def recipe_differences(old: Recipe, new: Recipe) -> list[str]:
 def validate_recipe(data: dict, source: str) -> Recipe:
     """A Recipe from plain data; `source` names it in error messages."""
     try:
+        # Through JSON, since strict validation of Python data refuses a list for a tuple; TOML's dates become strings.
         return Recipe.model_validate_json(json.dumps(data, default=str))
-    except ValidationError as error:
-        raise InputError(f"recipe {source}: {_describe(e)}" for e in _innermost(error.errors()[:50])) from None
+    except ValidationError as validation_error:
+        errors = _innermost(validation_error.errors()[:50])  # bounded, since all pairs are compared
+        raise InputError(f"recipe {source}: {_describe(error)}" for error in errors) from None
     except RecursionError:
         raise InputError(f"recipe {source}: nested too deeply") from None
 
@@ -270,19 +277,25 @@ def validate_recipe(data: dict, source: str) -> Recipe:
 def _innermost(errors: list) -> list:
     """The errors without those of a container that is invalid only because of an error in one of its items."""
     locations = [error["loc"] for error in errors]
-    return [e for e in errors if not any(e["loc"] == loc[: len(e["loc"])] != loc for loc in locations)]
+    return [error for error in errors if not _contains_any(error["loc"], locations)]
+
+
+def _contains_any(container: tuple, locations: list[tuple]) -> bool:
+    """Whether one of the locations lies inside a container, and is not the container itself."""
+    return any(container == location[: len(container)] != location for location in locations)
 
 
 def _describe(error) -> str:
-    key = ".".join(str(part) for part in error["loc"] if part != "[key]")
+    key = ".".join(str(part) for part in error["loc"] if part != "[key]")  # pydantic's mark of an invalid key
     if error["type"] == "extra_forbidden":
         known_keys = [known for known, _ in toml_tables.flatten(_read("zalo2019"))]
         close = difflib.get_close_matches(key, known_keys, 1)
-        return f"{key}: there is no such setting" + (f"; did you mean {close[0]}?" if close else "")
+        suggestion = f"; did you mean {close[0]}?" if close else ""
+        return f"{key}: there is no such setting{suggestion}"
     if error["type"] == "value_error":
         return str(error["ctx"]["error"])
-    got = "" if isinstance(error["input"], dict) else f" (got {reprlib.repr(error['input'])})"
-    message = error["msg"].replace("Tuple", "List").replace(" after validation", "")
+    got = "" if isinstance(error["input"], dict) else f" (got {reprlib.repr(error['input'])})"  # shortened
+    message = error["msg"].replace("Tuple", "List").replace(" after validation", "")  # TOML has no tuples
     return f"{key}: {message}{got}"
 
 

@@ -10,12 +10,13 @@ from melgpu import files
 from melgpu.errors import InputError, one_line
 
 MAX_KEY_DOTS = 500  # a key of many more parts takes much memory to parse
+MAX_BYTES = 2**18  # 256 KiB, of a file
 
 
 def read(path: Path) -> dict:
     """The tables of a TOML file. Raises InputError."""
     try:
-        text = files.read_text(path, max_bytes=2**18)
+        text = files.read_text(path, max_bytes=MAX_BYTES)
         if any(line.count(".") > MAX_KEY_DOTS for line in text.split("\n")):
             raise ValueError(f"a line with more than {MAX_KEY_DOTS} dots")
         return tomllib.loads(text)
@@ -27,7 +28,7 @@ def parse_override(text: str) -> dict:
     """`optim.lr=1e-3` as nested tables; a value that is not TOML is parsed as a string. Raises InputError."""
     path, separator, value = text.partition("=")
     quoted = json.dumps(value.strip(), ensure_ascii=False)
-    for candidate in (text, f"{path}= {quoted}"):
+    for candidate in (text, f"{path}= {quoted}"):  # as TOML first: a number is no string
         with contextlib.suppress(tomllib.TOMLDecodeError, RecursionError):
             if separator and path.count(".") < MAX_KEY_DOTS:
                 return tomllib.loads(candidate)

@@ -22,13 +22,14 @@ from melgpu.audio import pyav, remote
 from melgpu.audio.pyav import UNREADABLE
 from melgpu.errors import InputError
 
-BLOCK_SAMPLES, SMALL_BLOCK_SAMPLES = 1 << 17, 1 << 11  # of all channels together
-STREAM_BLOCK_SAMPLES = 1 << 14  # a decoding error in a stream loses its whole block: 0.2 s of a CD
+BLOCK_SAMPLES = 1 << 17  # of all channels together
+SMALL_BLOCK_SAMPLES = 1 << 11  # likewise; a decoding error loses its whole block
+STREAM_BLOCK_SAMPLES = 1 << 14  # likewise: 0.2 s of a CD
 TAIL_S = 0.5  # read beyond `max_s`, so that the resampler's edge effect is cut off
 MIN_USABLE_S = 1.0  # shorter beginnings of files with an error are not used
 MAX_AMPLITUDE = 1e4  # 80 dB above full scale: no recording reaches it
 SAMPLE_RATE_LIMITS = (1_000, 768_000)  # Hz; a header outside them is wrong
-MAX_DURATION_S = 7 * 24 * 3600  # a header beyond it is wrong
+MAX_DURATION_S = 7 * 24 * 3600  # a header beyond it is wrong: a chained Ogg can claim 2^63 - 1 frames
 DECODER_VERSION = 2  # increased when the same file decodes to other samples
 INVALID_SAMPLES = "contains samples that are not finite numbers, or absurdly large"
 
@@ -75,12 +76,15 @@ def read_audio(path: str | Path, sample_rate: int, max_s: float) -> DecodedAudio
     wave = resampled_mean(channel_sum, channels, rate, sample_rate)
     if len(wave) and not (wave.min() > -MAX_AMPLITUDE and wave.max() < MAX_AMPLITUDE):  # true for NaN, too
         problem = problem or INVALID_SAMPLES
-        channel_sum = channel_sum[: (np.abs(channel_sum) < MAX_AMPLITUDE).argmin()]
+        # Cut before the resampler, which would spread an invalid sample over its neighbours.
+        num_valid = (np.abs(channel_sum) < MAX_AMPLITUDE).argmin()
+        channel_sum = channel_sum[:num_valid]
         wave = resampled_mean(channel_sum, channels, rate, sample_rate)
     if problem and len(channel_sum) < MIN_USABLE_S * rate:
         wave = wave[:0]
     wave = wave[: math.ceil(max_s * sample_rate)]
-    return DecodedAudio(wave, rate, channels, problem or (None if len(wave) else "contains no audio"))
+    problem = problem or (None if len(wave) else "contains no audio")
+    return DecodedAudio(wave, rate, channels, problem)
 
 
 def stream_audio(path: str | Path, sample_rate: int) -> Iterator[np.ndarray]:
@@ -88,12 +92,16 @@ def stream_audio(path: str | Path, sample_rate: int) -> Iterator[np.ndarray]:
 
     Raises DecodeError; at an error in the middle, after all samples before it. Memory does not depend on the length.
     """
-    resampler, channels, problem = None, 1, "contains no audio"
+    resampler = None
+    channels = 1
+    problem = "contains no audio"
     try:
         for rate, block in _uniform_blocks(str(path), STREAM_BLOCK_SAMPLES):
             if not resampler:
                 _check_rate(rate)
-                resampler, channels, problem = soxr.ResampleStream(rate, sample_rate, 1), block.shape[1], None  # HQ
+                resampler = soxr.ResampleStream(rate, sample_rate, 1)  # its default quality is HQ, too
+                channels = block.shape[1]
+                problem = None
             channel_sum = np.empty(len(block), np.float32)
             _add_channels(block, channel_sum)
             num_valid = _num_valid(channel_sum, MAX_AMPLITUDE * channels)
@@ -101,7 +109,7 @@ def stream_audio(path: str | Path, sample_rate: int) -> Iterator[np.ndarray]:
             if num_valid < len(channel_sum):
                 raise InputError(INVALID_SAMPLES)
     except InputError as error:
-        problem = str(error)
+        problem = str(error)  # raised at the end, after the samples that the resampler still holds
     if resampler:
         yield resampler.resample_chunk(np.empty(0, np.float32), last=True) * np.float32(1 / channels)
     if problem:
@@ -119,6 +127,7 @@ def resampled_mean(channel_sum: np.ndarray, channels: int, rate: int, sample_rat
     """The mean over channels at another sample rate; scaled after resampling, where there are fewer samples."""
     if len(channel_sum) == 0:
         return channel_sum
+    # At the same rate a copy, since the wave is scaled in place and callers still need the sum.
     wave = channel_sum.copy() if rate == sample_rate else soxr.resample(channel_sum, rate, sample_rate, quality="HQ")
     return np.multiply(wave, np.float32(1 / channels), out=wave)
 
@@ -129,7 +138,8 @@ def header_duration_s(path: Path) -> float | None:
         return pyav.header_duration_s(path)
     with _native_stderr_silenced(), contextlib.suppress(soundfile.SoundFileError, RuntimeError):
         info = soundfile.info(path)
-        return info.frames / info.samplerate if 0 < info.frames < MAX_DURATION_S * info.samplerate else None
+        if 0 < info.frames < MAX_DURATION_S * info.samplerate:
+            return info.frames / info.samplerate
     return None
 
 
@@ -142,7 +152,11 @@ def conform(wave: np.ndarray, num_samples: int) -> np.ndarray:
 
 def _read_channel_sum(path: str, max_s: float, block_samples: int) -> tuple[np.ndarray, int, int, str | None]:
     """(sum over channels of the readable samples, shape (T,); sample rate; number of channels; reason of an error)."""
-    channel_sum, frames, rate, channels, problem = np.empty(0, np.float32), 0, 0, 0, None
+    channel_sum = np.empty(0, np.float32)
+    frames = 0
+    rate = 0
+    channels = 0
+    problem = None
     try:
         for rate, block in _uniform_blocks(path, block_samples):
             if not frames:
@@ -159,7 +173,8 @@ def _read_channel_sum(path: str, max_s: float, block_samples: int) -> tuple[np.n
 
 def _uniform_blocks(path: str, block_samples: int) -> Iterator[tuple[int, np.ndarray]]:
     """`_blocks` of a path or URL, checked for constant format; standard error is silenced only during decoding."""
-    frames, audio_format = 0, None
+    frames = 0
+    audio_format = None
     with remote.local_copy(path) as local_path:
         blocks = _blocks(local_path, block_samples)
         try:
@@ -176,7 +191,7 @@ def _uniform_blocks(path: str, block_samples: int) -> Iterator[tuple[int, np.nda
                 yield rate, block
         except InputError as error:
             message = str(error)
-            if frames:
+            if frames:  # a part of the file was readable after all
                 message = message.replace(UNREADABLE, f"decoding failed after {frames / audio_format[0]:.1f} s")
             raise InputError(message) from None
 
@@ -188,7 +203,7 @@ def _add_channels(block: np.ndarray, out: np.ndarray) -> int:
     if block.shape[1] == 1:
         out[:] = block[:, 0]
     else:
-        np.add(block[:, 0], block[:, 1], out=out)
+        np.add(block[:, 0], block[:, 1], out=out)  # in one pass, without a copy of the first
     for channel in block.T[2:]:
         out += channel
     return len(out)
@@ -239,7 +254,8 @@ def _libsndfile_reason(path: Path, error: Exception) -> str:
 @contextlib.contextmanager
 def _native_stderr_silenced() -> Iterator[None]:
     """mpg123 inside libsndfile writes warnings to file descriptor 2; errors are raised all the same."""
-    saved_fd, null_fd = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    saved_fd = os.dup(2)
+    null_fd = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null_fd, 2)
     try:
         yield

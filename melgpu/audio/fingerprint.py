@@ -43,7 +43,7 @@ def fingerprint(wave: np.ndarray, sample_rate: int) -> np.ndarray:
 
 def _resample(wave: np.ndarray, sample_rate: int) -> np.ndarray:
     """Resample to `RATE_HZ` by truncating the spectrum; zero-padding to whole seconds makes this exact."""
-    seconds = -(-len(wave) // sample_rate)
+    seconds = -(-len(wave) // sample_rate)  # rounded up
     if seconds == 0:
         return np.empty(0, np.float32)
     spectrum = np.fft.rfft(np.asarray(wave, np.float32), seconds * sample_rate)[: seconds * RATE_HZ // 2]
@@ -53,13 +53,17 @@ def _resample(wave: np.ndarray, sample_rate: int) -> np.ndarray:
 
 def _band_energies(wave: np.ndarray) -> np.ndarray:
     """The power of each band of each frame, shape (F, 33); a sine of full scale has a power near 1."""
-    size, hop = round(FRAME_S * RATE_HZ), round(HOP_S * RATE_HZ)
+    size = round(FRAME_S * RATE_HZ)
+    hop = round(HOP_S * RATE_HZ)
     edges = np.round(BAND_EDGES_HZ * size / RATE_HZ).astype(int)
     if len(wave) < size:
         return np.empty((0, len(edges) - 1), np.float32)
     window = np.hanning(size).astype(np.float32)
     frames = np.lib.stride_tricks.sliding_window_view(wave, size)[::hop]
-    power = np.square(np.abs(np.fft.rfft(frames * (2 / window.sum() * window))[:, : edges[-1]]))
+    scaled_window = 2 / window.sum() * window
+    spectra = np.fft.rfft(frames * scaled_window)
+    # reduceat sums the last band to the end of the axis: the spectra have to end at its upper edge.
+    power = np.square(np.abs(spectra[:, : edges[-1]]))
     return np.add.reduceat(power, edges[:-1], axis=1)
 
 
@@ -84,7 +88,8 @@ def _bit_error_rate(first: np.ndarray, second: np.ndarray, offset: int) -> float
     1 if fewer than `MIN_OVERLAP_S` of frames are valid in both.
     """
     size = min(len(first) - max(0, offset), len(second) - max(0, -offset))
-    first, second = first[max(0, offset) :][:size], second[max(0, -offset) :][:size]
+    first = first[max(0, offset) :][:size]
+    second = second[max(0, -offset) :][:size]
     valid = (first != 0) & (second != 0)
     if valid.sum() * HOP_S < MIN_OVERLAP_S:
         return 1.0
@@ -97,15 +102,18 @@ def _candidates(fingerprints: Sequence[np.ndarray]) -> Iterator[tuple[int, int, 
     The offset is the mode of the pair's offset histogram.
     """
     num_offsets = 2 * max(map(len, fingerprints), default=1)
+    # Pair and offset as one integer, which np.unique counts; offsets are shifted to be non-negative.
     matches = [
         (i * len(fingerprints) + j) * num_offsets + offset + num_offsets // 2
         for i, j, offset in _common_sub_fingerprints(fingerprints)
     ]
     keys, counts = np.unique(np.concatenate([np.empty(0, np.int64), *matches]), return_counts=True)
+    # Sorted by pair, then by count: the last key of each pair is its mode.
     modes = np.lexsort((counts, keys // num_offsets))
     modes = modes[np.diff(keys[modes] // num_offsets, append=-1) != 0]
     for pair, offset in zip(*np.divmod(keys[modes], num_offsets), strict=True):
-        yield *map(int, divmod(pair, len(fingerprints))), int(offset) - num_offsets // 2
+        i, j = divmod(int(pair), len(fingerprints))
+        yield i, j, int(offset) - num_offsets // 2
 
 
 def _common_sub_fingerprints(
@@ -117,6 +125,7 @@ def _common_sub_fingerprints(
     for step in range(1, MAX_NEIGHBOURS + 1):
         positions = positions[: np.searchsorted(positions, len(sub_fingerprints) - step)]
         positions = positions[sub_fingerprints[positions] == sub_fingerprints[positions + step]]
+        # Equal sub-fingerprints are sorted by track, so that the first is from the lower one.
         first = positions[tracks[positions] != tracks[positions + step]]
         yield tracks[first], tracks[first + step], frames[first] - frames[first + step]
 

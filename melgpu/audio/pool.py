@@ -26,12 +26,15 @@ class WorkerPool(contextlib.AbstractContextManager):
     """Calls functions in `workers` processes, started lazily; 0 calls them synchronously in this process."""
 
     def __init__(self, workers: int, timeout_s: float):
-        self.workers, self.timeout_s = num_processes(workers), timeout_s
+        self.workers = num_processes(workers)
+        self.timeout_s = timeout_s
         self._threads = ThreadPoolExecutor(max(1, self.workers), "decoding")  # one per process
         self._thread_local = threading.local()
         self._processes: list[WorkerProcess] = []
 
     def __exit__(self, *exc) -> None:
+        # Processes are killed first, since shutdown waits for the threads that wait for their results; connections are
+        # closed last, when no thread uses them any more.
         for process in self._processes:
             process.kill()
         self._threads.shutdown(cancel_futures=True)
@@ -54,7 +57,7 @@ class WorkerPool(contextlib.AbstractContextManager):
         pending: collections.deque[Future] = collections.deque()
         for call in calls:
             pending.append(self.submit(*call))
-            if len(pending) > 3 * self.workers:
+            if len(pending) > 3 * self.workers:  # without workers after each call: nothing is done ahead
                 yield pending.popleft()
         yield from pending
 
@@ -69,7 +72,8 @@ class WorkerProcess:
     """One worker process and the connection to it."""
 
     def __init__(self, timeout_s: float):
-        self.timeout_s, self._closed = timeout_s, False
+        self.timeout_s = timeout_s
+        self._closed = False
         self._process: subprocess.Popen | None = None
 
     def call(self, function: Callable, arguments: tuple):
@@ -95,6 +99,7 @@ class WorkerProcess:
             raise WorkerLostError("the pool is closed")
         self._connection, child_connection = multiprocessing.Pipe()
         parent_alive_fd, self._alive_fd = os.pipe()  # its end of file signals the parent's exit
+        # multiprocessing's spawn would import the main script again, and torch with it.
         serve = f"import sys; sys.path[:] = {sys.path!r}; from melgpu.audio import worker; worker.serve"
         command = [sys.executable, "-c", f"{serve}({child_connection.fileno()}, {parent_alive_fd})"]
         self._scratch = tempfile.TemporaryDirectory(prefix="melgpu-")  # its downloads are deleted with it
@@ -104,16 +109,17 @@ class WorkerProcess:
             process_group=0,  # Ctrl-C is not sent to it
             env={**os.environ, "TMPDIR": self._scratch.name},
         )
-        child_connection.close()
+        child_connection.close()  # the child has its own; while this copy is open a crash does not end the connection
         os.close(parent_alive_fd)
 
     def _terminate(self) -> str:
         """Kill the process; returns the signal or exit code that it ended with."""
-        process, self._process = self._process, None
+        process = self._process
+        self._process = None
         if process is None:
             return "stopped"
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(0.2)
+            process.wait(0.2)  # a crashed process ends by itself, and its own signal is returned
         process.kill()
         code = process.wait()
         self._connection.close()
@@ -124,7 +130,8 @@ class WorkerProcess:
     def kill(self) -> None:
         """Callable from another thread: aborts the current call and prevents a restart."""
         self._closed = True
-        if process := self._process:
+        process = self._process  # read once: the thread of a call may set it to None
+        if process:
             process.kill()
 
     def close(self) -> None:

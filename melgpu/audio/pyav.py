@@ -18,17 +18,18 @@ def decode_blocks(path: Path) -> Iterator[tuple[int, np.ndarray]]:
     except ImportError:
         raise InputError(f"{path.suffix} files need PyAV: pip install 'melgpu[containers]'") from None
     try:
-        with av.open(str(path), metadata_errors="ignore") as container:
+        with av.open(str(path), metadata_errors="ignore") as container:  # tags that are not UTF-8 would raise
             if not container.streams.audio:
                 raise InputError("contains no audio")
-            to_float = av.AudioResampler(format="fltp")
+            to_float = av.AudioResampler(format="fltp")  # planar float32: arrays of shape (channels, frames)
             for frame in container.decode(audio=0):
                 for float_frame in to_float.resample(frame):
                     yield float_frame.sample_rate, float_frame.to_ndarray().T
     except (av.FFmpegError, ValueError) as error:
-        if isinstance(error, InputError):
+        if isinstance(error, InputError):  # which is a ValueError
             raise
-        raise InputError(f"{UNREADABLE} ({getattr(error, 'strerror', None) or error})") from None
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{UNREADABLE} ({reason})") from None
 
 
 def header_duration_s(path: Path) -> float | None:
@@ -36,4 +37,4 @@ def header_duration_s(path: Path) -> float | None:
     import av
 
     with av.open(str(path), metadata_errors="ignore") as container:
-        return container.duration / av.time_base if container.duration else None
+        return container.duration / av.time_base if container.duration else None  # in units of 1 / time_base s

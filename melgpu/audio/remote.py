@@ -27,7 +27,8 @@ def absolute_path(path: str) -> str:
 
 def file_suffix(path: str) -> str:
     """The lower-case suffix of a path or URL, with its dot; a URL's query is ignored."""
-    return PurePosixPath(path.split("?")[0] if is_url(path) else path).suffix.lower()
+    path_without_query = path.split("?")[0] if is_url(path) else path
+    return PurePosixPath(path_without_query).suffix.lower()
 
 
 @contextmanager
@@ -37,7 +38,7 @@ def local_copy(path: str) -> Iterator[Path]:
         yield Path(path)
         return
     with tempfile.TemporaryDirectory(prefix="melgpu-") as folder:
-        local_path = Path(folder) / f"download{file_suffix(path)}"
+        local_path = Path(folder) / f"download{file_suffix(path)}"  # the suffix selects the decoder
         _download(path, local_path)
         yield local_path
 
@@ -47,12 +48,13 @@ def _download(url: str, local_path: Path) -> None:
         import fsspec
     except ImportError:
         raise InputError("URLs need fsspec: pip install 'melgpu[remote]'") from None
-    for delay_s in (*RETRY_DELAYS_S, None):
+    for delay_s in (*RETRY_DELAYS_S, None):  # None: no attempt follows
         try:
             filesystem, remote_path = fsspec.core.url_to_fs(url)
             filesystem.get_file(remote_path, str(local_path))
             return
         except Exception as error:  # every protocol has its own exceptions
-            if delay_s is None or isinstance(error, FileNotFoundError | PermissionError | ValueError):
+            is_permanent = isinstance(error, FileNotFoundError | PermissionError | ValueError)
+            if delay_s is None or is_permanent:
                 raise InputError(f"cannot be downloaded ({error})") from None
             time.sleep(delay_s)

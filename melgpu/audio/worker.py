@@ -38,11 +38,14 @@ def decode_to_file(path: str, sample_rate: int, num_samples: int, target: str, o
 def _read(path: str, sample_rate: int, num_samples: int) -> tuple[np.ndarray, AudioError | None]:
     try:
         audio = read_audio(path, sample_rate, num_samples / sample_rate)
-    except MemoryError:
+    except MemoryError:  # of `_limit_memory`
         return np.empty(0, np.float32), AudioError(path, "its decoder exceeds the memory limit", 0.0)
     except Exception as error:  # an unexpected exception is an error of the file, not of the run
         return np.empty(0, np.float32), AudioError(path, f"not readable as audio ({error})", 0.0)
-    return audio.wave, AudioError(path, audio.error, round(len(audio.wave) / sample_rate, 1)) if audio.error else None
+    if not audio.error:
+        return audio.wave, None
+    usable_s = round(len(audio.wave) / sample_rate, 1)
+    return audio.wave, AudioError(path, audio.error, usable_s)
 
 
 def _write(wave: np.ndarray, target: str, offset: int) -> None:
@@ -50,8 +53,9 @@ def _write(wave: np.ndarray, target: str, offset: int) -> None:
     file = os.open(target, os.O_WRONLY)
     try:
         while data:
-            written = os.pwrite(file, data, offset)
-            data, offset = data[written:], offset + written
+            written = os.pwrite(file, data, offset)  # possibly fewer bytes than asked for
+            data = data[written:]
+            offset += written
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(Path(target).resolve())) from None
     finally:
@@ -84,13 +88,15 @@ def serve(connection_fd: int, parent_alive_fd: int) -> None:
 
 
 def _limit_memory() -> None:
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    pages = int(Path("/proc/self/statm").read_text().split()[0])  # of the whole address space
     soft = pages * resource.getpagesize() + MAX_BYTES
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (soft if hard == resource.RLIM_INFINITY else min(soft, hard), hard))
+    if hard != resource.RLIM_INFINITY:
+        soft = min(soft, hard)  # a soft limit above the hard one is refused
+    resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
 def _exit_with_parent(parent_alive_fd: int) -> None:
     """Exit when the parent does; a busy worker would outlive a parent that is killed."""
-    os.read(parent_alive_fd, 1)
-    os._exit(1)
+    os.read(parent_alive_fd, 1)  # blocks until the pipe ends
+    os._exit(1)  # sys.exit would end this thread only

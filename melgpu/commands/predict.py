@@ -24,6 +24,7 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> int:
     args = parse_args()
+    # After the flags are parsed, so that --help answers without importing torch.
     from melgpu import console, distributed
     from melgpu.errors import InputError
     from melgpu.prediction import music
@@ -38,9 +39,10 @@ def main() -> int:
     with distributed.init_distributed(cli.select_device(args.device)) as device:
         console.set_quiet(not distributed.is_main_process())
         run = open_run(args.run, args.overrides, args.without_pseudo)
+        # A speed that was measured elsewhere changes no result, so this is only a note.
         if note := environment.tuning_mismatch(run.recipe.machine.tuned_on, device):
             console.say(note)
-        if not args.music:
+        if not args.music:  # the tracks that stacking needs
             predict_round(run, device)
             return 0
         if distributed.world_size() > 1:

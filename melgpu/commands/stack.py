@@ -18,22 +18,23 @@ used for scores only. report.html is written at the end of each round, and again
 
 def main() -> None:
     args = cli.parser(__doc__, EPILOG).parse_args()
+    # After the flags are parsed, so that --help answers without importing torch.
     from melgpu import console
     from melgpu.report import tables
     from melgpu.runs.folder import open_run
 
     run = open_run(args.run, args.overrides, args.without_pseudo)
     round_number = run.current_round
-    if round_number is None:
+    if round_number is None:  # all are stacked: show the last one again
         round_number = len(run.recipe.rounds)
     else:
         stack_current_round(run)
     tables.show_scores(run, round_number)
     write_report(run)
-    if run.current_round:
+    if run.current_round:  # the next one, now that this one is stacked
         console.say(f"Round {round_number} is done. Next: python train.py {run.cli_flags}")
         return
-    if not args.without_pseudo:
+    if not args.without_pseudo:  # which is for a comparison only
         for path in run.submission_paths.values():
             console.say(f"Submission: {path}")
     if not run.submission_paths:
@@ -61,7 +62,7 @@ def write_report(run: "Run") -> None:
     from melgpu.report import html
 
     try:
-        html.write(replace(run, without_pseudo=False))
+        html.write(replace(run, without_pseudo=False))  # the report shows both variants
         console.say(f"Report: {run.report_path}")
-    except Exception as error:
+    except Exception as error:  # the scores are written already: stacking is done without it
         console.say(f"No report: {one_line(error)}")

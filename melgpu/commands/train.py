@@ -40,6 +40,7 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> int:
     args = parse_args()
+    # After the flags are parsed, so that --help answers without importing torch.
     from melgpu import console, distributed
     from melgpu.runs import setup
     from melgpu.training.round import train_round
@@ -50,7 +51,9 @@ def main() -> int:
         return 2 if setup.check_dataset(request, sources) else 0
     with distributed.init_distributed(cli.select_device(args.device)) as device:
         console.set_quiet(not distributed.is_main_process())
-        run = setup.open_or_create(request, sources, str(device)) if distributed.is_main_process() else None
+        run = None
+        if distributed.is_main_process():  # it alone writes files
+            run = setup.open_or_create(request, sources, str(device))
         distributed.barrier()  # until the main process has created the run
         train_round(run or setup.reopen(request), args.backbone, args.fold, device)
     return 0

@@ -29,7 +29,7 @@ class Batch:
 
 def prefetch(items: Iterator[Item], depth: int) -> Iterator[Item]:
     """The same items, produced by a thread up to `depth` items ahead of the consumer."""
-    buffer: queue.Queue = queue.Queue(depth)
+    buffer: queue.Queue = queue.Queue(depth)  # of (True, item), and at the end (False, error or None)
     stop = threading.Event()
 
     def produce() -> None:
@@ -47,16 +47,20 @@ def prefetch(items: Iterator[Item], depth: int) -> Iterator[Item]:
     thread = threading.Thread(target=produce, name="prefetch", daemon=True)
     thread.start()
     try:
-        while (entry := buffer.get())[0]:
-            yield entry[1]
-        if entry[1]:
-            raise entry[1]
+        while True:
+            is_item, value = buffer.get()
+            if not is_item:
+                break
+            yield value
+        if value:
+            raise value
     finally:
         stop.set()
         thread.join()  # no decoding after the iterator is closed
 
 
 def _put(buffer: queue.Queue, entry: tuple, stop: threading.Event) -> None:
+    # With a timeout, to see `stop`: nobody empties a full queue after the consumer has stopped.
     while not stop.is_set():
         with contextlib.suppress(queue.Full):
             buffer.put(entry, timeout=0.1)
@@ -65,12 +69,14 @@ def _put(buffer: queue.Queue, entry: tuple, stop: threading.Event) -> None:
 
 def prefetch_to_device(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
     """Batches on a GPU: each is copied, on a CUDA stream of its own, while the one before it is in use."""
-    copy_stream, pending = _copy_stream(device), None
+    copy_stream = _copy_stream(device)
+    pending = None
     with contextlib.closing(batches):
         for batch in batches:
             with torch.cuda.stream(copy_stream):
                 waves = batch.waves.to(device, non_blocking=True)
-            following = replace(batch, waves=waves), copy_stream.record_event()
+            following = (replace(batch, waves=waves), copy_stream.record_event())
+            # Yielded one batch late, when the copy of the following one is already under way.
             if pending:
                 yield _wait_for_copy(*pending)
             pending = following
@@ -88,5 +94,5 @@ def _wait_for_copy(batch: Batch, copied: torch.cuda.Event) -> Batch:
     """Does not block the host: the GPU's current stream waits for the copy."""
     stream = torch.cuda.current_stream(batch.waves.device)
     stream.wait_event(copied)
-    batch.waves.record_stream(stream)
+    batch.waves.record_stream(stream)  # allocated on the copy stream: it may not be reused while this stream reads it
     return batch

@@ -11,7 +11,6 @@ before the error is used as a track, and windows of a file without usable audio 
 
 import collections
 import contextlib
-import itertools
 import mmap
 import os
 import sys
@@ -27,10 +26,11 @@ from melgpu.audio.pool import WorkerLostError, WorkerPool, num_processes
 from melgpu.audio.quarantine import AudioError
 from melgpu.data.batch import Batch, prefetch, prefetch_to_device
 from melgpu.data.pcm_cache import CacheEntry, DeviceCache, PcmCache
-from melgpu.data.windows import WindowIndex, first_occurrence, to_samples, unique_inverse
+from melgpu.data.schedule import Schedule
+from melgpu.data.windows import WindowIndex, to_samples
 from melgpu.recipe import AudioSpec, LoaderSpec
 
-PREFETCH_BATCHES = 2
+PREFETCH_BATCHES = 2  # batches that wait for the device, in host memory
 
 
 def check_files(
@@ -41,8 +41,9 @@ def check_files(
         if cache:
             yield from cache.fill(paths, pool)
             return
-        arguments = audio.sample_rate, to_samples(audio.track_s, audio.sample_rate)
-        futures = pool.submit_in_order((worker.check_file, path, *arguments) for path in paths)
+        arguments = (audio.sample_rate, to_samples(audio.track_s, audio.sample_rate))
+        calls = ((worker.check_file, path, *arguments) for path in paths)
+        futures = pool.submit_in_order(calls)
         yield from map(_worker_result, paths, futures)
 
 
@@ -72,8 +73,12 @@ class WindowLoader(contextlib.AbstractContextManager):
         device: torch.device,
         cache: PcmCache | None = None,
     ):
-        self.paths, self.spec, self.device, self.pcm_cache = paths, spec, device, cache
-        self.sample_rate, self.track_samples = audio.sample_rate, to_samples(audio.track_s, audio.sample_rate)
+        self.paths = paths
+        self.spec = spec
+        self.device = device
+        self.pcm_cache = cache
+        self.sample_rate = audio.sample_rate
+        self.track_samples = to_samples(audio.track_s, audio.sample_rate)
         self.errors: dict[str, AudioError] = {}
         self._pool = WorkerPool(spec.workers, spec.timeout_s)
         self._device_cache: DeviceCache | None = None
@@ -92,23 +97,25 @@ class WindowLoader(contextlib.AbstractContextManager):
         `loader.max_error_fraction` of the recipe.
         """
         if self._device_cache and self._device_cache.has(index.tracks):
-            return (
-                self._to_batch(batch_windows, *self._device_cache.gather(batch_windows, window_samples))
-                for batch_windows in _split(index, batch_size)
-            )
+            return (self._device_batch(windows, window_samples) for windows in _split(index, batch_size))
         batches = prefetch(self._gather_batches(index, window_samples, batch_size), PREFETCH_BATCHES)
         return prefetch_to_device(batches, self.device) if self.device.type == "cuda" else batches
+
+    def _device_batch(self, batch_windows: WindowIndex, window_samples: int) -> Batch:
+        waves, valid = self._device_cache.gather(batch_windows, window_samples)
+        return self._to_batch(batch_windows, waves, valid)
 
     def load_to_device(self, rows: np.ndarray) -> Iterator[None]:
         """Copy these rows from the PCM cache to the device cache, one after another; later batches come from there."""
         device_cache = DeviceCache(rows, self.track_samples, self.device)
         for row in rows.tolist():
-            entry = self.pcm_cache.find(self.paths[row])
+            path = self.paths[row]
+            entry = self.pcm_cache.find(path)
             if entry:
                 device_cache.put(row, self.pcm_cache.waves[entry.slot])
-            self.report_error(entry.error if entry else AudioError(self.paths[row], "not in the PCM cache", 0.0))
+            self.report_error(entry.error if entry else AudioError(path, "not in the PCM cache", 0.0))
             yield None
-        self._device_cache = device_cache
+        self._device_cache = device_cache  # only when complete: after an error no batch comes from a part of it
 
     def report_error(self, audio_error: AudioError | None) -> None:
         """Raise, or add to `errors`, by `loader.on_error` of the recipe."""
@@ -124,9 +131,8 @@ class WindowLoader(contextlib.AbstractContextManager):
 
     def submit_decode(self, row: int, target: str, offset: int) -> Future:
         """Decode a track into the file `target` at an offset in bytes; the future is of its audio error, or None."""
-        return self._pool.submit(
-            worker.decode_to_file, self.paths[row], self.sample_rate, self.track_samples, target, offset
-        )
+        arguments = (self.paths[row], self.sample_rate, self.track_samples, target, offset)
+        return self._pool.submit(worker.decode_to_file, *arguments)
 
     def acquire(self, num_slots: int) -> "SharedSlots":
         """Shared memory of `num_slots` tracks, reused from an earlier epoch if large enough: page faults cost time."""
@@ -151,7 +157,9 @@ class WindowLoader(contextlib.AbstractContextManager):
                 for i, (row, start) in enumerate(windows):
                     wave = tracks[row]
                     valid[i] = wave is not None
+                    # Reused memory holds old windows: without a wave it must be cleared.
                     waves.numpy()[i] = 0 if wave is None else wave[start : start + window_samples]
+                # The batch holds copies: a slot is free as soon as its track's last window is copied.
                 for row in schedule.rows_that_end(step):
                     tracks.drop(row)
                 yield self._to_batch(batch_windows, waves, torch.from_numpy(valid))
@@ -160,15 +168,21 @@ class WindowLoader(contextlib.AbstractContextManager):
         """Memory that no earlier batch uses any more, if there is any: page faults cost twice the copy itself."""
         if self.device.type == "cuda":
             return torch.empty(*shape, pin_memory=True)  # PyTorch caches pinned memory
-        for array, refcount in zip(self._batch_buffers, _refcounts(self._batch_buffers), strict=True):
+        # No caller gives a batch back. But its tensor and all views of that refer to the array: if the list alone does,
+        # the batch is gone. Counted before the loop, whose variable is a reference, too.
+        refcounts = _refcounts(self._batch_buffers)
+        for array, refcount in zip(self._batch_buffers, refcounts, strict=True):
             if array.shape == shape and refcount == UNUSED_REFCOUNT:
                 return torch.from_numpy(array)
-        self._batch_buffers = [*self._batch_buffers[-PREFETCH_BATCHES - 1 :], np.empty(shape, np.float32)]
+        # As many as are in use at a time: those that wait, one that is filled, one that the caller works on.
+        recent = self._batch_buffers[-PREFETCH_BATCHES - 1 :]
+        self._batch_buffers = [*recent, np.empty(shape, np.float32)]
         return torch.from_numpy(self._batch_buffers[-1])
 
     @staticmethod
     def _to_batch(batch_windows: WindowIndex, waves: torch.Tensor, valid: torch.Tensor) -> Batch:
-        tracks, starts = torch.from_numpy(batch_windows.tracks).long(), torch.from_numpy(batch_windows.starts).long()
+        tracks = torch.from_numpy(batch_windows.tracks).long()
+        starts = torch.from_numpy(batch_windows.starts).long()
         return Batch(waves, tracks, starts, valid)
 
 
@@ -181,27 +195,7 @@ def _refcounts(arrays: list[np.ndarray]) -> list[int]:
     return [sys.getrefcount(array) for array in arrays]
 
 
-UNUSED_REFCOUNT = _refcounts([np.empty(0)])[0]  # differs between versions of Python
-
-
-class Schedule:
-    """When each track of a window index is needed: known before anything is decoded."""
-
-    def __init__(self, index: WindowIndex, batch_size: int):
-        rows, inverse = unique_inverse(index.tracks)
-        first = first_occurrence(inverse, len(rows))
-        last_batch = (len(index) - 1 - first_occurrence(inverse[::-1], len(rows))) // batch_size
-        self.rows = rows[np.argsort(first)]  # in the order of first use
-        by_last_batch = np.argsort(last_batch, kind="stable")
-        num_batches = -(-len(index) // batch_size)
-        self._rows_by_end = rows[by_last_batch]
-        self._end_offsets = np.searchsorted(last_batch[by_last_batch], np.arange(num_batches + 1))
-        begins, ends = (np.bincount(batch, minlength=num_batches) for batch in (first // batch_size, last_batch))
-        self.max_open = int((begins.cumsum() - ends.cumsum() + ends).max(initial=0))  # tracks needed at the same time
-
-    def rows_that_end(self, step: int) -> list[int]:
-        """The tracks whose last window is in a batch."""
-        return self._rows_by_end[self._end_offsets[step] : self._end_offsets[step + 1]].tolist()
+UNUSED_REFCOUNT = _refcounts([np.empty(0)])[0]  # measured, as it differs between versions of Python
 
 
 class SharedSlots:
@@ -212,12 +206,14 @@ class SharedSlots:
 
     def __init__(self, num_slots: int, num_samples: int):
         self._file = os.memfd_create("melgpu")
-        os.ftruncate(self._file, max(4, 4 * num_slots * num_samples))
+        os.ftruncate(self._file, max(4, 4 * num_slots * num_samples))  # bytes; an empty file cannot be mapped
+        # The array keeps the mapping alive; `close` ends only the descriptor.
         memory = np.frombuffer(mmap.mmap(self._file, 0), np.float32)
         self.slots = memory[: num_slots * num_samples].reshape(num_slots, num_samples)
 
     def location(self, slot: int) -> tuple[str, int]:
         """A file that other processes can open, and the offset of a slot in it, in bytes."""
+        # Worker processes do not inherit the descriptor and the file has no name: they open it through /proc.
         return f"/proc/{os.getpid()}/fd/{self._file}", slot * self.slots.strides[0]
 
     def close(self) -> None:
@@ -233,6 +229,7 @@ class TrackBuffer(contextlib.AbstractContextManager):
         self._entries = {row: entry for row, entry in entries if entry}  # looked up once: files may change meanwhile
         self._to_decode = iter([row for row in rows.tolist() if row not in self._entries])
         num_ahead = num_prefetched_tracks(loader.spec)
+        # A slot for each track that is needed at the same time and for each that is decoded ahead: never too few.
         num_slots = 0 if len(self._entries) == len(rows) else max_open + num_ahead
         self._memory = loader.acquire(num_slots)
         self._free_slots = list(range(num_slots))
@@ -251,26 +248,31 @@ class TrackBuffer(contextlib.AbstractContextManager):
 
     def drop(self, row: int) -> None:
         if row in self._waves:
-            self._free_slots.append(self._waves.pop(row)[0])
+            slot, _ = self._waves.pop(row)
+            self._free_slots.append(slot)
 
     def _cached_wave(self, entry: CacheEntry) -> np.ndarray:
         self._loader.report_error(entry.error)
         return self._loader.pcm_cache.waves[entry.slot]
 
     def _submit_next(self) -> None:
-        for row in itertools.islice(self._to_decode, 1):
+        row = next(self._to_decode, None)
+        if row is not None:
             slot = self._free_slots.pop()
-            self._pending.append((row, slot, self._loader.submit_decode(row, *self._memory.location(slot))))
+            future = self._loader.submit_decode(row, *self._memory.location(slot))
+            self._pending.append((row, slot, future))
 
     def _complete_next(self) -> None:
+        # It stays pending until it is done: if waiting is interrupted, `__exit__` still has to wait for it.
         row, slot, future = self._pending[0]
         path = self._loader.paths[row]
         self._loader.errors.pop(path, None)  # of an earlier epoch: the file may have been replaced
         audio_error = _worker_result(path, future)
         self._loader.report_error(audio_error)
         self._pending.popleft()
-        self._waves[row] = slot, None if audio_error and audio_error.unusable else self._memory.slots[slot]
-        self._submit_next()
+        is_unusable = audio_error is not None and audio_error.unusable
+        self._waves[row] = (slot, None if is_unusable else self._memory.slots[slot])
+        self._submit_next()  # one for one: as many as before are decoded ahead
 
     def __exit__(self, *exc) -> None:
         for _, _, future in self._pending:  # no worker may write to the descriptor after it is closed and reused

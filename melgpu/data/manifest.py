@@ -55,29 +55,31 @@ def build(source_lists: dict[str, SourceList], num_folds: int, seed: int, unusab
     train = _without(source_lists["train"], unusable)
     counts = Counter(train.labels)
     problems += _check_artists(train, num_folds)
-    problems += [
-        f"class {label!r} has {count} training tracks, fewer than {num_folds} folds"
-        for label, count in sorted(counts.items(), key=lambda item: natural_key(item[0]))
-        if count < num_folds
-    ]
-    if len(counts) < 2:
-        problems.append(f"training needs at least two classes, the labels have {len(counts)}: {', '.join(counts)}")
+    problems += _check_classes(counts, num_folds)
     for split in SPLITS[1:]:
         if split in source_lists:
             problems += _check_labels(source_lists[split], counts)
     if problems:
         raise InputError(problems)
     folds = np.full(len(source_lists["train"].ids), -1)
-    folds[[path not in unusable for path in source_lists["train"].paths]] = assign_folds(
-        train.labels, num_folds, seed, train.groups
-    )
+    is_usable = [path not in unusable for path in source_lists["train"].paths]
+    folds[is_usable] = assign_folds(train.labels, num_folds, seed, train.groups)
     return _join(source_lists, folds)
 
 
 def _without(source_list: SourceList, unusable: Collection[str]) -> SourceList:
     usable_rows = [row for row, path in enumerate(source_list.paths) if path not in unusable]
-    columns = (source_list.ids, source_list.paths, source_list.labels, source_list.groups, source_list.locations)
-    return SourceList(*([column[row] for row in usable_rows] for column in columns))
+
+    def select(column: list[str]) -> list[str]:
+        return [column[row] for row in usable_rows]
+
+    return SourceList(
+        select(source_list.ids),
+        select(source_list.paths),
+        select(source_list.labels),
+        select(source_list.groups),
+        select(source_list.locations),
+    )
 
 
 def _check_names(source_list: SourceList) -> Iterable[str]:
@@ -93,9 +95,13 @@ def _check_names(source_list: SourceList) -> Iterable[str]:
 def _check_duplicates(source_lists: dict[str, SourceList]) -> Iterable[str]:
     """A file in two splits is a leak: networks that were trained on it would be evaluated on it, or pseudo-label it."""
     seen: dict[str, tuple[str, str]] = {}
-    for split in (split for split in SPLITS if split in source_lists):
+    # Training tracks come first: a file in two splits is reported at the later one, which is a test track.
+    for split in SPLITS:
+        if split not in source_lists:
+            continue
         source_list = source_lists[split]
         for name, path, line in zip(source_list.ids, source_list.paths, source_list.locations, strict=True):
+            # The real path, so that links to the same file are found.
             first_name, first_split = seen.setdefault(os.path.realpath(path), (name, split))
             if first_split != split:
                 kind = "training" if first_split == "train" else f"{first_split} test"
@@ -104,12 +110,21 @@ def _check_duplicates(source_lists: dict[str, SourceList]) -> Iterable[str]:
                 yield f"{line}: {name} is the same file as {first_name}"
 
 
+def _check_classes(counts: Counter, num_folds: int) -> Iterable[str]:
+    for label, count in sorted(counts.items(), key=lambda item: natural_key(item[0])):
+        if count < num_folds:
+            yield f"class {label!r} has {count} training tracks, fewer than {num_folds} folds"
+    if len(counts) < 2:
+        yield f"training needs at least two classes, the labels have {len(counts)}: {', '.join(counts)}"
+
+
 def _check_artists(train: SourceList, num_folds: int) -> Iterable[str]:
     """With grouped folds, a class needs as many artists as there are folds."""
     if not any(train.groups):
         return
     artists: dict[str, set[str]] = {}
     for row, (label, group) in enumerate(zip(train.labels, train.groups, strict=True)):
+        # A track without an artist counts as one of its own.
         artists.setdefault(label, set()).add(group or f"\0{row}")
     for label, names in sorted(artists.items(), key=lambda item: natural_key(item[0])):
         if len(names) < num_folds:
@@ -126,25 +141,29 @@ def _join(source_lists: dict[str, SourceList], folds: np.ndarray) -> Manifest:
     splits = [split for split in SPLITS if split in source_lists]
     ordered = [source_lists[split] for split in splits]
     sizes = [len(source_list.ids) for source_list in ordered]
-    return Manifest(
-        tuple(name for source_list in ordered for name in source_list.ids),
-        tuple(absolute_path(path) for source_list in ordered for path in source_list.paths),
-        tuple(label for source_list in ordered for label in source_list.labels),
-        tuple(split for split, size in zip(splits, sizes, strict=True) for _ in range(size)),
-        np.concatenate([folds, np.full(sum(sizes[1:]), -1)]),
-    )
+    ids = tuple(name for source_list in ordered for name in source_list.ids)
+    # Absolute: a later command may run in another folder.
+    paths = tuple(absolute_path(path) for source_list in ordered for path in source_list.paths)
+    labels = tuple(label for source_list in ordered for label in source_list.labels)
+    split_column = tuple(split for split, size in zip(splits, sizes, strict=True) for _ in range(size))
+    # The first split is `train`; tracks of all others have no fold.
+    fold_column = np.concatenate([folds, np.full(sum(sizes[1:]), -1)])
+    return Manifest(ids, paths, labels, split_column, fold_column)
 
 
 def assign_folds(labels: Sequence[str], num_folds: int, seed: int, groups: Sequence[str] = ()) -> np.ndarray:
     """The fold of each track, shape (N,): stratified by label; tracks of one (non-empty) group are in one fold."""
+    # Imported here, since no other function needs scikit-learn.
     from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
     folds = np.empty(len(labels), np.int64)
     if any(groups):
         unique_groups = [group or f"\0{row}" for row, group in enumerate(groups)]  # without a group: one of its own
-        splits = StratifiedGroupKFold(num_folds, shuffle=True, random_state=seed).split(labels, labels, unique_groups)
+        grouped = StratifiedGroupKFold(num_folds, shuffle=True, random_state=seed)
+        splits = grouped.split(labels, labels, unique_groups)
     else:
-        splits = StratifiedKFold(num_folds, shuffle=True, random_state=seed).split(labels, labels)
+        stratified = StratifiedKFold(num_folds, shuffle=True, random_state=seed)
+        splits = stratified.split(labels, labels)
     for fold, (_, held_out) in enumerate(splits):
         folds[held_out] = fold
     return folds
@@ -162,12 +181,13 @@ def with_labels(manifest: Manifest, rows: Sequence[int], labels: Sequence[str]) 
 
 def save(manifest: Manifest, path: Path) -> None:
     """Write a CSV file, one row a track."""
-    columns = manifest.ids, manifest.paths, manifest.labels, manifest.splits, manifest.folds.tolist()
+    columns = (manifest.ids, manifest.paths, manifest.labels, manifest.splits, manifest.folds.tolist())
     files.write_csv(path, COLUMNS, zip(*columns, strict=True))
 
 
 def load(path: Path, num_folds: int) -> Manifest:
     """Read what `save` wrote. Raises InputError for a damaged file, or one that was not written by melgpu."""
+    # Parsed inside the block, which turns each ValueError into an InputError that names the file.
     with files.read_csv(path, "a manifest", COLUMNS) as (_, rows):
         ids, paths, labels, splits, folds = zip(*rows, strict=True)
         manifest = Manifest(ids, paths, labels, splits, np.array(folds, np.int64))
@@ -179,7 +199,8 @@ def _check_columns(manifest: Manifest, num_folds: int) -> None:
     """Raise ValueError where columns hold values that `build` never writes."""
     if not set(manifest.splits) <= set(SPLITS):
         raise ValueError(f"a split other than {', '.join(SPLITS)}")
-    folds, is_training = manifest.folds, np.array(manifest.splits) == "train"
+    folds = manifest.folds
+    is_training = np.array(manifest.splits) == "train"
     if folds.min() < -1 or folds.max() >= num_folds or (folds[~is_training] != -1).any():
         raise ValueError(f"a fold other than 0 to {num_folds - 1}, or of a test track")
     if len(set(zip(manifest.ids, manifest.splits, strict=True))) < len(manifest):

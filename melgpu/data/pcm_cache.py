@@ -30,16 +30,14 @@ from melgpu.data.windows import WindowIndex, to_samples
 from melgpu.errors import InputError
 from melgpu.recipe import AudioSpec, LoaderSpec
 
-SYNC_EVERY = 16  # tracks
+SYNC_EVERY = 16  # tracks: a killed job loses few, and few syncs wait for the disk
 
 
 def open_cache(folder: Path, audio: AudioSpec, spec: LoaderSpec) -> "PcmCache | None":
     """The PCM cache of a recipe; None where `loader.pcm_cache` is off."""
-    return (
-        None
-        if spec.pcm_cache == "off"
-        else PcmCache(folder, audio.sample_rate, to_samples(audio.track_s, audio.sample_rate))
-    )
+    if spec.pcm_cache == "off":
+        return None
+    return PcmCache(folder, audio.sample_rate, to_samples(audio.track_s, audio.sample_rate))
 
 
 @dataclass(frozen=True)
@@ -54,7 +52,9 @@ class PcmCache:
     """Waves of tracks at one sample rate, conformed to one length."""
 
     def __init__(self, folder: Path, sample_rate: int, num_samples: int):
-        self.folder, self.sample_rate, self.num_samples = folder, sample_rate, num_samples
+        self.folder = folder
+        self.sample_rate = sample_rate
+        self.num_samples = num_samples
         self.pcm_path = folder / f"pcm-{sample_rate}-{num_samples}-v{DECODER_VERSION}.f32"
         self.index_path = self.pcm_path.with_suffix(".jsonl")
         self.entries: dict[str, CacheEntry] = {}
@@ -78,17 +78,23 @@ class PcmCache:
         with self._locked():
             self._refresh()
             self._remove_stale_entries()
-            self._check_disk_space(sum(self.find(path) is None for path in paths))
+            num_missing = sum(self.find(path) is None for path in paths)
+            self._check_disk_space(num_missing)
             yield from self._fill(paths, pool)
             self._refresh()
 
     def _fill(self, paths: list[str], pool: WorkerPool) -> Iterator[AudioError | None]:
-        free_slots = collections.deque([1 + max((entry.slot for entry in self.entries.values()), default=-1)])
-        pending, decoded = collections.deque(), []
+        last_slot = max((entry.slot for entry in self.entries.values()), default=-1)
+        # Slots that were given back, if any, then the first one that was never used.
+        free_slots = collections.deque([1 + last_slot])
+        pending: collections.deque[tuple] = collections.deque()
+        decoded: list[tuple[str, CacheEntry]] = []
+        drain = [None] * 2 * max(1, pool.workers)  # at the end, one for each that may still be pending
         try:
-            for path in [*paths, *[None] * 2 * max(1, pool.workers)]:  # None at the end drains the pending ones
+            for path in [*paths, *drain]:
                 if path is not None:
                     pending.append(self._submit(path, free_slots, pool))
+                # Two a worker: one that is decoded, one that waits for it.
                 if pending and (path is None or len(pending) > 2 * pool.workers):
                     yield self._complete(*pending.popleft(), free_slots, decoded)
                 if len(decoded) >= SYNC_EVERY:
@@ -100,14 +106,16 @@ class PcmCache:
             self._sync(decoded)
 
     def _submit(self, path: str, free_slots: collections.deque, pool: WorkerPool) -> tuple:
+        # Taken before decoding: a file that is replaced meanwhile has another key and is decoded again.
         key = _key(path)
         if key in self.entries:
             return path, key, self.entries[key], None
         slot = free_slots.popleft()
-        if not free_slots:
+        if not free_slots:  # it was the first that was never used: the file grows
             free_slots.append(slot + 1)
         arguments = (path, self.sample_rate, self.num_samples, str(self.pcm_path), slot * self.slot_bytes)
-        return path, key, slot, pool.submit(worker.decode_to_file, *arguments)
+        future = pool.submit(worker.decode_to_file, *arguments)
+        return path, key, slot, future
 
     def _complete(
         self, path: str, key: str, entry_or_slot, future, free_slots: collections.deque, decoded: list
@@ -119,7 +127,7 @@ class PcmCache:
         except WorkerLostError as error:
             audio_error = AudioError(path, str(error), 0.0)
         if audio_error and audio_error.unusable:
-            free_slots.appendleft(entry_or_slot)
+            free_slots.appendleft(entry_or_slot)  # the next file gets it
         else:
             decoded.append((key, CacheEntry(entry_or_slot, audio_error)))
         return audio_error
@@ -128,6 +136,7 @@ class PcmCache:
         """Samples first, then the lines of the index that refer to them."""
         if not decoded:
             return
+        # Workers wrote the samples through descriptors of their own; any descriptor syncs the whole file.
         with open(self.pcm_path, "rb") as file:
             os.fdatasync(file.fileno())
         with open(self.index_path, "a", encoding="utf-8") as file:
@@ -140,6 +149,7 @@ class PcmCache:
     def _refresh(self) -> None:
         """Read the index, and map the complete slots of the file."""
         num_slots = self.pcm_path.stat().st_size // self.slot_bytes if self.pcm_path.exists() else 0
+        # The index may refer to slots beyond the end, where the file was truncated or deleted.
         self.entries = {key: entry for key, entry in self._read_index() if 0 <= entry.slot < num_slots}
         if num_slots:
             self.waves = np.memmap(self.pcm_path, np.float32, "r", shape=(num_slots, self.num_samples))
@@ -161,12 +171,13 @@ class PcmCache:
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
         self.folder.mkdir(parents=True, exist_ok=True)
-        with open(self.pcm_path, "ab") as file:
+        with open(self.pcm_path, "ab") as file:  # created where it is missing, never truncated
             fcntl.flock(file, fcntl.LOCK_EX)  # the kernel releases it however this process ends
             yield
 
     def _check_disk_space(self, num_missing: int) -> None:
-        needed, free = num_missing * self.slot_bytes, shutil.disk_usage(self.folder).free
+        needed = num_missing * self.slot_bytes
+        free = shutil.disk_usage(self.folder).free
         if needed > free:
             raise InputError(
                 f"{self.folder}: the PCM cache needs {needed / 1e9:.1f} GB more and the disk has {free / 1e9:.1f} GB "
@@ -179,6 +190,7 @@ class DeviceCache:
 
     def __init__(self, rows: np.ndarray, num_samples: int, device: torch.device):
         try:
+            # Zeros, since they are the wave of a track without usable audio.
             self._waves = torch.zeros(len(rows), num_samples, device=device)
         except RuntimeError as error:  # out of memory, on any device
             needed_gb = 4e-9 * len(rows) * num_samples
@@ -191,7 +203,7 @@ class DeviceCache:
 
     def put(self, row: int, wave: np.ndarray) -> None:
         slot = self._slots[row]
-        self._waves[slot] = torch.from_numpy(np.array(wave))
+        self._waves[slot] = torch.from_numpy(np.array(wave))  # a copy: torch warns of read-only memory, as the map is
         self._valid[slot] = True
 
     def has(self, rows: np.ndarray) -> bool:
@@ -200,6 +212,7 @@ class DeviceCache:
     def gather(self, batch_index: WindowIndex, window_samples: int) -> tuple[torch.Tensor, torch.Tensor]:
         """The windows of a batch, shape (B, T), on the device; and which of them are valid, (B,) bool, on the CPU."""
         slots = np.array([self._slots[row] for row in batch_index.tracks.tolist()], np.int64)
+        # Slots and starts in one tensor: one copy to the device.
         positions = torch.from_numpy(np.stack([slots, batch_index.starts])).to(self._waves.device, non_blocking=True)
         windows = self._waves.unfold(1, window_samples, 1)  # a view of the windows at all starts
         return windows[positions[0], positions[1]], torch.from_numpy(self._valid[slots])
@@ -217,7 +230,7 @@ def _key(path: str) -> str:
     """Changes when the file changes; the content of a URL is assumed constant."""
     parts: tuple = (path,)
     if not remote.is_url(path):
-        with contextlib.suppress(OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError):  # no such file, or no valid name: the key is of the path alone
             info = os.stat(path)
-            parts = os.path.realpath(path), info.st_size, info.st_mtime_ns
+            parts = (os.path.realpath(path), info.st_size, info.st_mtime_ns)
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]

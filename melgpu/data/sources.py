@@ -18,11 +18,14 @@ GROUP_COLUMNS = ("artist",)
 def natural_key(text: str) -> tuple:
     """Sort key of natural order: `2` before `10`, and `1` apart from `01`."""
     parts = re.split(r"(\d+)", text)
-    return [(int(p), "") if p.isdecimal() else (-1, p) for p in parts], text
+    # Pairs, so that a number can be compared with text: text sorts first.
+    key = [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
+    return key, text
 
 
 def is_utf8(name: str) -> bool:
     """False for a file name in another encoding; it could not be written to any result."""
+    # Python decodes bytes that are not UTF-8 to lone surrogates.
     return name.isascii() or not any("\ud800" <= character <= "\udfff" for character in name)
 
 
@@ -66,20 +69,13 @@ def _read_folder(folder: Path, labelled: bool) -> SourceList:
         raise InputError(f"{folder / name}: not in a sub-folder that names its class" for name in without_class)
     labels = [name.split("/")[0] if labelled else "" for name in ids]
     names = [str(path) for path in paths]
-    return SourceList(ids, names, labels, [""] * len(ids), names)
+    return SourceList(ids, names, labels, groups=[""] * len(ids), locations=names)
 
 
 def _read_csv(source: Path, data: str | None, labelled: bool) -> SourceList:
-    try:
-        with open(source, newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file, strict=True)
-            rows = [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
-    except (UnicodeDecodeError, csv.Error, OSError) as error:
-        raise InputError(f"{source}: cannot be read as CSV in UTF-8: {error}") from None
-    if not rows:
-        raise InputError(f"{source}: the file is empty")
-    columns, rows = _parse_header(source, rows, labelled)
-    source_list, problems = SourceList([], [], [], [], []), []
+    columns, rows = _parse_header(source, _read_rows(source), labelled)
+    source_list = SourceList([], [], [], [], [])
+    problems = []
     for line, row in rows:
         location = f"{source}, line {line}"
         if len(row) != columns["width"]:
@@ -98,16 +94,34 @@ def _read_csv(source: Path, data: str | None, labelled: bool) -> SourceList:
     return source_list
 
 
+def _read_rows(source: Path) -> list[tuple[int, list[str]]]:
+    """The rows of a CSV that are not blank, each with the number of the line that it ends on."""
+    rows = []
+    try:
+        with open(source, newline="", encoding="utf-8-sig") as file:  # -sig: spreadsheets write a byte order mark
+            reader = csv.reader(file, strict=True)
+            for row in reader:
+                if any(cell.strip() for cell in row):
+                    rows.append((reader.line_num, row))
+    except (UnicodeDecodeError, csv.Error, OSError) as error:
+        raise InputError(f"{source}: cannot be read as CSV in UTF-8: {error}") from None
+    if not rows:
+        raise InputError(f"{source}: the file is empty")
+    return rows
+
+
 def _parse_header(source: Path, rows: list, labelled: bool) -> tuple[dict[str, int], list]:
     """The index of the file, label and group columns, the number of columns, and the rows below the header (if any)."""
-    (line, first), names = rows[0], [cell.strip().lower() for cell in rows[0][1]]
-    known_names = {"file": FILE_COLUMNS, "label": LABEL_COLUMNS, "group": GROUP_COLUMNS}
-    columns = {
-        kind: names.index(name) for kind, known in known_names.items() for name in reversed(known) if name in names
-    }  # the first known name takes precedence
+    line, first = rows[0]
+    names = [cell.strip().lower() for cell in first]
+    columns: dict[str, int] = {}
+    for kind, known_names in (("file", FILE_COLUMNS), ("label", LABEL_COLUMNS), ("group", GROUP_COLUMNS)):
+        present = [name for name in known_names if name in names]
+        if present:
+            columns[kind] = names.index(present[0])  # the first known name takes precedence
     if "file" in columns:
         rows = rows[1:]
-    elif file_suffix(first[0].strip()) in AUDIO_SUFFIXES:
+    elif file_suffix(first[0].strip()) in AUDIO_SUFFIXES:  # no header, as in the competition's label files
         columns = {"file": 0, "label": 1} if len(first) > 1 else {"file": 0}
     else:
         raise InputError(
@@ -126,5 +140,8 @@ def _resolve(name: str, data: str | None, csv_folder: Path) -> str:
         return name
     if data and is_url(data):
         return f"{data.rstrip('/')}/{name}"
-    folders = [*([Path(data), Path(data) / "audio"] if data else []), csv_folder, csv_folder / "audio"]
-    return str(next((folder / name for folder in folders if (folder / name).is_file()), folders[0] / name))
+    folders = [Path(data), Path(data) / "audio"] if data else []
+    folders += [csv_folder, csv_folder / "audio"]
+    candidates = [folder / name for folder in folders]
+    # A missing file keeps the first candidate, as its path in later error messages.
+    return str(next((path for path in candidates if path.is_file()), candidates[0]))

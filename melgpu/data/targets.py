@@ -20,6 +20,7 @@ class Targets:
 
     def for_batch(self, batch: Batch, smoothing: float) -> Tensor:
         """Class probabilities, shape (B, C), on the CPU; a row sums to its class weight, to 0 if it is not valid."""
+        # Class 0 is only an index that exists: rows that are not valid are multiplied by 0 below.
         classes = torch.where(batch.valid, self.classes[batch.tracks], 0)
         one_hot = F.one_hot(classes, len(self.weights)) * (1 - smoothing) + smoothing / len(self.weights)
         return one_hot * (self.weights[classes] * batch.valid)[:, None]

@@ -33,12 +33,12 @@ def to_samples(seconds: float, sample_rate: int) -> int:
 
 def num_windows(track_s: float, window_s: float, hop_s: float) -> int:
     """How many whole windows a conformed track has: 11 of 20 s in 120 s at a hop of 10 s."""
-    return int((track_s - window_s) / hop_s + 1e-6) + 1
+    return int((track_s - window_s) / hop_s + 1e-6) + 1  # rounding: 9.999999... hops are 10
 
 
 def regular_windows(tracks: np.ndarray, counts: np.ndarray, hop_samples: np.ndarray) -> WindowIndex:
     """The windows of each track, track by track: `counts[i]` of track `tracks[i]`, `hop_samples[i]` apart."""
-    first = np.cumsum(counts) - counts
+    first = np.cumsum(counts) - counts  # the position of each track's first window
     starts = np.arange(counts.sum(), dtype=np.int32) - np.repeat(first.astype(np.int32), counts)
     starts *= np.repeat(hop_samples.astype(np.int32), counts)
     return WindowIndex(np.repeat(tracks.astype(np.int32), counts), starts)
@@ -74,8 +74,10 @@ def _with_hops(tracks: np.ndarray, hops_s: np.ndarray, audio: AudioSpec, spec: W
     counts = np.array([num_windows(audio.track_s, spec.window_s, hop_s) for hop_s in unique_hops_s], np.int64)
     hop_samples = np.array([to_samples(hop_s, audio.sample_rate) for hop_s in unique_hops_s], np.int64)
     index = regular_windows(np.asarray(tracks, np.int64), counts[inverse], hop_samples[inverse])
-    last_start = to_samples(audio.track_s, audio.sample_rate) - to_samples(spec.window_s, audio.sample_rate)
-    return WindowIndex(index.tracks, np.minimum(index.starts, last_start))  # rounding errors of hops accumulate
+    track_samples = to_samples(audio.track_s, audio.sample_rate)
+    last_start = track_samples - to_samples(spec.window_s, audio.sample_rate)
+    # Rounding errors of hops accumulate: the last window could end beyond its track.
+    return WindowIndex(index.tracks, np.minimum(index.starts, last_start))
 
 
 def class_balanced(index: WindowIndex, classes: np.ndarray, seed: int, epoch: int) -> WindowIndex:
@@ -84,16 +86,20 @@ def class_balanced(index: WindowIndex, classes: np.ndarray, seed: int, epoch: in
     Systematic sampling, class by class: a window with an expected count of 2.3 is drawn two or three times. A pure
     function of (seed, epoch).
     """
-    rng, class_counts = np.random.default_rng([seed, epoch, 1]), np.bincount(classes)
+    rng = np.random.default_rng([seed, epoch, 1])  # 1: other random numbers than those of the shuffle
+    class_counts = np.bincount(classes)
+    # In random order within a class: it decides which windows are drawn once more than others.
     by_class = np.lexsort((rng.random(len(index)), classes))
     expected = len(index) / (np.count_nonzero(class_counts) * class_counts[classes[by_class]])
+    # A window is drawn as often as its interval of the cumulative sum holds integers; rounding must not lose the last.
     cumulative = np.floor(np.cumsum(expected) + rng.random() + 1e-9).astype(np.int64)
     return index[np.repeat(by_class, np.diff(cumulative, prepend=0))]
 
 
 def with_random_starts(index: WindowIndex, last_start: int, seed: int, epoch: int) -> WindowIndex:
     """The same tracks, with starts uniform in 0 .. `last_start`; a pure function of (seed, epoch)."""
-    starts = np.random.default_rng([seed, epoch, 2]).integers(0, last_start + 1, len(index))
+    rng = np.random.default_rng([seed, epoch, 2])  # 2: other random numbers than those of shuffle and sampling
+    starts = rng.integers(0, last_start + 1, len(index))
     return WindowIndex(index.tracks, starts.astype(np.int32))
 
 
@@ -108,7 +114,11 @@ def shuffle(index: WindowIndex, shuffle_tracks: int | None, seed: int, epoch: in
     sort_keys = rng.random(len(index))
     if shuffle_tracks:
         tracks, inverse = unique_inverse(index.tracks)
-        sort_keys += (rng.permutation(len(tracks)) / shuffle_tracks)[inverse]
+        # Track p has all its keys in [p / shuffle_tracks, p / shuffle_tracks + 1): a key lies in the intervals of at
+        # most shuffle_tracks tracks, and from key to key they slide on one by one. Buffers that are shuffled one after
+        # another would need many new tracks at once at the beginning of each.
+        offsets = rng.permutation(len(tracks)) / shuffle_tracks
+        sort_keys += offsets[inverse]
     return index[np.argsort(sort_keys)]
 
 
@@ -128,7 +138,9 @@ def shard(index: WindowIndex, rank: int, world_size: int) -> WindowIndex:
 def _track_positions(tracks: np.ndarray) -> np.ndarray:
     """For each window the position of its track among the unique tracks in order of first use, shape (N,)."""
     rows, inverse = unique_inverse(tracks)
-    return np.argsort(np.argsort(first_occurrence(inverse, len(rows))))[inverse]
+    first = first_occurrence(inverse, len(rows))
+    positions = np.argsort(np.argsort(first))  # the inverse of the permutation that sorts
+    return positions[inverse]
 
 
 def drop_last(index: WindowIndex, batch_size: int, rank: int = 0, world_size: int = 1) -> WindowIndex:
@@ -139,7 +151,10 @@ def drop_last(index: WindowIndex, batch_size: int, rank: int = 0, world_size: in
     """
     min_size = len(index)
     if world_size > 1:
-        min_size = int(np.bincount(_track_positions(index.tracks) % world_size, minlength=world_size).min())
+        ranks = _track_positions(index.tracks) % world_size
+        min_size = int(np.bincount(ranks, minlength=world_size).min())
     if not min_size:
         raise InputError(f"{len(index)} windows are of fewer than {world_size} tracks: not every process has one")
-    return shard(index, rank, world_size)[: min_size // batch_size * batch_size or min_size]
+    # Every rank cuts to the size of the smallest shard: ranks that took unequal numbers of steps would wait forever.
+    size = min_size // batch_size * batch_size or min_size
+    return shard(index, rank, world_size)[:size]

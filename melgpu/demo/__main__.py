@@ -19,7 +19,7 @@ def main() -> None:
     )
     parser.add_argument("--seed", type=int, default=0, help="random seed of the music (default: 0)")
     args = parser.parse_args()
-    if (args.directory / "private.csv").exists():
+    if (args.directory / "private.csv").exists():  # the file that is written last
         console.say(f"The demo corpus is in {args.directory}")
         return
     num_tracks = sum(map(len, corpus.plan(args.seed).values()))

@@ -19,10 +19,10 @@ import soxr
 
 from melgpu.demo import song
 
-TRACKS_PER_CLASS = {"train": 14, "test": 4, "private": 4}
+TRACKS_PER_CLASS = {"train": 14, "test": 4, "private": 4}  # by split
 RARE_CLASS = "gamelan"  # has half as many training tracks
 FORMATS = ("mp3", "ogg", "flac")
-FILE_RATES = (22_050, 44_100, 48_000)
+FILE_RATES = (22_050, 44_100, 48_000)  # Hz
 
 TrackSpec = tuple[str, str, tuple[int, ...]]  # file name, label, seed
 
@@ -32,8 +32,11 @@ def plan(seed: int) -> dict[str, list[TrackSpec]]:
     jobs: dict[str, list[TrackSpec]] = {}
     for split_index, (split, per_class) in enumerate(TRACKS_PER_CLASS.items()):
         rng = np.random.default_rng([seed, split_index])
-        counts = [per_class // 2 if (split, name) == ("train", RARE_CLASS) else per_class for name in song.CLASSES]
-        labels = rng.permutation(np.repeat(list(song.CLASSES), counts))
+        counts = dict.fromkeys(song.CLASSES, per_class)
+        if split == "train":
+            counts[RARE_CLASS] = per_class // 2
+        labels = rng.permutation(np.repeat(list(counts), list(counts.values())))
+        # Formats are drawn after the labels, track by track: another order would give another corpus.
         jobs[split] = [
             (f"{split}{i:03d}.{rng.choice(FORMATS)}", str(label), (seed, split_index, i))
             for i, label in enumerate(labels)
@@ -49,16 +52,21 @@ def write_corpus(directory: Path, seed: int = 0) -> Iterator[str]:
     jobs = list(itertools.chain(*splits.values()))
     with ProcessPoolExecutor() as pool:
         yield from pool.map(functools.partial(_write_track, audio_dir), jobs)
+    # After the audio, and private.csv last, since that marks a complete corpus.
     for split, tracks in splits.items():
         with open(directory / f"{split}.csv", "w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows([("filename", "label"), *((name, label) for name, label, _ in tracks)])
+            writer = csv.writer(file)
+            writer.writerow(("filename", "label"))
+            writer.writerows((name, label) for name, label, _ in tracks)
 
 
 def _write_track(directory: Path, job: TrackSpec) -> str:
     name, label, seed = job
     rng = np.random.default_rng(seed)
     wave = song.compose(label, rng)
-    write_audio(directory / name, wave, int(rng.choice(FILE_RATES)), stereo=bool(rng.integers(2)))
+    rate = int(rng.choice(FILE_RATES))
+    stereo = bool(rng.integers(2))
+    write_audio(directory / name, wave, rate, stereo)
     return name
 
 
@@ -66,12 +74,14 @@ def write_audio(path: Path, wave: np.ndarray, rate: int, stereo: bool) -> None:
     """Resample a wave, shape (T,) at `song.SAMPLE_RATE`, to `rate` and write it in the format of the path's suffix."""
     wave = soxr.resample(wave, song.SAMPLE_RATE, rate)
     if stereo:
-        wave = 0.9 * np.stack([wave, np.roll(wave, rate // 500)], axis=1)
+        delayed = np.roll(wave, rate // 500)  # by 2 ms
+        wave = 0.9 * np.stack([wave, delayed], axis=1)
     temporary = path.with_name(path.name + ".tmp")
-    with soundfile.SoundFile(temporary, "w", rate, 1 + stereo, format=path.suffix[1:].upper()) as file:
+    audio_format = path.suffix[1:].upper()  # which the temporary name does not tell
+    with soundfile.SoundFile(temporary, "w", rate, 1 + stereo, format=audio_format) as file:
         for block in np.array_split(wave, len(wave) // 4096 + 1):  # one long Ogg write overflows libsndfile's stack
             file.write(block)
-    if path.suffix == ".ogg":
+    if path.suffix == ".ogg":  # the same seed has to give the same bytes
         temporary.write_bytes(ogg_with_serial(temporary.read_bytes(), serial=1))
     os.replace(temporary, path)
 
@@ -81,8 +91,10 @@ def ogg_with_serial(data: bytes, serial: int) -> bytes:
     pages = bytearray(data)
     start = 0
     while start < len(pages):
+        # A header of 27 bytes, the last of them the number of segments; then the segments' sizes, then the segments.
         num_segments = pages[start + 26]
-        end = start + 27 + num_segments + sum(pages[start + 27 : start + 27 + num_segments])
+        segments_start = start + 27 + num_segments
+        end = segments_start + sum(pages[start + 27 : segments_start])
         struct.pack_into("<I", pages, start + 14, serial)
         struct.pack_into("<I", pages, start + 22, 0)  # the checksum is computed with this field set to zero
         struct.pack_into("<I", pages, start + 22, _ogg_crc(pages[start:end]))
@@ -96,13 +108,14 @@ def _ogg_crc_table() -> list[int]:
     for byte in range(256):
         crc = byte << 24
         for _ in range(8):
-            crc = (crc << 1) ^ (0x04C11DB7 if crc & 0x80000000 else 0)
+            crc = (crc << 1) ^ (0x04C11DB7 if crc & 0x80000000 else 0)  # the RFC's polynomial
         table.append(crc & 0xFFFFFFFF)
     return table
 
 
 def _ogg_crc(page: bytearray) -> int:
-    table, crc = _ogg_crc_table(), 0
+    table = _ogg_crc_table()
+    crc = 0
     for byte in page:
         crc = (crc << 8 & 0xFFFFFFFF) ^ table[crc >> 24 ^ byte]
     return crc

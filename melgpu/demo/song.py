@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 SAMPLE_RATE = 22_050
-SCALES = {"major": (0, 2, 4, 5, 7, 9, 11), "minor": (0, 2, 3, 5, 7, 8, 10)}
+SCALES = {"major": (0, 2, 4, 5, 7, 9, 11), "minor": (0, 2, 3, 5, 7, 8, 10)}  # semitones above the tonic
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Song:
     def bars(self, beats: int) -> Iterator[tuple[float, list[int]]]:
         """(start in s, triad as three scale degrees) of each bar."""
         for start_s in np.arange(0, self.duration_s, beats * self.beat_s):
-            root = int(self.rng.choice([0, 3, 4, 5, 1]))
+            root = int(self.rng.choice([0, 3, 4, 5, 1]))  # the triads I, IV, V, VI and II
             yield float(start_s), [root, root + 2, root + 4]
 
 
@@ -108,7 +108,8 @@ def chiptune(song: Song) -> Iterator[Note]:
 
 def aria(song: Song) -> Iterator[Note]:
     """One melody with a wide vibrato."""
-    start_s, degree = 0.0, 7
+    start_s = 0.0
+    degree = 7
     while start_s < song.duration_s:
         duration_s = song.beat_s * song.rng.choice([1, 2, 3])
         degree = int(np.clip(degree + song.rng.integers(-3, 4), 2, 13))
@@ -120,18 +121,22 @@ def aria(song: Song) -> Iterator[Note]:
 def slide(song: Song) -> Iterator[Note]:
     """Two voices that glide from each pitch to the next without a break (portamento)."""
     for offset in (0, 4):
-        start_s, degree = 0.0, 4 + offset
+        start_s = 0.0
+        degree = 4 + offset
         while start_s < song.duration_s:
-            duration_s, target = song.beat_s * song.rng.choice([2, 3, 4]), int(song.rng.integers(0, 10)) + offset
+            duration_s = song.beat_s * song.rng.choice([2, 3, 4])
+            target = int(song.rng.integers(0, 10)) + offset
             bend = song.pitch(target) - song.pitch(degree)
             yield Note(start_s, song.pitch(degree), duration_s, "lead", bend=bend)
-            start_s, degree = start_s + duration_s, target
+            start_s += duration_s
+            degree = target
 
 
 def ballad(song: Song) -> Iterator[Note]:
     """Broken chords on plucked strings with a long decay."""
     for start_s, triad in song.bars(beats=4):
-        for step, degree in enumerate([triad[0] - 7, triad[0], *triad[1:], triad[0] + 7, *triad[:0:-1], triad[0]]):
+        upwards = [triad[0] - 7, *triad, triad[0] + 7]
+        for step, degree in enumerate([*upwards, *reversed(triad)]):  # eight steps: the four beats' eighths
             yield Note(start_s + step * song.beat_s / 2, song.pitch(degree), 2.5, "pluck")
 
 
@@ -154,8 +159,9 @@ CLASSES: dict[str, Callable[[Song], Iterator[Note]]] = {
 def _partials(voice: str, rolloff: float) -> list[tuple[float, float, float]]:
     """(frequency ratio, amplitude, decay in 1/s) of each partial of a pitched voice."""
     if voice == "bell":
-        return [(ratio, 1 / (1 + i), 2 + i) for i, ratio in enumerate((1, 2.76, 5.4, 8.93))]
-    harmonics = range(1, 16, 2) if voice == "square" else range(1, 13)
+        ratios = (1, 2.76, 5.4, 8.93)  # not of integers: inharmonic
+        return [(ratio, 1 / (1 + i), 2 + i) for i, ratio in enumerate(ratios)]
+    harmonics = range(1, 16, 2) if voice == "square" else range(1, 13)  # a square wave has odd ones only
     decay = {"pluck": 1.0, "bass": 0.8}.get(voice, 0.0)
     return [(n, n**-rolloff, decay * (1 + n / 4)) for n in harmonics]
 
@@ -163,16 +169,19 @@ def _partials(voice: str, rolloff: float) -> list[tuple[float, float, float]]:
 def _envelope(voice: str, t: np.ndarray, duration_s: float) -> np.ndarray:
     if voice == "pad":
         return np.sin(np.pi * t / duration_s) ** 2
-    return np.minimum(1, t / 0.008) * np.clip((duration_s - t) / 0.03, 0, 1)
+    attack = np.minimum(1, t / 0.008)  # 8 ms
+    release = np.clip((duration_s - t) / 0.03, 0, 1)  # 30 ms
+    return attack * release
 
 
 def _render_pitched(note: Note, t: np.ndarray, rolloff: float) -> np.ndarray:
-    semitones = note.pitch + note.bend * t / note.duration_s + note.vibrato * np.sin(2 * np.pi * 5.5 * t)
+    vibrato = note.vibrato * np.sin(2 * np.pi * 5.5 * t)  # at 5.5 Hz
+    semitones = note.pitch + note.bend * t / note.duration_s + vibrato
     frequency = 440 * 2 ** ((semitones - 69) / 12)
-    phase = 2 * np.pi * np.cumsum(frequency) / SAMPLE_RATE
+    phase = 2 * np.pi * np.cumsum(frequency) / SAMPLE_RATE  # the integral of a frequency that changes
     wave = np.zeros_like(t)
     for ratio, amplitude, decay in _partials(note.voice, rolloff):
-        if ratio * frequency.max() < SAMPLE_RATE / 2:
+        if ratio * frequency.max() < SAMPLE_RATE / 2:  # a higher partial would alias
             wave += amplitude * np.exp(-decay * t) * np.sin(ratio * phase)
     return wave * _envelope(note.voice, t, note.duration_s)
 
@@ -180,19 +189,23 @@ def _render_pitched(note: Note, t: np.ndarray, rolloff: float) -> np.ndarray:
 def _render_drum(note: Note, t: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     envelope = np.exp(-5 * t / note.duration_s)
     if note.voice == "kick":
-        return envelope * np.sin(2 * np.pi * (50 * t + 4 * (1 - np.exp(-30 * t))))
+        cycles = 50 * t + 4 * (1 - np.exp(-30 * t))  # a sine that falls quickly towards 50 Hz
+        return envelope * np.sin(2 * np.pi * cycles)
     noise = rng.standard_normal(len(t))
-    return envelope * (np.diff(noise, prepend=0) if note.voice == "hat" else noise) * 0.5
+    if note.voice == "hat":
+        noise = np.diff(noise, prepend=0)  # brighter than a snare
+    return envelope * noise * 0.5
 
 
 def render(notes: Iterator[Note], song: Song, rolloff: float) -> np.ndarray:
     """Mix notes into one wave, shape (T,), at `SAMPLE_RATE`; partial n has amplitude n ** -rolloff."""
     mix = np.zeros(round(song.duration_s * SAMPLE_RATE))
     for note in notes:
-        if note.start_s < 0:
+        if note.start_s < 0:  # a pad from before the beginning starts with the track
             note = replace(note, start_s=0.0)
         start = round(note.start_s * SAMPLE_RATE)
-        t = np.arange(min(round(note.duration_s * SAMPLE_RATE), len(mix) - start)) / SAMPLE_RATE
+        num_samples = min(round(note.duration_s * SAMPLE_RATE), len(mix) - start)
+        t = np.arange(num_samples) / SAMPLE_RATE  # empty for a note from after the end
         if len(t):
             is_drum = note.voice in ("kick", "snare", "hat")
             wave = _render_drum(note, t, song.rng) if is_drum else _render_pitched(note, t, rolloff)
@@ -206,13 +219,19 @@ def master(mix: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     frequencies = np.fft.rfftfreq(size, 1 / SAMPLE_RATE)
     tilt_db = rng.uniform(-2.5, 2.5) * np.log2(np.maximum(frequencies, 40) / 800)
     t = np.arange(round(0.6 * SAMPLE_RATE)) / SAMPLE_RATE
-    impulse_response = rng.uniform(0, 0.04) * rng.standard_normal(len(t)) * np.exp(-t / rng.uniform(0.05, 0.25))
-    impulse_response[0] = 1
+    gain = rng.uniform(0, 0.04)
+    noise = rng.standard_normal(len(t))
+    decay_s = rng.uniform(0.05, 0.25)
+    impulse_response = gain * noise * np.exp(-t / decay_s)
+    impulse_response[0] = 1  # the sound itself, before its reverberation
     spectrum = np.fft.rfft(mix, size) * 10 ** (tilt_db / 20) * np.fft.rfft(impulse_response, size)
     wave = np.fft.irfft(spectrum)[: len(mix)]
     wave /= np.abs(wave).max()
-    wave += 10 ** (rng.uniform(-60, -36) / 20) * rng.standard_normal(len(mix))
-    return wave / np.abs(wave).max() * 10 ** (rng.uniform(-14, -1) / 20)
+    noise_db = rng.uniform(-60, -36)
+    wave += 10 ** (noise_db / 20) * rng.standard_normal(len(mix))
+    peak = np.abs(wave).max()
+    peak_db = rng.uniform(-14, -1)
+    return wave / peak * 10 ** (peak_db / 20)
 
 
 def _random_duration_s(rng: np.random.Generator) -> float:
@@ -224,5 +243,10 @@ def _random_duration_s(rng: np.random.Generator) -> float:
 def compose(label: str, rng: np.random.Generator) -> np.ndarray:
     """A random track of a class: a wave of shape (T,) at `SAMPLE_RATE`."""
     scale = SCALES[str(rng.choice(list(SCALES)))]
-    song = Song(rng, _random_duration_s(rng), 60 / rng.uniform(88, 132), int(rng.integers(50, 62)), scale)
-    return master(render(CLASSES[label](song), song, rolloff=rng.uniform(0.8, 1.6)), rng)
+    duration_s = _random_duration_s(rng)
+    beat_s = 60 / rng.uniform(88, 132)  # of a tempo in beats per minute
+    key = int(rng.integers(50, 62))
+    song = Song(rng, duration_s, beat_s, key, scale)
+    rolloff = rng.uniform(0.8, 1.6)  # drawn before the notes, which `render` draws one by one
+    mix = render(CLASSES[label](song), song, rolloff)
+    return master(mix, rng)

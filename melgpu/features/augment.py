@@ -10,7 +10,7 @@ from torch import Tensor
 
 from melgpu.recipe import AugmentSpec
 
-MASK_VALUE = 0.0
+MASK_VALUE = 0.0  # as dark as silence, `top_db` below the window's maximum
 
 
 def augment(pictures: Tensor, spec: AugmentSpec) -> Tensor:
@@ -28,6 +28,7 @@ def augment(pictures: Tensor, spec: AugmentSpec) -> Tensor:
 
 def _mask(pictures: Tensor, num_masks: int, max_pixels: int) -> Tensor:
     """Time and frequency masks, the same in all channels of a picture."""
+    # Ones of a single channel: torchaudio would draw other masks for each channel.
     mask = pictures.new_ones(len(pictures), 1, *pictures.shape[2:])
     for _ in range(num_masks):
         for axis in (2, 3):
@@ -40,6 +41,7 @@ def mixup(pictures: Tensor, targets: Tensor, alpha: float) -> tuple[Tensor, Tens
 
     Source: Zhang et al., "mixup: Beyond Empirical Risk Minimization" (2018), with a lambda for each pair.
     """
+    # Drawn on the CPU, where the targets are: pictures and targets are mixed by the same numbers.
     lambdas = torch.distributions.Beta(alpha, alpha).sample((len(pictures), 1))
     partners = torch.randperm(len(pictures))
     channels = _drop_replicated_channels(pictures)

@@ -41,21 +41,17 @@ class LogMel(nn.Module):
     def __init__(self, spec: MelSpec, sample_rate: int, chunk_size: int = 0):
         """`chunk_size` windows are processed at a time; 0 takes CPU_CHUNK_SIZE on a CPU and all on a GPU."""
         super().__init__()
-        self.spec, self.chunk_size = spec, chunk_size
+        self.spec = spec
+        self.chunk_size = chunk_size
         self._adds_floor = spec.trainable == "fourier"
         divisors = (1, 2, 4) if spec.channels == "resolutions" else (1,)
         self.mels = nn.ModuleList(_mel_spectrogram(spec, sample_rate, spec.n_fft // divisor) for divisor in divisors)
         mel_basis = self.mels[0].mel_basis.detach()  # (M, F)
-        if not bool(mel_basis.any(1).all()):
-            raise InputError(
-                f"mel.n_mels = {spec.n_mels}: {int((~mel_basis.any(1)).sum())} mel bands contain no bin of an FFT of "
-                f"{spec.n_fft} at {sample_rate} Hz; use fewer bands or a larger mel.n_fft"
-            )
+        _check_mel_bands(mel_basis, spec, sample_rate)
+        # Buffers move with the module but are not saved: they follow from the recipe.
         with warnings.catch_warnings(action="ignore"):  # torch calls its CSR tensors beta, and cannot copy them
-            dense = spec.engine == "nnaudio"
-            self.register_buffer(
-                "mel_basis", mel_basis.clone() if dense else mel_basis.to_sparse_csr(), persistent=False
-            )
+            kept_basis = mel_basis.clone() if spec.engine == "nnaudio" else mel_basis.to_sparse_csr()
+            self.register_buffer("mel_basis", kept_basis, persistent=False)
         if spec.channels == "viridis":
             self.register_buffer("colour_map", _viridis(), persistent=False)
         if spec.channels == "mfcc":
@@ -69,7 +65,9 @@ class LogMel(nn.Module):
         chunk_size = self.chunk_size or (CPU_CHUNK_SIZE if waves.device.type == "cpu" else len(waves))
         with torch.set_grad_enabled(needs_grad), torch.autocast(waves.device.type, enabled=False), _ieee_float32():
             pictures = [self._pictures(chunk) for chunk in waves.float().split(chunk_size)]
-        return (pictures[0] if len(pictures) == 1 else torch.cat(pictures)).expand(-1, 3, -1, -1)
+        # Joined before replication: parts of three channels would take three times the memory.
+        joined = pictures[0] if len(pictures) == 1 else torch.cat(pictures)
+        return joined.expand(-1, 3, -1, -1)
 
     def _pictures(self, waves: Tensor) -> Tensor:
         """Pictures, shape (B, 1, S, S) where the channels are the same, else (B, 3, S, S)."""
@@ -99,8 +97,10 @@ class LogMel(nn.Module):
     def power_to_db(self, power: Tensor) -> Tensor:
         """Power (B, M, N) in dB re each window's maximum."""
         peak = power.amax((-2, -1), keepdim=True)
+        # A peak that is not finite gives a reference of NaN, which makes the whole window NaN.
         reference = peak.clamp(min=AMIN).log10().masked_fill(~peak.isfinite(), torch.nan)
         decibels = power.clamp(min=AMIN).log10_().sub_(reference).mul_(10)  # in place: allocation costs more
+        # Silence would be 0 dB everywhere, its own maximum: it is defined as the darkest picture.
         return decibels.clamp_(min=-self.spec.top_db).masked_fill_(peak <= AMIN, -self.spec.top_db)
 
     def power(self, waves: Tensor, resolution: int = 0) -> Tensor:
@@ -111,7 +111,9 @@ class LogMel(nn.Module):
         if engine == "fft":
             return self._power_fft(waves, resolution)
         power = self.mels[resolution](waves)
-        return power - NNAUDIO_FLOOR * self.mels[resolution].mel_basis.sum(1)[:, None] if self._adds_floor else power
+        if not self._adds_floor:
+            return power
+        return power - NNAUDIO_FLOOR * self.mels[resolution].mel_basis.sum(1)[:, None]
 
     def engine_on(self, device: torch.device) -> str:
         """The engine that runs on a device: on a CPU, `fft` replaces `fused` (except in Triton's interpreter)."""
@@ -123,7 +125,8 @@ class LogMel(nn.Module):
 
     def _spectra(self, waves: Tensor, resolution: int = 0) -> Tensor:
         """Complex spectra, shape (B, F, N), or (F, N) of one wave (T,)."""
-        spec, window = self.spec, self.mels[resolution].stft.wcos[0, 0]  # the kernel at 0 Hz is the window itself
+        spec = self.spec
+        window = self.mels[resolution].stft.wcos[0, 0]  # the kernel at 0 Hz is the window itself
         return torch.stft(waves, spec.n_fft, spec.hop_length, window=window, pad_mode="constant", return_complex=True)
 
     def _power_fft(self, waves: Tensor, resolution: int) -> Tensor:
@@ -134,7 +137,7 @@ class LogMel(nn.Module):
         return torch.stack([window_power(wave) for wave in waves])
 
     def _prepare_fused(self, mel_basis: Tensor) -> None:
-        from melgpu.features import triton_kernels  # imports Triton
+        from melgpu.features import triton_kernels  # only here: it imports Triton, which no other engine needs
 
         self.kernels = triton_kernels
         first_bin, band_weights = triton_kernels.to_banded(mel_basis)
@@ -156,10 +159,12 @@ class LogMel(nn.Module):
         """The matrix of `interpolate` with antialiasing from frames to pixels, banded; cached by number of frames."""
         cache = self.__dict__.setdefault("_time_resize_cache", {})
         if (num_frames, device) not in cache:
+            # Resized unit impulses are the columns of the matrix.
             impulses = torch.eye(num_frames)[None, None]
             size = (num_frames, self.spec.image_size)
             matrix = F.interpolate(impulses, size, mode="bilinear", antialias=True)[0, 0].mT  # (S, N)
-            cache[num_frames, device] = tuple(tensor.to(device) for tensor in self.kernels.to_banded(matrix))
+            banded = self.kernels.to_banded(matrix)
+            cache[num_frames, device] = tuple(tensor.to(device) for tensor in banded)
         return cache[num_frames, device]
 
     def render(self, decibels: Tensor) -> Tensor:
@@ -175,6 +180,7 @@ class LogMel(nn.Module):
         return F.interpolate(pictures, size, mode="bilinear", antialias=True)
 
     def _apply_colour_map(self, pictures: Tensor) -> Tensor:
+        # NaN is no index of a colour: it is replaced here and put back below.
         levels = (pictures[:, 0].nan_to_num() * 256).long().clamp(0, 255)
         coloured = self.colour_map[levels].permute(0, 3, 1, 2)
         return coloured.masked_fill(pictures.isnan(), torch.nan)
@@ -183,7 +189,17 @@ class LogMel(nn.Module):
         """Pictures (B, 1, S, S) of the MFCC, min-max scaled, and of the deltas in time, grey where they are 0."""
         mfcc = (decibels.mT @ self.dct).mT.unsqueeze(1)
         deltas = compute_deltas(decibels, win_length=9).unsqueeze(1) / (2 * MAX_DELTA_DB) + 0.5
-        return self._resize(_min_max_scale(mfcc).flip(-2)), self._resize(deltas.clamp(0, 1).flip(-2))
+        mfcc_picture = self._resize(_min_max_scale(mfcc).flip(-2))
+        delta_picture = self._resize(deltas.clamp(0, 1).flip(-2))
+        return mfcc_picture, delta_picture
+
+
+def _check_mel_bands(mel_basis: Tensor, spec: MelSpec, sample_rate: int) -> None:
+    if not bool(mel_basis.any(1).all()):
+        raise InputError(
+            f"mel.n_mels = {spec.n_mels}: {int((~mel_basis.any(1)).sum())} mel bands contain no bin of an FFT of "
+            f"{spec.n_fft} at {sample_rate} Hz; use fewer bands or a larger mel.n_fft"
+        )
 
 
 def _mel_spectrogram(spec: MelSpec, sample_rate: int, win_length: int) -> MelSpectrogram:
@@ -195,8 +211,8 @@ def _mel_spectrogram(spec: MelSpec, sample_rate: int, win_length: int) -> MelSpe
         n_mels=spec.n_mels,
         fmin=spec.fmin,
         fmax=spec.fmax or None,
-        pad_mode="constant",
-        norm=1,
+        pad_mode="constant",  # as in librosa; nnAudio would reflect
+        norm=1,  # Slaney's, which nnAudio does not take by name
         trainable_mel=spec.trainable == "mel",
         trainable_STFT=spec.trainable == "fourier",
         verbose=False,
@@ -210,18 +226,19 @@ def _liftered_dct(n_mels: int) -> Tensor:
     """
     lifter = 2 * (NUM_MFCC + 1)
     gains = 1 + lifter / 2 * torch.sin(torch.pi * torch.arange(1, NUM_MFCC + 2) / lifter)
-    return (create_dct(NUM_MFCC + 1, n_mels, "ortho") * gains)[:, 1:]
+    return (create_dct(NUM_MFCC + 1, n_mels, "ortho") * gains)[:, 1:]  # without the first coefficient
 
 
 def _min_max_scale(values: Tensor) -> Tensor:
     """Each channel of each window (last two axes) min-max scaled to [0, 1]; a constant one is 0."""
-    low, high = values.amin((-2, -1), keepdim=True), values.amax((-2, -1), keepdim=True)
+    low = values.amin((-2, -1), keepdim=True)
+    high = values.amax((-2, -1), keepdim=True)
     return (values - low) / (high - low).clamp(min=1e-6)
 
 
 def _viridis() -> Tensor:
     """Matplotlib's viridis colour map, shape (256, 3)."""
-    import matplotlib
+    import matplotlib  # only here: other pictures do not need it
 
     return torch.tensor(matplotlib.colormaps["viridis"].colors)
 
@@ -230,6 +247,7 @@ def _viridis() -> Tensor:
 def _ieee_float32() -> Iterator[None]:
     """Disables TF32, the default of cuDNN, for nnAudio's convolution and the mel product of cuBLAS."""
     backends = (torch.backends.cudnn.conv, torch.backends.cuda.matmul)
+    # The settings are global: they are restored, since the network computes by its own.
     previous = [backend.fp32_precision for backend in backends]
     for backend in backends:
         backend.fp32_precision = "ieee"

@@ -15,7 +15,10 @@ import triton.language as tl
 from torch import Tensor
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-BLOCK_FRAMES, BLOCK_BANDS, BLOCK_PIXELS = 16, 64, 32
+# The block of a program, in frames x bands (mel power) or bands x pixels (render).
+BLOCK_FRAMES = 16
+BLOCK_BANDS = 64
+BLOCK_PIXELS = 32
 
 
 @triton.jit
@@ -23,15 +26,17 @@ def _mel_power_kernel(
     spectra, first_bin, weights, power, peak, num_frames, num_bins, num_bands,
     WIDTH: tl.constexpr, FRAMES: tl.constexpr, BANDS: tl.constexpr,
 ):  # fmt: skip
-    window = tl.program_id(0).to(tl.int64)
+    window = tl.program_id(0).to(tl.int64)  # offsets into a large batch exceed 32 bits
     frames = tl.program_id(1) * FRAMES + tl.arange(0, FRAMES)[:, None]
     bands = tl.program_id(2) * BANDS + tl.arange(0, BANDS)[None, :]
     inside = (frames < num_frames) & (bands < num_bands)
     start = tl.load(first_bin + bands, mask=bands < num_bands, other=0)
+    # Spectra are pairs of a real and an imaginary float32.
     frame_spectra = spectra + 2 * (window * num_frames + frames) * num_bins
     total = tl.zeros((FRAMES, BANDS), tl.float32)
     for offset in range(WIDTH):
         weight = tl.load(weights + offset * num_bands + bands, mask=bands < num_bands, other=0.0)
+        # A weight of 0 is beyond the end of a band, where there may be no bin.
         real = tl.load(frame_spectra + 2 * (start + offset), mask=inside & (weight > 0), other=0.0)
         imaginary = tl.load(frame_spectra + 2 * (start + offset) + 1, mask=inside & (weight > 0), other=0.0)
         total += weight * (real * real + imaginary * imaginary)
@@ -55,7 +60,7 @@ def _render_kernel(
     pixel_value = tl.zeros((BANDS, PIXELS), tl.float32)
     for tap in range(TAPS):
         weight = tl.load(weights + tap * size + pixels, mask=pixels < size, other=0.0)
-        frames = tl.minimum(start + tap, num_frames - 1)
+        frames = tl.minimum(start + tap, num_frames - 1)  # beyond a pixel's frames the weight is 0
         band_power = tl.load(power + (window * num_frames + frames) * num_bands + bands, mask=inside, other=1.0)
         decibels = 3.010299956639812 * (tl.log2(tl.maximum(band_power, amin)) - reference)  # 10 log10(2) log2(x)
         pixel_value += weight * (tl.maximum(decibels, -top_db) / top_db + 1)
@@ -73,6 +78,7 @@ def mel_power(spectra: Tensor, first_bin: Tensor, weights: Tensor) -> tuple[Tens
     num_windows, num_frames, num_bins = spectra.shape
     width, num_bands = weights.shape
     power = spectra.new_empty((num_windows, num_frames, num_bands), dtype=torch.float32)
+    # Zeros: each program raises its window's maximum by atomic_max, and power is never negative.
     peak = spectra.new_zeros(num_windows, dtype=torch.float32)
     grid = (num_windows, triton.cdiv(num_frames, BLOCK_FRAMES), triton.cdiv(num_bands, BLOCK_BANDS))
     _mel_power_kernel[grid](

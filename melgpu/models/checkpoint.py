@@ -5,6 +5,7 @@ an untrusted one runs no code; a damaged one, or one not written by melgpu, is r
 """
 
 import hashlib
+import itertools
 import json
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from melgpu import files
 from melgpu.errors import InputError, one_line
 
 FORMAT = "melgpu 2"
-MAX_METADATA_CHARS = 2**21  # of JSON; a network has 10,000
+MAX_METADATA_CHARS = 2**21  # of JSON; a network has 10,000, and a file of unknown origin shall not cost more to parse
 
 
 class CheckpointError(InputError):
@@ -25,9 +26,11 @@ class CheckpointError(InputError):
 
 def save(path: Path, tensors: dict[str, torch.Tensor], metadata: dict) -> None:
     """Write tensors and metadata (JSON data) atomically. Raises OSError."""
+    # safetensors rejects the strides of weights that are channels-last.
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     text = json.dumps(metadata)
-    header = {FORMAT: f"{_content_hash(tensors, text)} {text}"}  # one key: safetensors shuffles the order of several
+    # One key: safetensors shuffles the order of several, so that equal content would give unequal files and digests.
+    header = {FORMAT: f"{_content_hash(tensors, text)} {text}"}
     with files.atomic_write(path) as temporary:
         try:
             save_file(tensors, temporary, header)
@@ -49,24 +52,20 @@ def load(path: Path) -> tuple[dict[str, torch.Tensor], dict]:
             if expected_hash != _content_hash(tensors, text):
                 raise ValueError("hash mismatch")
             return tensors, metadata
-    except CheckpointError:
+    except CheckpointError:  # a ValueError too, but its message is complete
         raise
-    except (
-        SafetensorError,
-        OSError,
-        ValueError,
-        KeyError,
-        RuntimeError,
-    ) as error:  # RuntimeError: deeply nested JSON
+    # RuntimeError: deeply nested JSON.
+    except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
         raise CheckpointError(f"{path}: damaged or no checkpoint ({one_line(error)})") from None
 
 
 def _content_hash(tensors: dict[str, torch.Tensor], metadata: str) -> str:
     """SHA-256 of tensors and metadata; detects damage that leaves the file well-formed."""
     sha256 = hashlib.sha256(metadata.encode())
-    for name, tensor in sorted(tensors.items()):
+    for name, tensor in sorted(tensors.items()):  # a file has an order of its own
         sha256.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        sha256.update(tensor.reshape(-1).view(torch.uint8).numpy())
+        flat = tensor.reshape(-1)  # a tensor without axes cannot be viewed as bytes
+        sha256.update(flat.view(torch.uint8).numpy())
     return sha256.hexdigest()
 
 
@@ -84,7 +83,9 @@ def load_into(module: torch.nn.Module, tensors: dict[str, torch.Tensor], path: P
 
     With `assign` the module takes the tensors themselves: on the meta device it needs no memory before the check.
     """
-    module_state, misfit = module.state_dict(), f"{path}: does not fit {type(module).__name__}"
+    module_state = module.state_dict()
+    misfit = f"{path}: does not fit {type(module).__name__}"
+    # load_state_dict checks names and shapes, but would convert types silently.
     for name, value in tensors.items():
         if name in module_state and value.dtype != module_state[name].dtype:
             raise CheckpointError(f"{misfit} ({name} is of {value.dtype} instead of {module_state[name].dtype})")
@@ -107,7 +108,10 @@ def digest(path: Path) -> str:
 def pack_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, torch.Tensor], list[dict]]:
     """An optimizer's state as named tensors, and its parameter groups as JSON data."""
     state = optimizer.state_dict()
-    tensors = {f"{index}.{name}": value for index, values in state["state"].items() for name, value in values.items()}
+    tensors = {}
+    for index, values in state["state"].items():
+        for name, value in values.items():
+            tensors[f"{index}.{name}"] = value
     return tensors, state["param_groups"]
 
 
@@ -118,20 +122,27 @@ def unpack_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.
     state is not that of Adam over these parameters.
     """
     current_groups = optimizer.state_dict()["param_groups"]
-    if [group["params"] for group in groups] != [group["params"] for group in current_groups]:
+    saved_indices = [group["params"] for group in groups]
+    current_indices = [group["params"] for group in current_groups]
+    if saved_indices != current_indices:
         raise ValueError("an optimizer state of other parameters")
     state: dict[int, dict[str, torch.Tensor]] = {}
     for key, value in tensors.items():
         index, name = key.split(".", 1)
         state.setdefault(int(index), {})[name] = value
-    if not state.keys() <= {index for group in current_groups for index in group["params"]}:
+    # Parameters without a gradient so far have no state, so it may be a subset.
+    if not state.keys() <= set(itertools.chain.from_iterable(current_indices)):
         raise ValueError("an optimizer state of other parameters")
     groups = [{**current, "lr": saved["lr"]} for current, saved in zip(current_groups, groups, strict=True)]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
     for parameter, values in optimizer.state.items():
+        # Checked after loading: only now are the states assigned to their parameters.
         shapes = {"step": torch.Size(), "exp_avg": parameter.shape, "exp_avg_sq": parameter.shape}
-        if {name: value.shape for name, value in values.items()} != shapes:
+        loaded_shapes = {name: value.shape for name, value in values.items()}
+        if loaded_shapes != shapes:
             raise ValueError("an optimizer state that is not Adam's")
+        # A file has no memory layout: moments come back contiguous. Beside channels-last weights fused Adam would pair
+        # the wrong elements silently.
         for name, value in values.items():
             if value.shape == parameter.shape:
                 values[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)

@@ -21,7 +21,8 @@ from melgpu.features.log_mel import LogMel
 from melgpu.models import checkpoint, schema
 from melgpu.recipe import Recipe, validate_recipe
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of natural images
+IMAGENET_MEAN = (0.485, 0.456, 0.406)  # of natural images, red, green and blue in [0, 1]
+IMAGENET_STD = (0.229, 0.224, 0.225)
 WEIGHT_FILE_PATTERNS = ("{}.safetensors", "{}/model.safetensors", "{}.pth", "{}/pytorch_model.bin")
 
 
@@ -33,12 +34,14 @@ class TimmBackbone:
     hidden: int
 
 
+# The networks of the original solution, with its widths of the hidden layer.
 BACKBONES = {
     "densenet169": TimmBackbone("densenet169.tv_in1k", 256),
     "densenet201": TimmBackbone("densenet201.tv_in1k", 256),
     "inception_resnet_v2": TimmBackbone("inception_resnet_v2.tf_in1k", 512),
     "inception_v3": TimmBackbone("inception_v3.tf_in1k", 256),
     "resnet50": TimmBackbone("resnet50.tv_in1k", 256),
+    # timm's `xception` is a deprecated alias.
     "xception": TimmBackbone("legacy_xception.tf_in1k", 512),
 }
 
@@ -49,10 +52,11 @@ def find_backbone(name: str) -> TimmBackbone:
         return BACKBONES[name]
     try:
         if timm.is_model(name) and timm.get_pretrained_cfg(name):
-            return TimmBackbone(name, 256)
+            return TimmBackbone(name, 256)  # the width of most of BACKBONES
     except RuntimeError:  # timm has no such pretrained tag
         pass
-    suggestions = difflib.get_close_matches(name, [*BACKBONES, *timm.list_models(), *timm.list_pretrained()])
+    known_names = [*BACKBONES, *timm.list_models(), *timm.list_pretrained()]
+    suggestions = difflib.get_close_matches(name, known_names)
     hint = f"; did you mean {', '.join(suggestions)}?" if suggestions else ""
     raise InputError(f"there is no network {name}{hint}")
 
@@ -64,7 +68,8 @@ def check_forward(name: str, recipe: Recipe) -> None:
     size = recipe.mel.image_size
     try:
         with torch.inference_mode():
-            Classifier(name, 2, recipe).eval()(torch.zeros(1, 3, size, size))
+            model = Classifier(name, 2, recipe).eval()
+            model(torch.zeros(1, 3, size, size))
     except Exception as error:  # each network fails in its own way
         raise InputError(f"{name}: this network cannot be used here ({one_line(error)})") from None
 
@@ -78,19 +83,22 @@ class Classifier(nn.Module):
         A trainable LogMel is a part of its network: it is trained and saved with it.
         """
         super().__init__()
-        trainable = recipe.mel.trainable != "none"
-        spec, machine = recipe.mel, recipe.machine
-        self.front_end = LogMel(spec, recipe.audio.sample_rate, machine.feature_batch) if trainable else None
-        backbone, dropout = find_backbone(name), recipe.backbone.dropout
+        spec = recipe.mel
+        machine = recipe.machine
+        # The order of the modules is that of the random numbers that initialize them, and of their parameters.
+        self.front_end = None
+        if spec.trainable != "none":
+            self.front_end = LogMel(spec, recipe.audio.sample_rate, machine.feature_batch)
+        backbone = find_backbone(name)
         options = pretrained_options or {}
         if timm.get_pretrained_cfg_value(backbone.timm_name, "fixed_input_size"):  # of a ViT, for example
-            options = {**options, "img_size": recipe.mel.image_size}
+            options = {**options, "img_size": spec.image_size}
         self.body = timm.create_model(backbone.timm_name, num_classes=0, global_pool="max", **options)
         self.input_norm = nn.BatchNorm2d(3)
         self.head = nn.Sequential(
             nn.Linear(self.body.head_hidden_size, backbone.hidden),
             nn.ReLU(),
-            nn.Dropout(dropout),
+            nn.Dropout(recipe.backbone.dropout),
             nn.Linear(backbone.hidden, num_classes),
         )
         if pretrained_options:
@@ -104,11 +112,13 @@ class Classifier(nn.Module):
 
     def forward(self, pictures: Tensor) -> Tensor:
         """Logits (B, C) of pictures (B, 3, S, S)."""
-        return self.head(self.body(self.input_norm(pictures.contiguous(memory_format=self._memory_format))))
+        # The copy has no name, so that its memory is free again when the body runs.
+        normalized = self.input_norm(pictures.contiguous(memory_format=self._memory_format))
+        return self.head(self.body(normalized))
 
     def freeze_body(self, frozen: bool) -> None:
         """Train the head alone (running statistics of the input norm are still updated), or everything."""
-        for module in filter(None, (self.front_end, self.body, self.input_norm)):
+        for module in filter(None, (self.front_end, self.body, self.input_norm)):  # most have no front end
             module.requires_grad_(not frozen)
         self._body_frozen = frozen
 
@@ -117,12 +127,15 @@ class Classifier(nn.Module):
     def train(self, mode: bool = True) -> "Classifier":
         super().train(mode)
         if self._body_frozen:
-            self.body.eval()
+            self.body.eval()  # a frozen body's running statistics shall not change either
         return self
 
 
 def _match_pretrained_statistics(norm: nn.BatchNorm2d, pretrained_cfg: dict) -> None:
-    """Give the norm's output the mean and standard deviation of the network's inputs in pretraining."""
+    """Give the norm's output the mean and standard deviation of the network's inputs in pretraining.
+
+    Those were natural images after the network's own preprocessing, (image - mean) / std.
+    """
     imagenet = torch.tensor([IMAGENET_MEAN, IMAGENET_STD])
     preprocessing = torch.tensor([pretrained_cfg["mean"], pretrained_cfg["std"]])
     with torch.no_grad():
@@ -138,15 +151,18 @@ def build(name: str, num_classes: int, recipe: Recipe) -> Classifier:
     spec = recipe.backbone
     if not spec.pretrained:
         return Classifier(name, num_classes, recipe)
-    file = find_weights(name, Path(spec.weights_dir)) if spec.weights_dir else None
+    file = find_weights(name, Path(spec.weights_dir)) if spec.weights_dir else None  # None: from the hub
     overlay = {"pretrained_cfg_overlay": {"file": str(file)}} if file else {}
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # hides its retries; the error is raised below
     try:
-        file_state = timm.models.load_state_dict(str(file), weights_only=True) if file else None  # older timm unpickles
+        # Read here first, without pickle: an older timm would unpickle the file.
+        file_state = timm.models.load_state_dict(str(file), weights_only=True) if file else {}
         model = Classifier(name, num_classes, recipe, {"pretrained": True, **overlay})
-        missing = [key for key in model.body.state_dict() if key not in file_state] if file else []  # timm ignores some
+        # timm ignores some that are missing.
+        missing = [key for key in model.body.state_dict() if file and key not in file_state]
     except Exception as error:  # timm, the hub and the network raise different ones
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        message = str(error).strip() or type(error).__name__
+        reason = message.splitlines()[0]
         problem = f"{file}: not weights of {name} ({reason})" if file else _download_error(name, reason)
         raise InputError(problem) from None
     if missing:
@@ -155,10 +171,11 @@ def build(name: str, num_classes: int, recipe: Recipe) -> Classifier:
 
 
 def _download_error(name: str, reason: str) -> str:
+    timm_name = find_backbone(name).timm_name
     return (
         f"{name}: ImageNet weights could not be downloaded ({reason}). Either fetch "
-        f"timm/{find_backbone(name).timm_name} from the Hugging Face hub elsewhere, put it into a folder as "
-        f"{find_backbone(name).timm_name}.safetensors and add --set backbone.weights_dir=FOLDER, "
+        f"timm/{timm_name} from the Hugging Face hub elsewhere, put it into a folder as "
+        f"{timm_name}.safetensors and add --set backbone.weights_dir=FOLDER, "
         "or train from scratch: add --recipe scratch (backbone.pretrained = false and other learning rates)."
     )
 
@@ -166,7 +183,7 @@ def _download_error(name: str, reason: str) -> str:
 def find_weights(name: str, folder: Path) -> Path:
     """The file of ImageNet weights of a network. Raises InputError with the expected name."""
     timm_name = find_backbone(name).timm_name
-    stems = (timm_name, timm_name.split(".")[0], name)
+    stems = (timm_name, timm_name.split(".")[0], name)  # the most specific first
     candidates = [folder / pattern.format(stem) for stem in stems for pattern in WEIGHT_FILE_PATTERNS]
     for path in candidates:
         if path.is_file():
@@ -201,9 +218,11 @@ def parameter_groups(
         return _decay_groups(model.parameters(), weight_decay, 1.0)
     layers = group_parameters(model.body, model.body.group_matcher(coarse=True), reverse=True)
     groups = []
-    for layer in range(depth := max(layers.values()) + 1):
+    depth = max(layers.values()) + 1
+    for layer in range(depth):
         layer_parameters = [parameter for name, parameter in model.body.named_parameters() if layers[name] == layer]
-        groups += _decay_groups(layer_parameters, weight_decay, first_layer_lr_scale ** (1 - layer / depth))
+        lr_scale = first_layer_lr_scale ** (1 - layer / depth)  # the head would be layer `depth`, with a scale of 1
+        groups += _decay_groups(layer_parameters, weight_decay, lr_scale)
     other_parameters = [parameter for name, parameter in model.named_parameters() if not name.startswith("body.")]
     return groups + _decay_groups(other_parameters, weight_decay, 1.0)
 
@@ -211,7 +230,8 @@ def parameter_groups(
 def _decay_groups(parameters: Iterable[nn.Parameter], weight_decay: float, lr_scale: float) -> list[dict]:
     by_decay: dict[float, list[nn.Parameter]] = {}
     for parameter in parameters:
-        by_decay.setdefault(weight_decay if parameter.ndim > 1 else 0.0, []).append(parameter)
+        decay = weight_decay if parameter.ndim > 1 else 0.0  # biases and norms have one axis
+        by_decay.setdefault(decay, []).append(parameter)
     return [{"params": group, "weight_decay": decay, "lr_scale": lr_scale} for decay, group in by_decay.items()]
 
 
@@ -225,5 +245,5 @@ def use_bfloat16(precision: str, device: torch.device) -> bool:
     if precision != "auto":
         return precision == "bfloat16"
     if device.type == "cuda":
-        return torch.cuda.get_device_capability(device) >= (8, 0)
-    return torch.cpu._is_amx_tile_supported()
+        return torch.cuda.get_device_capability(device) >= (8, 0)  # Ampere, the first with such units
+    return torch.cpu._is_amx_tile_supported()  # torch has no public function for it

@@ -22,21 +22,26 @@ def window_probs(
     """
     for model in models:
         model.eval()
-    pending, num_chunks = None, 1
+    pending = None
+    num_chunks = 1
     for batch in batches:
-        model_probs, model_nonfinite = [], []
+        model_probs = []
+        model_nonfinite = []
+        # A generator makes the views: those of several front ends are not in memory all at once.
         for model, views in zip(models, _views_by_model(models, features, batch, flip), strict=True):
-            while (mean_probs := _mean_probs(model, views, bfloat16, num_chunks)) is None:
-                num_chunks *= 2  # for later batches, too
+            # What fits is used for later models and batches, too: running out of memory costs a pass.
+            mean_probs, num_chunks = _mean_probs_that_fit(model, views, bfloat16, num_chunks)
             model_probs.append(mean_probs)
-            model_nonfinite.append(views[0][:, 0, 0, 0].isnan())
-        probs, nonfinite = torch.stack(model_probs), torch.stack(model_nonfinite).any(0)
+            model_nonfinite.append(views[0][:, 0, 0, 0].isnan())  # a picture is NaN throughout or not at all
+        probs = torch.stack(model_probs)
+        nonfinite = torch.stack(model_nonfinite).any(0)
         copies = [result.to("cpu", non_blocking=True) for result in (probs, nonfinite)]
         queued = batch, *copies, _record_event(probs.device)
+        # Only now, with this batch queued, is the one before waited for: the GPU has work meanwhile.
         if pending:
             yield _wait_for_copy(*pending)
         pending = queued
-        if probs.device.type == "cpu":
+        if probs.device.type == "cpu":  # nothing is queued there
             yield _wait_for_copy(*pending)
             pending = None
     if pending:
@@ -52,7 +57,7 @@ def _wait_for_copy(
 ) -> tuple[Batch, Tensor]:
     if copied:
         copied.synchronize()
-    if probs.isnan().any():
+    if probs.isnan().any():  # checked on the CPU, where it needs no synchronization
         problems = describe_nonfinite(batch, nonfinite)
         raise InputError(problems or "a network's output is NaN: its training has diverged")
     return batch, probs
@@ -74,7 +79,8 @@ def _views_by_model(
         if front_end is not features:
             yield _views(front_end(batch.waves), flip)
             continue
-        shared_views = shared_views or _views(features(batch.waves), flip)
+        if shared_views is None:
+            shared_views = _views(features(batch.waves), flip)
         yield shared_views
 
 
@@ -82,17 +88,33 @@ def _views(pictures: Tensor, flip: bool) -> list[Tensor]:
     return [pictures, flip_time(pictures)] if flip else [pictures]
 
 
+def _mean_probs_that_fit(model: nn.Module, views: list[Tensor], bfloat16: bool, num_chunks: int) -> tuple[Tensor, int]:
+    """Mean probabilities, shape (B, C), and the number of chunks in which they fit into memory: doubled until it does.
+
+    Raises OutOfMemoryError where chunks of one window do not fit.
+    """
+    while True:
+        mean_probs = _mean_probs(model, views, bfloat16, num_chunks)
+        if mean_probs is not None:
+            return mean_probs, num_chunks
+        num_chunks *= 2
+
+
 def _mean_probs(model: nn.Module, views: list[Tensor], bfloat16: bool, num_chunks: int) -> Tensor | None:
     """Mean probabilities, shape (B, C), of a network over views of a batch, computed in chunks.
 
     None where memory runs out and more chunks may do.
     """
-    chunk_size = -(-len(views[0]) // num_chunks)
+    chunk_size = -(-len(views[0]) // num_chunks)  # rounded up
     try:
         with torch.autocast(views[0].device.type, torch.bfloat16, enabled=bfloat16):
-            logits = [torch.cat([model(chunk) for chunk in view.split(chunk_size)]) for view in views]
+            logits = [_logits_in_chunks(model, view, chunk_size) for view in views]
         return torch.stack([view_logits.float().softmax(1) for view_logits in logits]).mean(0)
     except torch.OutOfMemoryError:
         if chunk_size == 1:
             raise
     return None
+
+
+def _logits_in_chunks(model: nn.Module, pictures: Tensor, chunk_size: int) -> Tensor:
+    return torch.cat([model(chunk) for chunk in pictures.split(chunk_size)])

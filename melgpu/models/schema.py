@@ -38,6 +38,7 @@ def _check_distinct(names: list[str]) -> list[str]:
     return names
 
 
+# FailFast ends validation at a list's first invalid item: a long list would give as many errors, of which one is shown.
 ClassNames = Annotated[list[str], FailFast(), Field(min_length=1, max_length=10_000), AfterValidator(_check_distinct)]
 
 
@@ -52,9 +53,9 @@ class ParityFigures(Schema):
 
 
 class RunFormat(Schema):
-    """The format of a run's folder in environment.json; format 1 did not write the key."""
+    """The format of a run's folder in environment.json."""
 
-    format: int = 1
+    format: int = 1  # which did not write the key
 
 
 class Environment(Schema):
@@ -107,8 +108,9 @@ class StackDescription(Schema):
 
     @model_validator(mode="after")
     def _check_fitted_weights(self) -> Self:
-        if not all(fitted.keys() == self.weights.keys() and sum(fitted.values()) > 0 for fitted in self.fitted_weights):
-            raise ValueError("fitted weights of other stackers, or all zero")
+        for fitted in self.fitted_weights:
+            if fitted.keys() != self.weights.keys() or not sum(fitted.values()) > 0:
+                raise ValueError("fitted weights of other stackers, or all zero")
         return self
 
 
@@ -150,6 +152,7 @@ class TrainingMetadata(Schema):
 
     @model_validator(mode="after")
     def _check_progress(self) -> Self:
+        # The log has one record for each finished epoch.
         if not self.progress.epochs_since_best <= self.progress.epoch == len(self.log):
             raise ValueError(f"{self.progress.epoch} epochs with a log of {len(self.log)}")
         return self
@@ -174,7 +177,8 @@ def validate_metadata(schema: type[Schema], metadata: dict, path: Path) -> None:
 def read_json(schema: type[BaseModel], path: Path) -> dict:
     """A JSON file, validated by a schema, as plain data. Raises InputError."""
     try:
-        return schema.model_validate_json(files.read_text(path, max_bytes=2**24)).model_dump(mode="json")
+        text = files.read_text(path, max_bytes=2**24)  # 16 MiB, far more than any of a run's JSON files has
+        return schema.model_validate_json(text).model_dump(mode="json")
     except ValidationError as error:
         raise InputError(f"{path}: {_first_problem(error)}") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -182,6 +186,7 @@ def read_json(schema: type[BaseModel], path: Path) -> dict:
 
 
 def _first_problem(error: ValidationError) -> str:
-    first = error.errors(include_input=False, include_url=False)[0]
-    location, reason = ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")
+    first = error.errors(include_input=False, include_url=False)[0]  # the input may be as large as the file
+    location = ".".join(map(str, first["loc"]))
+    reason = first["msg"].removeprefix("Value error, ")  # pydantic's prefix for errors of our validators
     return one_line(ValueError(f"{location}: {reason}" if location else reason))

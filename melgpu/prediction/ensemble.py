@@ -35,9 +35,11 @@ class Ensemble:
         if not self.stacks or self.final_predictor == MEAN:
             return probs.mean(axis=0)
         fold_probs = []
-        for fold, stack in ((fold, stack) for folds, stack in self.stacks.items() for fold in folds):
-            members = [k for k, (_, metadata) in enumerate(self.networks) if metadata["fold"] == fold]
-            fold_probs.append(stack.predict(probs[members].swapaxes(0, 1))[self.final_predictor])
+        for folds, stack in self.stacks.items():
+            for fold in folds:  # a stack takes the networks of one fold, also where it was fitted on several folds
+                members = [k for k, (_, metadata) in enumerate(self.networks) if metadata["fold"] == fold]
+                matrix = probs[members].swapaxes(0, 1)  # (N, K, C)
+                fold_probs.append(stack.predict(matrix)[self.final_predictor])
         return np.mean(fold_probs, axis=0)
 
 
@@ -49,11 +51,14 @@ def load_ensemble(run: Run) -> Ensemble:
     if not jobs:
         raise InputError(f"{run.folder}: no trained network yet; run train.py first")
     networks = load_networks(run, jobs)
-    spec, stacking_spec = run.round_spec(round_number), run.recipe.stacking
+    spec = run.round_spec(round_number)
+    stacking_spec = run.recipe.stacking
     groups = fold_groups(stacking_spec.protocol, spec.folds) if stacked else []
     stacks = {folds: _load_stack(run, round_number, folds) for folds in groups}
     predictor = final_predictor(stacking_spec.final_predictor, len(spec.blend))
-    recipe = validate_recipe(networks[0][1]["recipe"], f"of {run.checkpoint_path(jobs[0])}")
+    # The first checkpoint's recipe stands for all: `load_networks` has compared their digests with the run's.
+    _, metadata = networks[0]
+    recipe = validate_recipe(metadata["recipe"], f"of {run.checkpoint_path(jobs[0])}")
     digests = [checkpoint.digest(run.checkpoint_path(job)) for job in jobs]
     return Ensemble(networks, digests, stacks, predictor, run.class_names, recipe)
 
@@ -61,7 +66,7 @@ def load_ensemble(run: Run) -> Ensemble:
 def load_networks(run: Run, jobs: list[Job]) -> list[tuple[Classifier, dict]]:
     """The networks of exactly these jobs, with their checkpoints' metadata. Raises InputError."""
     loaded = [classifier.load(run.checkpoint_path(job)) for job in jobs]
-    problems = []
+    problems = []  # of all checkpoints, so that one message names them all
     for job, (_, metadata) in zip(jobs, loaded, strict=True):
         expected = asdict(job) | {"pseudo_digest": run.pseudo_digest(job.round)}
         problems += _metadata_mismatches(run, run.checkpoint_path(job), metadata, expected)
@@ -71,7 +76,8 @@ def load_networks(run: Run, jobs: list[Job]) -> list[tuple[Classifier, dict]]:
 
 
 def _load_stack(run: Run, round_number: int, folds: tuple[int, ...]) -> Stack:
-    path, spec = run.stack_path(round_number, folds), run.round_spec(round_number)
+    path = run.stack_path(round_number, folds)
+    spec = run.round_spec(round_number)
     stack, metadata = load_stack(path)
     expected = {"round": round_number, "folds": list(folds), "models": list(spec.backbones)}
     expected["pseudo_digest"] = run.pseudo_digest(round_number)

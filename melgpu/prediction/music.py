@@ -31,11 +31,13 @@ def predict_files(run: Run, music: list[str], out: Path | None, device: torch.de
     Raises InputError where no file has usable audio.
     """
     if out:
-        check_replaceable(out)
+        check_replaceable(out)  # fail before hours of prediction
     ensemble = load_ensemble(run)
     paths, problems = find_music(music)
+    # Any number of files may be unreadable: they are reported at the end, and the others are predicted.
     overrides = {"pcm_cache": "off", "on_error": "quarantine", "max_error_fraction": 1.0}
     loader_spec = run.recipe.loader.model_copy(update=overrides)
+    # Features and windows are those of the checkpoints; settings of loader and machine are the run's.
     recipe = ensemble.recipe.model_copy(update={"loader": loader_spec, "machine": run.recipe.machine})
     with WindowLoader(paths, recipe.audio, recipe.loader, device) as loader:
         if paths:
@@ -46,7 +48,7 @@ def predict_files(run: Run, music: list[str], out: Path | None, device: torch.de
     console.show(prediction_table(paths, probs, ensemble.class_names, unusable))
     if out:
         write_predictions(out, paths, probs, ensemble.class_names, loader.errors)
-        resume_log_path(out).unlink(missing_ok=True)
+        resume_log_path(out).unlink(missing_ok=True)  # the table contains its predictions
         console.say(f"Probabilities of all classes: {out}")
     for problem in problems:
         console.say(f"error: {problem}")
@@ -62,20 +64,22 @@ def write_timelines(run: Run, music: list[str], folder: Path, device: torch.devi
     paths, problems = find_music(music)
     recipe = ensemble.recipe.model_copy(update={"machine": run.recipe.machine})
     predictor = WindowPredictor(ensemble.networks, recipe, device)
-    audio, spec = ensemble.recipe.audio, ensemble.recipe.windows
+    audio = ensemble.recipe.audio
+    spec = ensemble.recipe.windows
     batch_size = run.recipe.loader.predict_batch_size
     folder.mkdir(parents=True, exist_ok=True)  # fail before hours of prediction
     window_counts = [expected_windows(path, audio, spec) for path in paths]
     written = []
     title = f"{len(ensemble.networks)} networks predict {len(paths)} files from start to end"
     with console.progress(title, sum(window_counts), "windows") as tracker:
-        for path, name, count in zip(paths, timeline_plot.distinct_names(paths), window_counts, strict=True):
+        names = timeline_plot.distinct_names(paths)
+        for path, name, count in zip(paths, names, window_counts, strict=True):
             timeline = Timeline(path, audio, spec, device)
             done_before = tracker.done
             if write_timeline(timeline, ensemble, predictor, batch_size, folder / name, tracker):
                 written.append(f"{path}: {folder / name}.csv and .png")
             tracker.skip(done_before + count - tracker.done)  # the header may claim a wrong length
-            if timeline.error:
+            if timeline.error:  # perhaps of a file whose beginning was usable, and is written
                 problems.append(timeline.error)
     if not written:
         raise InputError(problems)
@@ -90,8 +94,9 @@ def write_timeline(
     timeline: Timeline, ensemble: Ensemble, predictor: WindowPredictor, batch_size: int, out: Path, tracker: Tracker
 ) -> bool:
     """Write OUT.csv and OUT.png of one file; returns False and writes nothing where it has no usable audio."""
-    spans_s, probs = [], []
-    with contextlib.closing(timeline.batches(batch_size)) as batches:
+    spans_s = []
+    probs = []
+    with contextlib.closing(timeline.batches(batch_size)) as batches:  # ends the thread that decodes ahead
         for batch, window_probs in predictor.probs(batches):
             spans_s.append(timeline.span_s(batch.starts))
             probs.append(ensemble.combine(window_probs.numpy()))
@@ -105,17 +110,19 @@ def write_timeline(
 
 def find_music(names: list[str]) -> tuple[list[str], list[str]]:
     """Paths of all audio files and URLs among `names` or in folders among them, each once; problems of the others."""
-    paths, problems = [], []
+    paths = []
+    problems = []
     for name in names:
-        candidates = [str(path) for path in find_audio(Path(name))] if Path(name).is_dir() else [name]
+        is_folder = Path(name).is_dir()
+        candidates = [str(path) for path in find_audio(Path(name))] if is_folder else [name]
         if not candidates:
             problems.append(f"{name}: no audio files ({' '.join(AUDIO_SUFFIXES)}) in this folder")
         for path in candidates:
-            if is_utf8(path):
+            if is_utf8(path):  # others could not be written to any result
                 paths.append(path)
             else:
                 problems.append(f"{path!r}: the file's name is not UTF-8")
-    return list(dict.fromkeys(paths)), problems
+    return list(dict.fromkeys(paths)), problems  # a dict keeps their order
 
 
 def prediction_table(
@@ -124,12 +131,14 @@ def prediction_table(
     """The three most likely classes of each file, its path relative to the common folder; probs (N, C)."""
     table = Table("file", "most likely", "second", "third", box=SIMPLE)
     local_paths = [path for path in paths if not is_url(path)]
-    common_folder = os.path.commonpath([Path(path).absolute().parent for path in local_paths]) if local_paths else ""
+    parents = [Path(path).absolute().parent for path in local_paths]
+    common_folder = os.path.commonpath(parents) if parents else ""  # commonpath raises for an empty list
     for path, class_probs, is_unusable in zip(paths, probs, unusable, strict=True):
         top_classes = class_probs.argsort()[::-1][:3]
         cells = [f"{escape(class_names[c])} {class_probs[c]:.0%}" for c in top_classes]
         name = path if is_url(path) else os.path.relpath(path, common_folder)
-        table.add_row(escape(name), *(["not readable"] if is_unusable else cells))
+        row = ["not readable"] if is_unusable else cells
+        table.add_row(escape(name), *row)
     return table
 
 
@@ -139,6 +148,7 @@ def check_replaceable(out: Path) -> None:
         raise InputError(f"--out {out}: a folder; name a file in it")
     if out.exists():
         with files.read_csv(out, "an earlier result of this script, which alone --out may replace") as (header, _):
+            # The class names between them may be another run's. ValueError: read_csv says what the file is not.
             if (header[:1], header[-1:]) != (["file"], ["error"]):
                 raise ValueError(f"its columns are {', '.join(header)}")
 
@@ -158,5 +168,7 @@ def write_predictions(
 
 
 def _prediction_row(path: str, probs: np.ndarray, audio_error: AudioError | None) -> list[str]:
-    cells = [""] * len(probs) if audio_error and audio_error.unusable else [f"{p:.6f}" for p in probs]
-    return [path, *cells, audio_error.reason if audio_error else ""]
+    is_unusable = audio_error is not None and audio_error.unusable
+    cells = [""] * len(probs) if is_unusable else [f"{p:.6f}" for p in probs]
+    reason = audio_error.reason if audio_error else ""
+    return [path, *cells, reason]

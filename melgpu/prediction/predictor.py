@@ -35,10 +35,10 @@ class WindowPredictor:
         machine = recipe.machine
         self._features = LogMel(recipe.mel, recipe.audio.sample_rate, machine.feature_batch).to(device)
         parity_figures = parity.measure_parity(self._features, recipe.audio.sample_rate, device)
-        for metadata in (metadata for model, metadata in networks if model.front_end is None):
-            parity.check_same_pictures(
-                parity_figures, metadata["parity"], f"{metadata['backbone']}, fold {metadata['fold']}"
-            )
+        for model, metadata in networks:
+            if model.front_end is None:  # a network with a trainable LogMel has its own pictures
+                name = f"{metadata['backbone']}, fold {metadata['fold']}"
+                parity.check_same_pictures(parity_figures, metadata["parity"], name)
         self._flip = recipe.predict.flip
         self._bfloat16 = classifier.use_bfloat16(recipe.optim.precision, device)
         self._models = [model.to(device).set_memory_format(machine.channels_last) for model, _ in networks]
@@ -60,11 +60,14 @@ def predict_windows(
 
     A logged batch with windows that are not valid is predicted again: its file may be readable by now.
     """
-    batch_size, remaining = recipe.loader.predict_batch_size, np.arange(len(index))
+    remaining = np.arange(len(index))
     with console.progress(title, len(index), "windows") as tracker:
         for predictions in resume_log.saved_batches():
-            for audio_error in (audio_error for audio_error in predictions.errors if not audio_error.unusable):
-                loader.report_error(audio_error)
+            # A file that is used up to its error may not be decoded again. An unusable one is: its windows are not
+            # valid, and if it is still unusable then, the loader reports it anew.
+            for audio_error in predictions.errors:
+                if not audio_error.unusable:
+                    loader.report_error(audio_error)
             if predictions.valid.all():
                 stop = predictions.start + len(predictions.valid)
                 remaining = remaining[(remaining < predictions.start) | (remaining >= stop)]
@@ -72,16 +75,30 @@ def predict_windows(
         tracker.skip(len(index) - len(remaining))
         if len(remaining) == 0:
             return
-        predictor, logged_paths = WindowPredictor(networks, recipe, loader.device), set(loader.errors)
-        starts = iter(remaining[::batch_size])
-        window_samples = windows.to_samples(recipe.windows.window_s, recipe.audio.sample_rate)
-        for batch, probs in predictor.probs(loader.batches(index[remaining], window_samples, batch_size)):
-            new_errors = [audio_error for path, audio_error in list(loader.errors.items()) if path not in logged_paths]
-            logged_paths |= {audio_error.path for audio_error in new_errors}
-            predictions = BatchPredictions(int(next(starts)), probs.numpy(), batch.valid.numpy(), new_errors)
-            resume_log.add(predictions)
+        predictor = WindowPredictor(networks, recipe, loader.device)
+        for predictions in _predict_remaining(predictor, recipe, loader, index, remaining):
+            resume_log.add(predictions)  # before the yield, where the caller may stop
             yield _batch_slice(predictions), predictions
-            tracker.advance(len(batch.valid))
+            tracker.advance(len(predictions.valid))
+
+
+def _predict_remaining(
+    predictor: WindowPredictor, recipe: Recipe, loader: WindowLoader, index: WindowIndex, remaining: np.ndarray
+) -> Iterator[BatchPredictions]:
+    """Predictions of the windows at the positions `remaining` of `index`, shape (R,), with the errors found meanwhile.
+
+    Whole batches were logged, so that the rest falls into the same batches as without an interruption.
+    """
+    batch_size = recipe.loader.predict_batch_size
+    logged_paths = set(loader.errors)
+    starts = iter(remaining[::batch_size])
+    window_samples = windows.to_samples(recipe.windows.window_s, recipe.audio.sample_rate)
+    batches = loader.batches(index[remaining], window_samples, batch_size)
+    for batch, probs in predictor.probs(batches):
+        known_errors = list(loader.errors.items())  # copied: the loader's thread adds more meanwhile
+        new_errors = [audio_error for path, audio_error in known_errors if path not in logged_paths]
+        logged_paths |= {audio_error.path for audio_error in new_errors}
+        yield BatchPredictions(int(next(starts)), probs.numpy(), batch.valid.numpy(), new_errors)
 
 
 def _batch_slice(predictions: BatchPredictions) -> slice:
@@ -96,20 +113,24 @@ def predict_tracks(
     With `out`, the predictions so far are logged beside it (`resume_log_path`) until the caller has written it.
     """
     num_files = len(loader.paths)
-    index = windows.prediction_windows(np.arange(num_files), np.zeros(num_files, bool), recipe.audio, recipe.windows)
+    is_public = np.zeros(num_files, bool)
+    index = windows.prediction_windows(np.arange(num_files), is_public, recipe.audio, recipe.windows)
+    # All that the predictions depend on: with other networks, batches or files the log is begun anew.
     metadata = {"networks": ensemble.digests, "batch": recipe.loader.predict_batch_size}
     metadata["files"] = [_file_signature(path) for path in loader.paths]
     sums = np.zeros((num_files, len(ensemble.networks), len(ensemble.class_names)))
     valid = np.zeros(num_files, bool)
     title = f"{len(ensemble.networks)} networks predict {num_files} files"
     with (
-        tempfile.TemporaryDirectory() as folder,
+        tempfile.TemporaryDirectory() as folder,  # for the log of a prediction that is not written to a file
         ResumeLog(resume_log_path(out or Path(folder) / "out"), metadata) as resume_log,
     ):
         for part, predictions in predict_windows(ensemble.networks, recipe, loader, index, resume_log, title):
-            np.add.at(sums, index.tracks[part], predictions.probs.swapaxes(0, 1))
-            valid[index.tracks[part][predictions.valid]] = True
-    return ensemble.combine((sums * num_files / len(index)).swapaxes(0, 1)), ~valid
+            tracks = index.tracks[part]
+            np.add.at(sums, tracks, predictions.probs.swapaxes(0, 1))  # `sums[tracks] +=` would count repeats once
+            valid[tracks[predictions.valid]] = True
+    means = sums * num_files / len(index)  # (N, K, C); each file has len(index) / num_files windows
+    return ensemble.combine(means.swapaxes(0, 1)), ~valid
 
 
 def resume_log_path(out: Path) -> Path:

@@ -20,7 +20,7 @@ import numpy as np
 from melgpu.audio.quarantine import AudioError
 from melgpu.errors import InputError
 
-FRAME_HEADER = struct.Struct("<QI")
+FRAME_HEADER = struct.Struct("<QI")  # length of the content in bytes, its CRC-32
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,11 @@ class ResumeLog(contextlib.AbstractContextManager):
         """`metadata`, JSON data, is all that the predictions depend on. Raises InputError where the file is locked."""
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
-        self._file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b")
+        # Created where it does not exist, but never truncated before it is locked: another process may be writing it.
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        self._file = os.fdopen(descriptor, "r+b")
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # released when the file is closed, or by a kill
         except BlockingIOError:
             self._file.close()
             raise InputError(f"{path}: another process is predicting this") from None
@@ -64,7 +66,7 @@ class ResumeLog(contextlib.AbstractContextManager):
             valid = np.frombuffer(data, bool, num_windows, offset=probs.nbytes)
             audio_errors = [AudioError(**audio_error) for audio_error in header["errors"]]
             yield BatchPredictions(header["start"], probs.reshape(header["shape"]), valid, audio_errors)
-        self._file.truncate()
+        self._file.truncate()  # a damaged rest: `add` continues after the last complete frame
 
     def add(self, predictions: BatchPredictions) -> None:
         header = {"start": predictions.start, "shape": predictions.probs.shape}
@@ -81,10 +83,13 @@ class ResumeLog(contextlib.AbstractContextManager):
 
     def _read_frame(self) -> bytes | None:
         """The next complete frame; None, with the position before it, where there is none."""
-        start, remaining = self._file.tell(), os.fstat(self._file.fileno()).st_size - self._file.tell()
+        start = self._file.tell()
+        remaining = os.fstat(self._file.fileno()).st_size - start
         header = self._file.read(FRAME_HEADER.size)
         if len(header) == FRAME_HEADER.size:
             length, crc = FRAME_HEADER.unpack(header)
+            # A damaged length may be of any size. Zeros at the end, as after a power failure, are no frame, although
+            # the CRC of nothing is 0.
             content = self._file.read(length) if 0 < length <= remaining else b""
             if content and len(content) == length and zlib.crc32(content) == crc:
                 return content

@@ -32,7 +32,7 @@ def predict_round(run: Run, device: torch.device) -> None:
         raise InputError(f"{run.folder}: round {round_number} has no trained network; run train.py first")
     if distributed.is_main_process():
         preflight.fill_cache(run)
-    distributed.barrier()
+    distributed.barrier()  # the others wait for the cache
     missing = [job for job in trained if not run.is_predicted(job)]
     timing = _measure_time(run, missing)
     distributed.barrier()  # no process opens its log before the main process has looked for old ones
@@ -66,9 +66,11 @@ def predict_jobs(run: Run, jobs: list[Job], device: torch.device) -> None:
         predict_together(run, jobs, device)
         return
     except torch.OutOfMemoryError:
+        # One of several processes cannot split the work alone: its barriers would not match those of the others.
         if len(jobs) == 1 or distributed.world_size() > 1:
             raise InputError("the device is out of memory: set a smaller loader.predict_batch_size") from None
-    half = -(-len(jobs) // 2)
+    # After the except block: in it the traceback would keep the memory of the failed attempt.
+    half = -(-len(jobs) // 2)  # rounded up
     console.say(f"{len(jobs)} networks do not fit into the device's memory: {half} at a time, in more passes")
     predict_jobs(run, jobs[:half], device)
     predict_jobs(run, jobs[half:], device)
@@ -89,7 +91,7 @@ def predict_together(run: Run, jobs: list[Job], device: torch.device) -> None:
     if len(run.manifest) < distributed.world_size():
         raise InputError(f"{len(run.manifest)} tracks are fewer than {distributed.world_size()} processes")
     networks = load_networks(run, jobs)
-    digests = [checkpoint.digest(run.checkpoint_path(job)) for job in jobs]
+    digests = [checkpoint.digest(run.checkpoint_path(job)) for job in jobs]  # a log of older checkpoints is not resumed
     index = sampling.prediction_windows(run, np.arange(len(run.manifest)))
     positions = windows.shard_positions(index, distributed.rank(), distributed.world_size())
     title = f"round {jobs[0].round}: {len(jobs)} networks predict {len(run.manifest)} tracks"
@@ -104,11 +106,11 @@ def predict_together(run: Run, jobs: list[Job], device: torch.device) -> None:
             probs[:, part] = batch.probs
             valid[part] = batch.valid
         shards = distributed.gather_to_main(Shard(positions, probs, valid, loader.errors))
-        if shards:
+        if shards:  # on the main process
             save_shards(run, jobs, digests, index, shards)
             audio_errors = [audio_error for shard in shards for audio_error in shard.errors.values()]
             quarantine.record_errors(run.quarantine_path, audio_errors)
-        distributed.barrier()
+        distributed.barrier()  # no process closes its log, and unlocks it, before the predictions are saved
 
 
 def save_shards(run: Run, jobs: list[Job], digests: list[str], index: WindowIndex, shards: list[Shard]) -> None:
@@ -118,7 +120,7 @@ def save_shards(run: Run, jobs: list[Job], digests: list[str], index: WindowInde
     for shard in shards:
         probs[:, shard.positions] = shard.probs
         valid[shard.positions] = shard.valid
-    probs[:, ~valid] = run.prior
+    probs[:, ~valid] = run.prior  # no usable audio: the prediction is the class frequencies of the training tracks
     num_windows = np.bincount(index.tracks, minlength=len(run.manifest))
     unusable = np.isin(np.arange(len(run.manifest)), index.tracks[~valid])
     for job, digest, job_probs in zip(jobs, digests, probs, strict=True):

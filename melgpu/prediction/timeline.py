@@ -18,7 +18,7 @@ from melgpu.data.batch import Batch, prefetch, prefetch_to_device
 from melgpu.data.windows import to_samples
 from melgpu.recipe import AudioSpec, WindowSpec
 
-PREFETCH_BATCHES = 2
+PREFETCH_BATCHES = 2  # decoded ahead of the networks: a bound of the memory
 
 
 class Timeline:
@@ -29,7 +29,9 @@ class Timeline:
     """
 
     def __init__(self, path: str, audio: AudioSpec, spec: WindowSpec, device: torch.device):
-        self.path, self.device, self.sample_rate = path, device, audio.sample_rate
+        self.path = path
+        self.device = device
+        self.sample_rate = audio.sample_rate
         self.window_samples = to_samples(spec.window_s, audio.sample_rate)
         self.hop_samples = to_samples(spec.predict_hop_s, audio.sample_rate)
         self.num_samples = 0
@@ -55,8 +57,8 @@ class Timeline:
         starts: list[int] = []
         for start, wave in cut_windows(self._blocks(), self.window_samples, self.hop_samples):
             if self.error and self.num_samples < decode.MIN_USABLE_S * self.sample_rate:
-                return
-            if not starts:
+                return  # too little was decoded before the error
+            if not starts:  # new memory for each batch: those before it may still wait in the queue
                 waves = torch.empty(batch_size, self.window_samples, pin_memory=self.device.type == "cuda")
             waves.numpy()[len(starts)] = wave
             starts.append(start)
@@ -76,10 +78,9 @@ class Timeline:
 
 
 def _batch(waves: torch.Tensor, starts: list[int]) -> Batch:
-    count = len(starts)
-    return Batch(
-        waves, torch.zeros(count, dtype=torch.int64), torch.tensor(starts), torch.ones(count, dtype=torch.bool)
-    )
+    tracks = torch.zeros(len(starts), dtype=torch.int64)
+    valid = torch.ones(len(starts), dtype=torch.bool)
+    return Batch(waves, tracks, torch.tensor(starts), valid)
 
 
 def cut_windows(blocks: Iterable[np.ndarray], window: int, hop: int) -> Iterator[tuple[int, np.ndarray]]:
@@ -87,20 +88,23 @@ def cut_windows(blocks: Iterable[np.ndarray], window: int, hop: int) -> Iterator
 
     Buffers no more than a window, a hop and a block.
     """
-    buffered, end, start = [np.empty(0, np.float32)], 0, 0  # the samples before `end`; the next window's start
+    buffered = [np.empty(0, np.float32)]  # the last samples read, in blocks
+    end = 0  # of the samples read
+    start = 0  # of the next window
     for block in blocks:
         buffered.append(block)
         end += len(block)
         if end < start + window:
-            continue
+            continue  # blocks are joined only where a window is complete
         wave = np.concatenate(buffered)
+        wave_start = end - len(wave)
         while start + window <= end:
-            yield start, wave[start - end + len(wave) :][:window]
+            yield start, wave[start - wave_start :][:window]
             start += hop
-        buffered = [wave[-window:]]
-    if end and not start:
+        buffered = [wave[-window:]]  # enough: later windows end at `end` or after it
+    if end and not start:  # shorter than a window
         yield 0, decode.conform(np.concatenate(buffered), window)
-    elif start and start - hop + window < end:
+    elif start and start - hop + window < end:  # samples are left after the last window
         yield end - window, np.concatenate(buffered)[-window:]
 
 
@@ -109,4 +113,5 @@ def expected_windows(path: str, audio: AudioSpec, spec: WindowSpec) -> int:
     duration_s = None
     with contextlib.suppress(Exception):  # decoding will report the error
         duration_s = decode.header_duration_s(Path(path))
-    return 1 + max(0, math.ceil(((duration_s or audio.track_s) - spec.window_s) / spec.predict_hop_s))
+    after_first_s = (duration_s or audio.track_s) - spec.window_s
+    return 1 + max(0, math.ceil(after_first_s / spec.predict_hop_s))

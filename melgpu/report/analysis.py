@@ -48,37 +48,33 @@ class RoundResult:
         """`network`, `mean`, `stacker`, or `blend`."""
         if predictor in self.run.round_spec(self.round_number).backbones:
             return "network"
-        return "blend" if predictor.endswith("blend") else "mean" if predictor == "mean" else "stacker"
+        if predictor == "mean":
+            return "mean"
+        return "blend" if predictor.endswith("blend") else "stacker"  # of either kind of weights
 
 
 def round_results(run: Run) -> list[RoundResult]:
     """The stacked rounds, the last one first, each before the same round without pseudo labels. Raises InputError."""
-    run_without_pseudo, round_numbers = replace(run, without_pseudo=True), range(len(run.recipe.rounds), 0, -1)
-    variants = [
-        (variant, round_number)
-        for round_number in round_numbers
-        for variant in ((run, run_without_pseudo) if round_number > 1 else (run,))
-    ]
-    return [
-        _round_result(variant, round_number) for variant, round_number in variants if variant.is_stacked(round_number)
-    ]
+    run_without_pseudo = replace(run, without_pseudo=True)
+    results = []
+    for round_number in range(len(run.recipe.rounds), 0, -1):
+        # The first round has no pseudo labels: both variants share it.
+        variants = [run, run_without_pseudo] if round_number > 1 else [run]
+        results += [_round_result(variant, round_number) for variant in variants if variant.is_stacked(round_number)]
+    return results
 
 
 def _round_result(run: Run, round_number: int) -> RoundResult:
     path = run.evaluation_path(round_number)
     loaded = evaluation.load(path)
-    known = {
-        (name, _evaluation_split(split)) for name, split in zip(run.manifest.ids, run.manifest.splits, strict=True)
-    }
-    if list(loaded.class_names) != run.class_names or not set(zip(loaded.ids, loaded.splits, strict=True)) <= known:
+    splits = ["validation" if split == "train" else split for split in run.manifest.splits]
+    known = set(zip(run.manifest.ids, splits, strict=True))
+    evaluated = set(zip(loaded.ids, loaded.splits, strict=True))  # fewer where the round has not all folds
+    if list(loaded.class_names) != run.class_names or not evaluated <= known:
         raise InputError(f"{path}: of other tracks or classes than this run's")
     if loaded.provenance.get("round") != round_number:
         raise InputError(f"{path}: of another round")
     return RoundResult(run, round_number, loaded)
-
-
-def _evaluation_split(split: str) -> str:
-    return "validation" if split == "train" else split
 
 
 def labelled_splits(result: RoundResult) -> list[str]:
@@ -88,21 +84,19 @@ def labelled_splits(result: RoundResult) -> list[str]:
 
 def fold_scores(result: RoundResult) -> dict[str, dict[int, tuple[float, float | None]]]:
     """{predictor: {fold: (accuracy on its validation tracks, on their windows)}}; the latter of networks only."""
-    evaluated, spec = result.evaluation, result.run.round_spec(result.round_number)
+    evaluated = result.evaluation
+    spec = result.run.round_spec(result.round_number)
     fold_rows = {fold: evaluated.rows("validation", fold) for fold in spec.folds}
     jobs = result.run.jobs(result.round_number)
     window_accuracies = {(job.backbone, job.fold): tta_window_accuracy(result.run, job) for job in jobs}
-    return {
-        predictor: {
-            fold: (
-                float(np.mean(evaluated.probs[j, rows].argmax(1) == evaluated.labels[rows])),
-                window_accuracies.get((predictor, fold)),
-            )
-            for fold, rows in fold_rows.items()
-            if len(rows)
-        }
-        for j, predictor in enumerate(evaluated.predictors)
-    }
+    scores: dict[str, dict[int, tuple[float, float | None]]] = {}
+    for j, predictor in enumerate(evaluated.predictors):
+        scores[predictor] = {}
+        for fold, rows in fold_rows.items():
+            if len(rows):  # the mean of none is NaN
+                correct = evaluated.probs[j, rows].argmax(1) == evaluated.labels[rows]
+                scores[predictor][fold] = (float(np.mean(correct)), window_accuracies.get((predictor, fold)))
+    return scores
 
 
 def tta_window_accuracy(run: Run, job: Job) -> float | None:
@@ -114,7 +108,7 @@ def tta_window_accuracy(run: Run, job: Job) -> float | None:
         raise InputError(f"{run.predictions_path(job)}: not of this run's tracks")
     labels = class_indices(run.manifest, run.class_names)
     is_scored = (np.array(predicted.splits) == "valid") & ~predicted.unusable & (labels >= 0)
-    window_mask = np.repeat(is_scored, predicted.num_windows)
+    window_mask = np.repeat(is_scored, predicted.num_windows)  # the windows of a track are contiguous
     correct = predicted.probs.argmax(1) == np.repeat(labels, predicted.num_windows)
     return float(correct[window_mask].mean()) if window_mask.any() else None
 
@@ -138,7 +132,9 @@ def compare(before: RoundEvaluation, after: RoundEvaluation) -> dict[str, dict[s
     """{predictor: {split: comparison}} on the tracks with known labels that both evaluations have."""
     before_rows = {key: row for row, key in enumerate(zip(before.ids, before.splits, strict=True))}
     comparisons: dict[str, dict[str, Comparison]] = {}
-    for predictor in (predictor for predictor in after.predictors if predictor in before.predictors):
+    for predictor in after.predictors:
+        if predictor not in before.predictors:
+            continue
         for split in SPLITS:
             candidates = [(row, before_rows.get((after.ids[row], split))) for row in after.rows(split).tolist()]
             pairs = np.array([pair for pair in candidates if None not in pair], int)
@@ -152,12 +148,11 @@ def _compare_predictor(
     before: RoundEvaluation, after: RoundEvaluation, predictor: str, row_pairs: np.ndarray
 ) -> Comparison:
     """`row_pairs`, shape (2, N): rows of `after`, then those of the same tracks in `before`."""
-    labels = after.labels[row_pairs[0]]
-    new, old = (
-        (evaluated.probs[evaluated.predictors.index(predictor), rows].argmax(1) == labels).astype(float)
-        for evaluated, rows in ((after, row_pairs[0]), (before, row_pairs[1]))
-    )
-    gain = new - old
+    after_rows, before_rows = row_pairs
+    labels = after.labels[after_rows]
+    new = _correct(after, predictor, after_rows, labels)
+    old = _correct(before, predictor, before_rows, labels)
+    gain = new - old  # -1, 0 or 1 for each track
     return Comparison(
         before=old.mean(),
         after=new.mean(),
@@ -165,8 +160,14 @@ def _compare_predictor(
         interval=bootstrap_interval(gain),
         p_value=sign_test(gain),
         tracks=len(labels),
-        pseudo_labelled=int(after.pseudo_labelled[row_pairs[0]].sum()),
+        pseudo_labelled=int(after.pseudo_labelled[after_rows].sum()),
     )
+
+
+def _correct(evaluated: RoundEvaluation, predictor: str, rows: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """1.0 for each of N rows that a predictor classifies correctly, else 0.0; labels (N,)."""
+    probs = evaluated.probs[evaluated.predictors.index(predictor), rows]
+    return (probs.argmax(1) == labels).astype(float)
 
 
 @dataclass(frozen=True)
@@ -196,14 +197,17 @@ def pseudo_label_counts(run: Run, round_number: int) -> list[PseudoLabelCounts] 
     public = run.manifest.rows("public").tolist()
     true_labels = {run.manifest.ids[row]: run.manifest.labels[row] for row in public}
     selected = pseudo_labels.load(path, round_number, run.recipe.digest())
-    by_class = {name: [pseudo for pseudo in selected if pseudo.label == name] for name in run.class_names}
-    return [_count_pseudo_labels(name, of_class, true_labels) for name, of_class in by_class.items()]
+    counts = []
+    for name in run.class_names:
+        of_class = [pseudo for pseudo in selected if pseudo.label == name]
+        counts.append(_count_pseudo_labels(name, of_class, true_labels))
+    return counts
 
 
 def _count_pseudo_labels(
     name: str, of_class: list[pseudo_labels.PseudoLabel], true_labels: dict[str, str]
 ) -> PseudoLabelCounts:
-    confidences = [pseudo.confidence for pseudo in of_class] or [0.0]
+    confidences = [pseudo.confidence for pseudo in of_class] or [0.0]  # a class may have no pseudo labels
     known = [true_labels[pseudo.id] for pseudo in of_class if true_labels.get(pseudo.id)]
     return PseudoLabelCounts(
         name=name,
@@ -218,10 +222,12 @@ def _count_pseudo_labels(
 
 def total_counts(classes: list[PseudoLabelCounts]) -> PseudoLabelCounts:
     """The counts of all classes together."""
-    sums = {
-        name: sum(getattr(counts, name) for counts in classes) for name in ("count", "unanimous", "correct", "labelled")
-    }
+    sums = dict.fromkeys(("count", "unanimous", "correct", "labelled"), 0)
+    for counts in classes:
+        for name in sums:
+            sums[name] += getattr(counts, name)
     mean_confidence = sum(counts.mean_confidence * counts.count for counts in classes) / max(1, sums["count"])
+    # Without the classes that have none: their confidence of 0 is no minimum.
     min_confidence = min((counts.min_confidence for counts in classes if counts.count), default=0.0)
     return PseudoLabelCounts("all", min_confidence=min_confidence, mean_confidence=mean_confidence, **sums)
 
@@ -239,9 +245,8 @@ class ClassScore:
 def confusion_matrix(result: RoundResult, split: str) -> np.ndarray:
     """How many tracks of each class (axis 0) were predicted as each class (axis 1), shape (C, C)."""
     rows = result.evaluation.rows(split)
-    return confusion_counts(
-        result.evaluation.final_probs[rows].argmax(1), result.evaluation.labels[rows], len(result.run.class_names)
-    )
+    predicted = result.evaluation.final_probs[rows].argmax(1)
+    return confusion_counts(predicted, result.evaluation.labels[rows], len(result.run.class_names))
 
 
 def class_scores(confusion: np.ndarray, names: list[str]) -> list[ClassScore]:
@@ -257,6 +262,7 @@ def class_scores(confusion: np.ndarray, names: list[str]) -> list[ClassScore]:
 def most_confused(confusion: np.ndarray, max_pairs: int) -> Iterator[tuple[int, int]]:
     """The pairs (true class, predicted class) that are confused most often, the most frequent first."""
     wrong = confusion - np.diag(confusion.diagonal())
+    # Flattened; stable, so that equal counts stay in the order of the classes.
     for cell in np.argsort(-wrong, axis=None, kind="stable")[:max_pairs].tolist():
         truth, predicted = divmod(cell, len(confusion))
         if wrong[truth, predicted]:

@@ -21,7 +21,8 @@ from melgpu.runs import predictions, sampling
 from melgpu.runs.run import Run
 from melgpu.stacking.evaluation import RoundEvaluation
 
-MAX_ERRORS, MAX_AUDIO_S = 12, 300  # a report of some MB
+MAX_ERRORS = 12  # tracks; together with MAX_AUDIO_S a report of some MB
+MAX_AUDIO_S = 300  # of all windows with audio
 MP3_RATES = (16_000, 22_050, 24_000, 32_000, 44_100, 48_000)  # Hz, which every browser supports
 PICTURE_SIZE = 200  # pixels, both ways
 
@@ -74,7 +75,7 @@ def worst_errors(evaluation: RoundEvaluation, max_errors: int = MAX_ERRORS) -> l
     predicted = evaluation.final_probs.argmax(axis=1)
     wrong = np.flatnonzero((evaluation.labels >= 0) & (predicted != evaluation.labels))
     truth_probs = evaluation.final_probs[wrong, evaluation.labels[wrong]]
-    worst = wrong[np.argsort(truth_probs, kind="stable")][:max_errors]
+    worst = wrong[np.argsort(truth_probs, kind="stable")][:max_errors]  # stable: equal ones in their order
     return [
         _misclassification(evaluation, row, int(evaluation.labels[row]), int(predicted[row])) for row in worst.tolist()
     ]
@@ -95,14 +96,16 @@ def worst_windows(run: Run, round_number: int, errors: list[Misclassification]) 
 
 def _worst_window(run: Run, row: int, error: Misclassification, probs: np.ndarray) -> WorstWindow:
     window = int(probs[:, error.true_class].argmin())
-    start_s = float(sampling.prediction_windows(run, np.array([row])).starts[window]) / run.recipe.audio.sample_rate
+    starts = sampling.prediction_windows(run, np.array([row])).starts  # in samples, as in the saved predictions
+    start_s = float(starts[window]) / run.recipe.audio.sample_rate
     class_probs = probs[window, [error.true_class, error.predicted_class]].tolist()
     return WorstWindow(row, start_s, start_s + run.recipe.windows.window_s, *class_probs)
 
 
 def _manifest_row(run: Run, error: Misclassification) -> int:
     """A track's row of the manifest. Raises InputError where it has none."""
-    key = error.id, "train" if error.split == "validation" else error.split
+    split = "train" if error.split == "validation" else error.split  # folds divide the manifest's training tracks
+    key = (error.id, split)
     for row, row_key in enumerate(zip(run.manifest.ids, run.manifest.splits, strict=True)):
         if row_key == key:
             return row
@@ -115,23 +118,26 @@ def mean_window_probs(run: Run, round_number: int, rows: list[int], folds: list[
     Those are the networks of its own fold, or all (fold -1). Raises InputError.
     """
     counts = [len(sampling.prediction_windows(run, np.array([row]))) for row in rows]
-    sums, num_networks = [np.zeros((count, len(run.class_names))) for count in counts], np.zeros(len(rows))
+    sums = [np.zeros((count, len(run.class_names))) for count in counts]
+    num_networks = np.zeros(len(rows))
     for job in run.jobs(round_number):
         path = run.predictions_path(job)
         predicted = predictions.load(path)
-        offsets = np.cumsum(predicted.num_windows) - predicted.num_windows
+        offsets = np.cumsum(predicted.num_windows) - predicted.num_windows  # of each track's first window
         if predicted.ids != run.manifest.ids or any(
             predicted.num_windows[row] != count for row, count in zip(rows, counts, strict=True)
         ):
             raise InputError(f"{path}: not of this run's tracks and windows")
-        for i in (i for i, fold in enumerate(folds) if fold in (-1, job.fold)):
-            sums[i] += predicted.probs[offsets[rows[i]] :][: counts[i]]
-            num_networks[i] += 1
+        for i, fold in enumerate(folds):
+            if fold in (-1, job.fold):  # networks of other folds were trained on the track
+                sums[i] += predicted.probs[offsets[rows[i]] :][: counts[i]]
+                num_networks[i] += 1
     return [total / max(1, count) for total, count in zip(sums, num_networks, strict=True)]
 
 
 def render_media(run: Run, windows: list[WorstWindow]) -> Iterator[WindowMedia]:
     """Log-mel picture and audio of each window; the audio error of a file that cannot be read (any more)."""
+    # The networks' picture, but small, in one channel, and of filters that are not trained.
     overrides = {"engine": "auto", "channels": "grey", "trainable": "none", "image_size": PICTURE_SIZE}
     features = LogMel(run.recipe.mel.model_copy(update=overrides), run.recipe.audio.sample_rate)
     loaded = zip(windows, load_waves(run, windows), strict=True)
@@ -140,19 +146,23 @@ def render_media(run: Run, windows: list[WorstWindow]) -> Iterator[WindowMedia]:
             yield WindowMedia(None, None, None, audio_error)
             continue
         picture = plots.window_picture(features(wave[None])[0, 0].numpy())
-        has_audio = count * run.recipe.windows.window_s <= MAX_AUDIO_S
+        has_audio = count * run.recipe.windows.window_s <= MAX_AUDIO_S  # windows come worst first
         audio = encode_mp3(wave.numpy(), run.recipe.audio.sample_rate) if has_audio else None
         yield WindowMedia(picture, audio, _file_duration_s(run.manifest.paths[window.row]), None)
 
 
 def load_waves(run: Run, windows: list[WorstWindow]) -> Iterator[tuple[torch.Tensor, str | None]]:
     """Samples of each window, of different tracks, as the networks get them, shape (T,); or zeros and the error."""
+    # Files may have been deleted or damaged since: that is shown in the report and does not prevent it.
     loader_spec = run.recipe.loader.model_copy(update={"on_error": "quarantine", "max_error_fraction": 1.0})
     starts = [to_samples(window.start_s, run.recipe.audio.sample_rate) for window in windows]
-    index = WindowIndex(np.array([window.row for window in windows], np.int32), np.array(starts, np.int32))
-    cpu, paths = torch.device("cpu"), run.manifest.paths
+    rows = [window.row for window in windows]
+    index = WindowIndex(np.array(rows, np.int32), np.array(starts, np.int32))
+    cpu = torch.device("cpu")
+    paths = run.manifest.paths
     with WindowLoader(paths, run.recipe.audio, loader_spec, cpu, run.pcm_cache) as loader:
-        for batch, window in zip(loader.batches(index, sampling.window_samples(run), 1), windows, strict=True):
+        batches = loader.batches(index, sampling.window_samples(run), 1)
+        for batch, window in zip(batches, windows, strict=True):
             audio_error = None if batch.valid[0] else loader.errors[paths[window.row]].reason
             yield batch.waves[0], audio_error
 
@@ -168,5 +178,6 @@ def encode_mp3(wave: np.ndarray, sample_rate: int) -> str:
         wave = soxr.resample(wave, sample_rate, rate)
     file = io.BytesIO()
     with soundfile.SoundFile(file, "w", rate, 1, format="MP3") as encoder:
+        # Decoded lossy audio may exceed full scale, where the encoder would clip it.
         encoder.write(wave / max(1.0, float(np.abs(wave).max())))
     return plots.data_uri("audio/mpeg", file.getvalue())

@@ -22,7 +22,9 @@ from melgpu.runs import timings
 from melgpu.runs.run import Run
 from melgpu.training.stage_timer import fractions
 
-MAX_CLASSES, MAX_PAIRS, MAX_PAIRS_MANY_CLASSES = 25, 6, 25  # in a confusion matrix; confused pairs listed
+MAX_CLASSES = 25  # in a confusion matrix; with more there is only a list of confused pairs
+MAX_PAIRS = 6  # confused pairs that are listed below a matrix
+MAX_PAIRS_MANY_CLASSES = 25  # confused pairs that are listed instead of a matrix
 
 
 def write(run: Run) -> None:
@@ -33,6 +35,7 @@ def write(run: Run) -> None:
 def render(run: Run, now: datetime) -> str:
     """The report as HTML."""
     results = analysis.round_results(run)
+    # A round without pseudo labels is there to compare; the report is about the others.
     last = next((result for result in results if not result.run.without_pseudo), None)
     if last is None:
         raise InputError(f"{run.folder}: no round is stacked yet, there is nothing to report")
@@ -54,6 +57,7 @@ def render(run: Run, now: datetime) -> str:
 
 def _template() -> jinja2.Template:
     loader = jinja2.PackageLoader("melgpu.report")
+    # autoescape: names come from untrusted files. StrictUndefined: a misspelt name raises instead of printing nothing.
     environment = jinja2.Environment(
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -92,17 +96,20 @@ def _pseudo_labels(run: Run, results: list[RoundResult]) -> dict:
 def _times(run: Run, results: list[RoundResult]) -> dict:
     """By the result's key the training logs and times, and the timings of all other stages."""
     logs = {result.key: training_times.training_logs(result.run, result.round_number) for result in results}
-    times_by_result = {
-        result.key: [training_times.training_time(result.run, name, folds) for name, folds in logs[result.key].items()]
-        for result in results
-    }
+    times_by_result = {}
+    for result in results:
+        backbones = logs[result.key].items()
+        times = [training_times.training_time(result.run, name, folds) for name, folds in backbones]
+        times_by_result[result.key] = times
     return {"logs": logs, "training_times": times_by_result, "stage_timings": timings.load(run.timings_path)}
 
 
 def _sentences(last: RoundResult, parts: dict) -> dict[str, str]:
     """The summary at the top of the report, by the section that has the figures."""
-    scores, views, gains = parts["scores"][last.key], parts["pseudo_label_views"], parts["pseudo_label_gains"]
-    result, comparisons = gains[-1] if gains else (last, {})
+    scores = parts["scores"][last.key]
+    views = parts["pseudo_label_views"]
+    gains = parts["pseudo_label_gains"]
+    result, comparisons = gains[-1] if gains else (last, {})  # of the last round that has both variants
     trainings = [training for times in parts["training_times"].values() for training in times]
     return {
         "accuracy": summary.accuracy_sentence(last, scores),
@@ -134,9 +141,12 @@ class SplitView:
 
 
 def _split_view(result: RoundResult, split: str) -> SplitView:
-    rows, names = result.evaluation.rows(split), result.run.class_names
-    probs, labels = result.evaluation.final_probs[rows], result.evaluation.labels[rows]
-    confusion, calibration = analysis.confusion_matrix(result, split), calibration_curve(probs, labels)
+    rows = result.evaluation.rows(split)
+    names = result.run.class_names
+    probs = result.evaluation.final_probs[rows]
+    labels = result.evaluation.labels[rows]
+    confusion = analysis.confusion_matrix(result, split)
+    calibration = calibration_curve(probs, labels)
     max_pairs = MAX_PAIRS if len(names) <= MAX_CLASSES else MAX_PAIRS_MANY_CLASSES
     return SplitView(
         split=split,
@@ -174,10 +184,8 @@ def _pseudo_label_views(run: Run) -> list[PseudoLabelView]:
 
 def _pseudo_label_gains(results: list[RoundResult]) -> list[tuple[RoundResult, dict]]:
     """Rounds with pseudo labels, in order, and their comparisons with the same round without."""
-    with_labels, without_labels = (
-        {result.round_number: result for result in results if result.run.without_pseudo == without_pseudo}
-        for without_pseudo in (False, True)
-    )
+    with_labels = {result.round_number: result for result in results if not result.run.without_pseudo}
+    without_labels = {result.round_number: result for result in results if result.run.without_pseudo}
     round_numbers = sorted(with_labels.keys() & without_labels.keys())
     pairs = [(with_labels[round_number], without_labels[round_number]) for round_number in round_numbers]
     gains = [(result, analysis.compare(other.evaluation, result.evaluation)) for result, other in pairs]
@@ -199,7 +207,7 @@ def _worst_errors(
 def axis_start(scores: dict) -> float:
     """The start of the accuracy axis of a table of scores: the tenth below the lowest interval; it ends at 1."""
     lowest = min((score["interval"][0] for splits in scores.values() for score in splits.values()), default=0.0)
-    return min(0.9, math.floor(10 * lowest) / 10)
+    return min(0.9, math.floor(10 * lowest) / 10)  # an axis from 1 to 1 would have no width
 
 
 def bar_position(fraction: float, start: float) -> str:
@@ -209,5 +217,8 @@ def bar_position(fraction: float, start: float) -> str:
 
 def rate(amount: float, seconds: float) -> str:
     """Amount per second, with about three significant digits."""
-    value = amount / max(seconds, 1e-9)
-    return f"{value:,.{0 if value >= 100 else 1 if value >= 10 else 2}f}"
+    value = amount / max(seconds, 1e-9)  # a stage of 0.000 s is no division by 0
+    digits = 2
+    if value >= 10:
+        digits = 0 if value >= 100 else 1
+    return f"{value:,.{digits}f}"

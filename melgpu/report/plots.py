@@ -13,9 +13,11 @@ import numpy as np
 from melgpu.metrics import Calibration, wilson_interval
 from melgpu.prediction.timeline_plot import COLOURS, GREY
 
-TEXT_COLOUR, LINE_COLOUR, ACCENT = "#1f2733", "#dfe3e8", "#2b5c8a"
+TEXT_COLOUR = "#1f2733"
+LINE_COLOUR = "#dfe3e8"
+ACCENT = "#2b5c8a"
 STYLE = {
-    "svg.fonttype": "none",
+    "svg.fonttype": "none",  # text stays text, in the browser's fonts
     "svg.hashsalt": "melgpu",  # the same plot, the same bytes
     "font.family": "DejaVu Sans",
     "font.size": 8.5,
@@ -34,7 +36,7 @@ STYLE = {
     "ytick.color": GREY,
     "xtick.major.size": 0,
     "ytick.major.size": 0,
-    "text.parse_math": False,
+    "text.parse_math": False,  # a "$" is a character like others
 }
 NUM_LEVELS = 64  # of a log-mel picture: more make a larger file without a visible difference
 Log = Sequence[Mapping[str, float]]
@@ -56,7 +58,7 @@ def learning_curves(logs: Mapping[int, Log]) -> str:
         loss_axes, accuracy_axes = figure.subplots(2, 1, sharex=True)
         for fold, log in logs.items():
             epochs = [record["epoch"] for record in log]
-            marker = "o" if len(log) == 1 else None
+            marker = "o" if len(log) == 1 else None  # a line of one point would be invisible
             losses = [record["loss"] for record in log]
             loss_axes.plot(epochs, losses, color=colour(fold), linewidth=1.4, marker=marker)
             accuracies = np.array([100 * record["window_accuracy"] for record in log])
@@ -64,6 +66,7 @@ def learning_curves(logs: Mapping[int, Log]) -> str:
             best = int(accuracies.argmax())
             accuracy_axes.plot(epochs[best], accuracies[best], "o", color=colour(fold), markersize=4.5)
         max_loss = max(record["loss"] for log in logs.values() for record in log)
+        # 8 % of space above the highest loss; limits must differ, also where all losses are 0.
         loss_axes.set(title="training loss", ylim=(0, 1.08 * max_loss or 1))
         accuracy_axes.set(title="accuracy on validation windows, %", xlabel="epoch")
         _set_integer_ticks(accuracy_axes, max(record["epoch"] for log in logs.values() for record in log))
@@ -75,10 +78,11 @@ def reliability_diagram(calibration: Calibration) -> str:
     with _styled():
         figure = _figure(3.5, 3.7)
         accuracy_axes, count_axes = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
-        confidence, accuracy = 100 * calibration.confidence, 100 * calibration.accuracy
+        confidence = 100 * calibration.confidence
+        accuracy = 100 * calibration.accuracy
         bins = zip(calibration.accuracy, calibration.counts, strict=True)
         bounds = 100 * np.array([wilson_interval(*accuracy_and_count) for accuracy_and_count in bins])
-        error_bars = np.abs(bounds.T - accuracy)
+        error_bars = np.abs(bounds.T - accuracy)  # (2, B): errorbar takes distances from the accuracy
         accuracy_axes.plot([0, 100], [0, 100], color=GREY, linewidth=0.9, linestyle=(0, (4, 3)))
         accuracy_axes.errorbar(
             confidence, accuracy, error_bars, fmt="o", color=ACCENT, markersize=5, elinewidth=1, clip_on=False
@@ -88,7 +92,7 @@ def reliability_diagram(calibration: Calibration) -> str:
         for x, count in zip(confidence, calibration.counts.tolist(), strict=True):
             count_axes.text(x, count, str(count), ha="center", va="bottom", fontsize=7.5)
         count_axes.set(title="predictions", xlabel="confidence, %", yticks=[])
-        count_axes.set_ylim(0, 1.35 * calibration.counts.max())
+        count_axes.set_ylim(0, 1.35 * calibration.counts.max())  # room for the numbers above the bars
         count_axes.spines["left"].set_visible(False)
         return _svg(figure)
 
@@ -99,6 +103,7 @@ def window_picture(picture: np.ndarray) -> str:
 
     quantized = np.round(np.nan_to_num(picture) * (NUM_LEVELS - 1)) / (NUM_LEVELS - 1)
     file = io.BytesIO()
+    # Without the version of matplotlib: the same picture, the same bytes.
     imsave(file, quantized, vmin=0, vmax=1, cmap="viridis", format="png", metadata={"Software": None})
     return data_uri("image/png", file.getvalue())
 
@@ -121,11 +126,14 @@ def _set_integer_ticks(axes, last: float) -> None:
     from matplotlib.ticker import MaxNLocator
 
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
+    # A margin of 2 % of the epochs, so that no marker is cut; at least 0.2, so that a single epoch has an axis, too.
     axes.set_xlim(min(0.8, 1 - 0.02 * last), last + max(0.2, 0.02 * last))
 
 
 def _svg(figure) -> str:
     file = io.StringIO()
+    # Without date and version: the same plot, the same bytes.
     figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
+    # matplotlib lays the text out with a font of its own; the browser is to use the system's.
     text = file.getvalue().replace("'DejaVu Sans'", "system-ui, 'DejaVu Sans', sans-serif")
     return data_uri("image/svg+xml", text.encode())

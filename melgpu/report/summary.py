@@ -15,7 +15,7 @@ from melgpu.runs.timings import StageTiming
 from melgpu.stacking.stack import compared_predictor
 
 SPLIT_NAMES = {"validation": "validation", "public": "public test", "private": "private test"}
-SPACE = "\N{NO-BREAK SPACE}"
+SPACE = "\N{NO-BREAK SPACE}"  # between a number and its unit, which stay on one line
 SIGNIFICANCE_LEVEL = 0.05
 Interval = tuple[float, float]
 
@@ -36,7 +36,8 @@ def percent(fraction: float, digits: int = 0) -> str:
 
 def points(gain: float) -> str:
     """A difference of fractions in percentage points, with its sign."""
-    return f"{round(100 * gain, 1) + 0.0:+.1f}".replace("+0.0", "0.0").replace("-", "\N{MINUS SIGN}")
+    rounded = round(100 * gain, 1) + 0.0  # -0.0 becomes 0.0
+    return f"{rounded:+.1f}".replace("+0.0", "0.0").replace("-", "\N{MINUS SIGN}")
 
 
 def percent_interval(interval: Interval) -> str:
@@ -51,13 +52,16 @@ def points_interval(interval: Interval) -> str:
 
 def significance(gain: float, p_value: float) -> str:
     """Whether a gain is significant, and its direction; see `metrics.sign_test`."""
-    return "not significant" if p_value > SIGNIFICANCE_LEVEL else "better" if gain > 0 else "worse"
+    if p_value > SIGNIFICANCE_LEVEL:
+        return "not significant"
+    return "better" if gain > 0 else "worse"
 
 
 def best_split(scores: dict) -> str | None:
     """The split with known labels whose score is the least biased: test sets before validation, none trained on."""
     splits = next(iter(scores.values()))
     labelled = [split for split in ("private", "public", "validation") if split in splits]
+    # The first without tracks that were trained on, or else the first: `min` returns the first of equal ones.
     return min(labelled, key=lambda split: splits[split]["pseudo_labelled"] > 0, default=None)
 
 
@@ -87,7 +91,7 @@ def stacking_sentence(result: RoundResult, scores: dict) -> str:
 
 def _gains_by_significance(gains: dict[str, tuple[float, Interval, float]]) -> str:
     """Gains by split, in words, significant ones first."""
-    groups = {word: [] for word in ("better", "worse", "not significant")}
+    groups = {word: [] for word in ("better", "worse", "not significant")}  # in the order of the sentence
     for split, (gain, interval, p_value) in gains.items():
         groups[significance(gain, p_value)].append(
             f"{SPLIT_NAMES[split]} ({points(gain)} points, {points_interval(interval)})"
@@ -101,7 +105,8 @@ def _enumeration(words: list[str]) -> str:
 
 def blend_weights_sentence(result: RoundResult) -> str:
     """The stackers' weights in the blends; empty where there is one stacker."""
-    fixed, fitted = (result.evaluation.provenance.get(key) for key in ("weights", "fitted_weights"))
+    fixed = result.evaluation.provenance.get("weights")
+    fitted = result.evaluation.provenance.get("fitted_weights")
     blends = [
         f"{words}: {_weight_percentages(weights)}"
         for words, weights in (("The blend", fixed), ("fitted to validation tracks", fitted))
@@ -111,11 +116,14 @@ def blend_weights_sentence(result: RoundResult) -> str:
 
 
 def _is_weights(value: object) -> bool:
-    return isinstance(value, dict) and len(value) > 1 and all(isinstance(w, float) and w >= 0 for w in value.values())
+    """Whether a value, which was read from a file, is weights of two stackers or more."""
+    if not isinstance(value, dict) or len(value) <= 1:
+        return False
+    return all(isinstance(weight, float) and weight >= 0 for weight in value.values())
 
 
 def _weight_percentages(weights: dict[str, float]) -> str:
-    total = sum(weights.values()) or 1.0
+    total = sum(weights.values()) or 1.0  # all may be 0
     names = {name: PREDICTOR_NAMES.get(name, name).removeprefix("stacker: ") for name in weights}
     return ", ".join(f"{names[name]} {in_percent(weight / total)}" for name, weight in weights.items())
 
@@ -131,7 +139,8 @@ def pseudo_label_sentence(
         return f"Compared with the same round without them, {_gains_by_significance(gains)}."
     if classes is None:
         return "None are selected yet."
-    total, labelled = sum(counts.count for counts in classes), sum(counts.labelled for counts in classes)
+    total = sum(counts.count for counts in classes)
+    labelled = sum(counts.labelled for counts in classes)
     accuracy = sum(counts.correct for counts in classes) / max(1, labelled)
     correct = f"; {percent(accuracy)} of those with a known label are correct" if labelled else ""
     return (
@@ -153,20 +162,22 @@ def calibration_sentence(result: RoundResult, scores: dict) -> str:
 def confidence_sentence(probs: np.ndarray, labels: np.ndarray) -> str:
     """The mean confidence beside the accuracy."""
     calibration = calibration_curve(probs, labels)
-    confidence, accuracy = (
-        float(np.average(values, weights=calibration.counts))
-        for values in (calibration.confidence, calibration.accuracy)
-    )
+    confidence = float(np.average(calibration.confidence, weights=calibration.counts))
+    accuracy = float(np.average(calibration.accuracy, weights=calibration.counts))
     low, high = wilson_interval(accuracy, len(labels))
-    finding = (
-        "underconfident" if confidence < low else "overconfident" if confidence > high else "no significant difference"
-    )
+    finding = "no significant difference"  # where the confidence is within the accuracy's interval
+    if confidence < low:
+        finding = "underconfident"
+    elif confidence > high:
+        finding = "overconfident"
     return f"The mean confidence is {percent(confidence)}, the accuracy {percent(accuracy)}: {finding}"
 
 
 def confusion_sentence(result: RoundResult) -> str:
     """The classes that are confused most, over all tracks with known labels."""
-    splits, names = analysis.labelled_splits(result), result.run.class_names
+    splits = analysis.labelled_splits(result)
+    names = result.run.class_names
+    # Without labels this is the sum of nothing, 0, and no matrix: there are no pairs then.
     confusion = np.asarray(sum(analysis.confusion_matrix(result, split) for split in splits))
     pairs = list(analysis.most_confused(confusion, 2)) if splits else []
     phrases = [
@@ -181,20 +192,17 @@ def time_sentence(trainings: Sequence[TrainingTime], stage_timings: Sequence[Sta
     """The time of each stage, the longest first."""
     stages = {"training": sum(training.total_s for training in trainings)}
     for timing in stage_timings:
-        stages[timing.stage] = stages.get(timing.stage, 0.0) + timing.seconds
-    phrases = [
-        f"{stage} {duration(seconds)}"
-        for stage, seconds in sorted(stages.items(), key=lambda item: -item[1])
-        if seconds
-    ]
+        stages[timing.stage] = stages.get(timing.stage, 0.0) + timing.seconds  # each round has its own
+    longest_first = sorted(stages.items(), key=lambda item: -item[1])
+    phrases = [f"{stage} {duration(seconds)}" for stage, seconds in longest_first if seconds]
     if not phrases:
         return "Nothing was measured."
     slowest = max(trainings, key=lambda training: training.total_s / training.networks, default=None)
-    network = (
-        slowest
-        and f" The slowest network was {slowest.backbone}, {duration(slowest.total_s / slowest.networks)} a fold."
-    )
-    return f"{duration(sum(stages.values()))} in all: {', '.join(phrases)}.{network or ''}"
+    network = ""
+    if slowest:  # None without training logs
+        seconds_per_fold = slowest.total_s / slowest.networks
+        network = f" The slowest network was {slowest.backbone}, {duration(seconds_per_fold)} a fold."
+    return f"{duration(sum(stages.values()))} in all: {', '.join(phrases)}.{network}"
 
 
 def quarantine_sentence(audio_errors: Sequence[AudioError]) -> str:

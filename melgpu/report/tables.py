@@ -30,11 +30,13 @@ def score_table(title: str, scores: Mapping[str, Mapping[str, Mapping]]) -> Tabl
     table.add_column("")
     columns = list(dict.fromkeys(column for cells in scores.values() for column in cells))
     for column in columns:
+        # The numbers of tracks are the same for every predictor that has this split.
         cell = next(cells[column] for cells in scores.values() if column in cells)
         note = f"\n{cell['pseudo_labelled']} trained on" if cell["pseudo_labelled"] else ""
         table.add_column(f"{column}\n{cell['tracks']} tracks{note}", justify="right")
     for name, cells in scores.items():
-        table.add_row(escape(name), *(_format_score(cells[c]) if c in cells else "" for c in columns))
+        formatted = [_format_score(cells[column]) if column in cells else "" for column in columns]
+        table.add_row(escape(name), *formatted)
     return table
 
 

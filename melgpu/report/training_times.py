@@ -30,7 +30,8 @@ def training_logs(run: Run, round_number: int) -> dict[str, dict[int, list[dict[
     """{backbone: {fold: its training log}}, of trainings that have finished an epoch. Raises InputError."""
     logs: dict[str, dict[int, list[dict[str, float]]]] = {}
     for job in run.jobs(round_number):
-        if records := checkpointing.load_log(run, job):
+        records = checkpointing.load_log(run, job)
+        if records:
             logs.setdefault(job.backbone, {})[job.fold] = records
     return logs
 
@@ -38,9 +39,12 @@ def training_logs(run: Run, round_number: int) -> dict[str, dict[int, list[dict[
 def training_time(run: Run, backbone: str, folds: dict[int, list[dict[str, float]]]) -> TrainingTime:
     """Sums over the training logs of a backbone's folds."""
     records = [record for log in folds.values() for record in log]
-    seconds = {stage: sum(record[f"{stage}_s"] for record in records) for stage in STAGES}
+    seconds = {}
+    for stage in STAGES:
+        seconds[stage] = sum(record[f"{stage}_s"] for record in records)
     training_s = sum(stage_s for stage, stage_s in seconds.items() if stage != "validation")
-    steps = sum(record["steps_per_s"] * _training_s(record) for record in records)  # a resumed epoch: what was logged
+    # Rate times time: the logs have no number of steps. Of a resumed epoch it is what was logged.
+    steps = sum(record["steps_per_s"] * _training_s(record) for record in records)
     batch_size = run.recipe.optim_for(backbone).batch_size
     windows_per_s = steps * batch_size / training_s if training_s else 0.0
     return TrainingTime(backbone, len(folds), len(records), seconds, windows_per_s)

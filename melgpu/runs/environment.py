@@ -8,6 +8,7 @@ from importlib import metadata
 from pathlib import Path
 
 PACKAGES = ("torch", "torchaudio", "nnAudio", "timm", "numpy", "lightgbm", "soundfile", "soxr", "scikit-learn")
+# Those that decide how fast decoding, features and networks are.
 SPEED_PACKAGES = ("torch", "nnAudio", "timm", "soundfile", "soxr")
 
 
@@ -29,13 +30,16 @@ def device_name(device) -> str:
 
         return torch.cuda.get_device_name(device)
     lines = Path("/proc/cpuinfo").read_text().splitlines()
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "unknown CPU")
+    names = (line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    return next(names, "unknown CPU")  # one line a core, all the same
 
 
 def driver_version(device) -> str:
     """The version of a GPU's driver; empty for a CPU and where it is unknown."""
     path = Path("/proc/driver/nvidia/version")
-    return parse_driver_version(path.read_text()) if device.type == "cuda" and path.exists() else ""
+    if device.type != "cuda" or not path.exists():
+        return ""
+    return parse_driver_version(path.read_text())
 
 
 def parse_driver_version(text: str) -> str:
@@ -47,13 +51,17 @@ def parse_driver_version(text: str) -> str:
 def tuning_signature(device) -> str:
     """One line that identifies what measured speeds depend on: device, cores, driver, versions of packages."""
     parts = [device_name(device), f"{os.cpu_count()} cores"]
-    parts += [f"driver {driver_version(device)}"] if driver_version(device) else []
-    return ", ".join([*parts, *(f"{name} {metadata.version(name)}" for name in SPEED_PACKAGES)])
+    driver = driver_version(device)
+    if driver:
+        parts.append(f"driver {driver}")
+    parts += [f"{name} {metadata.version(name)}" for name in SPEED_PACKAGES]
+    return ", ".join(parts)
 
 
 def tuning_mismatch(tuned_on: str, device) -> str | None:
     """A note if settings were tuned on another device or with other versions; None if the signature matches."""
-    if tuned_on in ("", current := tuning_signature(device)):
+    current = tuning_signature(device)
+    if tuned_on in ("", current):  # empty: never tuned
         return None
     return f"machine settings were tuned on {tuned_on}; this is {current}: python -m benchmarks tune measures again"
 
@@ -62,5 +70,5 @@ def _git_commit() -> str | None:
     command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
+    except (OSError, subprocess.CalledProcessError):  # no git, or not a checkout
         return None

@@ -38,14 +38,15 @@ def open_run(folder: Path, overrides: list[str] | None = None, without_pseudo: b
         raise InputError(
             f"{folder}: no run there; start one with python train.py --run {folder} --labels CSV_OR_FOLDER"
         )
-    _check_format(folder)
+    _check_format(folder)  # before the recipe, whose settings may have other names in another format
     recipe = apply_overrides(_stored_recipe(folder), overrides or [])
     check_same_recipe(folder, recipe)
     tracks = manifest.load(folder / "manifest.csv", recipe.folds.num_folds)
     opened = Run(folder, recipe, tracks, without_pseudo)
-    assert opened.environment  # validated now rather than after the first epoch
-    if without_pseudo and (len(recipe.rounds) == 1 or not opened.is_stacked(1)):
-        yet = "" if len(recipe.rounds) == 1 else " yet"
+    _ = opened.environment  # validated now rather than after the first epoch
+    has_one_round = len(recipe.rounds) == 1
+    if without_pseudo and (has_one_round or not opened.is_stacked(1)):
+        yet = "" if has_one_round else " yet"
         raise InputError(f"{folder}: the run has no pseudo labels{yet}: leave --without-pseudo out")
     return opened
 

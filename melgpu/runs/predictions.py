@@ -44,14 +44,18 @@ class Predictions:
 
     def __post_init__(self):
         lengths = {len(self.ids), len(self.splits), len(self.unusable), len(self.num_windows)}
-        assert len(lengths) == 1, "columns differ in length"
-        assert self.probs.shape == (self.num_windows.sum(), len(self.class_names)), "columns differ in length"
-        assert isinstance(self.provenance, dict), "provenance is not a table"
+        probs_shape = (self.num_windows.sum(), len(self.class_names))
+        if len(lengths) != 1 or self.probs.shape != probs_shape:
+            raise ValueError("columns differ in length")
+        if not isinstance(self.provenance, dict):
+            raise ValueError("provenance is not a table")
 
     @property
     def track_probs(self) -> np.ndarray:
         """Mean over each track's windows, shape (N, C), float64."""
-        return np.add.reduceat(self.probs.astype(np.float64), self._first_windows, axis=0) / self.num_windows[:, None]
+        # From each first window to the next; right only since every track has at least one window.
+        sums = np.add.reduceat(self.probs.astype(np.float64), self._first_windows, axis=0)
+        return sums / self.num_windows[:, None]
 
     @property
     def _first_windows(self) -> np.ndarray:
@@ -60,28 +64,33 @@ class Predictions:
 
     def reordered_to(self, tracks: Iterable[tuple[str, str]]) -> "Predictions":
         """Reordered to a manifest's (id, split) if they are the same tracks; else unchanged."""
+        # A manifest has no validation split, which depends on the fold.
         manifest_splits = ("train" if split == "valid" else split for split in self.splits)
         rows = {key: row for row, key in enumerate(zip(self.ids, manifest_splits, strict=True))}
         keys = list(tracks)
+        # Equal lengths, too: a track that occurs twice has no row of its own.
         if rows.keys() != set(keys) or not len(rows) == len(self.ids) == len(keys):
             return self
         order = np.array([rows[key] for key in keys])
         first = self._first_windows
         windows = [np.arange(first[row], first[row] + self.num_windows[row]) for row in order]
-        ids, splits = (tuple(column[row] for row in order) for column in (self.ids, self.splits))
-        num_windows, probs = self.num_windows[order], self.probs[np.concatenate(windows)]
+        ids = tuple(self.ids[row] for row in order)
+        splits = tuple(self.splits[row] for row in order)
         return replace(
-            self, ids=ids, splits=splits, unusable=self.unusable[order], num_windows=num_windows, probs=probs
+            self,
+            ids=ids,
+            splits=splits,
+            unusable=self.unusable[order],
+            num_windows=self.num_windows[order],
+            probs=self.probs[np.concatenate(windows)],
         )
 
 
 def save(predictions: Predictions, path: Path) -> None:
     arrays = {name: np.array(getattr(predictions, name), np.str_) for name in ("ids", "splits", "class_names")}
     arrays |= {"unusable": predictions.unusable, "num_windows": predictions.num_windows}
-    arrays |= {
-        "probs": predictions.probs.astype(np.float32),
-        "provenance": np.array(json.dumps(predictions.provenance)),
-    }
+    arrays["probs"] = predictions.probs.astype(np.float32)
+    arrays["provenance"] = np.array(json.dumps(predictions.provenance))  # JSON, since a table would need pickle
     files.save_arrays(path, arrays)
 
 
@@ -90,7 +99,8 @@ def load(path: Path) -> Predictions:
     try:
         data = _load_arrays(path)
         strings = {name: tuple(data[name].tolist()) for name in ("ids", "splits", "class_names")}
-        return Predictions(**{**data, **strings, "provenance": json.loads(str(data["provenance"]))})
+        provenance = json.loads(str(data["provenance"]))
+        return Predictions(**{**data, **strings, "provenance": provenance})
     except Exception as error:  # zipfile, zlib, numpy and json raise their own
         raise InputError(f"{path}: not a file of predictions ({one_line(error)})") from None
 
@@ -99,8 +109,10 @@ def _load_arrays(path: Path) -> dict[str, np.ndarray]:
     """The validated arrays of a file. Raises ValueError, among others."""
     data = files.load_arrays(path, SCHEMA)
     files.check_probabilities(data["probs"])
-    probs, num_windows = data["probs"], data["num_windows"]
-    if not ((num_windows >= 1) & (num_windows <= len(probs))).all() or num_windows.sum() != len(probs):
+    probs = data["probs"]
+    num_windows = data["num_windows"]
+    is_count = (num_windows >= 1) & (num_windows <= len(probs))  # huge ones could overflow to the right sum
+    if not is_count.all() or num_windows.sum() != len(probs):
         raise ValueError("num_windows does not match probs")
     return data
 
@@ -111,7 +123,8 @@ def align(members: list[Predictions], ids: tuple[str, ...], class_names: list[st
     Raises InputError with every network that has other tracks or classes, whose provenance differs from `provenance`,
     or that was trained on another split of the tracks than the first.
     """
-    first, problems = members[0], []
+    first = members[0]
+    problems = []
     for member in members:
         name = f"predictions of {member.provenance.get('backbone')}, fold {member.provenance.get('fold')}"
         if member.ids != ids:
@@ -123,7 +136,7 @@ def align(members: list[Predictions], ids: tuple[str, ...], class_names: list[st
             for key, value in provenance.items()
             if member.provenance.get(key) != value
         ]
-        if member.splits != first.splits:
+        if member.splits != first.splits:  # the splits tell which tracks are training tracks
             problems.append(f"{name}: was trained on other tracks than {first.provenance.get('backbone')}")
     if problems:
         raise InputError(problems)
@@ -131,8 +144,11 @@ def align(members: list[Predictions], ids: tuple[str, ...], class_names: list[st
 
 
 def _track_difference(ids: tuple[str, ...], expected: tuple[str, ...]) -> str:
-    missing, unknown = [i for i in expected if i not in set(ids)], [i for i in ids if i not in set(expected)]
+    present_ids = set(ids)
+    expected_ids = set(expected)
+    missing = [name for name in expected if name not in present_ids]
+    unknown = [name for name in ids if name not in expected_ids]
     if not missing and not unknown:
         return "the same tracks in another order"
-    parts = (("lacks", missing), ("has unknown", unknown))
+    parts = (("lacks", missing), ("has unknown", unknown))  # the message names three tracks of each
     return "; ".join(f"{verb} {len(names)} tracks ({', '.join(names[:3])})" for verb, names in parts if names)

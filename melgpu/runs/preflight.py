@@ -25,6 +25,7 @@ from melgpu.runs.run import Run
 
 def check_writable(folder: Path) -> None:
     """Raise InputError if a run folder cannot be created."""
+    # The folder may not exist yet: what counts is the nearest parent that does.
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not existing.is_dir():
         raise InputError(f"--run {folder}: {existing} is not a folder; choose another")
@@ -42,8 +43,11 @@ def build_manifest(
     """
     source_lists = read_sources(sources, data)
     problems = _collect_problems(manifest.build, source_lists, recipe.folds.num_folds, recipe.folds.seed)
-    problems += [*_missing_networks(recipe), *_collect_problems(LogMel, recipe.mel, recipe.audio.sample_rate)]
+    problems += _missing_networks(recipe)
+    problems += _collect_problems(LogMel, recipe.mel, recipe.audio.sample_rate)
+    # Each file once, in order: several lists may name it.
     paths = list(dict.fromkeys(path for listed in source_lists.values() for path in listed.paths))
+    # A run that cannot start needs no cache, but the problems of its files are reported with the others.
     audio_errors = find_errors(paths, recipe, None if problems else cache)
     if audio_errors and recipe.loader.on_error == "raise":
         console.say("Audio errors stop a new run; --set loader.on_error=quarantine uses only their usable seconds")
@@ -52,14 +56,18 @@ def build_manifest(
         raise InputError(problems)
     quarantine.check_error_rate(audio_errors, len(paths), recipe.loader.max_error_fraction)
     unusable = {path for path, audio_error in audio_errors.items() if audio_error.unusable}
+    # Built again, now that the unusable files are known: they get no fold.
     tracks = manifest.build(source_lists, recipe.folds.num_folds, recipe.folds.seed, unusable)
     _note_dense_classes(tracks, recipe)
-    return tracks, [replace(audio_error, path=absolute_path(audio_error.path)) for audio_error in audio_errors.values()]
+    # Absolute paths, as the manifest has them: the loader's errors of later calls must replace these.
+    quarantined = [replace(audio_error, path=absolute_path(audio_error.path)) for audio_error in audio_errors.values()]
+    return tracks, quarantined
 
 
 def read_sources(sources: dict[str, Path | None], data: str | None) -> dict[str, SourceList]:
     """The source lists of all splits. Raises InputError with all problems of their format."""
-    source_lists, problems = {}, []
+    source_lists = {}
+    problems = []
     if data and not is_url(data) and not Path(data).is_dir():
         problems.append(f"--data {data}: no such folder")
     for split, source in sources.items():
@@ -89,7 +97,8 @@ def fill_cache(run: Run) -> None:
     """Decode the tracks that are not in a run's PCM cache, except unusable files: the loader will report those."""
     if run.pcm_cache is None:
         return
-    unusable = {audio_error.path for audio_error in quarantine.load_errors(run.quarantine_path) if audio_error.unusable}
+    audio_errors = quarantine.load_errors(run.quarantine_path)
+    unusable = {audio_error.path for audio_error in audio_errors if audio_error.unusable}
     missing = [path for path in run.manifest.paths if path not in unusable and run.pcm_cache.find(path) is None]
     if missing:
         find_errors(missing, run.recipe, run.pcm_cache)
@@ -106,11 +115,11 @@ def load_to_device(loader: WindowLoader, rows: np.ndarray) -> None:
 
 def check_dataset(dataset: Manifest | dict[str, SourceList], recipe: Recipe) -> int:
     """Report on a data set, from its lists and the first seconds of every file; returns the number of problems."""
-    tracks, problems = dataset, []
+    tracks = dataset
+    problems = []
     if not isinstance(dataset, Manifest):
-        folds = recipe.folds.num_folds, recipe.folds.seed
-        problems = _collect_problems(manifest.build, dataset, *folds)
-        tracks = None if problems else manifest.build(dataset, *folds)
+        problems = _collect_problems(manifest.build, dataset, recipe.folds.num_folds, recipe.folds.seed)
+        tracks = None if problems else manifest.build(dataset, recipe.folds.num_folds, recipe.folds.seed)
     paths = tracks.paths if tracks else [path for listed in dataset.values() for path in listed.paths]
     summaries = []
     with console.progress("inspecting the beginning of each file", len(paths), "files") as tracker:
@@ -128,23 +137,29 @@ def _locate_errors(audio_errors: dict[str, AudioError], source_lists: dict[str, 
     for listed in source_lists.values():
         for path, line in zip(listed.paths, listed.locations, strict=True):
             if path in audio_errors:
+                # In a folder of class folders the location is the file itself.
                 yield str(audio_errors[path]) if line == path else f"{line}: {audio_errors[path]}"
 
 
 def _missing_networks(recipe: Recipe) -> list[str]:
     """Problems of unknown or unsuitable networks, and of their weights; downloads missing weights."""
-    spec, problems, names = recipe.backbone, [], _networks(recipe)
-    unknown = _unknown_networks(recipe) or [
-        problem for name in names for problem in _collect_problems(classifier.check_forward, name, recipe)
-    ]
-    if unknown or not spec.pretrained:
-        return unknown
+    spec = recipe.backbone
+    names = _networks(recipe)
+    unsuitable = _unknown_networks(recipe)
+    if not unsuitable:  # an unknown network cannot be tried
+        unsuitable = [
+            problem for name in names for problem in _collect_problems(classifier.check_forward, name, recipe)
+        ]
+    if unsuitable or not spec.pretrained:
+        return unsuitable
     if spec.weights_dir:
         folder = Path(spec.weights_dir)
         return [problem for name in names for problem in _collect_problems(classifier.find_weights, name, folder)]
+    problems = []
     with console.progress("downloading ImageNet weights", len(names), "networks") as tracker:
         for name in names:
-            problems = _collect_problems(classifier.build, name, 2, recipe)
+            # With any number of classes: the head has no pretrained weights.
+            problems = _collect_problems(classifier.build, name, 2, recipe)  # the weights stay in the hub's cache
             tracker.advance(1, name)
             if problems:
                 break  # the other downloads would fail too

@@ -32,11 +32,14 @@ def select(
 
     probs (N, C) are those of the final predictor, votes (V, N) the classes predicted by V networks.
     """
-    predicted, confidence = probs.argmax(axis=1), probs.max(axis=1)
+    predicted = probs.argmax(axis=1)
+    confidence = probs.max(axis=1)
     agreeing = (votes == predicted).sum(axis=0)
-    selected = (confidence > spec.threshold) & (agreeing >= spec.agreement * len(votes) - 1e-9)  # 0.28 * 25 is above 7
+    min_votes = spec.agreement * len(votes) - 1e-9  # a margin for rounding: 0.28 * 25 is above 7
+    selected = (confidence > spec.threshold) & (agreeing >= min_votes)
     if spec.max_per_class:
-        selected &= _rank_in_class(predicted, np.where(selected, confidence, -1)) < spec.max_per_class
+        ranks = _rank_in_class(predicted, np.where(selected, confidence, -1))  # -1: behind all selected tracks
+        selected &= ranks < spec.max_per_class
     return [
         PseudoLabel(ids[row], class_names[predicted[row]], float(confidence[row]), f"{agreeing[row]}/{len(votes)}")
         for row in np.flatnonzero(selected)
@@ -45,15 +48,17 @@ def select(
 
 def _rank_in_class(classes: np.ndarray, confidence: np.ndarray) -> np.ndarray:
     """Each row's rank by confidence in its class, from 0; ties by row; shape (N,)."""
-    order = np.lexsort([-confidence, classes])
-    first = np.searchsorted(classes[order], classes[order])
+    order = np.lexsort([-confidence, classes])  # by class first: the last key is the primary one
+    first = np.searchsorted(classes[order], classes[order])  # where each row's class begins in this order
     ranks = np.empty(len(order), np.int64)
     ranks[order] = np.arange(len(order)) - first
     return ranks
 
 
 def save(labels: list[PseudoLabel], path: Path, round_number: int, recipe_digest: str) -> None:
-    rows = ((p.id, p.label, f"{p.confidence:.6f}", p.votes, round_number, recipe_digest) for p in labels)
+    rows = (
+        (label.id, label.label, f"{label.confidence:.6f}", label.votes, round_number, recipe_digest) for label in labels
+    )
     files.write_csv(path, COLUMNS, rows)
 
 

@@ -72,7 +72,7 @@ class Run:
         return self.job_folder(job) / "best.safetensors"
 
     def is_trained(self, job: Job) -> bool:
-        return (self.job_folder(job) / "scores.json").exists()
+        return (self.job_folder(job) / "scores.json").exists()  # written at the very end
 
     def predictions_path(self, job: Job) -> Path:
         return self.predictions_folder(job.round) / f"{job.name}.npz"
@@ -82,6 +82,7 @@ class Run:
 
     def resume_log_path(self, round_number: int, rank: int, digests: list[str]) -> Path:
         """The resume log of one process for the networks with these checkpoint digests."""
+        # Other networks have another log: this one's batches would be wrong for them.
         key = hashlib.sha256("".join(digests).encode()).hexdigest()[:8]
         return self.predictions_folder(round_number) / f"{key}-process{rank}.resume_log"
 
@@ -93,9 +94,9 @@ class Run:
         path = self.predictions_path(job)
         if not path.exists():
             return False
-        return predictions.load(path).provenance.get("checkpoint_digest") == checkpoint.digest(
-            self.checkpoint_path(job)
-        )
+        # A network that was trained again has another digest.
+        predicted_digest = predictions.load(path).provenance.get("checkpoint_digest")
+        return predicted_digest == checkpoint.digest(self.checkpoint_path(job))
 
     def stack_folder(self, round_number: int) -> Path:
         return self.round_folder(round_number) / "stack"
@@ -125,6 +126,7 @@ class Run:
     @property
     def current_round(self) -> int | None:
         """The first round that is not stacked yet; None if all are."""
+        # Never cached: stacking a round changes it.
         rounds = range(1, len(self.recipe.rounds) + 1)
         return next((round_number for round_number in rounds if not self.is_stacked(round_number)), None)
 
@@ -177,44 +179,52 @@ class Run:
         path = self.pseudo_path(round_number - 1)
         selected = pseudo_labels.load(path, round_number - 1, self.recipe.digest())
         public = {self.manifest.ids[row]: row for row in self.manifest.rows("public").tolist()}
-        problems = [f"{path}: {p.id} is not a public test track" for p in selected if p.id not in public]
-        problems += [f"{path}: {p.label!r} is not a class" for p in selected if p.label not in self.class_names]
+        problems = [f"{path}: {pseudo.id} is not a public test track" for pseudo in selected if pseudo.id not in public]
+        problems += [
+            f"{path}: {pseudo.label!r} is not a class" for pseudo in selected if pseudo.label not in self.class_names
+        ]
         if problems:
             raise InputError(problems)
-        rows = [public[p.id] for p in selected]
-        return manifest.with_labels(self.manifest, rows, [p.label for p in selected]), np.array(rows, np.int64)
+        rows = [public[pseudo.id] for pseudo in selected]
+        labels = [pseudo.label for pseudo in selected]
+        return manifest.with_labels(self.manifest, rows, labels), np.array(rows, np.int64)
 
     def labelled_rows(self, round_number: int) -> np.ndarray:
         """All rows that a round trains or validates on, shape (R,)."""
-        return np.concatenate([np.flatnonzero(self.manifest.folds >= 0), self.round_manifest(round_number)[1]])
+        train = np.flatnonzero(self.manifest.folds >= 0)
+        _, pseudo = self.round_manifest(round_number)
+        return np.concatenate([train, pseudo])
 
     def choose_jobs(self, backbone: str | None, fold: int | None) -> list[Job]:
         """The current round's jobs, or those of one backbone or fold. Raises InputError if there are none."""
-        assert self.current_round, "all rounds are done"
         round_number = self.current_round
+        if round_number is None:
+            raise ValueError("all rounds are done")
         jobs = self.jobs(round_number)
-        selected = [j for j in jobs if backbone in (None, j.backbone) and fold in (None, j.fold)]
+        selected = [job for job in jobs if backbone in (None, job.backbone) and fold in (None, job.fold)]
         if not selected:
             raise InputError(f"round {round_number} has only the jobs {', '.join(job.name for job in jobs)}")
         return selected
 
     def fold_rows(self, fold: int) -> tuple[np.ndarray, np.ndarray]:
         """Training and validation rows of a fold, without pseudo labels and tracks without usable audio."""
-        train = np.flatnonzero(self.manifest.folds >= 0)
+        train = np.flatnonzero(self.manifest.folds >= 0)  # -1: a test track, or without usable audio
         held_out = self.manifest.folds[train] == fold
         return train[~held_out], train[held_out]
 
     def round_rows(self, round_number: int, fold: int) -> tuple[np.ndarray, np.ndarray]:
         """Training (with pseudo labels) and validation rows of a fold in a round."""
         train, valid = self.fold_rows(fold)
-        return np.concatenate([train, self.round_manifest(round_number)[1]]), valid
+        _, pseudo = self.round_manifest(round_number)
+        return np.concatenate([train, pseudo]), valid
 
     def trained_jobs(self, round_number: int) -> list[Job]:
         return [job for job in self.jobs(round_number) if self.is_trained(job)]
 
     def round_splits(self, fold: int) -> list[str]:
         """The split of each manifest row with respect to a fold: `train`, `valid`, `public` or `private`."""
-        held_out = set(self.fold_rows(fold)[1].tolist())
+        _, valid = self.fold_rows(fold)
+        held_out = set(valid.tolist())
         return ["valid" if row in held_out else split for row, split in enumerate(self.manifest.splits)]
 
     @property
@@ -237,6 +247,7 @@ class Run:
 
     def finish_round(self, round_number: int, scores: dict) -> None:
         """Mark a round as stacked."""
+        # The last file of a round: its presence is the mark.
         files.write_text(self.stack_folder(round_number) / "scores.json", json.dumps(scores, indent=1) + "\n")
 
 

@@ -16,45 +16,58 @@ def window_samples(run: Run) -> int:
 
 def training_windows(run: Run, job: Job) -> WindowIndex:
     """The windows that a job trains on, not shuffled."""
-    tracks, (rows, _) = run.round_manifest(job.round)[0], run.round_rows(job.round, job.fold)
+    tracks, _ = run.round_manifest(job.round)
+    rows, _ = run.round_rows(job.round, job.fold)
     labels = [tracks.labels[row] for row in rows]
     return windows.training_windows(rows, labels, run.recipe.audio, run.recipe.windows)
 
 
 def windows_per_epoch(run: Run, job: Job) -> int:
     """The number of windows in an epoch of a job, in whole batches."""
-    return len(windows.drop_last(training_windows(run, job), run.recipe.optim_for(job.backbone).batch_size))
+    batch_size = run.recipe.optim_for(job.backbone).batch_size
+    return len(windows.drop_last(training_windows(run, job), batch_size))
 
 
 def epoch_windows(run: Run, job: Job, epoch: int, rank: int, world_size: int) -> WindowIndex:
     """The shuffled windows of an epoch in whole batches, one rank's shard."""
-    recipe, optim = run.recipe, run.recipe.optim_for(job.backbone)
-    index, seed = training_windows(run, job), run.recipe.seed
+    recipe = run.recipe
+    optim = recipe.optim_for(job.backbone)
+    index = training_windows(run, job)
+    seed = recipe.seed  # the same on all ranks: each draws the whole epoch and takes its shard
     if optim.balance == "sampling":
-        index = windows.class_balanced(index, round_class_indices(run, job)[index.tracks], seed, epoch)
+        window_classes = round_class_indices(run, job)[index.tracks]
+        index = windows.class_balanced(index, window_classes, seed, epoch)
     if recipe.windows.random_starts:
+        # Every start at which a whole window fits into a track, which decoding has made exactly this long.
         track_samples = windows.to_samples(recipe.audio.track_s, recipe.audio.sample_rate)
         index = windows.with_random_starts(index, track_samples - window_samples(run), seed, epoch)
     shuffle_tracks = recipe.shuffle_tracks_for(job.backbone)
-    index = windows.shuffle(index, shuffle_tracks and shuffle_tracks * world_size, seed, epoch)
+    if shuffle_tracks:
+        shuffle_tracks *= world_size  # of all ranks together: a shard has every `world_size`-th track
+    index = windows.shuffle(index, shuffle_tracks, seed, epoch)
     return windows.drop_last(index, optim.batch_size, rank, world_size)
 
 
 def round_class_indices(run: Run, job: Job) -> np.ndarray:
     """The class index of each manifest row in a job's round, pseudo labels included, shape (N,); -1 without a label."""
-    return class_indices(run.round_manifest(job.round)[0], run.class_names)
+    tracks, _ = run.round_manifest(job.round)
+    return class_indices(tracks, run.class_names)
 
 
 def training_targets(run: Run, job: Job) -> Targets:
     """The targets of a job: class indices of all rows, and class weights of the loss."""
-    classes, num_classes = torch.from_numpy(round_class_indices(run, job)), len(run.class_names)
+    classes = torch.from_numpy(round_class_indices(run, job))
+    num_classes = len(run.class_names)
     if run.recipe.optim_for(job.backbone).balance != "weights":
         return Targets(classes, torch.ones(num_classes))
-    window_classes = classes[torch.from_numpy(training_windows(run, job).tracks).long()]
+    # Weights count windows, as the loss does: tracks of dense classes have more of them.
+    window_tracks = torch.from_numpy(training_windows(run, job).tracks).long()
+    window_classes = classes[window_tracks]
     return Targets(classes, targets.class_weights(window_classes, num_classes))
 
 
 def prediction_windows(run: Run, rows: np.ndarray) -> WindowIndex:
     """The windows of tracks for validation and prediction."""
+    # Public test tracks have a hop of their own.
     public = np.array([run.manifest.splits[row] == "public" for row in rows], bool)
     return windows.prediction_windows(rows, public, run.recipe.audio, run.recipe.windows)

@@ -31,7 +31,8 @@ class Sources:
     @property
     def flags(self) -> list[str]:
         """The command-line flags of the sources that are set."""
-        return [f"--{name}" for name in ("labels", "test", "private", "data") if getattr(self, name)]
+        names = ("labels", "test", "private", "data")
+        return [f"--{name}" for name in names if getattr(self, name)]
 
 
 @dataclass(frozen=True)
@@ -62,12 +63,13 @@ def create(request: RunRequest, sources: Sources, device_name: str) -> Run:
         raise InputError(f"{folder}: a new run needs --labels: a CSV of file,label or a folder of class folders")
     if request.without_pseudo:
         raise InputError("--without-pseudo needs a run whose first round is done: leave it out")
-    preflight.check_writable(folder)
+    preflight.check_writable(folder)  # now rather than after all files are decoded
     recipe = load_recipe(request.recipes, request.overrides)
     cache = open_cache(folder / "pcm_cache", recipe.audio, recipe.loader)
     started = time.monotonic()
     tracks, audio_errors = preflight.build_manifest(sources.lists, sources.data, recipe, cache)
     seconds = time.monotonic() - started
+    # Only now the folder is a run: an interrupted creation starts anew, with what the cache has.
     run = create_run(folder, recipe, tracks, device_name)
     timings.record(run.timings_path, 1, "decode" if cache else "check files", seconds, len(tracks), "tracks")
     quarantine.record_errors(run.quarantine_path, audio_errors)
@@ -98,4 +100,5 @@ def check_dataset(request: RunRequest, sources: Sources) -> int:
         opened = open_run(request.folder, request.overrides, request.without_pseudo)
         return preflight.check_dataset(opened.manifest, opened.recipe)
     recipe = load_recipe(request.recipes, request.overrides)
-    return preflight.check_dataset(preflight.read_sources(sources.lists, sources.data), recipe)
+    source_lists = preflight.read_sources(sources.lists, sources.data)
+    return preflight.check_dataset(source_lists, recipe)

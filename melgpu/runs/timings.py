@@ -45,8 +45,8 @@ def record(path: Path, round_number: int, stage: str, seconds: float, amount: in
     except InputError:
         timings = []
     ended = datetime.now(UTC).isoformat(timespec="seconds")
-    timing = StageTiming(ended, round_number, stage, round(seconds, 3), amount, unit)
-    files.write_csv(path, COLUMNS, map(astuple, [*timings, timing]))
+    timing = StageTiming(ended, round_number, stage, round(seconds, 3), amount, unit)  # to ms
+    files.write_csv(path, COLUMNS, map(astuple, [*timings, timing]))  # anew, since only whole files are atomic
 
 
 def load(path: Path) -> list[StageTiming]:
@@ -54,7 +54,10 @@ def load(path: Path) -> list[StageTiming]:
     if not path.exists():
         return []
     with files.read_csv(path, "a table of timings", COLUMNS) as (_, rows):
-        timings = [StageTiming(e, int(r), stage, float(s), int(amount), unit) for e, r, stage, s, amount, unit in rows]
+        timings = [
+            StageTiming(ended, int(round_number), stage, float(seconds), int(amount), unit)
+            for ended, round_number, stage, seconds, amount, unit in rows
+        ]
         if not all(0 <= timing.seconds < math.inf and timing.amount >= 0 for timing in timings):
             raise ValueError("a negative or infinite value")
     return timings

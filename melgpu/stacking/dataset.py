@@ -43,7 +43,7 @@ class StackingSet:
 
     @property
     def num_subfolds(self) -> int:
-        return int(self.subfolds.max()) + 1
+        return int(self.subfolds.max()) + 1  # fewer than the recipe's where there are fewer tracks
 
 
 def load_base_predictions(run: Run, round_number: int) -> BasePredictions:
@@ -58,9 +58,8 @@ def load_base_predictions(run: Run, round_number: int) -> BasePredictions:
         fold: predictions.align(members, run.manifest.ids, run.class_names, provenance | {"fold": fold})
         for fold, members in loaded.items()
     }
-    return BasePredictions(
-        matrices, np.any([member.unusable for members in loaded.values() for member in members], axis=0)
-    )
+    unusable = [member.unusable for members in loaded.values() for member in members]
+    return BasePredictions(matrices, np.any(unusable, axis=0))  # unusable for one network, unusable for all
 
 
 def _load(run: Run, round_number: int, fold: int) -> list[predictions.Predictions]:
@@ -69,25 +68,32 @@ def _load(run: Run, round_number: int, fold: int) -> list[predictions.Prediction
     if missing:
         problems = (f"round {round_number}: no predictions of {name} by its current checkpoint" for name in missing)
         raise InputError([*problems, f"run python train.py and python predict.py with {run.cli_flags} first"])
+    # A row of the matrices is a row of the manifest, whatever the order in a file.
     tracks = list(zip(run.manifest.ids, run.manifest.splits, strict=True))
     return [predictions.load(run.predictions_path(job)).reordered_to(tracks) for job in jobs]
 
 
 def stacking_sets(run: Run, round_number: int, base: BasePredictions) -> list[StackingSet]:
     """A stacking set for each stack of a round."""
-    protocol, folds = run.recipe.stacking.protocol, run.round_spec(round_number).folds
-    return [_stacking_set(run, round_number, base, group) for group in fold_groups(protocol, folds)]
+    groups = fold_groups(run.recipe.stacking.protocol, run.round_spec(round_number).folds)
+    return [_stacking_set(run, round_number, base, group) for group in groups]
 
 
 def _stacking_set(run: Run, round_number: int, base: BasePredictions, folds: tuple[int, ...]) -> StackingSet:
     labels = class_indices(run.round_manifest(round_number)[0], run.class_names)
-    sides = {fold: [rows[~base.unusable[rows]] for rows in run.round_rows(round_number, fold)] for fold in folds}
+    sides = {fold: _usable_rows(run, round_number, base, fold) for fold in folds}
     rows = np.concatenate([valid_rows for _, valid_rows in sides.values()])
     row_folds = np.repeat(folds, [len(valid_rows) for _, valid_rows in sides.values()])
     matrix = np.concatenate([base.matrices[fold][valid_rows] for fold, (_, valid_rows) in sides.items()])
     train = None
-    if run.recipe.stacking.protocol == "original":
+    if run.recipe.stacking.protocol == "original":  # in which a stack has one fold
         train_rows = sides[folds[0]][0]
         train = (base.matrices[folds[0]][train_rows], labels[train_rows])
+    # Sub-folds split the validation tracks alone: training tracks are only pretrained on, and never evaluated.
     subfolds = assign_subfolds(labels[rows], run.recipe.stacking)
     return StackingSet(folds, rows, row_folds, (matrix, labels[rows]), subfolds, train)
+
+
+def _usable_rows(run: Run, round_number: int, base: BasePredictions, fold: int) -> list[np.ndarray]:
+    """Training and validation rows of a fold, without tracks that have no usable audio."""
+    return [rows[~base.unusable[rows]] for rows in run.round_rows(round_number, fold)]

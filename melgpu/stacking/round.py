@@ -20,6 +20,7 @@ def stack_round(run: Run, round_number: int) -> None:
     """
     base = dataset.load_base_predictions(run, round_number)
     stacking_sets = dataset.stacking_sets(run, round_number, base)
+    # The stackers are fitted once for each sub-fold of each stacking set, hence the unit of progress.
     num_fits = sum(stacking_set.num_subfolds for stacking_set in stacking_sets)
     timing = timings.measure(run.timings_path, round_number, f"stack{run.variant_suffix}", num_fits, "sub-folds")
     with timing, console.progress(f"round {round_number}: stacking", num_fits, "sub-folds") as tracker:
@@ -30,21 +31,25 @@ def stack_round(run: Run, round_number: int) -> None:
     for stacking_set, stack in stacks:
         write_stack(run, round_number, stacking_set, stack)
     evaluation.save(round_evaluation, run.evaluation_path(round_number))
-    if not run.without_pseudo:
+    if not run.without_pseudo:  # the variant is for a comparison of scores only
         if round_number < len(run.recipe.rounds):
             write_pseudo_labels(run, round_number, round_evaluation, base)
         else:
             write_submissions(run, round_evaluation)
-    run.finish_round(round_number, round_evaluation.scores())
+    run.finish_round(round_number, round_evaluation.scores())  # last: its file marks the round as stacked
 
 
 def fit_stack(run: Run, round_number: int, stacking_set: StackingSet, tracker: Tracker) -> Stack:
     """Fit the stackers of one stacking set, once for each of its sub-folds."""
-    spec, train, subfolds = run.round_spec(round_number), stacking_set.train, stacking_set.subfolds
+    spec = run.round_spec(round_number)
+    train = stacking_set.train
+    subfolds = stacking_set.subfolds
     _, num_models, num_classes = stacking_set.validation[0].shape
     stack = Stack(num_models, num_classes, spec.blend)
     title = f"fold {' '.join(map(str, stacking_set.folds))}"
-    tracker.advance(0, f"{title}, {'pretraining on training tracks' if train else 'fitting on validation tracks'}")
+    phase = "pretraining on training tracks" if train else "fitting on validation tracks"
+    tracker.advance(0, f"{title}, {phase}")
+    # A generator, so that the progress bar advances as sub-folds are fitted.
     for subfold in fit_subfolds(train, stacking_set.validation, subfolds, list(spec.blend), run.recipe.stacking):
         stack.subfold_stackers.append(subfold)
         tracker.advance(1, f"{title}, sub-fold {len(stack.subfold_stackers)}/{stacking_set.num_subfolds}")
@@ -70,7 +75,8 @@ def write_submissions(run: Run, round_evaluation: RoundEvaluation) -> None:
         console.say(quarantine.summarize(audio_errors, run.quarantine_path))
     for split, path in run.submission_paths.items():
         rows = [row for row, row_split in enumerate(round_evaluation.splits) if row_split == split]
-        labels = [round_evaluation.class_names[c] for c in round_evaluation.final_probs[rows].argmax(axis=1)]
+        classes = round_evaluation.final_probs[rows].argmax(axis=1)
+        labels = [round_evaluation.class_names[index] for index in classes]
         submission.write_submission(path, [round_evaluation.ids[row] for row in rows], labels)
 
 
@@ -79,7 +85,8 @@ def write_pseudo_labels(run: Run, round_number: int, round_evaluation: RoundEval
     public = run.manifest.rows("public")
     usable = ~base.unusable[public]
     ids = [run.manifest.ids[row] for row in public[usable]]
-    probs = round_evaluation.final_probs[np.array(round_evaluation.splits) == "public"][usable]
+    is_public = np.array(round_evaluation.splits) == "public"
+    probs = round_evaluation.final_probs[is_public][usable]  # test rows are in the manifest's order, as `public` is
     selected = pseudo_labels.select(ids, probs, base.votes(public[usable]), run.class_names, run.recipe.pseudo)
     pseudo_labels.save(selected, run.pseudo_path(round_number), round_number, run.recipe.digest())
     console.say(f"Round {round_number}: {len(selected)} of {len(public)} public test tracks get a pseudo label")

@@ -29,7 +29,9 @@ from melgpu.stacking.boosting import Booster
 from melgpu.stacking.stack_cnn import LabelledMatrix
 
 MIN_SUBFOLDS = 3  # to fit, to stop early, to evaluate
-BLEND, FITTED_BLEND, MEAN = "blend", "fitted blend", "mean"  # MEAN: of the networks
+BLEND = "blend"  # of the stackers, by the recipe's weights
+FITTED_BLEND = "fitted blend"
+MEAN = "mean"  # of the networks
 
 
 @dataclass(frozen=True)
@@ -43,10 +45,13 @@ class SubfoldStackers:
         """Probabilities (N, C) by stacker."""
         if len(matrix) == 0:  # a run without test sets
             return dict.fromkeys(self.stackers, np.zeros((0, matrix.shape[2])))
-        return {
-            name: (stack_cnn if isinstance(stacker, nn.Module) else boosting).predict(stacker, matrix)
-            for name, stacker in self.stackers.items()
-        }
+        return {name: _predict_stacker(stacker, matrix) for name, stacker in self.stackers.items()}
+
+
+def _predict_stacker(stacker: nn.Module | Booster, matrix: np.ndarray) -> np.ndarray:
+    if isinstance(stacker, nn.Module):
+        return stack_cnn.predict(stacker, matrix)
+    return boosting.predict(stacker, matrix)
 
 
 @dataclass(frozen=True)
@@ -60,15 +65,22 @@ class Stack:
 
     def predict(self, matrix: np.ndarray) -> dict[str, np.ndarray]:
         """Probabilities (N, C) of new tracks by stacker and blend: the mean over all sub-folds."""
-        probs = [self._predict_subfold(subfold, matrix) for subfold in self.subfold_stackers]
-        return {name: np.mean([subfold_probs[name] for subfold_probs in probs], axis=0) for name in probs[0]}
+        by_subfold = [self._predict_subfold(subfold, matrix) for subfold in self.subfold_stackers]
+        means = {}
+        for name in by_subfold[0]:
+            means[name] = np.mean([probs[name] for probs in by_subfold], axis=0)
+        return means
 
     def out_of_fold(self, matrix: np.ndarray, subfolds: np.ndarray) -> dict[str, np.ndarray]:
         """The same of the validation tracks: each by the stackers fitted without its sub-fold; `subfolds` (N,)."""
         out: dict[str, np.ndarray] = {}
+        # Stackers `index` were fitted without sub-fold `index`: of the validation tracks they predict just that one.
         for index, subfold in enumerate(self.subfold_stackers):
-            for name, probs in self._predict_subfold(subfold, matrix[subfolds == index]).items():
-                out.setdefault(name, np.empty((len(matrix), self.num_classes)))[subfolds == index] = probs
+            in_subfold = subfolds == index
+            for name, probs in self._predict_subfold(subfold, matrix[in_subfold]).items():
+                if name not in out:
+                    out[name] = np.empty((len(matrix), self.num_classes))  # filled sub-fold by sub-fold
+                out[name][in_subfold] = probs
         return out
 
     @property
@@ -81,7 +93,7 @@ class Stack:
     def _predict_subfold(self, subfold: SubfoldStackers, matrix: np.ndarray) -> dict[str, np.ndarray]:
         probs = subfold.predict(matrix)
         blends = {BLEND: blend_probs(probs, self.weights)}
-        if len(probs) > 1:
+        if len(probs) > 1:  # the weight of a single stacker is 1 anyway
             blends[FITTED_BLEND] = blend_probs(probs, subfold.weights)
         return probs | blends
 
@@ -108,7 +120,10 @@ def assign_subfolds(labels: np.ndarray, spec: StackingSpec) -> np.ndarray:
     """
     if len(labels) < MIN_SUBFOLDS:
         raise InputError(f"a stack needs at least {MIN_SUBFOLDS} validation tracks, there are {len(labels)}")
-    by_class = np.lexsort([np.random.default_rng(spec.seed).random(len(labels)), labels])
+    # Tracks are put in order of class, at random within each, and dealt to the sub-folds in turn: every sub-fold gets
+    # its part of each class, and sizes differ by one at most. With fewer tracks than sub-folds the last ones get none.
+    order_in_class = np.random.default_rng(spec.seed).random(len(labels))
+    by_class = np.lexsort([order_in_class, labels])  # the last key sorts first
     subfolds = np.empty(len(labels), np.int64)
     subfolds[by_class] = np.arange(len(labels)) % spec.num_subfolds
     return subfolds
@@ -122,16 +137,23 @@ def fit_subfolds(
     `train` are the training tracks to pretrain the CNNs on, in the original protocol.
     """
     indices = range(subfolds.max() + 1)
-    others = np.stack([subfolds != index for index in indices])
+    others = np.stack([subfolds != index for index in indices])  # (number of sub-folds, N)
+    # One run of pretraining serves all sub-folds, but each has its own stopping epoch, chosen on the other sub-folds.
     cnns = {name: stack_cnn.pretrain(name, train, valid, others, spec) for name in names if name in stack_cnn.CNNS}
     for index in indices:
+        # Sub-fold `index` is left out, to be evaluated on; the next one stops the CNNs early; the others are fitted on.
         is_stop = subfolds == (index + 1) % len(indices)
-        stop, rows = _select(valid, is_stop), _select(valid, others[index] & ~is_stop)
-        stackers = {
-            name: stack_cnn.finetune(cnns[name][index], rows, stop, spec) if name in cnns else boosting.fit(*rows, spec)
-            for name in names
-        }
-        yield SubfoldStackers(stackers, fit_blend_weights(SubfoldStackers(stackers, {}).predict(stop[0]), stop[1]))
+        stop = _select(valid, is_stop)
+        rows = _select(valid, others[index] & ~is_stop)
+        stackers = {}
+        for name in names:
+            if name in cnns:
+                stackers[name] = stack_cnn.finetune(cnns[name][index], rows, stop, spec)
+            else:
+                stackers[name] = boosting.fit(*rows, spec)  # without early stopping, which dart ignores
+        # The blend's weights come from the sub-fold for early stopping: the stackers were not fitted on it.
+        stop_probs = SubfoldStackers(stackers, {}).predict(stop[0])
+        yield SubfoldStackers(stackers, fit_blend_weights(stop_probs, stop[1]))
 
 
 def _select(rows: LabelledMatrix, mask: np.ndarray) -> LabelledMatrix:
@@ -150,7 +172,8 @@ def fit_blend_weights(probs: dict[str, np.ndarray], labels: np.ndarray, steps: i
     algorithm", JRSS B 39 (1977). The log-likelihood is concave in the weights, so it converges to the maximum.
     """
     rows = np.arange(len(labels))
-    likelihoods = np.stack([stacker_probs[rows, labels] for stacker_probs in probs.values()]).clip(1e-12)
+    likelihoods = np.stack([stacker_probs[rows, labels] for stacker_probs in probs.values()])
+    likelihoods = likelihoods.clip(1e-12)  # against 0 / 0 where all stackers give a track's class no probability
     weights = np.full(len(probs), 1 / len(probs))
     for _ in range(steps):
         joint = weights[:, None] * likelihoods
@@ -166,11 +189,16 @@ def save_stack(stack: Stack, path: Path, metadata: dict) -> None:
             if isinstance(stacker, nn.Module):
                 tensors.update({f"{name}.{index}.{key}": value for key, value in stacker.state_dict().items()})
             else:
-                text = bytearray(stacker.model_to_string().encode())
+                text = bytearray(stacker.model_to_string().encode())  # `frombuffer` wants writable memory
                 tensors[f"{name}.{index}"] = torch.frombuffer(text, dtype=torch.uint8)
     fitted = [subfold.weights for subfold in stack.subfold_stackers]
-    shape = {"num_models": stack.num_models, "num_classes": stack.num_classes}
-    checkpoint.save(path, tensors, {**metadata, "stack": {**shape, "weights": stack.weights, "fitted_weights": fitted}})
+    stack_metadata = {
+        "num_models": stack.num_models,
+        "num_classes": stack.num_classes,
+        "weights": stack.weights,
+        "fitted_weights": fitted,
+    }
+    checkpoint.save(path, tensors, {**metadata, "stack": stack_metadata})
 
 
 def load_stack(path: Path) -> tuple[Stack, dict]:
@@ -189,9 +217,10 @@ def _load_stacker(name: str, index: int, stack: Stack, tensors: dict[str, Tensor
     prefix = f"{name}.{index}"
     if name not in stack_cnn.CNNS:
         return _load_trees(prefix, stack, tensors, path)
-    with torch.device("meta"):
-        cnn = stack_cnn.CNNS[name](stack.num_models, stack.num_classes, dropout=0.0)
-    weights = {key.removeprefix(prefix + "."): value for key, value in tensors.items() if key.startswith(prefix + ".")}
+    with torch.device("meta"):  # the sizes come from the file: no memory before its tensors are checked
+        cnn = stack_cnn.CNNS[name](stack.num_models, stack.num_classes, dropout=0.0)  # it is not trained any more
+    start = f"{prefix}."
+    weights = {key.removeprefix(start): value for key, value in tensors.items() if key.startswith(start)}
     checkpoint.load_into(cnn, weights, path, assign=True)
     return cnn.eval()
 

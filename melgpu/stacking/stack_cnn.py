@@ -32,7 +32,7 @@ class StackCNN(nn.Module):
         """Logits (N, C) of a matrix (N, K, C)."""
         x = F.relu(self.convs[0](matrix.unsqueeze(1)))
         for conv in self.convs[1:]:
-            x = self.dropout(F.relu(conv(x)))
+            x = self.dropout(F.relu(conv(x)))  # as in the original, not after the first layer
         return self.head(x)
 
 
@@ -44,24 +44,30 @@ class StackSkipCNN(nn.Module):
     def __init__(self, num_models: int, num_classes: int, dropout: float):
         super().__init__()
         outputs = [8, 16, *(2 * width for width in self.WIDTHS[2:])]  # channels after each layer, skips included
-        self.convs = nn.ModuleList(_conv(i, o, 2) for i, o in zip([1, *outputs[:-1]], self.WIDTHS, strict=True))
-        self.skips = nn.ModuleList(_conv(i, o, 3) for i, o in zip(outputs[:3], self.WIDTHS[2:], strict=True))
+        conv_channels = zip([1, *outputs[:-1]], self.WIDTHS, strict=True)
+        skip_channels = zip(outputs[:3], self.WIDTHS[2:], strict=True)
+        self.convs = nn.ModuleList(_conv(*channels, 2) for channels in conv_channels)
+        self.skips = nn.ModuleList(_conv(*channels, 3) for channels in skip_channels)
         self.norm = nn.BatchNorm2d(8)
         self.head = _head(outputs[-1] * num_models * num_classes, num_classes, dropout)
 
     def forward(self, matrix: Tensor) -> Tensor:
         """Logits (N, C) of a matrix (N, K, C)."""
-        previous, x = None, self.norm(F.relu(self.convs[0](matrix.unsqueeze(1))))
+        previous = None
+        x = self.norm(F.relu(self.convs[0](matrix.unsqueeze(1))))
         for layer, conv in enumerate(self.convs[1:], start=1):
             output = F.relu(conv(x))
             if layer >= 2:
-                output = torch.cat([output, F.relu(self.skips[layer - 2](previous))], dim=1)
-            previous, x = x, output
+                skip = F.relu(self.skips[layer - 2](previous))
+                output = torch.cat([output, skip], dim=1)
+            previous = x
+            x = output
         return self.head(x)
 
 
 def _conv(inputs: int, outputs: int, kernel_size: int) -> nn.Sequential:
     """A convolution along the model axis, with "same" padding."""
+    # By hand, since an even kernel needs one more row after than before.
     padding = nn.ZeroPad2d((0, 0, (kernel_size - 1) // 2, kernel_size // 2))
     return nn.Sequential(padding, nn.Conv2d(inputs, outputs, (kernel_size, 1)))
 
@@ -95,11 +101,13 @@ def pretrain(
     Each is pretrained on the training rows with early stopping on its group. As all groups share the same steps, they
     are trained once. Without training rows the CNNs have their initial weights.
     """
-    torch.manual_seed(spec.seed)
-    cnn = CNNS[name](valid[0].shape[1], valid[0].shape[2], spec.dropout)
-    states = (
-        _fit(cnn, train, valid, groups, spec, spec.pretrain_patience) if train else [cnn.state_dict()] * len(groups)
-    )
+    torch.manual_seed(spec.seed)  # of the initial weights, the order of the rows and dropout
+    _, num_models, num_classes = valid[0].shape
+    cnn = CNNS[name](num_models, num_classes, spec.dropout)
+    if train:
+        states = _fit(cnn, train, valid, groups, spec, spec.pretrain_patience)
+    else:
+        states = [cnn.state_dict()] * len(groups)
     cnns = [copy.deepcopy(cnn) for _ in groups]
     for group_cnn, state in zip(cnns, states, strict=True):
         group_cnn.load_state_dict(state)
@@ -109,8 +117,9 @@ def pretrain(
 @single_thread()
 def finetune(cnn: nn.Module, rows: LabelledMatrix, stop: LabelledMatrix, spec: StackingSpec) -> nn.Module:
     """Train the CNN in place on `rows`, with early stopping on `stop`."""
-    torch.manual_seed(spec.seed)
-    (best,) = _fit(cnn, rows, stop, np.ones((1, len(stop[1])), bool), spec, spec.finetune_patience)
+    torch.manual_seed(spec.seed)  # so that the result does not depend on what was fitted before
+    all_rows = np.ones((1, len(stop[1])), bool)  # as a single group
+    (best,) = _fit(cnn, rows, stop, all_rows, spec, spec.finetune_patience)
     cnn.load_state_dict(best)
     return cnn.eval()
 
@@ -125,8 +134,11 @@ class EarlyStopping:
 
     def update(self, score: tuple[float, float], weights: dict[str, Tensor], patience: int) -> None:
         """Count an epoch: keep its weights where they are the best, unless training has stopped for this group."""
+        # Once out of patience a group keeps its weights, even if others train on and its score becomes better.
         if self.epochs_since_best < patience and score > self.score:
-            self.score, self.weights, self.epochs_since_best = score, weights, 0
+            self.score = score
+            self.weights = weights
+            self.epochs_since_best = 0
         else:
             self.epochs_since_best += 1
 
@@ -135,12 +147,14 @@ def _fit(
     cnn: nn.Module, rows: LabelledMatrix, valid: LabelledMatrix, groups: np.ndarray, spec: StackingSpec, patience: int
 ) -> list[dict[str, Tensor]]:
     """Adam with a cyclic learning rate; returns the best weights on each group (by accuracy, then loss)."""
-    inputs, labels = _tensor(rows[0]), torch.from_numpy(rows[1])
+    inputs = _tensor(rows[0])
+    labels = torch.from_numpy(rows[1])
     optimizer = torch.optim.Adam(cnn.parameters(), lr=spec.lr, fused=True)
+    half_cycle = max(2, 4 * len(labels) // spec.batch_size)  # steps: four epochs
     schedule = torch.optim.lr_scheduler.CyclicLR(
-        optimizer, spec.lr, spec.max_lr, step_size_up=max(2, 4 * len(labels) // spec.batch_size), cycle_momentum=False
+        optimizer, spec.lr, spec.max_lr, step_size_up=half_cycle, cycle_momentum=False
     )
-    initial = copy.deepcopy(cnn.state_dict())
+    initial = copy.deepcopy(cnn.state_dict())  # a state dict shares its memory with the weights, which change
     stopping = [EarlyStopping(score, initial) for score in _scores(cnn, valid, groups)]
     for _ in range(spec.max_epochs):
         cnn.train()
@@ -152,7 +166,7 @@ def _fit(
             loss.backward()
             optimizer.step()
             schedule.step()
-        weights = copy.deepcopy(cnn.state_dict())
+        weights = copy.deepcopy(cnn.state_dict())  # one copy for all groups
         for group, score in zip(stopping, _scores(cnn, valid, groups), strict=True):
             group.update(score, weights, patience)
         if all(group.epochs_since_best >= patience for group in stopping):
@@ -164,7 +178,8 @@ def _scores(cnn: nn.Module, rows: LabelledMatrix, groups: np.ndarray) -> list[tu
     """Accuracy and negative loss on each group of rows."""
     cnn.eval()
     with torch.inference_mode():
-        logits, labels = cnn(_tensor(rows[0])), torch.from_numpy(rows[1])
+        logits = cnn(_tensor(rows[0]))
+        labels = torch.from_numpy(rows[1])
         correct = (logits.argmax(1) == labels).double()
         losses = F.cross_entropy(logits, labels, reduction="none").double()
         masks = torch.from_numpy(groups)

@@ -39,21 +39,25 @@ def job_lock(run: Run, job: Job) -> Iterator[None]:
 def _lock(descriptor: int, folder: Path) -> None:
     """Lock an open folder; the system releases the lock when the process ends."""
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # LOCK_NB: fail at once instead of waiting
     except BlockingIOError:
         raise InputError(f"{folder}: another process is training this network") from None
 
 
 def save_epoch(run: Run, job: Job, training: Training, parity_figures: dict) -> None:
     """Write the files of a training after an epoch; for `parity_figures` see `parity.measure_parity`."""
-    folder, metadata = run.job_folder(job), _network_metadata(run, job, training) | {"parity": parity_figures}
+    folder = run.job_folder(job)
+    metadata = _network_metadata(run, job, training) | {"parity": parity_figures}
+    # The weights come before the state: a training that is killed in between repeats the epoch and writes them again.
     if training.progress.improved:
         checkpoint.save(run.checkpoint_path(job), training.evaluated_model.state_dict(), metadata)
-    if not training.progress.finished(run.recipe.optim_for(job.backbone)):
+    if not training.progress.finished(run.recipe.optim_for(job.backbone)):  # else `mark_trained` would delete the state
         save_state(run, job, training)
     if run.recipe.machine.tensorboard:
         _write_tensorboard(folder / "tensorboard", training.log[-1])
-    files.write_csv(folder / "log.csv", list(training.log[0]), (list(record.values()) for record in training.log))
+    # The state holds the whole log, so a resumed training writes all epochs again.
+    rows = (list(record.values()) for record in training.log)
+    files.write_csv(folder / "log.csv", list(training.log[0]), rows)
 
 
 def load_log(run: Run, job: Job) -> list[dict[str, float]]:
@@ -64,9 +68,10 @@ def load_log(run: Run, job: Job) -> list[dict[str, float]]:
     path = run.job_folder(job) / "log.csv"
     if not path.exists():
         return []
-    with files.read_csv(path, "a training log") as (header, rows):
+    with files.read_csv(path, "a training log") as (header, rows):  # turns a ValueError of the block into an InputError
         records = [dict(zip(header, map(float, row), strict=True)) for row in rows]
-        if missing := [name for name in LOG_COLUMNS if name not in header]:
+        missing = [name for name in LOG_COLUMNS if name not in header]
+        if missing:
             raise ValueError(f"columns are missing: {', '.join(missing)}")
         if not all(math.isfinite(value) for record in records for value in record.values()):
             raise ValueError("a value is not finite")
@@ -116,7 +121,9 @@ def resume(run: Run, job: Job, training: Training) -> bool:
 
 def mark_trained(run: Run, job: Job, training: Training) -> None:
     """Mark a job as trained: write the record of its best epoch, delete its state."""
+    # Of equal epochs max() takes the first, whose weights were saved: `improved` needs a higher accuracy.
     best = max(training.log, key=lambda record: record["window_accuracy"])
+    # scores.json is the mark: once it exists, the state is not needed any more.
     files.write_text(run.job_folder(job) / "scores.json", json.dumps(best) + "\n")
     (run.job_folder(job) / "last.safetensors").unlink(missing_ok=True)
 
@@ -125,7 +132,7 @@ def _network_metadata(run: Run, job: Job, training: Training) -> dict:
     return {
         **asdict(job),
         "class_names": run.class_names,
-        "recipe": json.loads(run.recipe.to_json()),
+        "recipe": json.loads(run.recipe.to_json()),  # as JSON data
         "recipe_digest": run.recipe.digest(),
         "pseudo_digest": run.pseudo_digest(job.round),
         "scores": training.log[-1],

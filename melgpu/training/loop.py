@@ -32,7 +32,8 @@ STAGES = ("audio", "pictures", "network", "other", "validation")  # audio: waiti
 
 def step_seed(seed: int, epoch: int, step: int, rank: int = 0) -> int:
     """An independent seed for each step of each epoch of each process."""
-    return int(np.random.SeedSequence([seed, epoch, step, rank]).generate_state(1, np.uint64)[0] >> 1)
+    (state,) = np.random.SeedSequence([seed, epoch, step, rank]).generate_state(1, np.uint64)
+    return int(state >> 1)  # 63 bits: not negative as a signed integer either
 
 
 def train_epoch(
@@ -45,27 +46,38 @@ def train_epoch(
     seed: int,
 ) -> Iterator[int]:
     """One optimizer step per batch, from the current step of `training` on; yields the number of windows of each."""
-    model, progress, timer = distributed.wrap_ddp(training.model), training.progress, training.timer
+    model = distributed.wrap_ddp(training.model)
+    progress = training.progress
+    timer = training.timer
     bfloat16 = use_bfloat16(spec.precision, training.metric_sums.device)
     model.train()
-    timer.mark(None)
+    timer.mark(None)  # what came before the first batch belongs to no stage
     for batch in batches:
         timer.mark("audio")
+        # Seeded by its position, a step draws the same augmentation and dropout in a resumed training.
         torch.manual_seed(step_seed(seed, progress.epoch, progress.step, distributed.rank()))
-        pictures, soft_targets = (
-            augment(features(batch.waves), augment_spec),
-            targets.for_batch(batch, spec.label_smoothing),
-        )
+        pictures = augment(features(batch.waves), augment_spec)
+        soft_targets = targets.for_batch(batch, spec.label_smoothing)
         if augment_spec.mixup_alpha:
             pictures, soft_targets = mixup(pictures, soft_targets, augment_spec.mixup_alpha)
-        soft_targets = (soft_targets / max(1, int(batch.valid.sum()))).to(pictures.device, non_blocking=True)
+        # Divided here, the losses of micro-batches of any size add up to the mean over the batch's valid windows.
+        num_valid = max(1, int(batch.valid.sum()))
+        soft_targets = (soft_targets / num_valid).to(pictures.device, non_blocking=True)
         timer.mark("pictures")
-        while (sums := _accumulate_gradients(training, model, pictures, soft_targets, bfloat16)) is None:
-            training.micro_batch = -(-min(training.micro_batch, len(pictures)) // 2)
-        training.step(sums)
+        _train_step(training, model, pictures, soft_targets, bfloat16)
         timer.mark("network")
         yield len(batch.tracks)
         timer.mark("other")
+
+
+def _train_step(training: Training, model: nn.Module, pictures: Tensor, soft_targets: Tensor, bfloat16: bool) -> None:
+    """One optimizer step; the micro-batch is halved, for all later steps too, until it fits the device's memory."""
+    sums = _accumulate_gradients(training, model, pictures, soft_targets, bfloat16)
+    while sums is None:  # out of memory
+        micro_batch = min(training.micro_batch, len(pictures))  # a micro-batch is no larger than the batch
+        training.micro_batch = -(-micro_batch // 2)  # rounded up
+        sums = _accumulate_gradients(training, model, pictures, soft_targets, bfloat16)
+    training.step(sums)
 
 
 def _accumulate_gradients(
@@ -76,23 +88,24 @@ def _accumulate_gradients(
     `soft_targets`, shape (B, C), are divided by the number of valid windows; rows of 0 are windows that are not valid.
     None where the device is out of memory and a smaller micro-batch is possible.
     """
-    training.optimizer.zero_grad()
-    sums, num_valid = torch.zeros_like(training.metric_sums), (soft_targets.sum(1) > 0).sum().clamp(min=1)
-    leaf = pictures.detach().requires_grad_(
-        pictures.requires_grad
-    )  # gradients of a trainable LogMel are collected here
+    training.optimizer.zero_grad()  # also of an attempt that ran out of memory
+    sums = torch.zeros_like(training.metric_sums)
+    num_valid = (soft_targets.sum(1) > 0).sum().clamp(min=1)  # on the device: reading it would synchronize
+    # Gradients with respect to the pictures are collected here; a trainable LogMel gets them in one backward pass.
+    leaf = pictures.detach().requires_grad_(pictures.requires_grad)
     micro_batches = zip(leaf.split(training.micro_batch), soft_targets.split(training.micro_batch), strict=True)
     try:
         for micro_pictures, micro_targets in micro_batches:
             with torch.autocast(pictures.device.type, torch.bfloat16, enabled=bfloat16):
                 logits = model(micro_pictures)
-            loss = -(micro_targets * logits.float().log_softmax(1)).sum()
+            loss = -(micro_targets * logits.float().log_softmax(1)).sum()  # cross entropy, in float32
             loss.backward()
             correct = (logits.argmax(1) == micro_targets.argmax(1)) & (micro_targets.sum(1) > 0)
             sums += torch.stack([loss.detach(), correct.sum() / num_valid])
         if pictures.requires_grad:
             pictures.backward(leaf.grad)
     except torch.OutOfMemoryError:
+        # Of several processes the others would not repeat the step: their collectives would no longer match.
         if distributed.world_size() > 1 or min(training.micro_batch, len(pictures)) == 1:
             raise InputError("the device is out of memory: set a smaller machine.micro_batch") from None
         return None
@@ -109,7 +122,8 @@ def update_batch_norm(
     pictures = (features(batch.waves) for batch in itertools.islice(batches, num_batches))
     with torch.autocast(next(model.parameters()).device.type, torch.bfloat16, enabled=bfloat16):
         torch.optim.swa_utils.update_bn(pictures, model)
-    distributed.all_reduce_mean(buffer for buffer in model.buffers() if buffer.is_floating_point())
+    averages = (buffer for buffer in model.buffers() if buffer.is_floating_point())  # not the counts of batches
+    distributed.all_reduce_mean(averages)
 
 
 def window_accuracy(
@@ -122,6 +136,7 @@ def window_accuracy(
         counts += torch.stack([correct.sum(), batch.valid.sum()])
         yield 0
     device = next(model.parameters()).device
+    # Counts are summed rather than accuracies averaged: processes can have different numbers of valid windows.
     num_correct, num_valid = distributed.all_reduce_sum(counts.to(device)).tolist()
     return num_correct / max(1, num_valid)
 
@@ -143,24 +158,32 @@ def fit(
     """
     progress = training.progress
     while not progress.finished(spec):
-        epoch, first_step = progress.epoch, progress.step
-        if epoch == spec.warmup_epochs > 0 == progress.step:
-            training.optimizer = make_optimizer(training.model, spec, epoch)
-        if spec.schedule == "cosine" and epoch >= spec.warmup_epochs:
-            set_lr(training.optimizer, cosine_lr(spec, epoch))
+        epoch = progress.epoch
+        first_step = progress.step  # above 0 where a training resumes within an epoch
+        _prepare_optimizer(training, spec)
         training.timer.restart()
-        batches = train_batches(epoch, progress.step)
+        batches = train_batches(epoch, first_step)
         yield from train_epoch(training, features, batches, targets, spec, augment_spec, seed)
-        loss, accuracy = (
-            distributed.all_reduce_sum(training.metric_sums.clone()) / distributed.world_size() / progress.step
-        ).tolist()
+        sums = distributed.all_reduce_sum(training.metric_sums.clone())  # in place: of a copy
+        loss, accuracy = (sums / distributed.world_size() / progress.step).tolist()
         if not math.isfinite(loss):
             raise InputError(diagnose_nonfinite(training.model, features, train_batches(epoch, 0), epoch))
         record = {"epoch": epoch + 1, "lr": get_lr(training.optimizer), "loss": loss, "accuracy": accuracy}
         record["window_accuracy"] = yield from _validate(
             training, features, train_batches, valid_batches, targets, spec
         )
-        yield _end_epoch(training, record | throughput(training.timer, progress.step - first_step), spec)
+        record |= throughput(training.timer, progress.step - first_step)
+        yield _end_epoch(training, record, spec)
+
+
+def _prepare_optimizer(training: Training, spec: OptimSpec) -> None:
+    """Let the body train once the warm-up is over, and set the cosine schedule's learning rate."""
+    epoch = training.progress.epoch
+    # Only before the epoch's first step: a training that resumes later in it has restored this optimizer.
+    if epoch == spec.warmup_epochs > 0 == training.progress.step:
+        training.optimizer = make_optimizer(training.model, spec, epoch)
+    if spec.schedule == "cosine" and epoch >= spec.warmup_epochs:
+        set_lr(training.optimizer, cosine_lr(spec, epoch))
 
 
 def _validate(
@@ -172,12 +195,13 @@ def _validate(
     spec: OptimSpec,
 ) -> Generator[int, None, float]:
     """Update the batch norm of the evaluated network, and return its accuracy on validation windows."""
-    model, epoch = training.evaluated_model, training.progress.epoch
-    features = getattr(model, "front_end", None) or features
+    model = training.evaluated_model
+    epoch = training.progress.epoch
+    features = getattr(model, "front_end", None) or features  # a moving average has a front end of its own
     bfloat16 = use_bfloat16(spec.precision, training.metric_sums.device)
     if spec.batch_norm_batches and epoch >= spec.warmup_epochs:  # a frozen body keeps its statistics
         update_batch_norm(model, features, train_batches(epoch, 0), spec.batch_norm_batches, bfloat16)
-    distributed.broadcast(model.buffers())
+    distributed.broadcast(model.buffers())  # all processes validate the network that the main process saves
     accuracy = yield from window_accuracy(model, features, valid_batches(), targets.classes, bfloat16)
     training.timer.mark("validation")
     return accuracy
@@ -185,20 +209,24 @@ def _validate(
 
 def throughput(timer: StageTimer, steps: int) -> dict[str, float]:
     """Training steps per second of the epoch, and the seconds of each stage."""
-    seconds = timer.seconds(wait=True)
+    seconds = timer.seconds(wait=True)  # the marks of the last steps may be pending
     train_s = sum(stage_s for stage, stage_s in seconds.items() if stage != "validation")
     rounded = {f"{stage}_s": round(seconds.get(stage, 0.0), 3) for stage in STAGES}
-    return {"steps_per_s": round(steps / max(train_s, 1e-9), 3)} | rounded
+    steps_per_s = round(steps / max(train_s, 1e-9), 3)  # 1e-9 s: no division by 0
+    return {"steps_per_s": steps_per_s} | rounded
 
 
 def diagnose_nonfinite(model: nn.Module, features: nn.Module, batches: Iterable[Batch], epoch: int) -> list[str]:
     """The cause of a non-finite loss: windows whose pictures are not finite, or else a diverged training."""
-    problems, diverged = [], f"epoch {epoch + 1}: the loss is not finite, the training diverged; try a smaller optim.lr"
+    problems = []
+    diverged = f"epoch {epoch + 1}: the loss is not finite, the training diverged; try a smaller optim.lr"
+    # A front end that diverged makes every picture NaN: the windows are not to blame.
     front_end = getattr(model, "front_end", None)
     if front_end and not all(bool(parameter.isfinite().all()) for parameter in front_end.parameters()):
         return [diverged]
     for batch in batches:
-        problems += describe_nonfinite(batch, features(batch.waves)[:, 0, 0, 0].isnan().cpu())
+        is_nan = features(batch.waves)[:, 0, 0, 0].isnan().cpu()  # one pixel will do: such a picture is NaN throughout
+        problems += describe_nonfinite(batch, is_nan)
         if len(problems) >= MAX_DESCRIBED:
             break
     return problems[:MAX_DESCRIBED] or [diverged]

@@ -17,21 +17,24 @@ class Progress:
     epoch: int = 0
     step: int = 0
     updates: int = 0  # of the weights, over all epochs
-    best_accuracy: float = -1.0
+    best_accuracy: float = -1.0  # below any accuracy, so that the first epoch is the best so far
     epochs_since_best: int = 0
     epochs_since_drop: int = 0  # since the learning rate was lowered, or since the best epoch if that is later
 
     def record_epoch(self, accuracy: float, spec: OptimSpec) -> bool:
         """Count one more epoch; True where the learning rate is to be lowered (as by Keras' ReduceLROnPlateau)."""
-        self.epoch, self.step = self.epoch + 1, 0
+        self.epoch += 1
+        self.step = 0
         if accuracy > self.best_accuracy:
-            self.best_accuracy, self.epochs_since_best, self.epochs_since_drop = accuracy, 0, 0
+            self.best_accuracy = accuracy
+            self.epochs_since_best = 0
+            self.epochs_since_drop = 0
             return False
         self.epochs_since_best += 1
         self.epochs_since_drop += 1
         drop = self.epochs_since_drop >= spec.plateau_patience
         if drop:
-            self.epochs_since_drop = 0
+            self.epochs_since_drop = 0  # the new learning rate gets the full patience
         return drop
 
     @property
@@ -59,7 +62,7 @@ def cosine_lr(spec: OptimSpec, epoch: int) -> float:
 
 def get_lr(optimizer: torch.optim.Optimizer) -> float:
     """The head's learning rate."""
-    return optimizer.param_groups[-1]["lr"]
+    return optimizer.param_groups[-1]["lr"]  # the head is in the last group, whose `lr_scale` is 1
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:

@@ -41,7 +41,7 @@ def train_round(run: Run, backbone: str | None, fold: int | None, device: torch.
     parity.check_parity(parity_figures)
     with WindowLoader(run.manifest.paths, run.recipe.audio, run.recipe.loader, device, run.pcm_cache) as loader:
         train_jobs(run, missing, loader, features, parity_figures)
-    distributed.barrier()
+    distributed.barrier()  # until the main process has written the last network's files
     print_next_command(run)
 
 
@@ -54,6 +54,7 @@ def train_jobs(run: Run, jobs: list[Job], loader: WindowLoader, features: LogMel
     with console.progress(title, total, "windows") as tracker, cli.GracefulStop() as stop:
         for number, job in enumerate(jobs, start=1):
             job_training = JobTraining(run, job, loader, features, parity_figures, f"{number}/{len(jobs)} {job.name}")
+            # The main process alone writes files; a lock of each process would keep out the others.
             with checkpointing.job_lock(run, job) if distributed.is_main_process() else nullcontext():
                 job_training.fit(tracker, stop)
 
@@ -102,7 +103,7 @@ class JobTraining:
     def start_or_resume(self) -> Training:
         """A new training, or the interrupted one in its saved state. Raises InputError."""
         recipe = self.run.recipe
-        torch.manual_seed(recipe.seed)
+        torch.manual_seed(recipe.seed)  # of the initial weights: the same on every process
         if recipe.mel.trainable != "none" and distributed.world_size() > 1:
             raise InputError(f"mel.trainable {recipe.mel.trainable} trains in one process only: run without torchrun")
         model = classifier.build(self.job.backbone, len(self.run.class_names), recipe).to(self.loader.device)
@@ -114,15 +115,11 @@ class JobTraining:
 
     def fit(self, tracker: Tracker, stop: cli.GracefulStop) -> None:
         """Train to the end; where `stop` is requested, save the state and raise KeyboardInterrupt."""
-        run, job, recipe = self.run, self.job, self.run.recipe
         training = self.start_or_resume()
-        windows_per_epoch = sampling.windows_per_epoch(run, job)
+        windows_per_epoch = sampling.windows_per_epoch(self.run, self.job)
         tracker.skip(training.progress.epoch * windows_per_epoch + training.progress.step * self.windows_per_step)
         micro_batch = training.micro_batch
-        features = training.model.front_end or self.features
-        targets = sampling.training_targets(run, job)
-        batches = self.train_batches, self.valid_batches
-        for event in loop.fit(training, features, *batches, targets, self.optim, recipe.augment, recipe.seed):
+        for event in self.training_events(training):
             if isinstance(event, dict):
                 self.end_epoch(training, event["epoch"])
                 continue
@@ -131,14 +128,26 @@ class JobTraining:
                 micro_batch = training.micro_batch
                 console.say(f"{self.title}: GPU out of memory, continuing with micro-batches of {micro_batch} windows")
             if distributed.is_main_process():
-                is_due = event and training.progress.step % recipe.machine.save_every == 0
-                if stop.requested or is_due:
-                    checkpointing.save_state(run, job, training)
-                if stop.requested:  # the other processes end with this one
-                    raise KeyboardInterrupt
-        tracker.skip((self.optim.max_epochs - training.progress.epoch) * windows_per_epoch)
+                self.save_if_due(training, stop, after_step=event > 0)
+        tracker.skip((self.optim.max_epochs - training.progress.epoch) * windows_per_epoch)  # after early stopping
         if distributed.is_main_process():
-            checkpointing.mark_trained(run, job, training)
+            checkpointing.mark_trained(self.run, self.job, training)
+
+    def training_events(self, training: Training) -> Iterator[int | dict]:
+        """The events of `loop.fit`, which trains as they are read."""
+        recipe = self.run.recipe
+        features = training.model.front_end or self.features  # a trainable front end belongs to its network
+        targets = sampling.training_targets(self.run, self.job)
+        batches = (self.train_batches, self.valid_batches)
+        return loop.fit(training, features, *batches, targets, self.optim, recipe.augment, recipe.seed)
+
+    def save_if_due(self, training: Training, stop: cli.GracefulStop, after_step: bool) -> None:
+        """Save the state every `machine.save_every` steps, and where `stop` is requested; then KeyboardInterrupt."""
+        is_due = after_step and training.progress.step % self.run.recipe.machine.save_every == 0
+        if stop.requested or is_due:
+            checkpointing.save_state(self.run, self.job, training)
+        if stop.requested:  # the other processes end with this one
+            raise KeyboardInterrupt
 
     def update_progress(self, tracker: Tracker, training: Training, windows_per_epoch: int, num_windows: int) -> None:
         """Advance the progress bar by `num_windows` trained windows; 0 after a batch of validation."""
@@ -146,13 +155,13 @@ class JobTraining:
         epoch = min(progress.epoch + 1, self.optim.max_epochs)
         steps = max(1, windows_per_epoch // self.windows_per_step)
         position = f"step {progress.step}/{steps}" if num_windows else "validation"
-        if tracker.is_detail_due():
+        if tracker.is_detail_due():  # not after every step: reading the means synchronizes with the device
             tracker.detail = training_detail(*training.means(), progress.best_accuracy, training.timer.seconds())
         tracker.advance(num_windows, f"{self.title}, epoch {epoch}/{self.optim.max_epochs}, {position}")
 
     def end_epoch(self, training: Training, epoch: int) -> None:
         """Save an epoch's results and the audio errors of all processes, and print the scores."""
-        audio_errors = distributed.gather_to_main(self.loader.errors)
+        audio_errors = distributed.gather_to_main(self.loader.errors)  # None except on the main process
         if audio_errors:
             checkpointing.save_epoch(self.run, self.job, training, self.parity_figures)
             errors = [audio_error for rank_errors in audio_errors for audio_error in rank_errors.values()]
@@ -168,5 +177,6 @@ def training_detail(loss: float, accuracy: float, best: float, seconds: Mapping[
     """Two lines: metrics, and fractions of the time by stage; `best` is below 0 before the first validation."""
     validation = f", {best:.3f} on validation at best" if best >= 0 else ""
     by_stage = fractions(dict(seconds)).items()
+    # Fractions below 0.005 would read 0 %.
     stages = ", ".join(f"{stage} {fraction:.0%}" for stage, fraction in by_stage if fraction >= 0.005)
     return f"loss {loss:.3f}, accuracy {accuracy:.3f} on training windows{validation}\ntime: {stages}"

@@ -15,19 +15,21 @@ class StageTimer:
     """Seconds by stage; call `mark` with the stage that has just ended, or None to discard the time since the last."""
 
     def __init__(self, device: torch.device):
-        self._device, self._on_gpu = device, device.type == "cuda"
+        self._device = device
+        self._on_gpu = device.type == "cuda"
         self._marks: deque[tuple[str | None, torch.cuda.Event | float]] = deque()
         self._seconds: Counter[str] = Counter()
 
     def mark(self, stage: str | None) -> None:
         self._marks.append((stage, self._now()))
-        if len(self._marks) > MAX_PENDING:
+        if len(self._marks) > MAX_PENDING:  # a loop that never asks for its seconds would keep all marks
             self._read()
 
     def seconds(self, wait: bool = False) -> dict[str, float]:
         """Seconds by stage of the work that the device has completed; with `wait`, of all work queued so far."""
         if wait and self._on_gpu and self._marks:
-            self._marks[-1][1].synchronize()
+            _, last_event = self._marks[-1]
+            last_event.synchronize()
         self._read()
         return dict(self._seconds)
 
@@ -43,16 +45,17 @@ class StageTimer:
         return event
 
     def _read(self) -> None:
-        while len(self._marks) > 1:
-            (_, start), (stage, end) = self._marks[0], self._marks[1]
+        while len(self._marks) > 1:  # the last mark stays, as the start of the next stage
+            _, start = self._marks[0]
+            stage, end = self._marks[1]
             if self._on_gpu and not end.query():
-                return
+                return  # later marks of the same stream are not complete either
             if stage is not None:
-                self._seconds[stage] += start.elapsed_time(end) / 1000 if self._on_gpu else end - start
+                self._seconds[stage] += start.elapsed_time(end) / 1000 if self._on_gpu else end - start  # ms to s
             self._marks.popleft()
 
 
 def fractions(seconds: dict[str, float]) -> dict[str, float]:
     """Each stage's fraction of the total time, the largest first."""
-    total_s = sum(seconds.values()) or 1.0
+    total_s = sum(seconds.values()) or 1.0  # 0 as long as no stage is complete
     return {stage: stage_s / total_s for stage, stage_s in sorted(seconds.items(), key=lambda item: -item[1])}

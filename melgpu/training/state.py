@@ -48,8 +48,9 @@ class Training:
     def state(self) -> tuple[dict[str, Tensor], dict]:
         """Named tensors and JSON data."""
         optimizer, groups = checkpoint.pack_optimizer(self.optimizer)
-        modules = {"model": self.model} | ({"ema": self.ema.module} if self.ema else {})
-        parts = {name: module.state_dict() for name, module in modules.items()}
+        parts = {"model": self.model.state_dict()}
+        if self.ema:
+            parts["ema"] = self.ema.module.state_dict()
         parts |= {"optimizer": optimizer, "epoch": {"sums": self.metric_sums}}
         tensors = {f"{part}.{name}": value for part, values in parts.items() for name, value in values.items()}
         metadata = {"groups": groups, "progress": asdict(self.progress), "log": self.log}
@@ -60,19 +61,22 @@ class Training:
 
         Raises KeyError, TypeError, ValueError or RuntimeError where the tensors do not fit this training.
         """
-        parts: dict[str, dict[str, Tensor]] = {"optimizer": {}}
+        parts: dict[str, dict[str, Tensor]] = {"optimizer": {}}  # which has no tensors before its first step
         for name, value in tensors.items():
             part, key = name.split(".", 1)
             parts.setdefault(part, {})[key] = value
         self.model.load_state_dict(parts["model"])
         if self.ema:
             self.ema.module.load_state_dict(parts["ema"])
-        self.progress, self.log = Progress(**metadata["progress"]), metadata["log"]
+        self.progress = Progress(**metadata["progress"])
+        self.log = metadata["log"]
+        # Between two epochs the saved optimizer is that of the epoch before; `fit` makes a new one after the warm-up.
         epoch = self.progress.epoch if self.progress.step else max(0, self.progress.epoch - 1)
         self.optimizer = make_optimizer(self.model, spec, epoch)
+        # Sums and steps are scaled by the same factor, so that the means over the epoch stay.
         self.metric_sums.copy_(parts["epoch"]["sums"] * metadata["ranks"] / distributed.world_size())
         self.progress.step = self.progress.step * metadata["ranks"] // distributed.world_size()
-        self.micro_batch = min(self.micro_batch, metadata["micro_batch"])
+        self.micro_batch = min(self.micro_batch, metadata["micro_batch"])  # the saved one may have been halved
         checkpoint.unpack_optimizer(self.optimizer, parts["optimizer"], metadata["groups"])
 
 

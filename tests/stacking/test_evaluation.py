@@ -79,7 +79,7 @@ def test_scores_are_accuracy_and_gain():
     ],
 )
 def test_columns_that_do_not_fit_are_rejected(changes):
-    with pytest.raises(AssertionError):
+    with pytest.raises(ValueError):
         make_evaluation(**changes)
 
 
