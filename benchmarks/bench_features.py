@@ -22,7 +22,8 @@ from benchmarks import measurement, plots, roofline, timing
 from benchmarks.cli import make_parser, recipe_of
 from melgpu import cli
 from melgpu.features.log_mel import LogMel
-from melgpu.recipe import MelSpec, Recipe
+from melgpu.recipe import Recipe
+from melgpu.recipe_schema import MelSpec
 
 FrontEnd = Callable[[torch.Tensor], torch.Tensor]
 

@@ -9,7 +9,7 @@ import soxr
 
 from melgpu.audio import pyav
 from melgpu.data.sources import find_audio
-from melgpu.demo import song
+from melgpu.demo import synthesizer
 from melgpu.errors import InputError
 
 RATE, SECONDS = 44_100, 120
@@ -39,8 +39,10 @@ def compose(folder: Path, suffix: str, count: int, pieces: int = 4, seconds: int
 
 def _write(path: Path, label: str, seed: int, seconds: int) -> None:
     rng = np.random.default_rng(seed)
-    wave = np.concatenate([song.compose(label, rng) for _ in range(-(-seconds // 20))])
-    wave = soxr.resample(np.resize(wave, seconds * song.SAMPLE_RATE).astype(np.float32), song.SAMPLE_RATE, RATE)
+    wave = np.concatenate([synthesizer.compose(label, rng) for _ in range(-(-seconds // 20))])
+    wave = soxr.resample(
+        np.resize(wave, seconds * synthesizer.SAMPLE_RATE).astype(np.float32), synthesizer.SAMPLE_RATE, RATE
+    )
     wave += 0.001 * rng.standard_normal(len(wave), np.float32)  # noise floor of a recording
     stereo = 0.9 * np.stack([wave, np.roll(wave, 100)], axis=1)
     with soundfile.SoundFile(path, "w", RATE, 2, format=path.suffix[1:].upper()) as file:

@@ -16,7 +16,7 @@ from rich.console import Console
 from melgpu import console
 from melgpu.data import manifest
 from melgpu.data.sources import SourceList
-from melgpu.demo import song
+from melgpu.demo import synthesizer
 from melgpu.demo.corpus import FORMATS
 from melgpu.demo.corpus import write_audio as write_track
 from melgpu.recipe import Recipe, load_recipe
@@ -41,7 +41,7 @@ def corpus(tmp_path_factory) -> Path:
         for i in range(3 * per_class):
             label = ("aria", "breakbeat", "waltz")[i % 3]
             name = f"{split}{i}.{FORMATS[i % len(FORMATS)]}"
-            wave = song.compose(label, np.random.default_rng([len(split), i]))
+            wave = synthesizer.compose(label, np.random.default_rng([len(split), i]))
             write_track(folder / "audio" / name, wave, 22_050, stereo=bool(i % 2))
             rows.append((name, label))
         write_list(folder / f"{split}.csv", rows)

@@ -3,7 +3,7 @@
 import numpy as np
 import scipy.signal
 
-from melgpu.recipe import MelSpec
+from melgpu.recipe_schema import MelSpec
 
 AMIN = 1e-10
 

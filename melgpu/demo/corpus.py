@@ -1,7 +1,7 @@
 """A small synthetic music corpus of real audio files, generated from a seed.
 
-Ten classes (see `song.py`) as mp3, ogg and flac, at 22,050, 44,100 or 48,000 Hz, mono or stereo, of 3 to 26 s; the same
-seed gives the same bytes. The labels of the two test sets are for scoring only.
+Ten classes (see `synthesizer.py`) as mp3, ogg and flac, at 22,050, 44,100 or 48,000 Hz, mono or stereo, of 3 to 26 s;
+the same seed gives the same bytes. The labels of the two test sets are for scoring only.
 """
 
 import csv
@@ -17,7 +17,7 @@ import numpy as np
 import soundfile
 import soxr
 
-from melgpu.demo import song
+from melgpu.demo import synthesizer
 
 TRACKS_PER_CLASS = {"train": 14, "test": 4, "private": 4}  # by split
 RARE_CLASS = "gamelan"  # has half as many training tracks
@@ -32,7 +32,7 @@ def plan(seed: int) -> dict[str, list[TrackSpec]]:
     jobs: dict[str, list[TrackSpec]] = {}
     for split_index, (split, per_class) in enumerate(TRACKS_PER_CLASS.items()):
         rng = np.random.default_rng([seed, split_index])
-        counts = dict.fromkeys(song.CLASSES, per_class)
+        counts = dict.fromkeys(synthesizer.CLASSES, per_class)
         if split == "train":
             counts[RARE_CLASS] = per_class // 2
         labels = rng.permutation(np.repeat(list(counts), list(counts.values())))
@@ -63,7 +63,7 @@ def write_corpus(directory: Path, seed: int = 0) -> Iterator[str]:
 def _write_track(directory: Path, job: TrackSpec) -> str:
     name, label, seed = job
     rng = np.random.default_rng(seed)
-    wave = song.compose(label, rng)
+    wave = synthesizer.compose(label, rng)
     rate = int(rng.choice(FILE_RATES))
     stereo = bool(rng.integers(2))
     write_audio(directory / name, wave, rate, stereo)
@@ -71,8 +71,8 @@ def _write_track(directory: Path, job: TrackSpec) -> str:
 
 
 def write_audio(path: Path, wave: np.ndarray, rate: int, stereo: bool) -> None:
-    """Resample a wave, shape (T,) at `song.SAMPLE_RATE`, to `rate` and write it in the format of the path's suffix."""
-    wave = soxr.resample(wave, song.SAMPLE_RATE, rate)
+    """Resample a wave, shape (T,) at `synthesizer.SAMPLE_RATE`, to `rate` and write it in its suffix's format."""
+    wave = soxr.resample(wave, synthesizer.SAMPLE_RATE, rate)
     if stereo:
         delayed = np.roll(wave, rate // 500)  # by 2 ms
         wave = 0.9 * np.stack([wave, delayed], axis=1)

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from melgpu.audio import fingerprint
 from melgpu.audio.decode import decode
-from melgpu.demo import corpus, song
+from melgpu.demo import corpus, synthesizer
 
-RATE = song.SAMPLE_RATE
+RATE = synthesizer.SAMPLE_RATE
 EXCERPT = round(fingerprint.EXCERPT_S * RATE)
 MIN_FRAMES = int(np.ceil(fingerprint.MIN_OVERLAP_S / fingerprint.HOP_S))
 
@@ -26,7 +26,7 @@ def pair_indices(fingerprints) -> list[tuple[int, int]]:
 @functools.cache
 def track(label: str) -> np.ndarray:
     """At least 13 s of music."""
-    waves = (song.compose(label, np.random.default_rng([5, i])) for i in range(100))
+    waves = (synthesizer.compose(label, np.random.default_rng([5, i])) for i in range(100))
     return next(wave for wave in waves if len(wave) > 13 * RATE).astype(np.float32)
 
 
@@ -66,7 +66,7 @@ def test_an_encoded_recording_is_found(tmp_path, label, name):
 
 
 def test_different_recordings_are_not_paired():
-    other = fingerprint.fingerprint(song.compose("breakbeat", np.random.default_rng(8))[:EXCERPT], RATE)
+    other = fingerprint.fingerprint(synthesizer.compose("breakbeat", np.random.default_rng(8))[:EXCERPT], RATE)
     assert fingerprint.similar_pairs([*unrelated(), other]) == []
 
 

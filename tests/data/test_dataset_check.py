@@ -6,14 +6,14 @@ import soundfile
 
 from melgpu.audio import file_summary
 from melgpu.data import dataset_check
-from melgpu.demo import song
+from melgpu.demo import synthesizer
 from tests.helpers import write_audio
 
 
-def write_song(path, label: str, seed: int, rate: int = song.SAMPLE_RATE):
-    waves = (song.compose(label, np.random.default_rng([seed, attempt])) for attempt in range(100))
-    wave = next(wave for wave in waves if len(wave) > 12 * song.SAMPLE_RATE)
-    with soundfile.SoundFile(path, "w", song.SAMPLE_RATE, 1) as file:
+def write_song(path, label: str, seed: int, rate: int = synthesizer.SAMPLE_RATE):
+    waves = (synthesizer.compose(label, np.random.default_rng([seed, attempt])) for attempt in range(100))
+    wave = next(wave for wave in waves if len(wave) > 12 * synthesizer.SAMPLE_RATE)
+    with soundfile.SoundFile(path, "w", synthesizer.SAMPLE_RATE, 1) as file:
         for block in np.array_split(wave, 200):
             file.write(block)
     return str(path)

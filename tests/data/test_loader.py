@@ -19,7 +19,7 @@ from melgpu.data import windows
 from melgpu.data.loader import WindowLoader, check_files
 from melgpu.data.pcm_cache import PcmCache
 from melgpu.errors import InputError
-from melgpu.recipe import AudioSpec, LoaderSpec
+from melgpu.recipe_schema import AudioSpec, LoaderSpec
 from tests.helpers import malformed_files, write_audio
 
 AUDIO = AudioSpec(sample_rate=8_000, track_s=6.0)

@@ -4,7 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from melgpu.data import windows
-from melgpu.recipe import AudioSpec, load_recipe
+from melgpu.recipe import load_recipe
+from melgpu.recipe_schema import AudioSpec
 from tests.helpers.runs import ZALO_COUNTS
 
 ZALO = load_recipe([])

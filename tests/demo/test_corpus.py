@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from melgpu.demo import corpus, song
+from melgpu.demo import corpus, synthesizer
 
 
 def test_the_same_seed_gives_the_same_bytes(tmp_path):
@@ -22,15 +22,15 @@ def test_the_same_seed_gives_the_same_bytes(tmp_path):
 def test_the_plan_depends_on_the_seed_and_has_one_rare_class():
     plan = corpus.plan(0)
     assert plan == corpus.plan(0) != corpus.plan(1)
-    counts = {name: sum(job[1] == name for job in plan["train"]) for name in song.CLASSES}
+    counts = {name: sum(job[1] == name for job in plan["train"]) for name in synthesizer.CLASSES}
     assert counts.pop(corpus.RARE_CLASS) == 7
     assert set(counts.values()) == {14}
     assert len({job[2] for jobs in plan.values() for job in jobs}) == sum(map(len, plan.values()))
 
 
 def test_a_patched_ogg_can_be_decoded(tmp_path):
-    wave = song.compose("aria", np.random.default_rng(0))
+    wave = synthesizer.compose("aria", np.random.default_rng(0))
     corpus.write_audio(tmp_path / "x.ogg", wave, 48_000, stereo=True)
     samples, rate = soundfile.read(tmp_path / "x.ogg")
     assert rate == 48_000
-    assert samples.shape == (pytest.approx(len(wave) * 48_000 / song.SAMPLE_RATE, abs=2), 2)
+    assert samples.shape == (pytest.approx(len(wave) * 48_000 / synthesizer.SAMPLE_RATE, abs=2), 2)

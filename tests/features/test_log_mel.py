@@ -7,7 +7,7 @@ import torch
 from benchmarks.references import reference
 from melgpu.audio.decode import decode
 from melgpu.data import windows
-from melgpu.demo import song
+from melgpu.demo import synthesizer
 from melgpu.errors import InputError
 from melgpu.features.log_mel import LogMel
 from melgpu.recipe import load_recipe
@@ -49,7 +49,7 @@ def signals() -> dict[str, np.ndarray]:
         "steep": scipy.signal.lfilter([1], [1, -0.99], noise) / 40,
         "full scale": np.sign(np.sin(2 * np.pi * 440 * t)),
         "-60 dB": noise * 1e-3,
-        "music": np.resize(song.compose("waltz", np.random.default_rng(3)), len(t)),
+        "music": np.resize(synthesizer.compose("waltz", np.random.default_rng(3)), len(t)),
     }
     return {name: wave.astype(np.float32) for name, wave in waves.items()}
 

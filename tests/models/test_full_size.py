@@ -7,7 +7,7 @@ import torch
 from melgpu.data import windows
 from melgpu.data.loader import WindowLoader
 from melgpu.data.targets import Targets
-from melgpu.demo import corpus, song
+from melgpu.demo import corpus, synthesizer
 from melgpu.features.log_mel import LogMel
 from melgpu.models import classifier, inference
 from melgpu.recipe import load_recipe
@@ -19,7 +19,7 @@ ZALO = load_recipe([], ["loader.workers=0", "backbone.pretrained=false"])
 
 @pytest.fixture(scope="module")
 def mp3(tmp_path_factory) -> str:
-    wave = np.resize(song.compose("waltz", np.random.default_rng(0)), 120 * song.SAMPLE_RATE)
+    wave = np.resize(synthesizer.compose("waltz", np.random.default_rng(0)), 120 * synthesizer.SAMPLE_RATE)
     path = tmp_path_factory.mktemp("full") / "two-minutes.mp3"
     corpus.write_audio(path, wave, 44_100, stereo=True)
     return str(path)

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from melgpu.audio.decode import conform, decode
 from melgpu.prediction.timeline import Timeline, cut_windows, expected_windows
-from melgpu.recipe import AudioSpec, WindowSpec, load_recipe
+from melgpu.recipe import load_recipe
+from melgpu.recipe_schema import AudioSpec, WindowSpec
 from tests.helpers import write_audio
 
 SAMPLE_RATE = 8_000
