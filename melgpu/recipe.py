@@ -1,8 +1,7 @@
 """The recipe of a run: a frozen, typed, validated configuration, read from and written to TOML.
 
-Every recipe is a set of changes to `recipes/zalo2019.toml`, which lists each setting with its meaning; the classes
-below hold types and bounds only. Unknown keys and wrong types are errors with the path of the key. Rates are in Hz,
-times in s, `*_length` and `n_*` in samples and bins as in librosa.
+Every recipe is a set of changes to `recipes/zalo2019.toml`, which lists each setting with its meaning; types
+and bounds are in `recipe_schema`. Unknown keys and wrong types are errors with the path of the key.
 """
 
 import difflib
@@ -11,154 +10,32 @@ import json
 import reprlib
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError, model_validator
+from pydantic import FailFast, Field, ValidationError, model_validator
 
 from melgpu import toml_tables
 from melgpu.errors import InputError
-
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Hop = Annotated[float, Field(ge=0.01, le=36_000)]
-Seed = Annotated[int, Field(ge=0, lt=2**31)]
-BackboneName = Annotated[str, Field(pattern=r"^[a-z0-9_]+(\.[a-z0-9_]+)?$", max_length=100)]  # built in, or of timm
-Stacker = Literal["cnn", "skip_cnn", "lightgbm"]
-
-
-class Spec(BaseModel):
-    """A frozen table of settings; rejects unknown keys and never converts types."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-
-class AudioSpec(Spec):
-    sample_rate: Annotated[int, Field(ge=1000, le=768_000)]
-    track_s: Annotated[float, Field(gt=0, le=36_000)]
-
-
-class WindowSpec(Spec):
-    window_s: Positive
-    hop_s: Hop
-    dense_hop_s: Hop
-    dense_classes: Annotated[tuple[str, ...], FailFast()]
-    random_starts: bool
-    predict_hop_s: Hop
-    public_hop_s: Hop
-
-
-class FoldSpec(Spec):
-    num_folds: Annotated[int, Field(ge=2, le=1000)]
-    seed: Seed
-
-
-class MelSpec(Spec):
-    engine: Literal["auto", "nnaudio", "fft", "fused"]
-    channels: Literal["grey", "viridis", "mfcc", "resolutions"]
-    range: Literal["fixed", "window"]
-    trainable: Literal["none", "mel", "fourier"]
-    n_fft: Annotated[int, Field(ge=1, le=2**14)]  # nnAudio allocates 4 n_fft^2 bytes: 1 GB
-    hop_length: Count
-    n_mels: Annotated[int, Field(ge=1, le=4096)]
-    fmin: Annotated[float, Field(ge=0)]
-    fmax: Annotated[float, Field(ge=0)]  # 0 means the Nyquist frequency
-    top_db: Positive
-    image_size: Annotated[int, Field(ge=75, le=4096)]  # the minimum input size of the Inception family
-
-
-class LoaderSpec(Spec):
-    workers: Annotated[int, Field(ge=0, le=1024)]
-    prefetch_tracks: Count
-    predict_batch_size: Count
-    pcm_cache: Literal["off", "disk", "gpu"]
-    on_error: Literal["raise", "quarantine"]
-    max_error_fraction: Fraction
-    timeout_s: Annotated[float, Field(gt=0, le=86_400)]
-
-
-class MachineSpec(Spec):
-    compile: bool
-    channels_last: bool
-    feature_batch: Annotated[int, Field(ge=0)]
-    micro_batch: Count
-    save_every: Count
-    tensorboard: bool
-    tuned_on: Annotated[str, Field(max_length=500)]
-
-
-class BackboneSpec(Spec):
-    pretrained: bool
-    weights_dir: str
-    dropout: Annotated[float, Field(ge=0, lt=1)]
-
-
-class OptimSpec(Spec):
-    lr: Positive
-    warmup_lr: Positive
-    warmup_epochs: Annotated[int, Field(ge=0)]
-    max_epochs: Count
-    batch_size: Annotated[int, Field(ge=2)]
-    shuffle_tracks: Count
-    weight_decay: Annotated[float, Field(ge=0, lt=1)]
-    first_layer_lr_scale: Annotated[float, Field(gt=0, le=1)]
-    balance: Literal["none", "sampling", "weights"]
-    label_smoothing: Annotated[float, Field(ge=0, lt=1)]
-    ema_decay: Annotated[float, Field(ge=0, lt=1)]
-    schedule: Literal["plateau", "cosine"]
-    plateau_factor: Annotated[float, Field(gt=0, lt=1)]
-    plateau_patience: Count
-    stop_patience: Count
-    batch_norm_batches: Annotated[int, Field(ge=0)]
-    precision: Literal["auto", "float32", "bfloat16"]
-
-
-class OptimOverride(Spec):
-    lr: Positive | None = None
-    warmup_lr: Positive | None = None
-    max_epochs: Count | None = None
-    batch_size: Annotated[int, Field(ge=2)] | None = None
-
-
-class AugmentSpec(Spec):
-    flip_probability: Fraction
-    num_masks: Annotated[int, Field(ge=0)]
-    max_mask: Fraction
-    mixup_alpha: Annotated[float, Field(ge=0)]
-
-
-class PredictSpec(Spec):
-    flip: bool
-
-
-class RoundSpec(Spec):
-    backbones: Annotated[tuple[BackboneName, ...], Field(min_length=2)]
-    folds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
-    blend: Annotated[dict[Stacker, Positive], Field(min_length=1)]
-
-
-class PseudoSpec(Spec):
-    threshold: Fraction
-    agreement: Fraction
-    max_per_class: Annotated[int, Field(ge=0)]
-
-
-class StackingSpec(Spec):
-    protocol: Literal["original", "oof"]
-    final_predictor: Literal["blend", "fitted blend", "mean"]
-    num_subfolds: Annotated[int, Field(ge=3, le=1000)]  # for evaluation, early stopping, and at least one for fitting
-    seed: Seed
-    lr: Positive
-    max_lr: Positive
-    max_epochs: Count
-    batch_size: Annotated[int, Field(ge=2)]
-    pretrain_patience: Count
-    finetune_patience: Count
-    dropout: Annotated[float, Field(ge=0, lt=1)]
-    num_trees: Count
-    min_child_samples: Count
-    min_child_weight: Annotated[float, Field(ge=0)]
+from melgpu.recipe_schema import (
+    AudioSpec,
+    AugmentSpec,
+    BackboneName,
+    BackboneSpec,
+    FoldSpec,
+    LoaderSpec,
+    MachineSpec,
+    MelSpec,
+    OptimOverride,
+    OptimSpec,
+    PredictSpec,
+    PseudoSpec,
+    RoundSpec,
+    Seed,
+    Spec,
+    StackingSpec,
+    WindowSpec,
+)
 
 
 class Recipe(Spec):

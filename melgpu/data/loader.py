@@ -28,7 +28,7 @@ from melgpu.data.batch import Batch, prefetch, prefetch_to_device
 from melgpu.data.pcm_cache import CacheEntry, DeviceCache, PcmCache
 from melgpu.data.schedule import Schedule
 from melgpu.data.windows import WindowIndex, to_samples
-from melgpu.recipe import AudioSpec, LoaderSpec
+from melgpu.recipe_schema import AudioSpec, LoaderSpec
 
 PREFETCH_BATCHES = 2  # batches that wait for the device, in host memory
 

@@ -28,7 +28,7 @@ from melgpu.audio.pool import WorkerLostError, WorkerPool
 from melgpu.audio.quarantine import AudioError
 from melgpu.data.windows import WindowIndex, to_samples
 from melgpu.errors import InputError
-from melgpu.recipe import AudioSpec, LoaderSpec
+from melgpu.recipe_schema import AudioSpec, LoaderSpec
 
 SYNC_EVERY = 16  # tracks: a killed job loses few, and few syncs wait for the disk
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from melgpu.errors import InputError
-from melgpu.recipe import AudioSpec, WindowSpec
+from melgpu.recipe_schema import AudioSpec, WindowSpec
 
 
 @dataclass(frozen=True)

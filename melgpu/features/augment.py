@@ -8,7 +8,7 @@ import torch
 import torchaudio.functional
 from torch import Tensor
 
-from melgpu.recipe import AugmentSpec
+from melgpu.recipe_schema import AugmentSpec
 
 MASK_VALUE = 0.0  # as dark as silence, `top_db` below the window's maximum
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torchaudio.functional import compute_deltas, create_dct
 
 from melgpu.errors import InputError
-from melgpu.recipe import MelSpec
+from melgpu.recipe_schema import MelSpec
 
 AMIN = 1e-10  # power that counts as silence, as in librosa
 NNAUDIO_FLOOR = 1e-8  # added by nnAudio to the power of each bin where its Fourier kernels are trainable

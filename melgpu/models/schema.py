@@ -21,7 +21,7 @@ from pydantic import (
 from melgpu import files
 from melgpu.errors import InputError, one_line
 from melgpu.models.checkpoint import CheckpointError
-from melgpu.recipe import BackboneName, Count, Fraction, Positive, Stacker
+from melgpu.recipe_schema import BackboneName, Count, Fraction, Positive, Stacker
 
 NonNegative = Annotated[int, Field(ge=0)]
 

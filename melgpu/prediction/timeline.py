@@ -16,7 +16,7 @@ from melgpu.audio import decode
 from melgpu.audio.decode import DecodeError
 from melgpu.data.batch import Batch, prefetch, prefetch_to_device
 from melgpu.data.windows import to_samples
-from melgpu.recipe import AudioSpec, WindowSpec
+from melgpu.recipe_schema import AudioSpec, WindowSpec
 
 PREFETCH_BATCHES = 2  # decoded ahead of the networks: a bound of the memory
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from melgpu import files
-from melgpu.recipe import PseudoSpec
+from melgpu.recipe_schema import PseudoSpec
 
 COLUMNS = ("id", "label", "confidence", "votes", "round", "recipe_digest")
 

@@ -27,7 +27,8 @@ from melgpu.data.manifest import Manifest
 from melgpu.data.pcm_cache import PcmCache, open_cache
 from melgpu.errors import InputError
 from melgpu.models import checkpoint, schema
-from melgpu.recipe import Recipe, RoundSpec
+from melgpu.recipe import Recipe
+from melgpu.recipe_schema import RoundSpec
 from melgpu.runs import predictions, pseudo_labels
 
 

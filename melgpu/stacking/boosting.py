@@ -12,7 +12,7 @@ import lightgbm
 import numpy as np
 from lightgbm import Booster
 
-from melgpu.recipe import StackingSpec
+from melgpu.recipe_schema import StackingSpec
 
 PARAMETERS = {  # the original solution's; the last four make LightGBM repeatable and quiet
     "objective": "multiclass",

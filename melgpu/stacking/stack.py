@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from melgpu.errors import InputError, one_line
 from melgpu.models import checkpoint, schema
-from melgpu.recipe import StackingSpec
+from melgpu.recipe_schema import StackingSpec
 from melgpu.stacking import boosting, stack_cnn
 from melgpu.stacking.boosting import Booster
 from melgpu.stacking.stack_cnn import LabelledMatrix

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from melgpu.recipe import StackingSpec
+from melgpu.recipe_schema import StackingSpec
 
 LabelledMatrix = tuple[np.ndarray, np.ndarray]  # a matrix and its labels
 

@@ -21,7 +21,7 @@ from melgpu.errors import InputError
 from melgpu.features.augment import augment, mixup
 from melgpu.models.classifier import use_bfloat16
 from melgpu.models.inference import describe_nonfinite, window_probs
-from melgpu.recipe import AugmentSpec, OptimSpec
+from melgpu.recipe_schema import AugmentSpec, OptimSpec
 from melgpu.training.optimizer import cosine_lr, get_lr, make_optimizer, set_lr
 from melgpu.training.stage_timer import StageTimer
 from melgpu.training.state import Training

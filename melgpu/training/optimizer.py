@@ -7,7 +7,7 @@ import torch
 
 from melgpu.models import classifier
 from melgpu.models.classifier import Classifier
-from melgpu.recipe import OptimSpec
+from melgpu.recipe_schema import OptimSpec
 
 
 @dataclass

@@ -16,7 +16,7 @@ from melgpu.errors import InputError
 from melgpu.features import parity
 from melgpu.features.log_mel import LogMel
 from melgpu.models import classifier
-from melgpu.recipe import OptimSpec
+from melgpu.recipe_schema import OptimSpec
 from melgpu.runs import environment, preflight, sampling
 from melgpu.runs.run import Job, Run
 from melgpu.training import checkpointing, loop

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from melgpu import distributed
 from melgpu.models import checkpoint, classifier
 from melgpu.models.classifier import Classifier
-from melgpu.recipe import MachineSpec, OptimSpec
+from melgpu.recipe_schema import MachineSpec, OptimSpec
 from melgpu.training.optimizer import Progress, make_optimizer
 from melgpu.training.stage_timer import StageTimer
 
