@@ -1,14 +1,13 @@
 """A small synthetic music corpus of real audio files, generated from a seed.
 
 Ten classes (see `synthesizer.py`) as mp3, ogg and flac, at 22,050, 44,100 or 48,000 Hz, mono or stereo, of 3 to 26 s;
-the same seed gives the same bytes. The labels of the two test sets are for scoring only.
+the same seed gives the same samples. The labels of the two test sets are for scoring only.
 """
 
 import csv
 import functools
 import itertools
 import os
-import struct
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -44,7 +43,7 @@ def plan(seed: int) -> dict[str, list[TrackSpec]]:
     return jobs
 
 
-def write_corpus(directory: Path, seed: int = 0) -> Iterator[str]:
+def write_corpus(directory: Path, seed: int) -> Iterator[str]:
     """Write the corpus below `directory`; yields the name of each file once it is written."""
     audio_dir = directory / "audio"
     audio_dir.mkdir(parents=True, exist_ok=True)
@@ -81,41 +80,4 @@ def write_audio(path: Path, wave: np.ndarray, rate: int, stereo: bool) -> None:
     with soundfile.SoundFile(temporary, "w", rate, 1 + stereo, format=audio_format) as file:
         for block in np.array_split(wave, len(wave) // 4096 + 1):  # one long Ogg write overflows libsndfile's stack
             file.write(block)
-    if path.suffix == ".ogg":  # the same seed has to give the same bytes
-        temporary.write_bytes(ogg_with_serial(temporary.read_bytes(), serial=1))
     os.replace(temporary, path)
-
-
-def ogg_with_serial(data: bytes, serial: int) -> bytes:
-    """The same Ogg stream with another serial number (libsndfile's is random); RFC 3533, section 6."""
-    pages = bytearray(data)
-    start = 0
-    while start < len(pages):
-        # A header of 27 bytes, the last of them the number of segments; then the segments' sizes, then the segments.
-        num_segments = pages[start + 26]
-        segments_start = start + 27 + num_segments
-        end = segments_start + sum(pages[start + 27 : segments_start])
-        struct.pack_into("<I", pages, start + 14, serial)
-        struct.pack_into("<I", pages, start + 22, 0)  # the checksum is computed with this field set to zero
-        struct.pack_into("<I", pages, start + 22, _ogg_crc(pages[start:end]))
-        start = end
-    return bytes(pages)
-
-
-@functools.cache
-def _ogg_crc_table() -> list[int]:
-    table = []
-    for byte in range(256):
-        crc = byte << 24
-        for _ in range(8):
-            crc = (crc << 1) ^ (0x04C11DB7 if crc & 0x80000000 else 0)  # the RFC's polynomial
-        table.append(crc & 0xFFFFFFFF)
-    return table
-
-
-def _ogg_crc(page: bytearray) -> int:
-    table = _ogg_crc_table()
-    crc = 0
-    for byte in page:
-        crc = (crc << 8 & 0xFFFFFFFF) ^ table[crc >> 24 ^ byte]
-    return crc

@@ -1,5 +1,3 @@
-import hashlib
-
 import numpy as np
 import pytest
 import soundfile
@@ -7,16 +5,17 @@ import soundfile
 from melgpu.demo import corpus, synthesizer
 
 
-def test_the_same_seed_gives_the_same_bytes(tmp_path):
-    jobs = {job[0].split(".")[1]: job for job in corpus.plan(0)["test"]}
-    assert set(jobs) == set(corpus.FORMATS)
-    for job in jobs.values():
-        digests = set()
-        for attempt in ("first", "second"):
-            (tmp_path / attempt).mkdir(exist_ok=True)
-            corpus._write_track(tmp_path / attempt, job)
-            digests.add(hashlib.sha256((tmp_path / attempt / job[0]).read_bytes()).hexdigest())
-        assert len(digests) == 1, job
+@pytest.mark.parametrize("suffix", corpus.FORMATS)
+def test_the_same_seed_gives_the_same_samples(tmp_path, suffix):
+    job = next(job for job in corpus.plan(0)["test"] if job[0].endswith(suffix))
+    decoded = []
+    for attempt in ("first", "second"):
+        (tmp_path / attempt).mkdir()
+        name = corpus._write_track(tmp_path / attempt, job)
+        decoded.append(soundfile.read(tmp_path / attempt / name))
+    (first, first_rate), (second, second_rate) = decoded
+    assert first_rate == second_rate
+    np.testing.assert_array_equal(first, second)
 
 
 def test_the_plan_depends_on_the_seed_and_has_one_rare_class():
@@ -28,7 +27,7 @@ def test_the_plan_depends_on_the_seed_and_has_one_rare_class():
     assert len({job[2] for jobs in plan.values() for job in jobs}) == sum(map(len, plan.values()))
 
 
-def test_a_patched_ogg_can_be_decoded(tmp_path):
+def test_a_written_ogg_can_be_decoded(tmp_path):
     wave = synthesizer.compose("aria", np.random.default_rng(0))
     corpus.write_audio(tmp_path / "x.ogg", wave, 48_000, stereo=True)
     samples, rate = soundfile.read(tmp_path / "x.ogg")
