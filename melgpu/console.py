@@ -5,6 +5,7 @@ done, the throughput and the estimated time left.
 """
 
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -16,6 +17,8 @@ from rich.text import Text
 
 LINE_EVERY_S = 10.0  # without a terminal
 DETAIL_EVERY_S = 1.0  # in a terminal; a detail may synchronize with the device
+RATE_PERIOD_S = 60.0  # of the throughput: long enough for uneven steps, short enough to recover from a pause
+RATE_SAMPLE_EVERY_S = 0.1  # bounds the memory of a fast loop
 
 console = Console(highlight=False, soft_wrap=True)  # no line breaks of rich's: printed commands can be pasted
 
@@ -36,7 +39,7 @@ def set_quiet(quiet: bool) -> None:
 
 
 class Tracker:
-    """Progress of `total` units of work; the throughput is measured from the first unit on, without the start-up."""
+    """Progress of `total` units of work; the throughput is the recent one, without the start-up."""
 
     def __init__(self, title: str, total: float, unit: str, bar: Progress | None):
         self.title = title
@@ -49,7 +52,7 @@ class Tracker:
         self._last_line = time.monotonic()
         self._last_detail = -DETAIL_EVERY_S
         self._timed_amount = 0.0  # done after the first unit
-        self._started = 0.0  # when the first unit was done; 0 before
+        self._rate_samples: deque[tuple[float, float]] = deque()  # (time, timed amount), of the last RATE_PERIOD_S
         self._task = bar.add_task(title, total=total, speed="") if bar else None
 
     def is_detail_due(self) -> bool:
@@ -62,34 +65,45 @@ class Tracker:
         return True
 
     def advance(self, amount: float, note: str | None = None) -> None:
-        if amount and not self._started:  # the first unit contains the start-up and is not timed
-            self._started = time.monotonic()
-        elif amount:
-            self._timed_amount += amount
+        if amount:
+            self._sample_rate(amount)
         self._update(amount, note)
 
     def skip(self, amount: float) -> None:
         """Count work that is not needed as done, without an effect on the throughput."""
         self._update(amount, None)
 
+    def _sample_rate(self, amount: float) -> None:
+        samples = self._rate_samples
+        now = time.monotonic()
+        if samples:  # the first unit contains the start-up and is not timed
+            self._timed_amount += amount
+        if len(samples) > 1 and samples[-1][0] - samples[-2][0] < RATE_SAMPLE_EVERY_S:
+            samples.pop()  # the new one takes its place
+        samples.append((now, self._timed_amount))
+        while len(samples) > 2 and samples[0][0] < now - RATE_PERIOD_S:  # a rate needs two, however long the steps
+            samples.popleft()
+
     def _update(self, amount: float, note: str | None) -> None:
         self.done += amount
         self.description = self.description if note is None else note
         self._refresh()
 
-    def seconds_left(self) -> float | None:
-        """The estimated time left; None until there is a throughput."""
+    def rate(self) -> float | None:
+        """The recent throughput, in units a second; None until there is one."""
         if not self._timed_amount:
             return None
-        seconds_per_unit = (time.monotonic() - self._started) / self._timed_amount
-        return seconds_per_unit * max(0.0, self.total - self.done)
+        start, amount_at_start = self._rate_samples[0]
+        end, amount_at_end = self._rate_samples[-1]
+        # Two units may be done within one tick of the clock.
+        return (amount_at_end - amount_at_start) / (end - start) if end > start else None
 
     def speed_text(self) -> str:
         """The throughput and the estimated time left."""
-        seconds_left = self.seconds_left()
-        if seconds_left is None:
+        rate = self.rate()
+        if rate is None:
             return "estimating the time"
-        rate = self._timed_amount / max(1e-9, time.monotonic() - self._started)  # never a division by zero
+        seconds_left = max(0.0, self.total - self.done) / rate
         decimals = 0 if rate >= 10 else 1
         return f"{rate:.{decimals}f} {self.unit}/s, {duration(seconds_left)} left"
 

@@ -1,5 +1,7 @@
 import itertools
 
+import pytest
+
 from melgpu import console
 
 
@@ -54,6 +56,79 @@ def test_throughput_starts_at_the_first_unit_and_excludes_skipped_work(monkeypat
     now[0] = 40.0
     tracker.advance(20)
     assert tracker.speed_text() == "2.0 windows/s, 0:15 left"
+
+
+@pytest.fixture
+def now(monkeypatch) -> list[float]:
+    """The time of the console's clock, in its one item."""
+    now = [1000.0]
+    monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
+    return now
+
+
+def advance(tracker: console.Tracker, now: list[float], steps: int, seconds: float, amount: float = 1) -> None:
+    for _ in range(steps):
+        now[0] += seconds
+        tracker.advance(amount)
+
+
+def test_without_a_timed_unit_there_is_no_rate(now):
+    tracker = console.Tracker("x", 1000, "windows", None)
+    assert tracker.rate() is None
+    tracker.advance(0, "a note")
+    tracker.advance(8)
+    assert tracker.rate() is None
+    tracker.advance(8)  # at the same time
+    assert tracker.rate() is None
+    assert tracker.speed_text() == "estimating the time"
+
+
+@pytest.mark.parametrize("seconds_per_step", [0.5, 7.0, 59.0, 90.0, 4000.0])
+def test_a_constant_rate(now, seconds_per_step):
+    tracker = console.Tracker("x", 1000, "windows", None)
+    now[0] += 300  # a slow start
+    tracker.advance(500)
+    for _ in range(200):
+        advance(tracker, now, 1, seconds_per_step, amount=2)
+        assert tracker.rate() == pytest.approx(2 / seconds_per_step)
+    assert tracker.speed_text().endswith(f"{console.duration(50 * seconds_per_step)} left")
+
+
+@pytest.mark.parametrize("seconds_per_step", [0.04, 1.0, 20.0, 90.0])
+def test_two_updates_after_a_pause_the_rate_is_right_again(now, seconds_per_step):
+    tracker = console.Tracker("x", 1000, "windows", None)
+    advance(tracker, now, 100, seconds_per_step)
+    now[0] += 1800
+    advance(tracker, now, 2, seconds_per_step)
+    for _ in range(100):
+        assert tracker.rate() == pytest.approx(1 / seconds_per_step, rel=0.1)
+        advance(tracker, now, 1, seconds_per_step)
+
+
+def test_a_short_pause_is_forgotten_after_the_period(now):
+    tracker = console.Tracker("x", 1000, "windows", None)
+    advance(tracker, now, 100, 1.0)
+    now[0] += 30
+    advance(tracker, now, int(console.RATE_PERIOD_S) + 2, 1.0)
+    assert tracker.rate() == pytest.approx(1.0)
+
+
+def test_skipped_work_has_no_effect_on_the_rate(now):
+    tracker = console.Tracker("x", 1000, "windows", None)
+    advance(tracker, now, 10, 2.0)
+    now[0] += 1
+    tracker.skip(500)
+    now[0] += 1
+    tracker.advance(1)
+    assert tracker.rate() == pytest.approx(0.5)
+    assert tracker.done == 511
+
+
+def test_a_fast_loop_takes_bounded_memory(now):
+    tracker = console.Tracker("x", 100_000, "windows", None)
+    advance(tracker, now, 100_000, 0.0005)
+    assert tracker.rate() == pytest.approx(2000)
+    assert len(tracker._rate_samples) <= console.RATE_PERIOD_S / console.RATE_SAMPLE_EVERY_S + 2
 
 
 def test_durations():
