@@ -62,14 +62,14 @@ README_EXAMPLES = """examples:
   python -m benchmarks readme"""
 
 
-def suite():
+def suite() -> argparse.ArgumentParser:
     parser = _parser("", __doc__, SUITE)
     parser.add_argument("--only", nargs="+", choices=STAGES, metavar="STAGE", help=f"of {', '.join(STAGES)}")
     parser.add_argument("--plots", type=Path, metavar="DIR", help="save bars.png, curves.png and roofline.png")
     return parser
 
 
-def tune():
+def tune() -> argparse.ArgumentParser:
     parser = _parser(" tune", TUNE, TUNE_EXAMPLES)
     parser.add_argument(
         "--write", type=Path, default=Path("tuned.toml"), metavar="FILE.toml", help="default: tuned.toml"
@@ -78,13 +78,13 @@ def tune():
     return parser
 
 
-def compare():
+def compare() -> argparse.ArgumentParser:
     parser = _parser(" compare", COMPARE, COMPARE_EXAMPLES)
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="save a plot")
     return parser
 
 
-def cost():
+def cost() -> argparse.ArgumentParser:
     parser = _parser(" cost", COST, COST_EXAMPLES)
     parser.add_argument(
         "--from", type=Path, dest="suite_file", metavar="FILE.json", help="a result of the suite, saved by --out"
@@ -92,7 +92,7 @@ def cost():
     return parser
 
 
-def readme():
+def readme() -> argparse.ArgumentParser:
     return argparse.ArgumentParser(
         "python -m benchmarks readme",
         description="Updates README.md's tables of results from the JSON in benchmarks/results/.",
@@ -101,7 +101,7 @@ def readme():
     )
 
 
-def _parser(command: str, description: str, examples: str):
+def _parser(command: str, description: str, examples: str) -> argparse.ArgumentParser:
     parser = make_parser(description, tracks="16, on a GPU 128", epilog=examples)
     parser.prog = f"python -m benchmarks{command}"
     parser.add_argument("--quick", action="store_true", help="a preview: the demo's small pictures, two networks")

@@ -67,10 +67,8 @@ def _stock_nnaudio(spec: MelSpec, sample_rate: int, device: torch.device, precis
     ).to(device)
 
     def front_end(waves: torch.Tensor) -> torch.Tensor:
-        torch.backends.cudnn.conv.fp32_precision = precision
-        pictures = _pictures(_decibels(mel(waves), spec), spec)
-        torch.backends.cudnn.conv.fp32_precision = "none"
-        return pictures
+        with measurement.convolution_precision(precision):
+            return _pictures(_decibels(mel(waves), spec), spec)
 
     return front_end
 

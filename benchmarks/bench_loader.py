@@ -126,6 +126,8 @@ def run(recipe: Recipe, paths: list[str], device: torch.device, epochs: int, fol
 def fill_cache(paths: list[str], recipe: Recipe, folder: Path) -> tuple[PcmCache, float]:
     """A PCM cache of all tracks below a folder, and the seconds to fill it. Raises InputError for audio errors."""
     cache = open_cache(folder / "pcm_cache", recipe.audio, recipe.loader)
+    if cache is None:
+        raise ValueError("the recipe has no PCM cache")
     started = time.perf_counter()
     audio_errors = [
         str(audio_error) for audio_error in check_files(paths, recipe.audio, recipe.loader, cache) if audio_error

@@ -10,12 +10,13 @@ pictures on the device. The ratio of their times is the fraction of time in whic
 import os
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from rich.console import Console
+from torch import nn
 
 from benchmarks import measurement, timing
 from benchmarks.cli import make_parser, paths_of, recipe_of
@@ -29,7 +30,9 @@ from melgpu.recipe import Recipe
 NUM_CLASSES = 10
 
 
-def time_pass(models: list, features, batches: Iterable[Batch], recipe: Recipe, device: torch.device) -> float:
+def time_pass(
+    models: Sequence[nn.Module], features: nn.Module, batches: Iterable[Batch], recipe: Recipe, device: torch.device
+) -> float:
     """Seconds to predict all windows of the batches."""
     bfloat16 = classifier.use_bfloat16(recipe.optim.precision, device)
     started = time.perf_counter()

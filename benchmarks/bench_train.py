@@ -7,11 +7,12 @@ files decoded on the fly, once all prefetched tracks are used up. Of the last, e
 saved; `python -m benchmarks` names the bottleneck and what to change.
 """
 
+import argparse
 import itertools
 import os
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +39,7 @@ VARIANTS = ("pictures ready", "waves ready", "from files")
 NUM_CLASSES, MAX_TRACKS = 10, 1 << 16
 
 
-def time_steps(steps: Iterator[int], count: int, device: torch.device) -> float:
+def time_steps(steps: Iterator[loop.StepDone], count: int, device: torch.device) -> float:
     """Seconds a step, over `count` steps, with the device synchronised."""
     timing.synchronize(device)
     started = time.perf_counter()
@@ -55,7 +56,7 @@ def prefetched_steps(recipe: Recipe, batch_size: int) -> int:
 
 
 def new_training(name: str, recipe: Recipe, device: torch.device) -> Training:
-    """A network with random weights on the device, all layers trainable, before its first step."""
+    """A network with random weights on the device, no layer frozen, before its first step."""
     optim = recipe.optim_for(name).model_copy(update={"warmup_epochs": 0})
     return start_training(classifier.build(name, NUM_CLASSES, recipe).to(device), optim, recipe.machine)
 
@@ -81,13 +82,15 @@ def time_variant(
 
 def training_loop(
     state: Training, name: str, recipe: Recipe, features: nn.Module, batches: Iterator[Batch]
-) -> Iterator[int]:
+) -> Generator[loop.StepDone]:
     """melgpu's training loop over batches of any tracks."""
     targets, optim = Targets(torch.arange(MAX_TRACKS) % NUM_CLASSES, torch.ones(NUM_CLASSES)), recipe.optim_for(name)
     return loop.train_epoch(state, features, batches, targets, optim, recipe.augment, recipe.seed)
 
 
-def time_ready(name: str, recipe: Recipe, batch_size: int, steps: int, repeats: int, device) -> list[float]:
+def time_ready(
+    name: str, recipe: Recipe, batch_size: int, steps: int, repeats: int, device: torch.device
+) -> list[float]:
     """Seconds a step of one network alone, on pictures on the device."""
     pictures = measurement.front_end(recipe, device)(measurement.noise(recipe, batch_size, device))
     state, batches = new_training(name, recipe, device), measurement.repeat_batch(pictures)
@@ -115,7 +118,7 @@ def time_backbone(name: str, loader: WindowLoader, recipe: Recipe, batch_size: i
     return {"backbone": name, "seconds_a_step": medians, "samples_s": samples, "stage_shares": fractions(stage_s)}
 
 
-def run(recipe: Recipe, names: list[str], paths: list[str], args, device: torch.device) -> dict:
+def run(recipe: Recipe, names: list[str], paths: list[str], args: argparse.Namespace, device: torch.device) -> dict:
     result = {
         "benchmark": "train",
         **timing.describe_machine(device),

@@ -1,7 +1,8 @@
 """Helpers for measuring single stages: random waves, constant batches, training batches, rates in windows a second."""
 
+import contextlib
 import itertools
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import numpy as np
 import torch
@@ -43,13 +44,24 @@ def front_end(recipe: Recipe, device: torch.device) -> LogMel:
     return LogMel(recipe.mel, recipe.audio.sample_rate, recipe.machine.feature_batch).to(device)
 
 
+@contextlib.contextmanager
+def convolution_precision(precision: str) -> Iterator[None]:
+    """cuDNN's convolutions of float32 in "ieee" or "tf32" inside the block."""
+    convolutions = torch.backends.cudnn.conv  # type: ignore[attr-defined]  # torch adds it at run time
+    convolutions.fp32_precision = precision
+    try:
+        yield
+    finally:
+        convolutions.fp32_precision = "none"
+
+
 def repeat_batch(waves: torch.Tensor) -> Iterator[Batch]:
     """The same batch of one track, on the device of its waves, without end."""
     rows = torch.zeros(len(waves), dtype=torch.int64)
     return itertools.repeat(Batch(waves, rows, rows, rows == 0))
 
 
-def training_batches(loader: WindowLoader, recipe: Recipe, batch_size: int) -> Iterator[Batch]:
+def training_batches(loader: WindowLoader, recipe: Recipe, batch_size: int) -> Generator[Batch]:
     """Shuffled full batches of a loader's tracks, epoch after epoch, without end."""
     tracks = np.arange(len(loader.paths))
     full_index = windows.training_windows(tracks, [""] * len(tracks), recipe.audio, recipe.windows)

@@ -17,7 +17,7 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import timing
+from benchmarks import measurement, timing
 from benchmarks.references import reference
 from melgpu import cli
 from melgpu.audio.decode import conform, decode
@@ -50,11 +50,8 @@ def engines(recipe: Recipe, device: torch.device) -> Iterator[tuple[str, Callabl
 
 
 def _in_tf32(front_end: LogMel, waves: torch.Tensor) -> torch.Tensor:
-    torch.backends.cudnn.conv.fp32_precision = "tf32"
-    try:
+    with measurement.convolution_precision("tf32"):
         return front_end.power_to_db(front_end.mels[0](waves))
-    finally:
-        torch.backends.cudnn.conv.fp32_precision = "none"
 
 
 def statistics(error: np.ndarray, above: np.ndarray) -> dict:

@@ -6,6 +6,8 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 
 INK, FAINT = "#1f4e79", "#c9d6e3"
@@ -70,7 +72,7 @@ def curves(panels: dict[str, dict[str, dict[int, float]]], unit: str, title: str
     _save(figure, path)
 
 
-def _curve(axes, lines: dict[str, dict[int, float]]) -> None:
+def _curve(axes: Axes, lines: dict[str, dict[int, float]]) -> None:
     values = sorted({value for points in lines.values() for value in points})
     rates = [rate for points in lines.values() for rate in points.values()]
     for name, points in lines.items():
@@ -123,7 +125,7 @@ def _short(value: float) -> str:
     return f"{value:,.3g} " if value < 1000 else f"{value:,.0f} "
 
 
-def _save(figure, path: Path) -> None:
+def _save(figure: Figure, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
     plt.close(figure)

@@ -63,9 +63,10 @@ def network_bytes(model: nn.Module, image_size: int, element_bytes: int, trainin
 
     Backward reads and writes about twice as much as forward.
     """
-    meta_model, elements = copy.deepcopy(model).to("meta").eval(), 0
+    meta_model = copy.deepcopy(model).to("meta").eval()
+    elements = 0.0
 
-    def count(module, inputs, output) -> None:
+    def count(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
         nonlocal elements
         num_weights = sum(parameter.numel() for parameter in module.parameters())
         elements += inputs[0].numel() + output.numel() + num_weights / batch_size

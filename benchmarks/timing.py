@@ -73,7 +73,7 @@ def _status_mib(key: str) -> float:
 def describe_machine(device: torch.device) -> dict:
     """Device, driver, versions, commit and date of a result."""
     return {
-        **environment.describe(environment.device_name(device)),
+        **environment.describe(environment.device_name(device)).model_dump(),
         "schema": SCHEMA,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "driver": environment.driver_version(device),

@@ -9,12 +9,22 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
 
 
 class _StoreOnce(argparse.Action):
     """Store a flag's value; reject a second one, which argparse would silently store instead."""
 
-    def __call__(self, parser, namespace, values, option_string=None) -> None:
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: object,
+        option_string: str | None = None,
+    ) -> None:
         if getattr(namespace, self.dest) is not self.default:
             raise argparse.ArgumentError(self, "given twice; the second value would replace the first")
         setattr(namespace, self.dest, values)
@@ -82,18 +92,18 @@ class GracefulStop:
         self._previous_handlers = {signum: signal.signal(signum, self._handle) for signum in signals}
         return self
 
-    def __exit__(self, *exc) -> None:
+    def __exit__(self, *exc: object) -> None:
         for signum, handler in self._previous_handlers.items():
             signal.signal(signum, handler)
 
-    def _handle(self, *signal_and_frame) -> None:
+    def _handle(self, *signal_and_frame: object) -> None:
         if self.requested:
             raise KeyboardInterrupt
         self.requested = True
         print("stopping after this step; a second signal stops at once", file=sys.stderr)
 
 
-def select_device(name: str):
+def select_device(name: str) -> "torch.device":
     """The torch device of a name; `auto` is a GPU if there is one. Raises InputError."""
     import torch
 

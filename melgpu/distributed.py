@@ -8,11 +8,13 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+Value = TypeVar("Value")
 TIMEOUT = timedelta(days=7)  # the main process may decode a whole data set before a barrier
 
 
@@ -88,10 +90,11 @@ def broadcast(values: Iterable[Tensor]) -> None:
             dist.broadcast(value, 0)
 
 
-def gather_to_main(value) -> list | None:
+def gather_to_main(value: Value) -> list[Value] | None:
     """On the main process the values of all ranks, by rank; on the others None."""
     if world_size() == 1:
         return [value]
-    values = [None] * world_size() if is_main_process() else None  # gather_object refuses a list on other ranks
+    # gather_object refuses a list on other ranks.
+    values: list[Any] | None = [None] * world_size() if is_main_process() else None
     dist.gather_object(value, values)
     return values

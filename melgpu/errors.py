@@ -13,7 +13,7 @@ class InputError(ValueError):
         self.problems = [problems] if isinstance(problems, str) else list(problems)
         super().__init__("\n".join(self.problems))
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[type["InputError"], tuple[list[str]]]:
         # Unpickled by default, as from a decoding process, it would have the joined message as its only problem.
         return type(self), (self.problems,)
 

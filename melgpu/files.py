@@ -86,7 +86,7 @@ def read_csv(
 def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Write a compressed .npz file atomically."""
     with atomic_write(path) as temporary, open(temporary, "wb") as file:
-        np.savez_compressed(file, **arrays)
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]  # mypy takes one for the flag
 
 
 def load_arrays(path: Path, schema: ArraySchema) -> dict[str, np.ndarray]:

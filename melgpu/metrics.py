@@ -1,19 +1,15 @@
 """Accuracy, confidence intervals, significance and calibration of predicted class probabilities."""
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.stats import binomtest
 
 NUM_RESAMPLES = 10_000
+NUM_BINS = 10  # of confidence
 
 
-def accuracy(probs: np.ndarray, labels: np.ndarray) -> float:
-    """Fraction of rows whose most probable class is correct; probs (N, C), labels (N,) class indices, N >= 1."""
-    return float(np.mean(probs.argmax(axis=1) == labels))
-
-
-def bootstrap_interval(values: np.ndarray, seed: int = 0) -> tuple[float, float]:
+def bootstrap_interval(values: np.ndarray) -> tuple[float, float]:
     """The 95 % confidence interval of the mean of `values` (N,) by the percentile bootstrap over them.
 
     Resamples are drawn as multinomial counts of the distinct values: the same distribution, without N draws each.
@@ -22,7 +18,7 @@ def bootstrap_interval(values: np.ndarray, seed: int = 0) -> tuple[float, float]
     if len(values) < 1:
         raise ValueError("an interval needs at least 1 value")
     distinct, counts = np.unique(values, return_counts=True)
-    resamples = np.random.default_rng(seed).multinomial(len(values), counts / len(values), NUM_RESAMPLES)
+    resamples = np.random.default_rng(0).multinomial(len(values), counts / len(values), NUM_RESAMPLES)
     low, high = np.quantile(resamples @ distinct / len(values), (0.025, 0.975))
     return float(low), float(high)
 
@@ -32,9 +28,9 @@ def accuracy_interval(correct: np.ndarray) -> tuple[float, float]:
 
     Where all are equal the bootstrap interval has no width: there it is Wilson's.
     """
-    proportion = float(np.mean(correct))
-    if proportion in (0, 1):
-        return wilson_interval(proportion, len(correct))
+    num_correct = int(correct.sum())
+    if num_correct in (0, len(correct)):
+        return wilson_interval(num_correct, len(correct))
     return bootstrap_interval(correct.astype(float))
 
 
@@ -46,61 +42,51 @@ def sign_test(gains: np.ndarray) -> float:
     """
     positive = int((gains > 0).sum())
     negative = int((gains < 0).sum())
-    trials = positive + negative
-    # Integers up to the division: exact, where 2**trials exceeds the range of a float, too.
-    tail = sum(math.comb(trials, k) for k in range(max(positive, negative), trials + 1))
-    return min(1.0, 2 * tail / 2**trials)  # the two tails of a tie overlap: more than 1
+    if positive + negative == 0:  # the binomial test needs a trial
+        return 1.0
+    return float(binomtest(positive, positive + negative, 0.5).pvalue)
 
 
-def wilson_interval(proportion: float, num_trials: int, z: float = 1.96) -> tuple[float, float]:
-    """The 95 % confidence interval of a proportion of successes in `num_trials` trials (Wilson score).
+def wilson_interval(num_correct: int, num_trials: int) -> tuple[float, float]:
+    """The 95 % confidence interval of an accuracy of `num_correct` in `num_trials` (Wilson score). Raises ValueError.
 
     Source: Wilson, "Probable inference, the law of succession, and statistical inference", JASA 22 (1927).
     """
-    n = num_trials
-    if n < 1:
-        raise ValueError(f"num_trials is {n}, an interval needs at least 1 trial")
-    centre = proportion + z * z / (2 * n)
-    half_width = z * math.sqrt(proportion * (1 - proportion) / n + z * z / (4 * n * n))
-    scale = 1 + z * z / n
-    low = max(0.0, (centre - half_width) / scale)  # limits that only rounding can cross
-    high = min(1.0, (centre + half_width) / scale)
-    return low, high
-
-
-def confusion_counts(predicted: np.ndarray, labels: np.ndarray, num_classes: int) -> np.ndarray:
-    """The confusion matrix: counts of rows by label (axis 0) and predicted class (axis 1), shape (C, C)."""
-    cells = labels * num_classes + predicted  # flat indices into the matrix
-    return np.bincount(cells, minlength=num_classes**2).reshape(num_classes, num_classes)
+    interval = binomtest(num_correct, num_trials).proportion_ci(confidence_level=0.95, method="wilson")
+    return float(interval.low), float(interval.high)
 
 
 @dataclass(frozen=True)
 class Calibration:
     """Mean confidence and accuracy of predictions in confidence bins of equal width; empty bins are left out.
 
-    confidence, accuracy, counts (B,); expected_error: the expected calibration error (ECE), the mean gap
-    weighted by counts.
+    confidence, correct (the number of correct predictions), counts, accuracy (B,); expected_error: the expected
+    calibration error (ECE), the mean gap weighted by counts.
     """
 
     confidence: np.ndarray
-    accuracy: np.ndarray
+    correct: np.ndarray
     counts: np.ndarray
+
+    @property
+    def accuracy(self) -> np.ndarray:
+        return self.correct / self.counts
 
     @property
     def expected_error(self) -> float:
         return float(np.average(np.abs(self.confidence - self.accuracy), weights=self.counts))
 
 
-def calibration_curve(probs: np.ndarray, labels: np.ndarray, num_bins: int = 10) -> Calibration:
+def calibration_curve(probs: np.ndarray, labels: np.ndarray) -> Calibration:
     """The calibration of probs (N, C) with labels (N,), N >= 1.
 
     Source: Guo et al., "On calibration of modern neural networks", ICML 2017.
     """
     confidences = probs.max(axis=1)
     correct = probs.argmax(axis=1) == labels
-    bins = np.minimum((confidences * num_bins).astype(int), num_bins - 1)  # 1.0 belongs to the last bin
-    counts = np.bincount(bins, minlength=num_bins)
+    bins = np.minimum((confidences * NUM_BINS).astype(int), NUM_BINS - 1)  # 1.0 belongs to the last bin
+    counts = np.bincount(bins, minlength=NUM_BINS)
+    correct_counts = np.bincount(bins[correct], minlength=NUM_BINS)
     filled = counts > 0
-    mean_confidences = np.bincount(bins, confidences, num_bins)[filled] / counts[filled]
-    accuracies = np.bincount(bins, correct, num_bins)[filled] / counts[filled]
-    return Calibration(mean_confidences, accuracies, counts[filled])
+    mean_confidences = np.bincount(bins, confidences, NUM_BINS)[filled] / counts[filled]
+    return Calibration(mean_confidences, correct_counts[filled], counts[filled])

@@ -8,9 +8,10 @@ import difflib
 import hashlib
 import json
 import reprlib
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tomli_w
 from pydantic import FailFast, Field, ValidationError, model_validator
@@ -67,8 +68,6 @@ class Recipe(Spec):
             raise ValueError(f"mel.fmax {self.mel.fmax} is not above mel.fmin {self.mel.fmin}")
         if self.mel.engine == "fused" and (self.mel.channels, self.mel.range) != ("grey", "fixed"):
             raise ValueError(f"mel.engine fused renders grey pictures of fixed range only, not {self.mel.channels}")
-        if self.mel.trainable != "none" and (self.mel.engine, self.mel.channels) != ("nnaudio", "grey"):
-            raise ValueError(f"mel.trainable {self.mel.trainable} needs mel.engine nnaudio and grey channels")
         for round_number, spec in enumerate(self.rounds, start=1):
             if max(spec.folds) >= self.folds.num_folds:
                 raise ValueError(f"round {round_number} names fold {max(spec.folds)} of {self.folds.num_folds}")
@@ -162,7 +161,7 @@ def _contains_any(container: tuple, locations: list[tuple]) -> bool:
     return any(container == location[: len(container)] != location for location in locations)
 
 
-def _describe(error) -> str:
+def _describe(error: Mapping[str, Any]) -> str:
     key = ".".join(str(part) for part in error["loc"] if part != "[key]")  # pydantic's mark of an invalid key
     if error["type"] == "extra_forbidden":
         known_keys = [known for known, _ in toml_tables.flatten(_read("zalo2019"))]

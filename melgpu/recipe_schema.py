@@ -47,7 +47,6 @@ class MelSpec(Spec):
     engine: Literal["auto", "nnaudio", "fft", "fused"]
     channels: Literal["grey", "viridis", "mfcc", "resolutions"]
     range: Literal["fixed", "window"]
-    trainable: Literal["none", "mel", "fourier"]
     n_fft: Annotated[int, Field(ge=1, le=2**14)]  # nnAudio allocates 4 n_fft^2 bytes: 1 GB
     hop_length: Count
     n_mels: Annotated[int, Field(ge=1, le=4096)]

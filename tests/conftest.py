@@ -15,6 +15,7 @@ from rich.console import Console
 
 from melgpu import console
 from melgpu.data import manifest
+from melgpu.data.manifest import Split
 from melgpu.data.sources import SourceList
 from melgpu.demo import synthesizer
 from melgpu.demo.corpus import FORMATS
@@ -83,7 +84,9 @@ def made(tmp_path, small_recipe) -> run.Run:
     tests = SourceList(["x.wav", "y.wav"], test_paths, ["", ""], ["", ""], ["", ""])
     for path in (*train.paths, *tests.paths):
         Path(path).touch()
-    return create_run(tmp_path / "run", small_recipe, manifest.build({"train": train, "public": tests}, 3, 8), "cpu")
+    return create_run(
+        tmp_path / "run", small_recipe, manifest.build({Split.TRAIN: train, Split.PUBLIC: tests}, 3, 8), "cpu"
+    )
 
 
 @pytest.fixture

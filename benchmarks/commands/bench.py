@@ -1,5 +1,6 @@
 """What a command measures: recipe, files, device and effort, and the physical limits of the stages."""
 
+import argparse
 import itertools
 import math
 import os
@@ -111,7 +112,7 @@ class Bench:
         """`count` files, repeated where there are fewer."""
         return list(itertools.islice(itertools.cycle(self.paths), count))
 
-    def rates_in_processes(self, call, args: tuple, workers: int | None = None) -> list[float]:
+    def rates_in_processes(self, call: Callable, args: tuple, workers: int | None = None) -> list[float]:
         """Windows a second of a function that worker processes call with (path, *args)."""
         count = self.workers if workers is None else workers
         paths = self.cycled_paths(max(8, 4 * count))  # several files for each process
@@ -210,7 +211,7 @@ def powers_of_two(maximum: int) -> list[int]:
     return sorted({2**exponent for exponent in range(int(math.log2(maximum)) + 1)} | {maximum})
 
 
-def prepare(args, folder: Path, *unchanged: str) -> Bench:
+def prepare(args: argparse.Namespace, folder: Path, *unchanged: str) -> Bench:
     """The bench that a command's flags select; `--quick` takes the demo's small pictures and two networks.
 
     `unchanged` are settings that stay as the recipe has them: see `cli.recipe_of`.

@@ -6,6 +6,7 @@ time are those of the recipe's whole training set: the original pipeline renders
 melgpu's loader, with any front end, decodes every file once, to check it or to fill the PCM cache.
 """
 
+import argparse
 import contextlib
 import importlib.util
 import itertools
@@ -160,7 +161,7 @@ def duration(seconds: float) -> str:
     return f"{seconds:.1f} s"
 
 
-def main(args) -> int:
+def main(args: argparse.Namespace) -> int:
     """Compare all variants, and print and save the result."""
     with tempfile.TemporaryDirectory() as folder:
         result = run(prepare(args, Path(folder)))

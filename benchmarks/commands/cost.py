@@ -3,6 +3,7 @@
 The competition's data: 5,158 training tracks in ten classes, 1,733 test tracks.
 """
 
+import argparse
 import json
 import tempfile
 from collections.abc import Iterator
@@ -182,7 +183,7 @@ def estimate(result: dict, recipe: Recipe, source: str) -> dict:
     return cost | {"assumptions": assumptions(recipe, rates, result["batch_size"])}
 
 
-def suite_result(args) -> tuple[dict, str]:
+def suite_result(args: argparse.Namespace) -> tuple[dict, str]:
     """A suite's result, from a file or measured now, and its name in messages. Raises InputError."""
     if args.suite_file and args.quick:
         raise InputError("--quick measures again: leave it out beside --from")
@@ -203,7 +204,7 @@ def read_suite(path: Path) -> dict:
     return result
 
 
-def main(args) -> int:
+def main(args: argparse.Namespace) -> int:
     """Estimate, print and save what the recipe costs here."""
     result, source = suite_result(args)
     cost = estimate(result, load_recipe(args.recipe, args.overrides), source)

@@ -3,6 +3,7 @@
 `benchmarks/results/README.md` has all of them, the project's README those of HEADLINES.
 """
 
+import argparse
 import json
 import statistics
 from collections.abc import Callable, Iterator
@@ -180,7 +181,7 @@ def replace_block(text: str, new_block: str) -> str:
     return before + new_block + after
 
 
-def main(args) -> int:
+def main(args: argparse.Namespace) -> int:
     """Write the tables: those of README.md, and README.md beside the results."""
     path, results = ROOT / "README.md", load(RESULTS)
     text = replace_block(path.read_text(), block(results))

@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 import tomli_w
@@ -12,6 +13,7 @@ from rich.table import Table
 from melgpu.errors import InputError
 from melgpu.recipe import Recipe, apply_overrides
 
+Value = TypeVar("Value")
 MIN_GAIN = 1.03  # a setting that gains less stays as it is
 ROUNDS = 2  # over all values, forth and back: a machine's speed drifts
 ALWAYS_WRITTEN = ("loader.workers", "loader.predict_batch_size", "machine.feature_batch", "machine.channels_last")
@@ -77,7 +79,7 @@ def try_values(recipe: Recipe, key: str, values: list, measure: Callable[[Recipe
     return trial
 
 
-def distinct(initial: object, values: list, effect: Callable[[object], object]) -> list:
+def distinct(initial: Value, values: list[Value], effect: Callable[[Value], object]) -> list[Value]:
     """The values that differ in effect from the initial one, and from one another."""
     by_effect = {effect(initial): initial}
     for value in values:

@@ -1,9 +1,11 @@
 """The whole suite: each stage alone, then overlapped, with its physical limit; the bottleneck, and what to change."""
 
+import argparse
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import torch
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
@@ -13,10 +15,11 @@ from benchmarks.commands import bottleneck
 from benchmarks.commands.bench import Bench, Limit, networks, powers_of_two, prepare
 from benchmarks.references import baselines
 from melgpu.data.loader import WindowLoader
+from melgpu.data.pcm_cache import PcmCache
 from melgpu.recipe import Recipe
 
 
-def row(stage: str, variant: str, samples: list[float], *bounds: tuple[Limit, float], **extra) -> dict:
+def row(stage: str, variant: str, samples: list[float], *bounds: tuple[Limit, float], **extra: object) -> dict:
     """A row of the result; `samples` are rates in windows/s, `bounds` limits with the work of one window for each."""
     rates = measurement.rate_summary(samples)
     limit_rate, name = min((limit.best_for(rates["windows_per_s"] * work) / work, limit.name) for limit, work in bounds)
@@ -76,7 +79,9 @@ def loader(bench: Bench) -> Iterator[dict]:
     yield row("loader", "files to pictures", _loader_rates(bench, bench.recipe, front_end, None), *bounds)
 
 
-def _loader_rates(bench: Bench, recipe: Recipe, process, cache) -> list[float]:
+def _loader_rates(
+    bench: Bench, recipe: Recipe, process: Callable[[torch.Tensor], object], cache: PcmCache | None
+) -> list[float]:
     result = bench_loader.time_variant(bench.paths, recipe, bench.device, cache, process, bench.effort.repeats + 1)
     return result["samples_windows_per_s"][1:]  # the first epoch starts the processes
 
@@ -211,7 +216,7 @@ def plot(result: dict, folder: Path) -> None:
         plots.roofline(limits["points"], peaks, limits["bandwidth"], f"Roofline: {title}", folder / "roofline.png")
 
 
-def main(args) -> int:
+def main(args: argparse.Namespace) -> int:
     """Measure the stages that the flags select, print and save the result; returns 1 where a rate exceeds its limit."""
     with tempfile.TemporaryDirectory() as folder:
         result = run(prepare(args, Path(folder), "loader.workers"), args.only or list(STAGES))

@@ -5,9 +5,10 @@ prediction (training's would change results), memory layout, compilation, worker
 windows are shuffled, so a gain there is reported, not selected.
 """
 
+import argparse
 import contextlib
 import tempfile
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -153,7 +154,9 @@ def plot(trials: list[Trial], title: str, path: Path) -> None:
 
 def run(bench: Bench, quick: bool) -> tuple[dict, list[Trial], str]:
     """Search all settings, and compare the best with the default: the result, the trials, the text of a TOML file."""
-    result, finished, tuned = {"benchmark": "tune", **bench.metadata()}, [], bench.recipe
+    result = {"benchmark": "tune", **bench.metadata()}
+    finished: list[Trial] = []
+    tuned = bench.recipe
     for trial, recipe in trials(bench, bench.recipe, quick):
         finished, tuned = [*finished, trial], recipe
         message = f"{trial.setting}: {trial.selected} of {', '.join(map(str, trial.rates))}"
@@ -168,7 +171,7 @@ def run(bench: Bench, quick: bool) -> tuple[dict, list[Trial], str]:
     return result, finished, to_toml(finished, tuned, environment.tuning_signature(bench.device), result["date"])
 
 
-def main(args) -> int:
+def main(args: argparse.Namespace) -> int:
     """Search the settings, write the fastest to a TOML file, and print the comparison with the default."""
     with tempfile.TemporaryDirectory() as folder:
         result, finished, text = run(prepare(args, Path(folder), "loader.workers", "loader.pcm_cache"), args.quick)
@@ -187,5 +190,5 @@ def main(args) -> int:
     return timing.finish(result, args.out, ())
 
 
-def _text_keys(by_value: dict[object, object]) -> dict[str, object]:
+def _text_keys(by_value: Mapping[object, object]) -> dict[str, object]:
     return {str(value): entry for value, entry in by_value.items()}

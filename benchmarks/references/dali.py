@@ -1,5 +1,7 @@
 """NVIDIA DALI's front end, where it is installed: a recipe's pictures by DALI operators, from waves on the device."""
 
+from collections.abc import Callable
+
 import nvidia.dali.fn as fn
 import nvidia.dali.types as types
 import torch
@@ -9,13 +11,17 @@ from nvidia.dali.plugin.pytorch import feed_ndarray
 from melgpu.recipe import Recipe
 
 
-def front_end(recipe: Recipe, device: torch.device):
+def front_end(recipe: Recipe, device: torch.device) -> Callable[[torch.Tensor], torch.Tensor]:
     """A callable from waves (B, T) to pictures (B, 3, S, S); it builds a pipeline for each batch size."""
     on_gpu, pipelines = device.type == "cuda", {}
 
     def render(waves: torch.Tensor) -> torch.Tensor:
-        options = {"batch_size": len(waves), "num_threads": torch.get_num_threads(), "prefetch_queue_depth": 1}
-        options["device_id"] = (device.index or 0) if on_gpu else None
+        options = {
+            "batch_size": len(waves),
+            "num_threads": torch.get_num_threads(),
+            "prefetch_queue_depth": 1,
+            "device_id": (device.index or 0) if on_gpu else None,
+        }
         if len(waves) not in pipelines:
             pipelines[len(waves)] = _pictures(recipe, "gpu" if on_gpu else "cpu", **options)
             pipelines[len(waves)].build()
@@ -31,7 +37,7 @@ def front_end(recipe: Recipe, device: torch.device):
 
 
 @pipeline_def
-def _pictures(recipe: Recipe, backend: str):
+def _pictures(recipe: Recipe, backend: str) -> object:
     """Waves to (S, S, 1); Slaney's scale and norm, dB re each window's maximum; `backend` is "cpu" or "gpu"."""
     spec, rate = recipe.mel, recipe.audio.sample_rate
     waves = fn.external_source(name="waves", device=backend, dtype=types.FLOAT, ndim=1)

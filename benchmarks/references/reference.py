@@ -13,8 +13,8 @@ def slaney_filterbank(sample_rate: int, spec: MelSpec) -> np.ndarray:
 
     Source: Slaney, "Auditory Toolbox", Interval Research technical report 1998-010.
     """
-    limits = _to_mel(np.array([spec.fmin, spec.fmax or sample_rate / 2]))
-    edges = _to_hertz(np.linspace(*limits, spec.n_mels + 2))
+    lowest, highest = _to_mel(np.array([spec.fmin, spec.fmax or sample_rate / 2]))
+    edges = _to_hertz(np.linspace(lowest, highest, spec.n_mels + 2))
     hertz = np.fft.rfftfreq(spec.n_fft, 1 / sample_rate)
     low, middle, high = edges[:-2, None], edges[1:-1, None], edges[2:, None]
     triangles = np.minimum((hertz - low) / (middle - low), (high - hertz) / (high - middle))

@@ -94,7 +94,7 @@ def stream_audio(path: str | Path, sample_rate: int) -> Iterator[np.ndarray]:
     """
     resampler = None
     channels = 1
-    problem = "contains no audio"
+    problem: str | None = "contains no audio"
     try:
         for rate, block in _uniform_blocks(str(path), STREAM_BLOCK_SAMPLES):
             if not resampler:
@@ -191,7 +191,7 @@ def _uniform_blocks(path: str, block_samples: int) -> Iterator[tuple[int, np.nda
                 yield rate, block
         except InputError as error:
             message = str(error)
-            if frames:  # a part of the file was readable after all
+            if audio_format and frames:  # a part of the file was readable after all
                 message = message.replace(UNREADABLE, f"decoding failed after {frames / audio_format[0]:.1f} s")
             raise InputError(message) from None
 

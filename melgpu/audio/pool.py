@@ -11,6 +11,9 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+Result = TypeVar("Result")
 
 
 class WorkerLostError(Exception):
@@ -32,7 +35,7 @@ class WorkerPool(contextlib.AbstractContextManager):
         self._thread_local = threading.local()
         self._processes: list[WorkerProcess] = []
 
-    def __exit__(self, *exc) -> None:
+    def __exit__(self, *exc: object) -> None:
         # Processes are killed first, since shutdown waits for the threads that wait for their results; connections are
         # closed last, when no thread uses them any more.
         for process in self._processes:
@@ -41,11 +44,11 @@ class WorkerPool(contextlib.AbstractContextManager):
         for process in self._processes:
             process.close()
 
-    def submit(self, function: Callable, *arguments) -> Future:
+    def submit(self, function: Callable[..., Result], *arguments: object) -> Future[Result]:
         """The future result of a call; it raises WorkerLost if its process crashed or took longer than `timeout_s`."""
         if self.workers:
             return self._threads.submit(self._call, function, arguments)
-        future: Future = Future()
+        future: Future[Result] = Future()
         try:
             future.set_result(function(*arguments))
         except Exception as error:
@@ -61,7 +64,7 @@ class WorkerPool(contextlib.AbstractContextManager):
                 yield pending.popleft()
         yield from pending
 
-    def _call(self, function: Callable, arguments: tuple):
+    def _call(self, function: Callable[..., Result], arguments: tuple) -> Result:
         if not hasattr(self._thread_local, "process"):
             self._thread_local.process = WorkerProcess(self.timeout_s)
             self._processes.append(self._thread_local.process)
@@ -76,7 +79,7 @@ class WorkerProcess:
         self._closed = False
         self._process: subprocess.Popen | None = None
 
-    def call(self, function: Callable, arguments: tuple):
+    def call(self, function: Callable[..., Result], arguments: tuple) -> Result:
         if self._process and self._process.poll() is not None:  # killed while idle: not caused by this call
             self._terminate()
         if not self._process:

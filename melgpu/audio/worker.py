@@ -49,7 +49,7 @@ def _read(path: str, sample_rate: int, num_samples: int) -> tuple[np.ndarray, Au
 
 
 def _write(wave: np.ndarray, target: str, offset: int) -> None:
-    data = memoryview(np.ascontiguousarray(wave)).cast("B")
+    data = np.ascontiguousarray(wave).data.cast("B")
     file = os.open(target, os.O_WRONLY)
     try:
         while data:
@@ -72,6 +72,7 @@ def serve(connection_fd: int, parent_alive_fd: int) -> None:
     threading.Thread(target=_exit_with_parent, args=(parent_alive_fd,), daemon=True).start()
     _limit_memory()
     connection = Connection(connection_fd)
+    response: tuple[object, Exception | None]
     while True:
         try:
             function, arguments = connection.recv()

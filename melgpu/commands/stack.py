@@ -47,8 +47,11 @@ def stack_current_round(run: "Run") -> None:
     from melgpu.errors import InputError
     from melgpu.stacking.round import stack_round
 
+    round_number = run.current_round
+    if round_number is None:
+        raise ValueError("all rounds are stacked")
     try:
-        stack_round(run, run.current_round)
+        stack_round(run, round_number)
     except InputError:
         if run.is_stacked(1):
             write_report(run)

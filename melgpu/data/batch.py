@@ -1,14 +1,16 @@
 """Batches of windows, and prefetching: in a thread on the CPU, on a CUDA stream of its own to the device."""
 
+import collections
 import contextlib
 import functools
-import queue
-import threading
-from collections.abc import Iterator
+from collections.abc import Generator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import torch
+
+from melgpu.audio.quarantine import AudioError
 
 Item = TypeVar("Item")
 
@@ -17,71 +19,54 @@ Item = TypeVar("Item")
 class Batch:
     """B windows of T samples: `waves` (B, T) float32, `tracks` (B,) manifest rows, `starts` (B,) in samples.
 
-    `valid` (B,) bool, false where a file has no usable audio and the wave is zeros. `waves` lies on the device; the
-    others stay on the CPU.
+    `valid` (B,) bool, false where a file has no usable audio and the wave is zeros. `errors` are the audio errors found
+    since the batch before. `waves` lies on the device; the others stay on the CPU.
     """
 
     waves: torch.Tensor
     tracks: torch.Tensor
     starts: torch.Tensor
     valid: torch.Tensor
+    errors: tuple[AudioError, ...] = ()
 
 
-def prefetch(items: Iterator[Item], depth: int) -> Iterator[Item]:
-    """The same items, produced by a thread up to `depth` items ahead of the consumer."""
-    buffer: queue.Queue = queue.Queue(depth)  # of (True, item), and at the end (False, error or None)
-    stop = threading.Event()
+def prefetch(batches: Generator[Batch], depth: int, device: torch.device) -> Generator[Batch]:
+    """The same batches on the device, `depth` of them made ahead by a thread, which ends when this is closed."""
+    prefetched = _prefetch_in_thread(batches, depth)
+    return _copy_to_gpu(prefetched, device) if device.type == "cuda" else prefetched
 
-    def produce() -> None:
-        end: tuple = (False, None)
+
+def _prefetch_in_thread(batches: Generator[Batch], depth: int) -> Generator[Batch]:
+    executor = ThreadPoolExecutor(1, "prefetch")
+    futures: collections.deque[Future[Batch | None]] = collections.deque()
+    with contextlib.closing(batches):
         try:
-            with contextlib.closing(items):
-                for item in items:
-                    _put(buffer, (True, item), stop)
-                    if stop.is_set():
-                        return
-        except BaseException as error:  # of any kind: raised again in the consumer
-            end = (False, error)
-        _put(buffer, end, stop)
-
-    thread = threading.Thread(target=produce, name="prefetch", daemon=True)
-    thread.start()
-    try:
-        while True:
-            is_item, value = buffer.get()
-            if not is_item:
-                break
-            yield value
-        if value:
-            raise value
-    finally:
-        stop.set()
-        thread.join()  # no decoding after the iterator is closed
+            for _ in range(depth + 1):  # those that wait, and one that is being made
+                futures.append(executor.submit(next, batches, None))
+            while (batch := futures.popleft().result()) is not None:
+                futures.append(executor.submit(next, batches, None))
+                yield batch
+        finally:
+            executor.shutdown(cancel_futures=True)  # waits: no decoding after the generator is closed
 
 
-def _put(buffer: queue.Queue, entry: tuple, stop: threading.Event) -> None:
-    # With a timeout, to see `stop`: nobody empties a full queue after the consumer has stopped.
-    while not stop.is_set():
-        with contextlib.suppress(queue.Full):
-            buffer.put(entry, timeout=0.1)
-            return
+def _copy_to_gpu(batches: Generator[Batch], device: torch.device) -> Generator[Batch]:
+    """Each batch is copied, on a CUDA stream of its own, while the one before it is in use."""
+    with contextlib.closing(delay_by_one(_queue_copies(batches, device))) as queued:
+        for batch, copied in queued:
+            stream = torch.cuda.current_stream(device)
+            stream.wait_event(copied)  # does not block the host
+            batch.waves.record_stream(stream)  # the copy stream may not reuse its memory while this stream reads it
+            yield batch
 
 
-def prefetch_to_device(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
-    """Batches on a GPU: each is copied, on a CUDA stream of its own, while the one before it is in use."""
+def _queue_copies(batches: Generator[Batch], device: torch.device) -> Generator[tuple[Batch, torch.cuda.Event]]:
     copy_stream = _copy_stream(device)
-    pending = None
     with contextlib.closing(batches):
         for batch in batches:
             with torch.cuda.stream(copy_stream):
                 waves = batch.waves.to(device, non_blocking=True)
-            following = (replace(batch, waves=waves), copy_stream.record_event())
-            # Yielded one batch late, when the copy of the following one is already under way.
-            if pending:
-                yield _wait_for_copy(*pending)
-            pending = following
-        if pending:
-            yield _wait_for_copy(*pending)
+            yield replace(batch, waves=waves), copy_stream.record_event()
 
 
 @functools.cache
@@ -90,9 +75,12 @@ def _copy_stream(device: torch.device) -> torch.cuda.Stream:
     return torch.cuda.Stream(device)
 
 
-def _wait_for_copy(batch: Batch, copied: torch.cuda.Event) -> Batch:
-    """Does not block the host: the GPU's current stream waits for the copy."""
-    stream = torch.cuda.current_stream(batch.waves.device)
-    stream.wait_event(copied)
-    batch.waves.record_stream(stream)  # allocated on the copy stream: it may not be reused while this stream reads it
-    return batch
+def delay_by_one(queued: Generator[Item]) -> Generator[Item]:
+    """Each item after the following one has been queued: the device has work while the consumer waits for an item."""
+    pending = []
+    with contextlib.closing(queued):
+        for item in queued:
+            pending.append(item)
+            if len(pending) == 2:
+                yield pending.pop(0)
+        yield from pending

@@ -12,7 +12,7 @@ from melgpu.audio import fingerprint, remote
 from melgpu.audio.file_summary import FileSummary, inspect_file
 from melgpu.audio.pool import WorkerLostError, WorkerPool
 from melgpu.console import duration, say
-from melgpu.data.manifest import Manifest
+from melgpu.data.manifest import Manifest, Split
 
 
 def inspect_files(paths: Sequence[str], workers: int, timeout_s: float) -> Iterator[FileSummary]:
@@ -126,4 +126,4 @@ def _print_list(title: str, items: list[str]) -> None:
 def _split_suffixes(manifest: Manifest) -> list[str]:
     """The fold or split of each track, to be shown after its name: a pair of two different ones is a leak."""
     folds = zip(manifest.splits, manifest.folds.tolist(), strict=True)
-    return [f" (fold {fold})" if split == "train" else f" ({split} test)" for split, fold in folds]
+    return [f" (fold {fold})" if split is Split.TRAIN else f" ({split.description})" for split, fold in folds]

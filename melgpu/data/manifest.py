@@ -1,14 +1,15 @@
 """The manifest of a run: its tracks, the order of its classes, and folds that never split a track (or an artist).
 
 A manifest is columns, one row a track; nothing is decoded. Labels are text as written (`1` and `01` differ); an empty
-label means unknown. Splits are `train`, `public` and `private`; folds count from 0 in `train` and are -1 elsewhere, and
-for training tracks without usable audio.
+label means unknown. Folds count from 0 in the training split and are -1 elsewhere, and for training tracks without
+usable audio.
 """
 
 import os
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from enum import StrEnum
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +19,29 @@ from melgpu.audio.remote import absolute_path
 from melgpu.data.sources import SourceList, is_utf8, natural_key
 from melgpu.errors import InputError
 
-SPLITS = ("train", "public", "private")
 COLUMNS = ("id", "path", "label", "split", "fold")
+
+
+class Split(StrEnum):
+    """The part of the data set that a track is in; its value is written in files.
+
+    Folds divide the training tracks: those of a network's own fold are its validation tracks.
+    """
+
+    TRAIN = "train"
+    VALID = "valid"
+    PUBLIC = "public"
+    PRIVATE = "private"
+
+    @property
+    def description(self) -> str:
+        """The split in a sentence: `12 public test tracks`."""
+        return {"train": "training", "valid": "validation"}.get(self, f"{self} test")
+
+
+TEST_SPLITS = (Split.PUBLIC, Split.PRIVATE)
+MANIFEST_SPLITS = (Split.TRAIN, *TEST_SPLITS)  # no validation tracks, which depend on the fold
+EVALUATED_SPLITS = (Split.VALID, *TEST_SPLITS)
 
 
 @dataclass(frozen=True)
@@ -29,40 +51,40 @@ class Manifest:
     ids: tuple[str, ...]
     paths: tuple[str, ...]
     labels: tuple[str, ...]
-    splits: tuple[str, ...]
+    splits: tuple[Split, ...]  # of MANIFEST_SPLITS
     folds: np.ndarray = field(compare=False)  # (N,), int64
 
     def __len__(self) -> int:
         return len(self.ids)
 
-    def rows(self, split: str) -> np.ndarray:
+    def rows(self, split: Split) -> np.ndarray:
         """The rows of a split, in the order of its source list."""
-        return np.flatnonzero(np.array([s == split for s in self.splits], bool))
+        return np.flatnonzero(np.array(self.splits, np.str_) == split)
 
     @property
     def class_names(self) -> list[str]:
         """The labels of the training tracks, numbers in numerical order."""
-        return sorted({self.labels[row] for row in self.rows("train")}, key=natural_key)
+        return sorted({self.labels[row] for row in self.rows(Split.TRAIN)}, key=natural_key)
 
 
-def build(source_lists: dict[str, SourceList], num_folds: int, seed: int, unusable: Collection[str] = ()) -> Manifest:
+def build(source_lists: dict[Split, SourceList], num_folds: int, seed: int, unusable: Collection[str] = ()) -> Manifest:
     """Join the source lists of the splits and assign the folds of the training tracks; paths in `unusable` get none.
 
     Raises InputError with every duplicate id, class too small for the folds and unknown test label.
     """
     problems = [problem for source_list in source_lists.values() for problem in _check_names(source_list)]
     problems += _check_duplicates(source_lists)
-    train = _without(source_lists["train"], unusable)
+    train = _without(source_lists[Split.TRAIN], unusable)
     counts = Counter(train.labels)
     problems += _check_artists(train, num_folds)
     problems += _check_classes(counts, num_folds)
-    for split in SPLITS[1:]:
+    for split in TEST_SPLITS:
         if split in source_lists:
             problems += _check_labels(source_lists[split], counts)
     if problems:
         raise InputError(problems)
-    folds = np.full(len(source_lists["train"].ids), -1)
-    is_usable = [path not in unusable for path in source_lists["train"].paths]
+    folds = np.full(len(source_lists[Split.TRAIN].ids), -1)
+    is_usable = [path not in unusable for path in source_lists[Split.TRAIN].paths]
     folds[is_usable] = assign_folds(train.labels, num_folds, seed, train.groups)
     return _join(source_lists, folds)
 
@@ -92,11 +114,11 @@ def _check_names(source_list: SourceList) -> Iterable[str]:
         seen.setdefault(name, line)
 
 
-def _check_duplicates(source_lists: dict[str, SourceList]) -> Iterable[str]:
+def _check_duplicates(source_lists: dict[Split, SourceList]) -> Iterable[str]:
     """A file in two splits is a leak: networks that were trained on it would be evaluated on it, or pseudo-label it."""
-    seen: dict[str, tuple[str, str]] = {}
+    seen: dict[str, tuple[str, Split]] = {}
     # Training tracks come first: a file in two splits is reported at the later one, which is a test track.
-    for split in SPLITS:
+    for split in MANIFEST_SPLITS:
         if split not in source_lists:
             continue
         source_list = source_lists[split]
@@ -104,9 +126,8 @@ def _check_duplicates(source_lists: dict[str, SourceList]) -> Iterable[str]:
             # The real path, so that links to the same file are found.
             first_name, first_split = seen.setdefault(os.path.realpath(path), (name, split))
             if first_split != split:
-                kind = "training" if first_split == "train" else f"{first_split} test"
-                yield f"{line}: {name} is also a {kind} track ({first_name})"
-            elif split == "train" and first_name != name:
+                yield f"{line}: {name} is also a {first_split.description} track ({first_name})"
+            elif split is Split.TRAIN and first_name != name:
                 yield f"{line}: {name} is the same file as {first_name}"
 
 
@@ -137,8 +158,8 @@ def _check_labels(source_list: SourceList, known: Counter) -> Iterable[str]:
             yield f"{line}: {name} has the label {label!r}, which no training track has"
 
 
-def _join(source_lists: dict[str, SourceList], folds: np.ndarray) -> Manifest:
-    splits = [split for split in SPLITS if split in source_lists]
+def _join(source_lists: dict[Split, SourceList], folds: np.ndarray) -> Manifest:
+    splits = [split for split in MANIFEST_SPLITS if split in source_lists]
     ordered = [source_lists[split] for split in splits]
     sizes = [len(source_list.ids) for source_list in ordered]
     ids = tuple(name for source_list in ordered for name in source_list.ids)
@@ -146,7 +167,7 @@ def _join(source_lists: dict[str, SourceList], folds: np.ndarray) -> Manifest:
     paths = tuple(absolute_path(path) for source_list in ordered for path in source_list.paths)
     labels = tuple(label for source_list in ordered for label in source_list.labels)
     split_column = tuple(split for split, size in zip(splits, sizes, strict=True) for _ in range(size))
-    # The first split is `train`; tracks of all others have no fold.
+    # The first split is the training split; tracks of all others have no fold.
     fold_column = np.concatenate([folds, np.full(sum(sizes[1:]), -1)])
     return Manifest(ids, paths, labels, split_column, fold_column)
 
@@ -173,7 +194,7 @@ def with_labels(manifest: Manifest, rows: Sequence[int], labels: Sequence[str]) 
     """The same tracks with the labels of some test tracks replaced (pseudo labels); splits and folds stay."""
     column = list(manifest.labels)
     for row, label in zip(rows, labels, strict=True):
-        if manifest.splits[row] == "train":
+        if manifest.splits[row] is Split.TRAIN:
             raise ValueError(f"row {row} ({manifest.ids[row]}) is a training track, its label cannot be replaced")
         column[row] = label
     return replace(manifest, labels=tuple(column))
@@ -190,17 +211,17 @@ def load(path: Path, num_folds: int) -> Manifest:
     # Parsed inside the block, which turns each ValueError into an InputError that names the file.
     with files.read_csv(path, "a manifest", COLUMNS) as (_, rows):
         ids, paths, labels, splits, folds = zip(*rows, strict=True)
-        manifest = Manifest(ids, paths, labels, splits, np.array(folds, np.int64))
+        manifest = Manifest(ids, paths, labels, tuple(map(Split, splits)), np.array(folds, np.int64))
         _check_columns(manifest, num_folds)
     return manifest
 
 
 def _check_columns(manifest: Manifest, num_folds: int) -> None:
     """Raise ValueError where columns hold values that `build` never writes."""
-    if not set(manifest.splits) <= set(SPLITS):
-        raise ValueError(f"a split other than {', '.join(SPLITS)}")
+    if not set(manifest.splits) <= set(MANIFEST_SPLITS):
+        raise ValueError(f"a split other than {', '.join(MANIFEST_SPLITS)}")
     folds = manifest.folds
-    is_training = np.array(manifest.splits) == "train"
+    is_training = np.array(manifest.splits, np.str_) == Split.TRAIN
     if folds.min() < -1 or folds.max() >= num_folds or (folds[~is_training] != -1).any():
         raise ValueError(f"a fold other than 0 to {num_folds - 1}, or of a test track")
     if len(set(zip(manifest.ids, manifest.splits, strict=True))) < len(manifest):

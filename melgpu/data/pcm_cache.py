@@ -15,6 +15,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -48,6 +49,24 @@ class CacheEntry:
     error: AudioError | None
 
 
+@dataclass(frozen=True)
+class _DecodingTrack:
+    """A track that a worker decodes into a slot."""
+
+    path: str
+    key: str
+    slot: int
+    future: Future[AudioError | None]
+
+
+@dataclass(frozen=True)
+class CachedTrack:
+    """The conformed wave of a track, shape (T,), mapped from the file, and its audio error if it has one."""
+
+    wave: np.ndarray
+    error: AudioError | None
+
+
 class PcmCache:
     """Waves of tracks at one sample rate, conformed to one length."""
 
@@ -65,9 +84,10 @@ class PcmCache:
     def slot_bytes(self) -> int:
         return 4 * self.num_samples
 
-    def find(self, path: str) -> CacheEntry | None:
-        """The entry of a file, whose slot is a row of `waves`; None for a miss, or where the file has changed."""
-        return self.entries.get(_key(path))
+    def find(self, path: str) -> CachedTrack | None:
+        """The track of a file; None for a miss, or where the file has changed."""
+        entry = self.entries.get(_key(path))
+        return CachedTrack(self.waves[entry.slot], entry.error) if entry else None
 
     def fill(self, paths: Iterable[str], pool: WorkerPool) -> Iterator[AudioError | None]:
         """Decode what is missing; yields each file's audio error, in order. Waits for another job that fills the cache.
@@ -87,7 +107,7 @@ class PcmCache:
         last_slot = max((entry.slot for entry in self.entries.values()), default=-1)
         # Slots that were given back, if any, then the first one that was never used.
         free_slots = collections.deque([1 + last_slot])
-        pending: collections.deque[tuple] = collections.deque()
+        pending: collections.deque[CacheEntry | _DecodingTrack] = collections.deque()
         decoded: list[tuple[str, CacheEntry]] = []
         drain = [None] * 2 * max(1, pool.workers)  # at the end, one for each that may still be pending
         try:
@@ -96,40 +116,43 @@ class PcmCache:
                     pending.append(self._submit(path, free_slots, pool))
                 # Two a worker: one that is decoded, one that waits for it.
                 if pending and (path is None or len(pending) > 2 * pool.workers):
-                    yield self._complete(*pending.popleft(), free_slots, decoded)
+                    yield self._complete(pending.popleft(), free_slots, decoded)
                 if len(decoded) >= SYNC_EVERY:
                     self._sync(decoded)
         finally:
-            for *_, future in pending:  # no worker may write after the lock is released
-                if future and not future.cancel():
-                    future.exception()
+            for track in pending:  # no worker may write after the lock is released
+                if isinstance(track, _DecodingTrack) and not track.future.cancel():
+                    track.future.exception()
             self._sync(decoded)
 
-    def _submit(self, path: str, free_slots: collections.deque, pool: WorkerPool) -> tuple:
+    def _submit(self, path: str, free_slots: collections.deque[int], pool: WorkerPool) -> "CacheEntry | _DecodingTrack":
         # Taken before decoding: a file that is replaced meanwhile has another key and is decoded again.
         key = _key(path)
         if key in self.entries:
-            return path, key, self.entries[key], None
+            return self.entries[key]
         slot = free_slots.popleft()
         if not free_slots:  # it was the first that was never used: the file grows
             free_slots.append(slot + 1)
         arguments = (path, self.sample_rate, self.num_samples, str(self.pcm_path), slot * self.slot_bytes)
         future = pool.submit(worker.decode_to_file, *arguments)
-        return path, key, slot, future
+        return _DecodingTrack(path, key, slot, future)
 
     def _complete(
-        self, path: str, key: str, entry_or_slot, future, free_slots: collections.deque, decoded: list
+        self,
+        track: "CacheEntry | _DecodingTrack",
+        free_slots: collections.deque[int],
+        decoded: list[tuple[str, CacheEntry]],
     ) -> AudioError | None:
-        if future is None:
-            return entry_or_slot.error
+        if isinstance(track, CacheEntry):
+            return track.error
         try:
-            audio_error = future.result()
+            audio_error = track.future.result()
         except WorkerLostError as error:
-            audio_error = AudioError(path, str(error), 0.0)
+            audio_error = AudioError(track.path, str(error), 0.0)
         if audio_error and audio_error.unusable:
-            free_slots.appendleft(entry_or_slot)  # the next file gets it
+            free_slots.appendleft(track.slot)  # the next file gets it
         else:
-            decoded.append((key, CacheEntry(entry_or_slot, audio_error)))
+            decoded.append((track.key, CacheEntry(track.slot, audio_error)))
         return audio_error
 
     def _sync(self, decoded: list[tuple[str, CacheEntry]]) -> None:

@@ -11,6 +11,7 @@ with the device.
 import contextlib
 import warnings
 from collections.abc import Iterator
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +23,6 @@ from melgpu.errors import InputError
 from melgpu.recipe_schema import MelSpec
 
 AMIN = 1e-10  # power that counts as silence, as in librosa
-NNAUDIO_FLOOR = 1e-8  # added by nnAudio to the power of each bin where its Fourier kernels are trainable
 NUM_MFCC = 40  # without the first coefficient, which is the mean level
 CPU_CHUNK_SIZE = 1  # windows per chunk on a CPU: more do not fit into its cache
 MAX_DELTA_DB = 10.0  # a delta of so many dB per frame is white, of as many downwards black
@@ -34,19 +34,23 @@ class LogMel(nn.Module):
     Engines give the same numbers. `nnaudio` is nnAudio's convolution; `fft` the same transform from nnAudio's window
     and mel basis by real FFT and a sparse mel product (a bin lies in at most two bands); `fused` (CUDA) the FFT and two
     Triton kernels for all that follows. `auto` is `fft` on a CPU, where the convolution is ten times slower, and
-    `nnaudio` on a GPU. `spec.trainable` makes mel filters or Fourier kernels trainable. Raises InputError where mel
-    bands contain no FFT bin.
+    `nnaudio` on a GPU. Raises InputError where mel bands contain no FFT bin.
     """
+
+    mel_basis: Tensor  # (M, F), dense or sparse
+    colour_map: Tensor
+    dct: Tensor
+    first_bin: Tensor
+    band_weights: Tensor
 
     def __init__(self, spec: MelSpec, sample_rate: int, chunk_size: int = 0):
         """`chunk_size` windows are processed at a time; 0 takes CPU_CHUNK_SIZE on a CPU and all on a GPU."""
         super().__init__()
         self.spec = spec
         self.chunk_size = chunk_size
-        self._adds_floor = spec.trainable == "fourier"
         divisors = (1, 2, 4) if spec.channels == "resolutions" else (1,)
         self.mels = nn.ModuleList(_mel_spectrogram(spec, sample_rate, spec.n_fft // divisor) for divisor in divisors)
-        mel_basis = self.mels[0].mel_basis.detach()  # (M, F)
+        mel_basis = self.mels[0].get_buffer("mel_basis")
         _check_mel_bands(mel_basis, spec, sample_rate)
         # Buffers move with the module but are not saved: they follow from the recipe.
         with warnings.catch_warnings(action="ignore"):  # torch calls its CSR tensors beta, and cannot copy them
@@ -61,9 +65,8 @@ class LogMel(nn.Module):
 
     def forward(self, waves: Tensor) -> Tensor:
         """Pictures, shape (B, 3, S, S), float32; with grey channels, three views of one channel."""
-        needs_grad = torch.is_grad_enabled() and self.spec.trainable != "none"
         chunk_size = self.chunk_size or (CPU_CHUNK_SIZE if waves.device.type == "cpu" else len(waves))
-        with torch.set_grad_enabled(needs_grad), torch.autocast(waves.device.type, enabled=False), _ieee_float32():
+        with torch.no_grad(), torch.autocast(waves.device.type, enabled=False), _ieee_float32():
             pictures = [self._pictures(chunk) for chunk in waves.float().split(chunk_size)]
         # Joined before replication: parts of three channels would take three times the memory.
         joined = pictures[0] if len(pictures) == 1 else torch.cat(pictures)
@@ -110,10 +113,7 @@ class LogMel(nn.Module):
             return self._fused_power(waves)[0].mT
         if engine == "fft":
             return self._power_fft(waves, resolution)
-        power = self.mels[resolution](waves)
-        if not self._adds_floor:
-            return power
-        return power - NNAUDIO_FLOOR * self.mels[resolution].mel_basis.sum(1)[:, None]
+        return self.mels[resolution](waves)
 
     def engine_on(self, device: torch.device) -> str:
         """The engine that runs on a device: on a CPU, `fft` replaces `fused` (except in Triton's interpreter)."""
@@ -126,7 +126,7 @@ class LogMel(nn.Module):
     def _spectra(self, waves: Tensor, resolution: int = 0) -> Tensor:
         """Complex spectra, shape (B, F, N), or (F, N) of one wave (T,)."""
         spec = self.spec
-        window = self.mels[resolution].stft.wcos[0, 0]  # the kernel at 0 Hz is the window itself
+        window = self.mels[resolution].get_buffer("stft.wcos")[0, 0]  # the kernel at 0 Hz is the window itself
         return torch.stft(waves, spec.n_fft, spec.hop_length, window=window, pad_mode="constant", return_complex=True)
 
     def _power_fft(self, waves: Tensor, resolution: int) -> Tensor:
@@ -213,8 +213,6 @@ def _mel_spectrogram(spec: MelSpec, sample_rate: int, win_length: int) -> MelSpe
         fmax=spec.fmax or None,
         pad_mode="constant",  # as in librosa; nnAudio would reflect
         norm=1,  # Slaney's, which nnAudio does not take by name
-        trainable_mel=spec.trainable == "mel",
-        trainable_STFT=spec.trainable == "fourier",
         verbose=False,
     )
 
@@ -240,13 +238,14 @@ def _viridis() -> Tensor:
     """Matplotlib's viridis colour map, shape (256, 3)."""
     import matplotlib  # only here: other pictures do not need it
 
-    return torch.tensor(matplotlib.colormaps["viridis"].colors)
+    return torch.tensor(matplotlib.colormaps["viridis"](range(256))[:, :3], dtype=torch.float32)
 
 
 @contextlib.contextmanager
 def _ieee_float32() -> Iterator[None]:
     """Disables TF32, the default of cuDNN, for nnAudio's convolution and the mel product of cuBLAS."""
-    backends = (torch.backends.cudnn.conv, torch.backends.cuda.matmul)
+    cudnn = cast(Any, torch.backends.cudnn)  # its attributes have no annotations
+    backends = (cudnn.conv, torch.backends.cuda.matmul)
     # The settings are global: they are restored, since the network computes by its own.
     previous = [backend.fp32_precision for backend in backends]
     for backend in backends:

@@ -4,6 +4,8 @@ The probe is a seeded wave of a sweep, noise and clicks. A LogMel that misses th
 training, one whose pictures differ from those that a checkpoint was trained on is rejected before prediction.
 """
 
+from dataclasses import dataclass
+
 import torch
 
 from melgpu.errors import InputError
@@ -15,6 +17,17 @@ MAX_MEAN_ERROR_DB = 0.001
 MAX_PIXEL_ERROR = 0.002  # against the checkpoint's picture; 0.05 dB of 80 are 0.0006
 PROBE_S = 4.0
 GRID_SIZE = 12  # the probe's picture is sampled at so many rows and columns
+
+
+@dataclass(frozen=True)
+class ParityFigures:
+    """Largest and mean error in dB of an engine on a device, and pixels of the probe's picture, shape (P,)."""
+
+    engine: str
+    device: str
+    max_db: float
+    mean_db: float
+    picture: tuple[float, ...]
 
 
 def probe_wave(sample_rate: int) -> torch.Tensor:
@@ -40,8 +53,8 @@ def reference_decibels(front_end: LogMel, wave: torch.Tensor) -> torch.Tensor:
 
 
 @torch.no_grad()
-def measure_parity(front_end: LogMel, sample_rate: int, device: torch.device) -> dict:
-    """Parity figures (JSON data): largest and mean error in dB on this device, the engine, and the probe's picture."""
+def measure_parity(front_end: LogMel, sample_rate: int, device: torch.device) -> ParityFigures:
+    """The parity of a front end on a device."""
     wave = probe_wave(sample_rate)
     expected = reference_decibels(front_end, wave)
     actual = front_end.exact_decibels(wave[None].to(device))[0].cpu().double()
@@ -54,33 +67,32 @@ def measure_parity(front_end: LogMel, sample_rate: int, device: torch.device) ->
         abs_error = torch.cat([abs_error, pixel_error * front_end.spec.top_db])
     grid = torch.linspace(0, picture.shape[-1] - 1, GRID_SIZE).long()
     sampled_pixels = picture[:, grid][:, :, grid].flatten().tolist()
-    return {
-        "engine": front_end.engine_on(device),
-        "device": str(device),
-        "max_db": float(abs_error.max()),
-        "mean_db": float(abs_error.mean()),
-        "picture": [round(pixel, 5) for pixel in sampled_pixels],
-    }
+    return ParityFigures(
+        engine=front_end.engine_on(device),
+        device=str(device),
+        max_db=float(abs_error.max()),
+        mean_db=float(abs_error.mean()),
+        picture=tuple(round(pixel, 5) for pixel in sampled_pixels),
+    )
 
 
-def check_parity(figures: dict) -> None:
+def check_parity(figures: ParityFigures) -> None:
     """Raise InputError where parity figures miss the gate."""
     # `not <=` instead of `>`: an error of NaN misses the gate, too.
-    if not (figures["max_db"] <= MAX_ERROR_DB and figures["mean_db"] <= MAX_MEAN_ERROR_DB):
+    if not (figures.max_db <= MAX_ERROR_DB and figures.mean_db <= MAX_MEAN_ERROR_DB):
         raise InputError(
-            f"the front end misses the parity gate on {figures['device']}: engine {figures['engine']} has an error of "
-            f"up to {figures['max_db']:.3f} dB, {figures['mean_db']:.4f} dB on average (allowed: {MAX_ERROR_DB} and "
+            f"the front end misses the parity gate on {figures.device}: engine {figures.engine} has an error of "
+            f"up to {figures.max_db:.3f} dB, {figures.mean_db:.4f} dB on average (allowed: {MAX_ERROR_DB} and "
             f"{MAX_MEAN_ERROR_DB}); choose another mel.engine"
         )
 
 
-def check_same_pictures(figures: dict, checkpoint_figures: dict, name: str) -> None:
+def check_same_pictures(figures: ParityFigures, trained: ParityFigures, name: str) -> None:
     """Raise InputError where pictures differ from those that a network was trained on, by their parity figures."""
-    pixels = list(zip(figures["picture"], checkpoint_figures["picture"], strict=False))  # lengths are compared below
+    pixels = list(zip(figures.picture, trained.picture, strict=False))  # lengths are compared below
     max_error = max((abs(pixel - expected) for pixel, expected in pixels), default=1.0)
-    if len(figures["picture"]) != len(checkpoint_figures["picture"]) or not max_error <= MAX_PIXEL_ERROR:
+    if len(figures.picture) != len(trained.picture) or not max_error <= MAX_PIXEL_ERROR:
         raise InputError(
-            f"{name}: trained on other pictures than those of engine {figures['engine']} on {figures['device']} "
-            f"(pixels differ by up to {max_error:.3f} from those of engine {checkpoint_figures['engine']} on "
-            f"{checkpoint_figures['device']})"
+            f"{name}: trained on other pictures than those of engine {figures.engine} on {figures.device} "
+            f"(pixels differ by up to {max_error:.3f} from those of engine {trained.engine} on {trained.device})"
         )

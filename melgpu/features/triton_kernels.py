@@ -23,9 +23,10 @@ BLOCK_PIXELS = 32
 
 @triton.jit
 def _mel_power_kernel(
-    spectra, first_bin, weights, power, peak, num_frames, num_bins, num_bands,
+    spectra: tl.tensor, first_bin: tl.tensor, weights: tl.tensor, power: tl.tensor, peak: tl.tensor,
+    num_frames: tl.tensor, num_bins: tl.tensor, num_bands: tl.tensor,
     WIDTH: tl.constexpr, FRAMES: tl.constexpr, BANDS: tl.constexpr,
-):  # fmt: skip
+) -> None:  # fmt: skip
     window = tl.program_id(0).to(tl.int64)  # offsets into a large batch exceed 32 bits
     frames = tl.program_id(1) * FRAMES + tl.arange(0, FRAMES)[:, None]
     bands = tl.program_id(2) * BANDS + tl.arange(0, BANDS)[None, :]
@@ -47,9 +48,10 @@ def _mel_power_kernel(
 
 @triton.jit
 def _render_kernel(
-    power, peak, first_frame, weights, pictures, num_frames, num_bands, size, top_db, amin,
+    power: tl.tensor, peak: tl.tensor, first_frame: tl.tensor, weights: tl.tensor, pictures: tl.tensor,
+    num_frames: tl.tensor, num_bands: tl.tensor, size: tl.tensor, top_db: tl.tensor, amin: tl.tensor,
     TAPS: tl.constexpr, BANDS: tl.constexpr, PIXELS: tl.constexpr,
-):  # fmt: skip
+) -> None:  # fmt: skip
     window = tl.program_id(0).to(tl.int64)
     bands = tl.program_id(1) * BANDS + tl.arange(0, BANDS)[:, None]
     pixels = tl.program_id(2) * PIXELS + tl.arange(0, PIXELS)[None, :]

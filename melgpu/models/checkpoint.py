@@ -1,13 +1,12 @@
 """Save and load checkpoints, atomically, without pickle.
 
-A checkpoint is one safetensors file: tensors, and the metadata (JSON data) with a hash of both in its header. Loading
-an untrusted one runs no code; a damaged one, or one not written by melgpu, is rejected with the reason.
+A checkpoint is one safetensors file: tensors, and the metadata (JSON) with a hash of both in its header. Loading an
+untrusted one runs no code; a damaged one, or one not written by melgpu, is rejected with the reason.
 """
 
 import hashlib
-import itertools
-import json
 from pathlib import Path
+from typing import ClassVar, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -15,8 +14,9 @@ from safetensors.torch import save_file
 
 from melgpu import files
 from melgpu.errors import InputError, one_line
+from melgpu.models.schema import Schema, first_problem
 
-FORMAT = "melgpu 2"
+FORMAT = "melgpu 3"
 MAX_METADATA_CHARS = 2**21  # of JSON; a network has 10,000, and a file of unknown origin shall not cost more to parse
 
 
@@ -24,11 +24,20 @@ class CheckpointError(InputError):
     """A checkpoint that cannot be used; the message names it and the reason."""
 
 
-def save(path: Path, tensors: dict[str, torch.Tensor], metadata: dict) -> None:
-    """Write tensors and metadata (JSON data) atomically. Raises OSError."""
+class Metadata(Schema):
+    """The metadata of a checkpoint; `description` names its kind in messages, `of a network`."""
+
+    description: ClassVar[str]
+
+
+MetadataType = TypeVar("MetadataType", bound=Metadata)
+
+
+def save(path: Path, tensors: dict[str, torch.Tensor], metadata: Metadata) -> None:
+    """Write tensors and metadata atomically. Raises OSError."""
     # safetensors rejects the strides of weights that are channels-last.
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    text = json.dumps(metadata)
+    text = metadata.model_dump_json()
     # One key: safetensors shuffles the order of several, so that equal content would give unequal files and digests.
     header = {FORMAT: f"{_content_hash(tensors, text)} {text}"}
     with files.atomic_write(path) as temporary:
@@ -38,25 +47,26 @@ def save(path: Path, tensors: dict[str, torch.Tensor], metadata: dict) -> None:
             raise OSError(f"{path}: {error}") from None
 
 
-def load(path: Path) -> tuple[dict[str, torch.Tensor], dict]:
-    """The tensors (on the CPU) and the metadata. Raises CheckpointError."""
+def load(path: Path, schema: type[MetadataType]) -> tuple[dict[str, torch.Tensor], MetadataType]:
+    """The tensors (on the CPU) and the metadata, of the kind that `schema` describes. Raises CheckpointError."""
     try:
         files.check_regular_file(path)
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
             if FORMAT not in header:
-                raise CheckpointError(f"{path}: a safetensors file, but not of format {FORMAT!r}")
+                raise ValueError(f"not of format {FORMAT!r}")
             expected_hash, _, text = header[FORMAT].partition(" ")
-            metadata = _parse_metadata(text)
+            if len(text) > MAX_METADATA_CHARS:
+                raise ValueError(f"metadata of {len(text)} characters")
+            metadata = schema.model_validate_json(text)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            if expected_hash != _content_hash(tensors, text):
-                raise ValueError("hash mismatch")
-            return tensors, metadata
-    except CheckpointError:  # a ValueError too, but its message is complete
-        raise
-    # RuntimeError: deeply nested JSON.
-    except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
-        raise CheckpointError(f"{path}: damaged or no checkpoint ({one_line(error)})") from None
+        if expected_hash != _content_hash(tensors, text):
+            raise ValueError("hash mismatch")
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        raise CheckpointError(
+            f"{path}: damaged, or no checkpoint {schema.description} ({first_problem(error)})"
+        ) from None
+    return tensors, metadata
 
 
 def _content_hash(tensors: dict[str, torch.Tensor], metadata: str) -> str:
@@ -65,17 +75,8 @@ def _content_hash(tensors: dict[str, torch.Tensor], metadata: str) -> str:
     for name, tensor in sorted(tensors.items()):  # a file has an order of its own
         sha256.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         flat = tensor.reshape(-1)  # a tensor without axes cannot be viewed as bytes
-        sha256.update(flat.view(torch.uint8).numpy())
+        sha256.update(flat.view(torch.uint8).numpy().data)
     return sha256.hexdigest()
-
-
-def _parse_metadata(text: str) -> dict:
-    if len(text) > MAX_METADATA_CHARS:
-        raise ValueError(f"metadata of {len(text)} characters")
-    metadata = json.loads(text)
-    if not isinstance(metadata, dict):
-        raise ValueError("metadata is not a JSON object")
-    return metadata
 
 
 def load_into(module: torch.nn.Module, tensors: dict[str, torch.Tensor], path: Path, assign: bool = False) -> None:
@@ -103,46 +104,3 @@ def digest(path: Path) -> str:
     files.check_regular_file(path)
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
-
-
-def pack_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, torch.Tensor], list[dict]]:
-    """An optimizer's state as named tensors, and its parameter groups as JSON data."""
-    state = optimizer.state_dict()
-    tensors = {}
-    for index, values in state["state"].items():
-        for name, value in values.items():
-            tensors[f"{index}.{name}"] = value
-    return tensors, state["param_groups"]
-
-
-def unpack_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor], groups: list[dict]) -> None:
-    """The inverse of `pack_optimizer`; moments take their parameter's memory layout, which fused steps rely on.
-
-    Of the groups only the learning rate is restored: nothing else changes in training. Raises ValueError where the
-    state is not that of Adam over these parameters.
-    """
-    current_groups = optimizer.state_dict()["param_groups"]
-    saved_indices = [group["params"] for group in groups]
-    current_indices = [group["params"] for group in current_groups]
-    if saved_indices != current_indices:
-        raise ValueError("an optimizer state of other parameters")
-    state: dict[int, dict[str, torch.Tensor]] = {}
-    for key, value in tensors.items():
-        index, name = key.split(".", 1)
-        state.setdefault(int(index), {})[name] = value
-    # Parameters without a gradient so far have no state, so it may be a subset.
-    if not state.keys() <= set(itertools.chain.from_iterable(current_indices)):
-        raise ValueError("an optimizer state of other parameters")
-    groups = [{**current, "lr": saved["lr"]} for current, saved in zip(current_groups, groups, strict=True)]
-    optimizer.load_state_dict({"state": state, "param_groups": groups})
-    for parameter, values in optimizer.state.items():
-        # Checked after loading: only now are the states assigned to their parameters.
-        shapes = {"step": torch.Size(), "exp_avg": parameter.shape, "exp_avg_sq": parameter.shape}
-        loaded_shapes = {name: value.shape for name, value in values.items()}
-        if loaded_shapes != shapes:
-            raise ValueError("an optimizer state that is not Adam's")
-        # A file has no memory layout: moments come back contiguous. Beside channels-last weights fused Adam would pair
-        # the wrong elements silently.
-        for name, value in values.items():
-            if value.shape == parameter.shape:
-                values[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)

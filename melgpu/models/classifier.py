@@ -9,6 +9,7 @@ import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol, cast
 
 import timm
 import torch
@@ -17,9 +18,9 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from melgpu.errors import InputError, one_line
-from melgpu.features.log_mel import LogMel
-from melgpu.models import checkpoint, schema
-from melgpu.recipe import Recipe, validate_recipe
+from melgpu.models import checkpoint
+from melgpu.models.metadata import NetworkMetadata
+from melgpu.recipe import Recipe
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # of natural images, red, green and blue in [0, 1]
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -77,22 +78,16 @@ def check_forward(name: str, recipe: Recipe) -> None:
 class Classifier(nn.Module):
     """A backbone with input norm and head."""
 
-    def __init__(self, name: str, num_classes: int, recipe: Recipe, pretrained_options: dict | None = None):
-        """`pretrained_options` are timm's keyword arguments for pretrained weights; None initializes at random.
+    body: Any  # an nn.Module with further attributes, for which timm has no type
 
-        A trainable LogMel is a part of its network: it is trained and saved with it.
-        """
+    def __init__(self, name: str, num_classes: int, recipe: Recipe, pretrained_options: dict | None = None):
+        """`pretrained_options` are timm's keyword arguments for pretrained weights; None initializes at random."""
         super().__init__()
-        spec = recipe.mel
-        machine = recipe.machine
-        # The order of the modules is that of the random numbers that initialize them, and of their parameters.
-        self.front_end = None
-        if spec.trainable != "none":
-            self.front_end = LogMel(spec, recipe.audio.sample_rate, machine.feature_batch)
         backbone = find_backbone(name)
         options = pretrained_options or {}
         if timm.get_pretrained_cfg_value(backbone.timm_name, "fixed_input_size"):  # of a ViT, for example
-            options = {**options, "img_size": spec.image_size}
+            options = {**options, "img_size": recipe.mel.image_size}
+        # The order of the modules is that of the random numbers that initialize them, and of their parameters.
         self.body = timm.create_model(backbone.timm_name, num_classes=0, global_pool="max", **options)
         self.input_norm = nn.BatchNorm2d(3)
         self.head = nn.Sequential(
@@ -103,12 +98,12 @@ class Classifier(nn.Module):
         )
         if pretrained_options:
             _match_pretrained_statistics(self.input_norm, self.body.pretrained_cfg)
-        self.set_memory_format(machine.channels_last)
+        self.set_memory_format(recipe.machine.channels_last)
 
     def set_memory_format(self, channels_last: bool) -> "Classifier":
         """Memory format of weights and pictures, channels last or contiguous: the same numbers at another speed."""
         self._memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        return self.to(memory_format=self._memory_format)
+        return cast(Any, self).to(memory_format=self._memory_format)  # torch's annotations lack the argument
 
     def forward(self, pictures: Tensor) -> Tensor:
         """Logits (B, C) of pictures (B, 3, S, S)."""
@@ -118,7 +113,7 @@ class Classifier(nn.Module):
 
     def freeze_body(self, frozen: bool) -> None:
         """Train the head alone (running statistics of the input norm are still updated), or everything."""
-        for module in filter(None, (self.front_end, self.body, self.input_norm)):  # most have no front end
+        for module in (self.body, self.input_norm):
             module.requires_grad_(not frozen)
         self._body_frozen = frozen
 
@@ -191,17 +186,23 @@ def find_weights(name: str, folder: Path) -> Path:
     raise InputError(f"{folder}: no weights of {name}; a file named {candidates[0].name} is expected there")
 
 
-def load(path: Path) -> tuple[Classifier, dict]:
-    """A trained network and its metadata from a checkpoint. Raises CheckpointError."""
-    tensors, metadata = checkpoint.load(path)
-    schema.validate_metadata(schema.NetworkMetadata, metadata, path)
-    recipe = validate_recipe(metadata["recipe"], f"of {path}")
+@dataclass(frozen=True)
+class LoadedNetwork:
+    """A trained network, on the CPU, and what its checkpoint says about it."""
+
+    model: Classifier
+    metadata: NetworkMetadata
+
+
+def load(path: Path) -> LoadedNetwork:
+    """A trained network from a checkpoint. Raises CheckpointError."""
+    tensors, metadata = checkpoint.load(path, NetworkMetadata)
     try:
-        model = Classifier(metadata["backbone"], len(metadata["class_names"]), recipe)
+        model = Classifier(metadata.provenance.backbone, len(metadata.class_names), metadata.recipe)
     except (InputError, RuntimeError, AssertionError) as error:
         raise checkpoint.CheckpointError(f"{path}: no such network can be built ({one_line(error)})") from None
     checkpoint.load_into(model, tensors, path)
-    return model, metadata
+    return LoadedNetwork(model, metadata)
 
 
 def parameter_groups(
@@ -235,9 +236,17 @@ def _decay_groups(parameters: Iterable[nn.Parameter], weight_decay: float, lr_sc
     return [{"params": group, "weight_decay": decay, "lr_scale": lr_scale} for decay, group in by_decay.items()]
 
 
-def make_ema(model: Classifier, decay: float) -> nn.Module:
-    """Exponential moving average of a network's weights, in its `module`; the decay warms up to `decay`."""
-    return ModelEmaV3(model, decay, use_warmup=True)
+class MovingAverage(Protocol):
+    """An exponential moving average of a network's weights; `module` is a network of the averages."""
+
+    module: Classifier
+
+    def update(self, model: nn.Module, step: int) -> None: ...
+
+
+def make_ema(model: Classifier, decay: float) -> MovingAverage:
+    """The moving average of a network's weights from now on; the decay warms up to `decay`."""
+    return cast(MovingAverage, ModelEmaV3(model, decay, use_warmup=True))
 
 
 def use_bfloat16(precision: str, device: torch.device) -> bool:

@@ -1,11 +1,12 @@
 """Inference: class probabilities of batches with flip-TTA; the pictures are computed once for many networks."""
 
-from collections.abc import Iterable, Iterator, Sequence
+import contextlib
+from collections.abc import Generator, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from melgpu.data.batch import Batch
+from melgpu.data.batch import Batch, delay_by_one
 from melgpu.errors import InputError
 from melgpu.features.augment import flip_time
 
@@ -13,79 +14,54 @@ from melgpu.features.augment import flip_time
 @torch.inference_mode()
 def window_probs(
     models: Sequence[nn.Module], features: nn.Module, batches: Iterable[Batch], flip: bool, bfloat16: bool
-) -> Iterator[tuple[Batch, Tensor]]:
+) -> Generator[tuple[Batch, Tensor]]:
     """Class probabilities of each batch's windows, shape (K, B, C), float32 on the CPU, for K models in eval mode.
 
     Windows that are not valid (`Batch.valid`) get probabilities, too: of silence, for the caller to replace. With
-    `flip`, the mean over each picture and its time flip. Pictures are computed once for all models that share
-    `features`, and so are flips. On a GPU the next batch is queued before the results of one are synchronized.
+    `flip`, the mean over each picture and its time flip. Pictures and flips are computed once for all models. On a GPU
+    the next batch is queued before the results of one are synchronized.
     """
     for model in models:
         model.eval()
-    pending = None
+    on_cpu = all(parameter.device.type == "cpu" for parameter in models[0].parameters())
+    queued = _queue_batches(models, features, batches, flip, bfloat16)
+    with contextlib.closing(queued if on_cpu else delay_by_one(queued)) as results:
+        for batch, probs, nonfinite, copied in results:
+            if copied:
+                copied.synchronize()
+            if probs.isnan().any():  # checked on the CPU, where it needs no synchronization
+                problems = describe_nonfinite(batch, nonfinite)
+                raise InputError(problems or "a network's output is NaN: its training has diverged")
+            yield batch, probs
+
+
+def _queue_batches(
+    models: Sequence[nn.Module], features: nn.Module, batches: Iterable[Batch], flip: bool, bfloat16: bool
+) -> Generator[tuple[Batch, Tensor, Tensor, torch.cuda.Event | None]]:
+    """Each batch, its probabilities and a mask of pictures that are not finite, (B,), and the event of their copies.
+
+    On a GPU the two copies are complete only after the event; on a CPU there is none.
+    """
     num_chunks = 1
     for batch in batches:
+        pictures = features(batch.waves)
+        views = [pictures, flip_time(pictures)] if flip else [pictures]
         model_probs = []
-        model_nonfinite = []
-        # A generator makes the views: those of several front ends are not in memory all at once.
-        for model, views in zip(models, _views_by_model(models, features, batch, flip), strict=True):
+        for model in models:
             # What fits is used for later models and batches, too: running out of memory costs a pass.
             mean_probs, num_chunks = _mean_probs_that_fit(model, views, bfloat16, num_chunks)
             model_probs.append(mean_probs)
-            model_nonfinite.append(views[0][:, 0, 0, 0].isnan())  # a picture is NaN throughout or not at all
-        probs = torch.stack(model_probs)
-        nonfinite = torch.stack(model_nonfinite).any(0)
-        copies = [result.to("cpu", non_blocking=True) for result in (probs, nonfinite)]
-        queued = batch, *copies, _record_event(probs.device)
-        # Only now, with this batch queued, is the one before waited for: the GPU has work meanwhile.
-        if pending:
-            yield _wait_for_copy(*pending)
-        pending = queued
-        if probs.device.type == "cpu":  # nothing is queued there
-            yield _wait_for_copy(*pending)
-            pending = None
-    if pending:
-        yield _wait_for_copy(*pending)
-
-
-def _record_event(device: torch.device) -> torch.cuda.Event | None:
-    return torch.cuda.current_stream(device).record_event() if device.type == "cuda" else None
-
-
-def _wait_for_copy(
-    batch: Batch, probs: Tensor, nonfinite: Tensor, copied: torch.cuda.Event | None
-) -> tuple[Batch, Tensor]:
-    if copied:
-        copied.synchronize()
-    if probs.isnan().any():  # checked on the CPU, where it needs no synchronization
-        problems = describe_nonfinite(batch, nonfinite)
-        raise InputError(problems or "a network's output is NaN: its training has diverged")
-    return batch, probs
+        probs = torch.stack(model_probs).to("cpu", non_blocking=True)
+        nonfinite = pictures[:, 0, 0, 0].isnan()  # a picture is NaN throughout or not at all
+        nonfinite = nonfinite.to("cpu", non_blocking=True)
+        copied = torch.cuda.current_stream(pictures.device).record_event() if pictures.is_cuda else None
+        yield batch, probs, nonfinite, copied
 
 
 def describe_nonfinite(batch: Batch, nonfinite: Tensor) -> list[str]:
     """One problem for each window of a batch that a mask, shape (B,), marks as not finite."""
     windows = zip(batch.tracks[nonfinite].tolist(), batch.starts[nonfinite].tolist(), strict=True)
     return [f"row {row} of the manifest, window at sample {start}: its picture is NaN" for row, start in windows]
-
-
-def _views_by_model(
-    models: Sequence[nn.Module], features: nn.Module, batch: Batch, flip: bool
-) -> Iterator[list[Tensor]]:
-    """Each network's views of a batch: shared by all, except of networks with their own trainable LogMel."""
-    shared_views = None
-    for model in models:
-        front_end = getattr(model, "front_end", None) or features
-        if front_end is not features:
-            yield _views(front_end(batch.waves), flip)
-            continue
-        if shared_views is None:
-            shared_views = _views(features(batch.waves), flip)
-        yield shared_views
-
-
-def _views(pictures: Tensor, flip: bool) -> list[Tensor]:
-    return [pictures, flip_time(pictures)] if flip else [pictures]
 
 
 def _mean_probs_that_fit(model: nn.Module, views: list[Tensor], bfloat16: bool, num_chunks: int) -> tuple[Tensor, int]:

@@ -3,27 +3,27 @@
 Feature settings come from the checkpoints, never from flags.
 """
 
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 
 import numpy as np
 
 from melgpu.errors import InputError
 from melgpu.models import checkpoint, classifier
-from melgpu.models.classifier import Classifier
-from melgpu.recipe import Recipe, validate_recipe
+from melgpu.models.classifier import LoadedNetwork
+from melgpu.recipe import Recipe
 from melgpu.runs.run import Job, Run
-from melgpu.stacking.stack import MEAN, Stack, final_predictor, fold_groups, load_stack
+from melgpu.stacking.stack import MEAN, Stack, final_predictor, fold_groups
+from melgpu.stacking.stack_file import load_stack
 
 
 @dataclass(frozen=True)
 class Ensemble:
-    """K networks with their checkpoints' metadata, and the stacks by folds (none before a round is stacked).
+    """K networks, and the stacks by folds (none before a round is stacked).
 
     `digests` are the checkpoints', shape (K,); `final_predictor` is the predictor whose classes are the result.
     """
 
-    networks: list[tuple[Classifier, dict]]
+    networks: list[LoadedNetwork]
     digests: list[str]
     stacks: dict[tuple[int, ...], Stack]
     final_predictor: str
@@ -37,7 +37,7 @@ class Ensemble:
         fold_probs = []
         for folds, stack in self.stacks.items():
             for fold in folds:  # a stack takes the networks of one fold, also where it was fitted on several folds
-                members = [k for k, (_, metadata) in enumerate(self.networks) if metadata["fold"] == fold]
+                members = [k for k, network in enumerate(self.networks) if network.metadata.provenance.fold == fold]
                 matrix = probs[members].swapaxes(0, 1)  # (N, K, C)
                 fold_probs.append(stack.predict(matrix)[self.final_predictor])
         return np.mean(fold_probs, axis=0)
@@ -57,41 +57,38 @@ def load_ensemble(run: Run) -> Ensemble:
     stacks = {folds: _load_stack(run, round_number, folds) for folds in groups}
     predictor = final_predictor(stacking_spec.final_predictor, len(spec.blend))
     # The first checkpoint's recipe stands for all: `load_networks` has compared their digests with the run's.
-    _, metadata = networks[0]
-    recipe = validate_recipe(metadata["recipe"], f"of {run.checkpoint_path(jobs[0])}")
+    recipe = networks[0].metadata.recipe
     digests = [checkpoint.digest(run.checkpoint_path(job)) for job in jobs]
     return Ensemble(networks, digests, stacks, predictor, run.class_names, recipe)
 
 
-def load_networks(run: Run, jobs: list[Job]) -> list[tuple[Classifier, dict]]:
-    """The networks of exactly these jobs, with their checkpoints' metadata. Raises InputError."""
-    loaded = [classifier.load(run.checkpoint_path(job)) for job in jobs]
-    problems = []  # of all checkpoints, so that one message names them all
-    for job, (_, metadata) in zip(jobs, loaded, strict=True):
-        expected = asdict(job) | {"pseudo_digest": run.pseudo_digest(job.round)}
-        problems += _metadata_mismatches(run, run.checkpoint_path(job), metadata, expected)
+def load_networks(run: Run, jobs: list[Job]) -> list[LoadedNetwork]:
+    """The networks of exactly these jobs. Raises InputError with every checkpoint that is not this run's."""
+    networks = [classifier.load(run.checkpoint_path(job)) for job in jobs]
+    problems = []
+    for job, network in zip(jobs, networks, strict=True):
+        differences = network.metadata.provenance.differences(run.job_provenance(job))
+        differences += _class_differences(run, network.metadata.class_names)
+        problems += [f"{run.checkpoint_path(job)}: {difference}" for difference in differences]
     if problems:
         raise InputError(problems)
-    return loaded
+    return networks
 
 
 def _load_stack(run: Run, round_number: int, folds: tuple[int, ...]) -> Stack:
     path = run.stack_path(round_number, folds)
     spec = run.round_spec(round_number)
     stack, metadata = load_stack(path)
-    expected = {"round": round_number, "folds": list(folds), "models": list(spec.backbones)}
-    expected["pseudo_digest"] = run.pseudo_digest(round_number)
-    problems = _metadata_mismatches(run, path, metadata, expected)
-    if (stack.num_models, stack.num_classes) != (len(spec.backbones), len(run.class_names)):
-        problems.append(f"{path}: was fitted for other numbers of networks and classes")
-    if stack.weights != spec.blend:
-        problems.append(f"{path}: blend weights {stack.weights}, not {spec.blend}")
-    if problems:
-        raise InputError(problems)
+    differences = metadata.provenance.differences(run.provenance(round_number))
+    differences += _class_differences(run, metadata.class_names)
+    if (metadata.folds, metadata.backbones) != (folds, spec.backbones):
+        differences.append("fitted for other folds or networks")
+    if metadata.weights != spec.blend:
+        differences.append(f"blend weights {metadata.weights}, not {spec.blend}")
+    if differences:
+        raise InputError(f"{path}: {difference}" for difference in differences)
     return stack
 
 
-def _metadata_mismatches(run: Run, path: Path, metadata: dict, expected: dict) -> list[str]:
-    """One problem for each field of a checkpoint's metadata that differs from what its path in the run requires."""
-    expected = expected | {"class_names": run.class_names, "recipe_digest": run.recipe.digest()}
-    return [f"{path}: {key} does not match this run" for key in expected if metadata.get(key) != expected[key]]
+def _class_differences(run: Run, class_names: list[str]) -> list[str]:
+    return [] if class_names == run.class_names else ["made for other classes than this run's"]

@@ -126,9 +126,12 @@ def find_music(names: list[str]) -> tuple[list[str], list[str]]:
 
 
 def prediction_table(
-    paths: Sequence[str], probs: np.ndarray, class_names: Sequence[str], unusable: Sequence[bool]
+    paths: Sequence[str], probs: np.ndarray, class_names: Sequence[str], unusable: np.ndarray
 ) -> Table:
-    """The three most likely classes of each file, its path relative to the common folder; probs (N, C)."""
+    """The three most likely classes of each file, its path relative to the common folder.
+
+    probs (N, C); unusable (N,) bool.
+    """
     table = Table("file", "most likely", "second", "third", box=SIMPLE)
     local_paths = [path for path in paths if not is_url(path)]
     parents = [Path(path).absolute().parent for path in local_paths]

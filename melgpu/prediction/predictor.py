@@ -21,7 +21,7 @@ from melgpu.data.windows import WindowIndex
 from melgpu.features import parity
 from melgpu.features.log_mel import LogMel
 from melgpu.models import classifier, inference
-from melgpu.models.classifier import Classifier
+from melgpu.models.classifier import LoadedNetwork
 from melgpu.prediction.ensemble import Ensemble
 from melgpu.prediction.resume_log import BatchPredictions, ResumeLog
 from melgpu.recipe import Recipe
@@ -30,18 +30,18 @@ from melgpu.recipe import Recipe
 class WindowPredictor:
     """K networks on a device, with the log-mel pictures that they were trained on."""
 
-    def __init__(self, networks: list[tuple[Classifier, dict]], recipe: Recipe, device: torch.device):
-        """From networks and their metadata. Raises InputError where one was trained on different pictures."""
+    def __init__(self, networks: list[LoadedNetwork], recipe: Recipe, device: torch.device):
+        """Raises InputError where a network was trained on different pictures."""
         machine = recipe.machine
         self._features = LogMel(recipe.mel, recipe.audio.sample_rate, machine.feature_batch).to(device)
         parity_figures = parity.measure_parity(self._features, recipe.audio.sample_rate, device)
-        for model, metadata in networks:
-            if model.front_end is None:  # a network with a trainable LogMel has its own pictures
-                name = f"{metadata['backbone']}, fold {metadata['fold']}"
-                parity.check_same_pictures(parity_figures, metadata["parity"], name)
+        for network in networks:
+            parity.check_same_pictures(parity_figures, network.metadata.parity, network.metadata.name)
         self._flip = recipe.predict.flip
         self._bfloat16 = classifier.use_bfloat16(recipe.optim.precision, device)
-        self._models = [model.to(device).set_memory_format(machine.channels_last) for model, _ in networks]
+        self._models = [network.model.to(device) for network in networks]
+        for model in self._models:
+            model.set_memory_format(machine.channels_last)
 
     def probs(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, Tensor]]:
         """Probabilities, shape (K, B, C), on the CPU, of each batch's windows; see `inference.window_probs`."""
@@ -49,7 +49,7 @@ class WindowPredictor:
 
 
 def predict_windows(
-    networks: list[tuple[Classifier, dict]],
+    networks: list[LoadedNetwork],
     recipe: Recipe,
     loader: WindowLoader,
     index: WindowIndex,
@@ -85,20 +85,16 @@ def predict_windows(
 def _predict_remaining(
     predictor: WindowPredictor, recipe: Recipe, loader: WindowLoader, index: WindowIndex, remaining: np.ndarray
 ) -> Iterator[BatchPredictions]:
-    """Predictions of the windows at the positions `remaining` of `index`, shape (R,), with the errors found meanwhile.
+    """Predictions of the windows at the positions `remaining` of `index`, shape (R,).
 
     Whole batches were logged, so that the rest falls into the same batches as without an interruption.
     """
     batch_size = recipe.loader.predict_batch_size
-    logged_paths = set(loader.errors)
     starts = iter(remaining[::batch_size])
     window_samples = windows.to_samples(recipe.windows.window_s, recipe.audio.sample_rate)
     batches = loader.batches(index[remaining], window_samples, batch_size)
     for batch, probs in predictor.probs(batches):
-        known_errors = list(loader.errors.items())  # copied: the loader's thread adds more meanwhile
-        new_errors = [audio_error for path, audio_error in known_errors if path not in logged_paths]
-        logged_paths |= {audio_error.path for audio_error in new_errors}
-        yield BatchPredictions(int(next(starts)), probs.numpy(), batch.valid.numpy(), new_errors)
+        yield BatchPredictions(int(next(starts)), probs.numpy(), batch.valid.numpy(), batch.errors)
 
 
 def _batch_slice(predictions: BatchPredictions) -> slice:

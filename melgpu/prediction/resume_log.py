@@ -74,7 +74,7 @@ class ResumeLog(contextlib.AbstractContextManager):
         data = predictions.probs.astype(np.float32).tobytes() + predictions.valid.tobytes()
         self._append(json.dumps(header).encode() + b"\n" + data)
 
-    def __exit__(self, *exc) -> None:
+    def __exit__(self, *exc: object) -> None:
         self._file.close()
 
     def _append(self, content: bytes) -> None:

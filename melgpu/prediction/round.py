@@ -34,7 +34,7 @@ def predict_round(run: Run, device: torch.device) -> None:
         preflight.fill_cache(run)
     distributed.barrier()  # the others wait for the cache
     missing = [job for job in trained if not run.is_predicted(job)]
-    timing = _measure_time(run, missing)
+    timing = _measure_time(run, round_number, missing)
     distributed.barrier()  # no process opens its log before the main process has looked for old ones
     if missing:
         with timing:
@@ -48,11 +48,10 @@ def predict_round(run: Run, device: torch.device) -> None:
     console.say(f"Round {round_number}: {len(trained)} networks predicted. Next: python {script} {run.cli_flags}")
 
 
-def _measure_time(run: Run, jobs: list[Job]) -> contextlib.AbstractContextManager:
+def _measure_time(run: Run, round_number: int, jobs: list[Job]) -> contextlib.AbstractContextManager:
     """Records the time that the prediction of these jobs takes; a resumed one has no known number of windows."""
     if not distributed.is_main_process():
         return contextlib.nullcontext()
-    round_number = run.current_round
     stage = f"predict{run.variant_suffix}"
     if run.resume_logs(round_number):
         return timings.measure(run.timings_path, round_number, f"{stage}, resumed", 0, "windows")
@@ -120,20 +119,16 @@ def save_shards(run: Run, jobs: list[Job], digests: list[str], index: WindowInde
     for shard in shards:
         probs[:, shard.positions] = shard.probs
         valid[shard.positions] = shard.valid
-    probs[:, ~valid] = run.prior  # no usable audio: the prediction is the class frequencies of the training tracks
     num_windows = np.bincount(index.tracks, minlength=len(run.manifest))
     unusable = np.isin(np.arange(len(run.manifest)), index.tracks[~valid])
     for job, digest, job_probs in zip(jobs, digests, probs, strict=True):
-        provenance = {
-            "backbone": job.backbone,
-            "fold": job.fold,
-            "round": job.round,
-            "recipe_digest": run.recipe.digest(),
-            "pseudo_digest": run.pseudo_digest(job.round),
-            "checkpoint_digest": digest,
-        }
-        splits = tuple(run.round_splits(job.fold))
         merged = predictions.Predictions(
-            run.manifest.ids, splits, unusable, num_windows, job_probs, tuple(run.class_names), provenance
+            ids=run.manifest.ids,
+            splits=run.fold_splits(job.fold),
+            unusable=unusable,
+            num_windows=num_windows,
+            probs=job_probs,
+            class_names=tuple(run.class_names),
+            provenance=run.job_provenance(job, digest),
         )
         predictions.save(merged, run.predictions_path(job))

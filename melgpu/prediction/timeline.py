@@ -6,7 +6,7 @@ window is tiled up to it. Positions are in samples at the recipe's rate.
 
 import contextlib
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ import torch
 
 from melgpu.audio import decode
 from melgpu.audio.decode import DecodeError
-from melgpu.data.batch import Batch, prefetch, prefetch_to_device
+from melgpu.data.batch import Batch, prefetch
 from melgpu.data.windows import to_samples
 from melgpu.recipe_schema import AudioSpec, WindowSpec
 
@@ -37,22 +37,21 @@ class Timeline:
         self.num_samples = 0
         self.error: str | None = None
 
-    def batches(self, batch_size: int) -> Iterator[Batch]:
+    def batches(self, batch_size: int) -> Generator[Batch]:
         """Every window, `batch_size` at a time, all of track 0; none of an unusable file.
 
         The usable seconds before an error count as a file. A caller that does not exhaust it must close it: a thread
         decodes ahead.
         """
-        batches = prefetch(self._host_batches(batch_size), PREFETCH_BATCHES)
-        return prefetch_to_device(batches, self.device) if self.device.type == "cuda" else batches
+        return prefetch(self._host_batches(batch_size), PREFETCH_BATCHES, self.device)
 
     def span_s(self, starts: torch.Tensor) -> np.ndarray:
         """Start and end in s, shape (B, 2), of the windows that start at samples `starts`, shape (B,)."""
-        starts = starts.numpy()
-        ends = np.minimum(starts + self.window_samples, self.num_samples)  # a tiled file ends before its window
-        return np.stack([starts, ends], axis=1) / self.sample_rate
+        first = starts.numpy()
+        last = np.minimum(first + self.window_samples, self.num_samples)  # a tiled file ends before its window
+        return np.stack([first, last], axis=1) / self.sample_rate
 
-    def _host_batches(self, batch_size: int) -> Iterator[Batch]:
+    def _host_batches(self, batch_size: int) -> Generator[Batch]:
         """Batches in host memory (pinned, for a GPU)."""
         starts: list[int] = []
         for start, wave in cut_windows(self._blocks(), self.window_samples, self.hop_samples):

@@ -9,11 +9,15 @@ import warnings
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from melgpu import files
 from melgpu.audio.remote import is_url
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 COLOURS = ("#332288", "#cc6677", "#117733", "#ddcc77", "#88ccee", "#882255", "#44aa99", "#999933", "#aa4499")  # Tol's
 DARK_COLOURS = ("#332288", "#117733", "#882255", "#aa4499")  # a black label would not be legible on them
@@ -113,7 +117,7 @@ def _plot(path: Path, title: str, spans_s: np.ndarray, probs: np.ndarray, class_
             figure.savefig(temporary, format="png", dpi=120)
 
 
-def _plot_strip(axes, edges: np.ndarray, predicted: np.ndarray, names: list[str], colours: list[str]) -> None:
+def _plot_strip(axes: "Axes", edges: np.ndarray, predicted: np.ndarray, names: list[str], colours: list[str]) -> None:
     """Segments of one predicted class, each with its name where it fits."""
     changes = np.flatnonzero(np.diff(predicted)) + 1
     begins = np.concatenate([[0], changes])
@@ -131,7 +135,7 @@ def _plot_strip(axes, edges: np.ndarray, predicted: np.ndarray, names: list[str]
 
 
 def _plot_rows(
-    axes, edges: np.ndarray, probs: np.ndarray, names: list[str], colours: list[str], time_fractions: np.ndarray
+    axes: "Axes", edges: np.ndarray, probs: np.ndarray, names: list[str], colours: list[str], time_fractions: np.ndarray
 ) -> None:
     bottoms = np.arange(len(names))[::-1]
     for bottom, class_probs, colour in zip(bottoms, probs.T, colours, strict=True):
@@ -147,12 +151,12 @@ def _plot_rows(
     _hide_frame(axes)
 
 
-def _hide_frame(axes) -> None:
+def _hide_frame(axes: "Axes") -> None:
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
 
 
-def _set_time_ticks(axes, duration_s: float) -> None:
+def _set_time_ticks(axes: "Axes", duration_s: float) -> None:
     """Ticks at a round step, about twelve of them."""
     step = next((step for step in STEPS_S if duration_s / step <= 14), 24 * 3600)
     tick_format, unit = ("h:mm", 60) if duration_s >= 3600 else ("m:ss", 1)

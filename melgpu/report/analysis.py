@@ -4,13 +4,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
+import sklearn.metrics
 
+from melgpu.data.manifest import EVALUATED_SPLITS, Split
 from melgpu.errors import InputError
-from melgpu.metrics import bootstrap_interval, confusion_counts, sign_test, wilson_interval
-from melgpu.runs import predictions, pseudo_labels
+from melgpu.metrics import wilson_interval
+from melgpu.runs import predictions, pseudo_labels, scores
 from melgpu.runs.run import Job, Run, class_indices
+from melgpu.runs.scores import Interval, Scores
 from melgpu.stacking import evaluation
-from melgpu.stacking.evaluation import SPLITS, RoundEvaluation
+from melgpu.stacking.evaluation import RoundEvaluation
 
 PREDICTOR_NAMES = {
     "mean": "mean of the networks",
@@ -42,7 +45,7 @@ class RoundResult:
     @property
     def final_predictor(self) -> str:
         """The predictor whose classes are the round's result."""
-        return self.evaluation.provenance["final_predictor"]
+        return self.evaluation.metadata.final_predictor
 
     def kind(self, predictor: str) -> str:
         """`network`, `mean`, `stacker`, or `blend`."""
@@ -67,36 +70,39 @@ def round_results(run: Run) -> list[RoundResult]:
 def _round_result(run: Run, round_number: int) -> RoundResult:
     path = run.evaluation_path(round_number)
     loaded = evaluation.load(path)
-    splits = ["validation" if split == "train" else split for split in run.manifest.splits]
+    splits = [Split.VALID if split is Split.TRAIN else split for split in run.manifest.splits]
     known = set(zip(run.manifest.ids, splits, strict=True))
     evaluated = set(zip(loaded.ids, loaded.splits, strict=True))  # fewer where the round has not all folds
     if list(loaded.class_names) != run.class_names or not evaluated <= known:
         raise InputError(f"{path}: of other tracks or classes than this run's")
-    if loaded.provenance.get("round") != round_number:
+    if loaded.metadata.provenance.round != round_number:
         raise InputError(f"{path}: of another round")
     return RoundResult(run, round_number, loaded)
 
 
-def labelled_splits(result: RoundResult) -> list[str]:
-    """The splits that have tracks with known labels."""
-    return [split for split in SPLITS if len(result.evaluation.rows(split))]
+@dataclass(frozen=True)
+class FoldScore:
+    """Accuracy on a fold's validation tracks, and on their windows, which networks alone predict."""
+
+    accuracy: float
+    window_accuracy: float | None
 
 
-def fold_scores(result: RoundResult) -> dict[str, dict[int, tuple[float, float | None]]]:
-    """{predictor: {fold: (accuracy on its validation tracks, on their windows)}}; the latter of networks only."""
+def fold_scores(result: RoundResult) -> dict[str, dict[int, FoldScore]]:
+    """The scores of each predictor on each fold."""
     evaluated = result.evaluation
     spec = result.run.round_spec(result.round_number)
-    fold_rows = {fold: evaluated.rows("validation", fold) for fold in spec.folds}
+    fold_rows = {fold: evaluated.rows(Split.VALID, fold) for fold in spec.folds}
     jobs = result.run.jobs(result.round_number)
     window_accuracies = {(job.backbone, job.fold): tta_window_accuracy(result.run, job) for job in jobs}
-    scores: dict[str, dict[int, tuple[float, float | None]]] = {}
-    for j, predictor in enumerate(evaluated.predictors):
-        scores[predictor] = {}
+    by_predictor: dict[str, dict[int, FoldScore]] = {}
+    for predictor in evaluated.predictors:
+        by_predictor[predictor] = {}
         for fold, rows in fold_rows.items():
             if len(rows):  # the mean of none is NaN
-                correct = evaluated.probs[j, rows].argmax(1) == evaluated.labels[rows]
-                scores[predictor][fold] = (float(np.mean(correct)), window_accuracies.get((predictor, fold)))
-    return scores
+                accuracy = float(evaluated.correct(predictor, rows).mean())
+                by_predictor[predictor][fold] = FoldScore(accuracy, window_accuracies.get((predictor, fold)))
+    return by_predictor
 
 
 def tta_window_accuracy(run: Run, job: Job) -> float | None:
@@ -107,67 +113,36 @@ def tta_window_accuracy(run: Run, job: Job) -> float | None:
     if predicted.ids != run.manifest.ids:
         raise InputError(f"{run.predictions_path(job)}: not of this run's tracks")
     labels = class_indices(run.manifest, run.class_names)
-    is_scored = (np.array(predicted.splits) == "valid") & ~predicted.unusable & (labels >= 0)
+    is_scored = (np.array(predicted.splits, np.str_) == Split.VALID) & ~predicted.unusable & (labels >= 0)
     window_mask = np.repeat(is_scored, predicted.num_windows)  # the windows of a track are contiguous
     correct = predicted.probs.argmax(1) == np.repeat(labels, predicted.num_windows)
     return float(correct[window_mask].mean()) if window_mask.any() else None
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """Accuracy of one predictor before and after a change, on the same tracks: the gain, its 95 % interval, and the
-    p-value of its sign test.
+def compare(before: RoundEvaluation, after: RoundEvaluation) -> Scores:
+    """Scores with `before` as the baseline, of predictors that both have, on tracks with known labels that both have.
+
+    A split without such tracks has no score.
     """
-
-    before: float
-    after: float
-    gain: float
-    interval: tuple[float, float]
-    p_value: float
-    tracks: int
-    pseudo_labelled: int
-
-
-def compare(before: RoundEvaluation, after: RoundEvaluation) -> dict[str, dict[str, Comparison]]:
-    """{predictor: {split: comparison}} on the tracks with known labels that both evaluations have."""
-    before_rows = {key: row for row, key in enumerate(zip(before.ids, before.splits, strict=True))}
-    comparisons: dict[str, dict[str, Comparison]] = {}
+    row_pairs = {split: _row_pairs(before, after, split) for split in EVALUATED_SPLITS}
+    comparisons: Scores = {}
     for predictor in after.predictors:
         if predictor not in before.predictors:
             continue
-        for split in SPLITS:
-            candidates = [(row, before_rows.get((after.ids[row], split))) for row in after.rows(split).tolist()]
-            pairs = np.array([pair for pair in candidates if None not in pair], int)
-            if len(pairs):
-                comparison = _compare_predictor(before, after, predictor, pairs.T)
-                comparisons.setdefault(predictor, {})[split] = comparison
+        for split, (before_rows, after_rows) in row_pairs.items():
+            if len(after_rows):
+                correct = after.correct(predictor, after_rows)
+                baseline_correct = before.correct(predictor, before_rows)
+                score = scores.measure(correct, baseline_correct, after.pseudo_labelled[after_rows])
+                comparisons.setdefault(predictor, {})[split] = score
     return comparisons
 
 
-def _compare_predictor(
-    before: RoundEvaluation, after: RoundEvaluation, predictor: str, row_pairs: np.ndarray
-) -> Comparison:
-    """`row_pairs`, shape (2, N): rows of `after`, then those of the same tracks in `before`."""
-    after_rows, before_rows = row_pairs
-    labels = after.labels[after_rows]
-    new = _correct(after, predictor, after_rows, labels)
-    old = _correct(before, predictor, before_rows, labels)
-    gain = new - old  # -1, 0 or 1 for each track
-    return Comparison(
-        before=old.mean(),
-        after=new.mean(),
-        gain=gain.mean(),
-        interval=bootstrap_interval(gain),
-        p_value=sign_test(gain),
-        tracks=len(labels),
-        pseudo_labelled=int(after.pseudo_labelled[after_rows].sum()),
-    )
-
-
-def _correct(evaluated: RoundEvaluation, predictor: str, rows: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """1.0 for each of N rows that a predictor classifies correctly, else 0.0; labels (N,)."""
-    probs = evaluated.probs[evaluated.predictors.index(predictor), rows]
-    return (probs.argmax(1) == labels).astype(float)
+def _row_pairs(before: RoundEvaluation, after: RoundEvaluation, split: Split) -> np.ndarray:
+    """Rows of `before`, then those of the same tracks in `after`, with known labels, shape (2, N)."""
+    before_row_of = {before.ids[row]: row for row in before.rows(split).tolist()}
+    rows = [row for row in after.rows(split).tolist() if after.ids[row] in before_row_of]
+    return np.array([[before_row_of[after.ids[row]] for row in rows], rows], int)
 
 
 @dataclass(frozen=True)
@@ -194,7 +169,7 @@ def pseudo_label_counts(run: Run, round_number: int) -> list[PseudoLabelCounts] 
     path = run.pseudo_path(round_number)
     if not path.exists():
         return None
-    public = run.manifest.rows("public").tolist()
+    public = run.manifest.rows(Split.PUBLIC).tolist()
     true_labels = {run.manifest.ids[row]: run.manifest.labels[row] for row in public}
     selected = pseudo_labels.load(path, round_number, run.recipe.digest())
     counts = []
@@ -239,21 +214,22 @@ class ClassScore:
     name: str
     correct: int
     tracks: int
-    interval: tuple[float, float]
+    interval: Interval
 
 
-def confusion_matrix(result: RoundResult, split: str) -> np.ndarray:
+def confusion_matrix(result: RoundResult, split: Split) -> np.ndarray:
     """How many tracks of each class (axis 0) were predicted as each class (axis 1), shape (C, C)."""
     rows = result.evaluation.rows(split)
+    labels = result.evaluation.labels[rows]
     predicted = result.evaluation.final_probs[rows].argmax(1)
-    return confusion_counts(predicted, result.evaluation.labels[rows], len(result.run.class_names))
+    return sklearn.metrics.confusion_matrix(labels, predicted, labels=range(len(result.run.class_names)))
 
 
 def class_scores(confusion: np.ndarray, names: list[str]) -> list[ClassScore]:
     """Recall of each class that occurs; confusion (C, C) of `confusion_matrix`."""
     counts = zip(names, confusion.diagonal().tolist(), confusion.sum(axis=1).tolist(), strict=True)
     return [
-        ClassScore(name, correct, tracks, wilson_interval(correct / tracks, tracks))
+        ClassScore(name, correct, tracks, wilson_interval(correct, tracks))
         for name, correct, tracks in counts
         if tracks
     ]

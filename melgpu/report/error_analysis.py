@@ -13,6 +13,7 @@ import torch
 from melgpu.audio import decode
 from melgpu.audio.remote import is_url
 from melgpu.data.loader import WindowLoader
+from melgpu.data.manifest import Split
 from melgpu.data.windows import WindowIndex, to_samples
 from melgpu.errors import InputError
 from melgpu.features.log_mel import LogMel
@@ -32,7 +33,7 @@ class Misclassification:
     """A track whose predicted class is wrong; the classes are indices."""
 
     id: str
-    split: str
+    split: Split
     fold: int
     true_class: int
     predicted_class: int
@@ -104,7 +105,7 @@ def _worst_window(run: Run, row: int, error: Misclassification, probs: np.ndarra
 
 def _manifest_row(run: Run, error: Misclassification) -> int:
     """A track's row of the manifest. Raises InputError where it has none."""
-    split = "train" if error.split == "validation" else error.split  # folds divide the manifest's training tracks
+    split = Split.TRAIN if error.split is Split.VALID else error.split  # folds divide the manifest's training tracks
     key = (error.id, split)
     for row, row_key in enumerate(zip(run.manifest.ids, run.manifest.splits, strict=True)):
         if row_key == key:
@@ -137,8 +138,8 @@ def mean_window_probs(run: Run, round_number: int, rows: list[int], folds: list[
 
 def render_media(run: Run, windows: list[WorstWindow]) -> Iterator[WindowMedia]:
     """Log-mel picture and audio of each window; the audio error of a file that cannot be read (any more)."""
-    # The networks' picture, but small, in one channel, and of filters that are not trained.
-    overrides = {"engine": "auto", "channels": "grey", "trainable": "none", "image_size": PICTURE_SIZE}
+    # The networks' picture, but small and in one channel.
+    overrides = {"engine": "auto", "channels": "grey", "image_size": PICTURE_SIZE}
     features = LogMel(run.recipe.mel.model_copy(update=overrides), run.recipe.audio.sample_rate)
     loaded = zip(windows, load_waves(run, windows), strict=True)
     for count, (window, (wave, audio_error)) in enumerate(loaded, start=1):
@@ -162,8 +163,8 @@ def load_waves(run: Run, windows: list[WorstWindow]) -> Iterator[tuple[torch.Ten
     paths = run.manifest.paths
     with WindowLoader(paths, run.recipe.audio, loader_spec, cpu, run.pcm_cache) as loader:
         batches = loader.batches(index, sampling.window_samples(run), 1)
-        for batch, window in zip(batches, windows, strict=True):
-            audio_error = None if batch.valid[0] else loader.errors[paths[window.row]].reason
+        for batch in batches:
+            audio_error = None if batch.valid[0] else batch.errors[0].reason  # of the only track of this batch
             yield batch.waves[0], audio_error
 
 

@@ -14,12 +14,16 @@ import numpy as np
 from melgpu import files
 from melgpu.audio import quarantine
 from melgpu.console import duration
+from melgpu.data.manifest import MANIFEST_SPLITS, Split
 from melgpu.errors import InputError
 from melgpu.metrics import Calibration, calibration_curve
 from melgpu.report import analysis, error_analysis, plots, summary, training_times
 from melgpu.report.analysis import RoundResult
+from melgpu.report.training_times import FoldLogs, TrainingTime
 from melgpu.runs import timings
 from melgpu.runs.run import Run
+from melgpu.runs.scores import Scores
+from melgpu.runs.timings import StageTiming
 from melgpu.training.stage_timer import fractions
 
 MAX_CLASSES = 25  # in a confusion matrix; with more there is only a list of confused pairs
@@ -39,19 +43,19 @@ def render(run: Run, now: datetime) -> str:
     last = next((result for result in results if not result.run.without_pseudo), None)
     if last is None:
         raise InputError(f"{run.folder}: no round is stacked yet, there is nothing to report")
-    parts = _scores(results) | _pseudo_labels(run, results) | _times(run, results)
+    data = _report_data(run, results)
     audio_errors = quarantine.load_errors(run.quarantine_path)
     return _template().render(
         run=run,
         now=now,
         results=results,
         last=last,
-        sentences=_sentences(last, parts) | {"quarantine": summary.quarantine_sentence(audio_errors)},
-        split_views=[_split_view(last, split) for split in analysis.labelled_splits(last)],
+        sentences=_sentences(last, data) | {"quarantine": summary.quarantine_sentence(audio_errors)},
+        split_views=[_split_view(last, split) for split in last.evaluation.labelled_splits],
         worst_errors=_worst_errors(last),
         audio_errors=audio_errors,
         recipe=files.read_text(run.folder / "recipe.toml"),
-        **parts,
+        **vars(data),
     )
 
 
@@ -71,7 +75,7 @@ def _template() -> jinja2.Template:
     filters = (*number_formats, summary.significance, duration, fractions, bar_position, rate)
     environment.filters |= {filter.__name__: filter for filter in filters}
     environment.globals |= {
-        "SPLITS": summary.SPLIT_NAMES,
+        "MANIFEST_SPLITS": MANIFEST_SPLITS,
         "PREDICTORS": analysis.PREDICTOR_NAMES,
         "MAX_CLASSES": MAX_CLASSES,
         "colour": plots.colour,
@@ -82,35 +86,59 @@ def _template() -> jinja2.Template:
     return environment.get_template("report.html")
 
 
-def _scores(results: list[RoundResult]) -> dict:
-    """By the result's key: scores of the predictors (see `RoundEvaluation.scores`), overall and by fold."""
-    scores = {result.key: result.evaluation.scores() for result in results}
-    return {"scores": scores, "fold_scores": {result.key: analysis.fold_scores(result) for result in results}}
+@dataclass(frozen=True)
+class PseudoLabelView:
+    """The pseudo labels that a round selected for the next one."""
+
+    round_number: int
+    classes: list[analysis.PseudoLabelCounts]
+    total: analysis.PseudoLabelCounts
 
 
-def _pseudo_labels(run: Run, results: list[RoundResult]) -> dict:
-    """The pseudo labels, and their gains."""
-    return {"pseudo_label_views": _pseudo_label_views(run), "pseudo_label_gains": _pseudo_label_gains(results)}
+@dataclass(frozen=True)
+class ReportData:
+    """The figures of the sections; dictionaries are by a result's key.
+
+    scores : of the predictors on each split, `fold_scores` on each fold
+    pseudo_label_gains : rounds with pseudo labels, and their scores with the same round without as the baseline
+    logs : training logs by backbone
+    stage_timings : of all stages except training
+    """
+
+    scores: dict[str, Scores]
+    fold_scores: dict[str, dict[str, dict[int, analysis.FoldScore]]]
+    pseudo_label_views: list[PseudoLabelView]
+    pseudo_label_gains: list[tuple[RoundResult, Scores]]
+    logs: dict[str, dict[str, FoldLogs]]
+    training_times: dict[str, list[TrainingTime]]
+    stage_timings: list[StageTiming]
 
 
-def _times(run: Run, results: list[RoundResult]) -> dict:
-    """By the result's key the training logs and times, and the timings of all other stages."""
+def _report_data(run: Run, results: list[RoundResult]) -> ReportData:
     logs = {result.key: training_times.training_logs(result.run, result.round_number) for result in results}
     times_by_result = {}
     for result in results:
         backbones = logs[result.key].items()
         times = [training_times.training_time(result.run, name, folds) for name, folds in backbones]
         times_by_result[result.key] = times
-    return {"logs": logs, "training_times": times_by_result, "stage_timings": timings.load(run.timings_path)}
+    return ReportData(
+        scores={result.key: result.evaluation.scores() for result in results},
+        fold_scores={result.key: analysis.fold_scores(result) for result in results},
+        pseudo_label_views=_pseudo_label_views(run),
+        pseudo_label_gains=_pseudo_label_gains(results),
+        logs=logs,
+        training_times=times_by_result,
+        stage_timings=timings.load(run.timings_path),
+    )
 
 
-def _sentences(last: RoundResult, parts: dict) -> dict[str, str]:
+def _sentences(last: RoundResult, data: ReportData) -> dict[str, str]:
     """The summary at the top of the report, by the section that has the figures."""
-    scores = parts["scores"][last.key]
-    views = parts["pseudo_label_views"]
-    gains = parts["pseudo_label_gains"]
+    scores = data.scores[last.key]
+    views = data.pseudo_label_views
+    gains = data.pseudo_label_gains
     result, comparisons = gains[-1] if gains else (last, {})  # of the last round that has both variants
-    trainings = [training for times in parts["training_times"].values() for training in times]
+    trainings = [training for times in data.training_times.values() for training in times]
     return {
         "accuracy": summary.accuracy_sentence(last, scores),
         "scores": summary.stacking_sentence(last, scores),
@@ -119,7 +147,7 @@ def _sentences(last: RoundResult, parts: dict) -> dict[str, str]:
         ),
         "calibration": summary.calibration_sentence(last, scores),
         "classes": summary.confusion_sentence(last),
-        "time": summary.time_sentence(trainings, parts["stage_timings"]),
+        "time": summary.time_sentence(trainings, data.stage_timings),
     }
 
 
@@ -130,7 +158,7 @@ class SplitView:
     `confused_pairs` : true class, predicted class, how many tracks, of how many
     """
 
-    split: str
+    split: Split
     tracks: int
     confusion: np.ndarray
     classes: list[analysis.ClassScore]
@@ -140,7 +168,7 @@ class SplitView:
     reliability_diagram: str
 
 
-def _split_view(result: RoundResult, split: str) -> SplitView:
+def _split_view(result: RoundResult, split: Split) -> SplitView:
     rows = result.evaluation.rows(split)
     names = result.run.class_names
     probs = result.evaluation.final_probs[rows]
@@ -163,15 +191,6 @@ def _split_view(result: RoundResult, split: str) -> SplitView:
     )
 
 
-@dataclass(frozen=True)
-class PseudoLabelView:
-    """The pseudo labels that a round selected for the next one."""
-
-    round_number: int
-    classes: list[analysis.PseudoLabelCounts]
-    total: analysis.PseudoLabelCounts
-
-
 def _pseudo_label_views(run: Run) -> list[PseudoLabelView]:
     round_numbers = range(1, len(run.recipe.rounds))
     counts = {round_number: analysis.pseudo_label_counts(run, round_number) for round_number in round_numbers}
@@ -182,8 +201,8 @@ def _pseudo_label_views(run: Run) -> list[PseudoLabelView]:
     ]
 
 
-def _pseudo_label_gains(results: list[RoundResult]) -> list[tuple[RoundResult, dict]]:
-    """Rounds with pseudo labels, in order, and their comparisons with the same round without."""
+def _pseudo_label_gains(results: list[RoundResult]) -> list[tuple[RoundResult, Scores]]:
+    """Rounds with pseudo labels, in order, and their scores with the same round without as the baseline."""
     with_labels = {result.round_number: result for result in results if not result.run.without_pseudo}
     without_labels = {result.round_number: result for result in results if result.run.without_pseudo}
     round_numbers = sorted(with_labels.keys() & without_labels.keys())
@@ -204,9 +223,9 @@ def _worst_errors(
     return list(zip(errors, windows, error_analysis.render_media(run, windows), strict=True))
 
 
-def axis_start(scores: dict) -> float:
+def axis_start(scores: Scores) -> float:
     """The start of the accuracy axis of a table of scores: the tenth below the lowest interval; it ends at 1."""
-    lowest = min((score["interval"][0] for splits in scores.values() for score in splits.values()), default=0.0)
+    lowest = min((score.interval[0] for by_split in scores.values() for score in by_split.values()), default=0.0)
     return min(0.9, math.floor(10 * lowest) / 10)  # an axis from 1 to 1 would have no width
 
 

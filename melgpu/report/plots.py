@@ -7,16 +7,23 @@ import base64
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from melgpu.metrics import Calibration, wilson_interval
+from melgpu.models.metadata import EpochRecord
 from melgpu.prediction.timeline_plot import COLOURS, GREY
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.typing import RcKeyType
 
 TEXT_COLOUR = "#1f2733"
 LINE_COLOUR = "#dfe3e8"
 ACCENT = "#2b5c8a"
-STYLE = {
+STYLE: "dict[RcKeyType, object]" = {
     "svg.fonttype": "none",  # text stays text, in the browser's fonts
     "svg.hashsalt": "melgpu",  # the same plot, the same bytes
     "font.family": "DejaVu Sans",
@@ -39,7 +46,6 @@ STYLE = {
     "text.parse_math": False,  # a "$" is a character like others
 }
 NUM_LEVELS = 64  # of a log-mel picture: more make a larger file without a visible difference
-Log = Sequence[Mapping[str, float]]
 
 
 def data_uri(kind: str, content: bytes) -> str:
@@ -51,25 +57,25 @@ def colour(fold: int) -> str:
     return COLOURS[fold % len(COLOURS)]
 
 
-def learning_curves(logs: Mapping[int, Log]) -> str:
-    """Training loss above, accuracy on validation windows below; {fold: its epochs' records}."""
+def learning_curves(logs: Mapping[int, Sequence[EpochRecord]]) -> str:
+    """Training loss above, accuracy on validation windows below, of the training logs by fold."""
     with _styled():
         figure = _figure(3.5, 3.1)
         loss_axes, accuracy_axes = figure.subplots(2, 1, sharex=True)
         for fold, log in logs.items():
-            epochs = [record["epoch"] for record in log]
+            epochs = [record.epoch for record in log]
             marker = "o" if len(log) == 1 else None  # a line of one point would be invisible
-            losses = [record["loss"] for record in log]
+            losses = [record.loss for record in log]
             loss_axes.plot(epochs, losses, color=colour(fold), linewidth=1.4, marker=marker)
-            accuracies = np.array([100 * record["window_accuracy"] for record in log])
+            accuracies = np.array([100 * record.window_accuracy for record in log])
             accuracy_axes.plot(epochs, accuracies, color=colour(fold), linewidth=1.4)
             best = int(accuracies.argmax())
             accuracy_axes.plot(epochs[best], accuracies[best], "o", color=colour(fold), markersize=4.5)
-        max_loss = max(record["loss"] for log in logs.values() for record in log)
+        max_loss = max(record.loss for log in logs.values() for record in log)
         # 8 % of space above the highest loss; limits must differ, also where all losses are 0.
         loss_axes.set(title="training loss", ylim=(0, 1.08 * max_loss or 1))
         accuracy_axes.set(title="accuracy on validation windows, %", xlabel="epoch")
-        _set_integer_ticks(accuracy_axes, max(record["epoch"] for log in logs.values() for record in log))
+        _set_integer_ticks(accuracy_axes, max(record.epoch for log in logs.values() for record in log))
         return _svg(figure)
 
 
@@ -80,8 +86,8 @@ def reliability_diagram(calibration: Calibration) -> str:
         accuracy_axes, count_axes = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
         confidence = 100 * calibration.confidence
         accuracy = 100 * calibration.accuracy
-        bins = zip(calibration.accuracy, calibration.counts, strict=True)
-        bounds = 100 * np.array([wilson_interval(*accuracy_and_count) for accuracy_and_count in bins])
+        bins = zip(calibration.correct, calibration.counts, strict=True)
+        bounds = 100 * np.array([wilson_interval(correct, count) for correct, count in bins])
         error_bars = np.abs(bounds.T - accuracy)  # (2, B): errorbar takes distances from the accuracy
         accuracy_axes.plot([0, 100], [0, 100], color=GREY, linewidth=0.9, linestyle=(0, (4, 3)))
         accuracy_axes.errorbar(
@@ -103,8 +109,8 @@ def window_picture(picture: np.ndarray) -> str:
 
     quantized = np.round(np.nan_to_num(picture) * (NUM_LEVELS - 1)) / (NUM_LEVELS - 1)
     file = io.BytesIO()
-    # Without the version of matplotlib: the same picture, the same bytes.
-    imsave(file, quantized, vmin=0, vmax=1, cmap="viridis", format="png", metadata={"Software": None})
+    metadata: dict[str, Any] = {"Software": None}  # without matplotlib's version: the same picture, the same bytes
+    imsave(file, quantized, vmin=0, vmax=1, cmap="viridis", format="png", metadata=metadata)
     return data_uri("image/png", file.getvalue())
 
 
@@ -116,13 +122,13 @@ def _styled() -> Iterator[None]:
         yield
 
 
-def _figure(width_in: float, height_in: float):
+def _figure(width_in: float, height_in: float) -> "Figure":
     from matplotlib.figure import Figure
 
     return Figure((width_in, height_in), layout="constrained", facecolor="none")
 
 
-def _set_integer_ticks(axes, last: float) -> None:
+def _set_integer_ticks(axes: "Axes", last: float) -> None:
     from matplotlib.ticker import MaxNLocator
 
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
@@ -130,7 +136,7 @@ def _set_integer_ticks(axes, last: float) -> None:
     axes.set_xlim(min(0.8, 1 - 0.02 * last), last + max(0.2, 0.02 * last))
 
 
-def _svg(figure) -> str:
+def _svg(figure: "Figure") -> str:
     file = io.StringIO()
     # Without date and version: the same plot, the same bytes.
     figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)

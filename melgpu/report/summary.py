@@ -1,23 +1,24 @@
 """Summary sentences of a run's report, and the number formats of its figures."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from melgpu.audio.quarantine import AudioError
 from melgpu.console import duration
-from melgpu.metrics import calibration_curve, wilson_interval
+from melgpu.data.manifest import Split
+from melgpu.metrics import wilson_interval
+from melgpu.recipe_schema import Stacker
 from melgpu.report import analysis
-from melgpu.report.analysis import PREDICTOR_NAMES, Comparison, PseudoLabelCounts, RoundResult
+from melgpu.report.analysis import PREDICTOR_NAMES, PseudoLabelCounts, RoundResult
 from melgpu.report.training_times import TrainingTime
 from melgpu.runs.run import Run
+from melgpu.runs.scores import Interval, Score, Scores
 from melgpu.runs.timings import StageTiming
 from melgpu.stacking.stack import compared_predictor
 
-SPLIT_NAMES = {"validation": "validation", "public": "public test", "private": "private test"}
 SPACE = "\N{NO-BREAK SPACE}"  # between a number and its unit, which stay on one line
 SIGNIFICANCE_LEVEL = 0.05
-Interval = tuple[float, float]
 
 
 def in_percent(fraction: float, digits: int = 0) -> str:
@@ -57,15 +58,15 @@ def significance(gain: float, p_value: float) -> str:
     return "better" if gain > 0 else "worse"
 
 
-def best_split(scores: dict) -> str | None:
+def best_split(scores: Scores) -> Split | None:
     """The split with known labels whose score is the least biased: test sets before validation, none trained on."""
     splits = next(iter(scores.values()))
-    labelled = [split for split in ("private", "public", "validation") if split in splits]
+    labelled = [split for split in (Split.PRIVATE, Split.PUBLIC, Split.VALID) if split in splits]
     # The first without tracks that were trained on, or else the first: `min` returns the first of equal ones.
-    return min(labelled, key=lambda split: splits[split]["pseudo_labelled"] > 0, default=None)
+    return min(labelled, key=lambda split: splits[split].pseudo_labelled > 0, default=None)
 
 
-def accuracy_sentence(result: RoundResult, scores: dict) -> str:
+def accuracy_sentence(result: RoundResult, scores: Scores) -> str:
     """The accuracy of the final predictor, in one sentence."""
     split = best_split(scores)
     if split is None:
@@ -73,29 +74,26 @@ def accuracy_sentence(result: RoundResult, scores: dict) -> str:
     score = scores[result.final_predictor][split]
     name = PREDICTOR_NAMES.get(result.final_predictor, result.final_predictor)
     return (
-        f"The {name} has an accuracy of {percent(score['accuracy'], 1)} on {score['tracks']} {SPLIT_NAMES[split]} "
-        f"tracks (95{SPACE}% interval {percent_interval(score['interval'])}{SPACE}%)."
+        f"The {name} has an accuracy of {percent(score.accuracy, 1)} on {score.tracks} {split.description} "
+        f"tracks (95{SPACE}% interval {percent_interval(score.interval)}{SPACE}%)."
     )
 
 
-def stacking_sentence(result: RoundResult, scores: dict) -> str:
+def stacking_sentence(result: RoundResult, scores: Scores) -> str:
     """Gains over the mean of the networks of the final predictor, or of the blend where the mean is final."""
     predictor = compared_predictor(result.final_predictor)
-    gains = {
-        split: (score["gain"], score["gain_interval"], score["gain_p"]) for split, score in scores[predictor].items()
-    }
+    by_split = scores[predictor]
     is_final = predictor == result.final_predictor
     start = "Compared with" if is_final else f"The {PREDICTOR_NAMES[predictor]}, compared with"
-    return f"{start} the plain mean of the networks, {_gains_by_significance(gains)}." if gains else ""
+    return f"{start} the plain mean of the networks, {_gains_by_significance(by_split)}." if by_split else ""
 
 
-def _gains_by_significance(gains: dict[str, tuple[float, Interval, float]]) -> str:
+def _gains_by_significance(by_split: dict[Split, Score]) -> str:
     """Gains by split, in words, significant ones first."""
-    groups = {word: [] for word in ("better", "worse", "not significant")}  # in the order of the sentence
-    for split, (gain, interval, p_value) in gains.items():
-        groups[significance(gain, p_value)].append(
-            f"{SPLIT_NAMES[split]} ({points(gain)} points, {points_interval(interval)})"
-        )
+    groups: dict[str, list[str]] = {"better": [], "worse": [], "not significant": []}  # in the order of the sentence
+    for split, score in by_split.items():
+        gain = f"{split.description} ({points(score.gain)} points, {points_interval(score.gain_interval)})"
+        groups[significance(score.gain, score.gain_p)].append(gain)
     return "; ".join(f"{word} on {_enumeration(splits)}" for word, splits in groups.items() if splits)
 
 
@@ -105,38 +103,28 @@ def _enumeration(words: list[str]) -> str:
 
 def blend_weights_sentence(result: RoundResult) -> str:
     """The stackers' weights in the blends; empty where there is one stacker."""
-    fixed = result.evaluation.provenance.get("weights")
-    fitted = result.evaluation.provenance.get("fitted_weights")
-    blends = [
-        f"{words}: {_weight_percentages(weights)}"
-        for words, weights in (("The blend", fixed), ("fitted to validation tracks", fitted))
-        if _is_weights(weights)
-    ]
-    return f"Weights of the stackers, in percent. {'; '.join(blends)}." if blends else ""
+    metadata = result.evaluation.metadata
+    if len(metadata.weights) < 2:
+        return ""
+    blend = f"The blend: {_weight_percentages(metadata.weights)}"
+    fitted = f"fitted to validation tracks: {_weight_percentages(metadata.fitted_weights)}"
+    return f"Weights of the stackers, in percent. {blend}; {fitted}."
 
 
-def _is_weights(value: object) -> bool:
-    """Whether a value, which was read from a file, is weights of two stackers or more."""
-    if not isinstance(value, dict) or len(value) <= 1:
-        return False
-    return all(isinstance(weight, float) and weight >= 0 for weight in value.values())
-
-
-def _weight_percentages(weights: dict[str, float]) -> str:
+def _weight_percentages(weights: Mapping[Stacker, float]) -> str:
     total = sum(weights.values()) or 1.0  # all may be 0
     names = {name: PREDICTOR_NAMES.get(name, name).removeprefix("stacker: ") for name in weights}
     return ", ".join(f"{names[name]} {in_percent(weight / total)}" for name, weight in weights.items())
 
 
 def pseudo_label_sentence(
-    run: Run, classes: Sequence[PseudoLabelCounts] | None, comparisons: dict[str, Comparison] | None
+    run: Run, classes: Sequence[PseudoLabelCounts] | None, comparison: dict[Split, Score] | None
 ) -> str:
-    """The gains of pseudo labels by split, from `comparisons` with rounds without them; else their counts."""
+    """The gains of pseudo labels by split, where a round without them is the baseline; else their counts."""
     if len(run.recipe.rounds) == 1:
         return "None: this recipe has one round."
-    if comparisons:
-        gains = {split: (change.gain, change.interval, change.p_value) for split, change in comparisons.items()}
-        return f"Compared with the same round without them, {_gains_by_significance(gains)}."
+    if comparison:
+        return f"Compared with the same round without them, {_gains_by_significance(comparison)}."
     if classes is None:
         return "None are selected yet."
     total = sum(counts.count for counts in classes)
@@ -144,27 +132,27 @@ def pseudo_label_sentence(
     accuracy = sum(counts.correct for counts in classes) / max(1, labelled)
     correct = f"; {percent(accuracy)} of those with a known label are correct" if labelled else ""
     return (
-        f"{total} of {len(run.manifest.rows('public'))} public test tracks have one{correct}. Their gain is not "
+        f"{total} of {len(run.manifest.rows(Split.PUBLIC))} public test tracks have one{correct}. Their gain is not "
         "measured: the scripts' --without-pseudo trains the same rounds without them, to compare."
     )
 
 
-def calibration_sentence(result: RoundResult, scores: dict) -> str:
+def calibration_sentence(result: RoundResult, scores: Scores) -> str:
     """Whether the final predictor is calibrated, on the split with the least biased score."""
     split = best_split(scores)
     if split is None:
         return "Not known: there are no labels to compare with."
     rows = result.evaluation.rows(split)
     sentence = confidence_sentence(result.evaluation.final_probs[rows], result.evaluation.labels[rows])
-    return f"{sentence} ({SPLIT_NAMES[split]})."
+    return f"{sentence} ({split.description})."
 
 
 def confidence_sentence(probs: np.ndarray, labels: np.ndarray) -> str:
     """The mean confidence beside the accuracy."""
-    calibration = calibration_curve(probs, labels)
-    confidence = float(np.average(calibration.confidence, weights=calibration.counts))
-    accuracy = float(np.average(calibration.accuracy, weights=calibration.counts))
-    low, high = wilson_interval(accuracy, len(labels))
+    confidence = float(probs.max(axis=1).mean())
+    num_correct = int((probs.argmax(axis=1) == labels).sum())
+    accuracy = num_correct / len(labels)
+    low, high = wilson_interval(num_correct, len(labels))
     finding = "no significant difference"  # where the confidence is within the accuracy's interval
     if confidence < low:
         finding = "underconfident"
@@ -175,7 +163,7 @@ def confidence_sentence(probs: np.ndarray, labels: np.ndarray) -> str:
 
 def confusion_sentence(result: RoundResult) -> str:
     """The classes that are confused most, over all tracks with known labels."""
-    splits = analysis.labelled_splits(result)
+    splits = result.evaluation.labelled_splits
     names = result.run.class_names
     # Without labels this is the sum of nothing, 0, and no matrix: there are no pairs then.
     confusion = np.asarray(sum(analysis.confusion_matrix(result, split) for split in splits))

@@ -6,24 +6,30 @@ import re
 import subprocess
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from melgpu.models.metadata import Environment
+
+if TYPE_CHECKING:
+    import torch
 
 PACKAGES = ("torch", "torchaudio", "nnAudio", "timm", "numpy", "lightgbm", "soundfile", "soxr", "scikit-learn")
 # Those that decide how fast decoding, features and networks are.
 SPEED_PACKAGES = ("torch", "nnAudio", "timm", "soundfile", "soxr")
 
 
-def describe(device_name: str) -> dict:
-    """The interpreter, the machine, the packages, the commit; JSON data."""
-    return {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "device": device_name,
-        "packages": {name: metadata.version(name) for name in PACKAGES},
-        "git_commit": _git_commit(),
-    }
+def describe(device_name: str) -> Environment:
+    """The environment of this process."""
+    return Environment(
+        python=platform.python_version(),
+        platform=platform.platform(),
+        device=device_name,
+        packages={name: metadata.version(name) for name in PACKAGES},
+        git_commit=_git_commit(),
+    )
 
 
-def device_name(device) -> str:
+def device_name(device: "torch.device") -> str:
     """The product name of a torch device."""
     if device.type == "cuda":
         import torch
@@ -34,7 +40,7 @@ def device_name(device) -> str:
     return next(names, "unknown CPU")  # one line a core, all the same
 
 
-def driver_version(device) -> str:
+def driver_version(device: "torch.device") -> str:
     """The version of a GPU's driver; empty for a CPU and where it is unknown."""
     path = Path("/proc/driver/nvidia/version")
     if device.type != "cuda" or not path.exists():
@@ -48,7 +54,7 @@ def parse_driver_version(text: str) -> str:
     return match.group(1) if match else ""
 
 
-def tuning_signature(device) -> str:
+def tuning_signature(device: "torch.device") -> str:
     """One line that identifies what measured speeds depend on: device, cores, driver, versions of packages."""
     parts = [device_name(device), f"{os.cpu_count()} cores"]
     driver = driver_version(device)
@@ -58,7 +64,7 @@ def tuning_signature(device) -> str:
     return ", ".join(parts)
 
 
-def tuning_mismatch(tuned_on: str, device) -> str | None:
+def tuning_mismatch(tuned_on: str, device: "torch.device") -> str | None:
     """A note if settings were tuned on another device or with other versions; None if the signature matches."""
     current = tuning_signature(device)
     if tuned_on in ("", current):  # empty: never tuned

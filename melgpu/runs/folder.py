@@ -11,17 +11,24 @@ from melgpu.data import manifest
 from melgpu.data.manifest import Manifest
 from melgpu.errors import InputError
 from melgpu.models import schema
+from melgpu.models.schema import Schema
 from melgpu.recipe import Recipe, apply_overrides, recipe_differences, validate_recipe
 from melgpu.runs import environment
 from melgpu.runs.run import Run
 
-FORMAT = 2  # changes with the names of files, columns and recipe settings; 1 was not recorded
+FORMAT = 3  # changes with the names of files, columns and recipe settings; 1 was not recorded
+
+
+class RunFormat(Schema):
+    """The format of a run folder, in environment.json beside the environment."""
+
+    format: int = 1
 
 
 def create_run(folder: Path, recipe: Recipe, tracks: Manifest, device_name: str) -> Run:
     """Write the files of a new run; recipe.toml comes last, its presence marks a complete run folder."""
     manifest.save(tracks, folder / "manifest.csv")
-    environment_data = {"format": FORMAT, **environment.describe(device_name)}
+    environment_data = {"format": FORMAT, **environment.describe(device_name).model_dump()}
     files.write_text(folder / "environment.json", json.dumps(environment_data, indent=1) + "\n")
     files.write_text(folder / "recipe.toml", recipe.to_toml())
     return Run(folder, recipe, tracks)
@@ -54,7 +61,7 @@ def open_run(folder: Path, overrides: list[str] | None = None, without_pseudo: b
 def _check_format(folder: Path) -> None:
     """Raise InputError for a folder of another format, older or newer."""
     path = folder / "environment.json"
-    run_format = schema.read_json(schema.RunFormat, path)["format"]
+    run_format = schema.read_json(RunFormat, path).format
     if run_format != FORMAT:
         raise InputError(
             f"{path}: the run is of format {run_format}, this version of melgpu reads format {FORMAT}: "

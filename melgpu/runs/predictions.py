@@ -3,15 +3,17 @@
 Probabilities are saved per window, in float32; a track's are the mean over its windows. Files are .npz without pickle.
 """
 
-import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from melgpu import files
-from melgpu.errors import InputError, one_line
+from melgpu.data.manifest import Split
+from melgpu.errors import InputError
+from melgpu.models.metadata import NetworkProvenance
+from melgpu.models.schema import first_problem
 
 SCHEMA = {  # kind of numpy dtype, number of axes
     "ids": ("U", 1),
@@ -28,27 +30,23 @@ SCHEMA = {  # kind of numpy dtype, number of axes
 class Predictions:
     """One network's probabilities of W windows of N tracks; the windows of a track are contiguous, in order of time.
 
-    ids (N,); splits (N,): `train` (the model was fitted on it), `valid`, `public`, `private`;
-    unusable (N,) bool: no usable audio, the probabilities are the class prior of the training tracks;
-    num_windows (N,), at least 1; probs (W, C) with W = sum of num_windows; class_names (C,);
-    provenance: backbone, fold, round, and the digests of recipe, pseudo labels (or `none`) and checkpoint.
+    ids (N,); splits (N,): with respect to the network's fold; unusable (N,) bool: no usable audio, the probabilities
+    are those of silence; num_windows (N,), at least 1; probs (W, C) with W = sum of num_windows; class_names (C,).
     """
 
     ids: tuple[str, ...]
-    splits: tuple[str, ...]
+    splits: tuple[Split, ...]
     unusable: np.ndarray
     num_windows: np.ndarray
     probs: np.ndarray
     class_names: tuple[str, ...]
-    provenance: dict
+    provenance: NetworkProvenance
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         lengths = {len(self.ids), len(self.splits), len(self.unusable), len(self.num_windows)}
         probs_shape = (self.num_windows.sum(), len(self.class_names))
         if len(lengths) != 1 or self.probs.shape != probs_shape:
             raise ValueError("columns differ in length")
-        if not isinstance(self.provenance, dict):
-            raise ValueError("provenance is not a table")
 
     @property
     def track_probs(self) -> np.ndarray:
@@ -62,11 +60,9 @@ class Predictions:
         """The row of each track's first window, shape (N,)."""
         return np.cumsum(self.num_windows) - self.num_windows
 
-    def reordered_to(self, tracks: Iterable[tuple[str, str]]) -> "Predictions":
-        """Reordered to a manifest's (id, split) if they are the same tracks; else unchanged."""
-        # A manifest has no validation split, which depends on the fold.
-        manifest_splits = ("train" if split == "valid" else split for split in self.splits)
-        rows = {key: row for row, key in enumerate(zip(self.ids, manifest_splits, strict=True))}
+    def reordered_to(self, tracks: Iterable[tuple[str, Split]]) -> "Predictions":
+        """Reordered to the (id, split) of tracks if they are the same tracks; else unchanged."""
+        rows = {key: row for row, key in enumerate(zip(self.ids, self.splits, strict=True))}
         keys = list(tracks)
         # Equal lengths, too: a track that occurs twice has no row of its own.
         if rows.keys() != set(keys) or not len(rows) == len(self.ids) == len(keys):
@@ -90,7 +86,7 @@ def save(predictions: Predictions, path: Path) -> None:
     arrays = {name: np.array(getattr(predictions, name), np.str_) for name in ("ids", "splits", "class_names")}
     arrays |= {"unusable": predictions.unusable, "num_windows": predictions.num_windows}
     arrays["probs"] = predictions.probs.astype(np.float32)
-    arrays["provenance"] = np.array(json.dumps(predictions.provenance))  # JSON, since a table would need pickle
+    arrays["provenance"] = np.array(predictions.provenance.model_dump_json())  # a text: an object would need pickle
     files.save_arrays(path, arrays)
 
 
@@ -98,11 +94,26 @@ def load(path: Path) -> Predictions:
     """Raises InputError for a malformed file."""
     try:
         data = _load_arrays(path)
-        strings = {name: tuple(data[name].tolist()) for name in ("ids", "splits", "class_names")}
-        provenance = json.loads(str(data["provenance"]))
-        return Predictions(**{**data, **strings, "provenance": provenance})
-    except Exception as error:  # zipfile, zlib, numpy and json raise their own
-        raise InputError(f"{path}: not a file of predictions ({one_line(error)})") from None
+        return Predictions(
+            ids=tuple(data["ids"].tolist()),
+            splits=tuple(map(Split, data["splits"].tolist())),
+            unusable=data["unusable"],
+            num_windows=data["num_windows"],
+            probs=data["probs"],
+            class_names=tuple(data["class_names"].tolist()),
+            provenance=NetworkProvenance.model_validate_json(str(data["provenance"])),
+        )
+    except Exception as error:  # zipfile, zlib, numpy and pydantic raise their own
+        raise InputError(f"{path}: not a file of predictions ({first_problem(error)})") from None
+
+
+def load_provenance(path: Path) -> NetworkProvenance:
+    """The provenance of a file of predictions, whose other arrays are not read. Raises InputError."""
+    try:
+        data = files.load_arrays(path, {"provenance": SCHEMA["provenance"]})
+        return NetworkProvenance.model_validate_json(str(data["provenance"]))
+    except Exception as error:  # as in `load`
+        raise InputError(f"{path}: not a file of predictions ({first_problem(error)})") from None
 
 
 def _load_arrays(path: Path) -> dict[str, np.ndarray]:
@@ -117,37 +128,38 @@ def _load_arrays(path: Path) -> dict[str, np.ndarray]:
     return data
 
 
-def align(members: list[Predictions], ids: tuple[str, ...], class_names: list[str], provenance: dict) -> np.ndarray:
-    """Track probabilities of K networks of one fold, shape (N, K, C), for the tracks `ids` in their order.
+def align(
+    members: Sequence[Predictions],
+    provenances: Sequence[NetworkProvenance],
+    tracks: Sequence[tuple[str, Split]],
+    class_names: Sequence[str],
+) -> np.ndarray:
+    """Track probabilities of K networks of one fold, shape (N, K, C), for the (id, split) of N tracks in their order.
 
-    Raises InputError with every network that has other tracks or classes, whose provenance differs from `provenance`,
-    or that was trained on another split of the tracks than the first.
+    Raises InputError with every network that has other tracks, splits, classes or provenance than these.
     """
-    first = members[0]
     problems = []
-    for member in members:
-        name = f"predictions of {member.provenance.get('backbone')}, fold {member.provenance.get('fold')}"
-        if member.ids != ids:
-            problems.append(f"{name}: {_track_difference(member.ids, ids)}")
-        if list(member.class_names) != class_names:
-            problems.append(f"{name}: its classes are {', '.join(member.class_names)}, not {', '.join(class_names)}")
-        problems += [
-            f"{name}: made with {key} {member.provenance.get(key)}, not {value}"
-            for key, value in provenance.items()
-            if member.provenance.get(key) != value
-        ]
-        if member.splits != first.splits:  # the splits tell which tracks are training tracks
-            problems.append(f"{name}: was trained on other tracks than {first.provenance.get('backbone')}")
+    for member, provenance in zip(members, provenances, strict=True):
+        differences = member.provenance.differences(provenance)
+        if tuple(zip(member.ids, member.splits, strict=True)) != tuple(tracks):
+            differences.append(_track_difference(member, tracks))
+        if list(member.class_names) != list(class_names):
+            differences.append(f"its classes are {', '.join(member.class_names)}, not {', '.join(class_names)}")
+        name = f"predictions of {provenance.backbone}, fold {provenance.fold}"
+        problems += [f"{name}: {difference}" for difference in differences]
     if problems:
         raise InputError(problems)
     return np.stack([member.track_probs for member in members], axis=1)
 
 
-def _track_difference(ids: tuple[str, ...], expected: tuple[str, ...]) -> str:
-    present_ids = set(ids)
-    expected_ids = set(expected)
-    missing = [name for name in expected if name not in present_ids]
-    unknown = [name for name in ids if name not in expected_ids]
+def _track_difference(member: Predictions, tracks: Sequence[tuple[str, Split]]) -> str:
+    expected_ids = tuple(name for name, _ in tracks)
+    if member.ids == expected_ids:
+        return "was trained on other tracks"
+    present = set(member.ids)
+    expected = set(expected_ids)
+    missing = [name for name in expected_ids if name not in present]
+    unknown = [name for name in member.ids if name not in expected]
     if not missing and not unknown:
         return "the same tracks in another order"
     parts = (("lacks", missing), ("has unknown", unknown))  # the message names three tracks of each

@@ -1,7 +1,7 @@
 """Validates the input of a run before any work: source lists, audio files, networks, weights, folders."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from melgpu.audio.quarantine import AudioError
 from melgpu.audio.remote import absolute_path, is_url
 from melgpu.data import dataset_check, manifest
 from melgpu.data.loader import WindowLoader, check_files
-from melgpu.data.manifest import Manifest
+from melgpu.data.manifest import Manifest, Split
 from melgpu.data.pcm_cache import PcmCache
 from melgpu.data.sources import SourceList, read_source
 from melgpu.errors import InputError
@@ -34,7 +34,7 @@ def check_writable(folder: Path) -> None:
 
 
 def build_manifest(
-    sources: dict[str, Path | None], data: str | None, recipe: Recipe, cache: PcmCache | None = None
+    sources: dict[Split, Path | None], data: str | None, recipe: Recipe, cache: PcmCache | None = None
 ) -> tuple[Manifest, list[AudioError]]:
     """Read the source lists of all splits, decode every file (into the PCM cache, if there is one), draw the folds.
 
@@ -64,7 +64,7 @@ def build_manifest(
     return tracks, quarantined
 
 
-def read_sources(sources: dict[str, Path | None], data: str | None) -> dict[str, SourceList]:
+def read_sources(sources: dict[Split, Path | None], data: str | None) -> dict[Split, SourceList]:
     """The source lists of all splits. Raises InputError with all problems of their format."""
     source_lists = {}
     problems = []
@@ -73,7 +73,7 @@ def read_sources(sources: dict[str, Path | None], data: str | None) -> dict[str,
     for split, source in sources.items():
         if source:
             try:
-                source_lists[split] = read_source(source, data, labelled=split == "train")
+                source_lists[split] = read_source(source, data, labelled=split is Split.TRAIN)
             except InputError as error:
                 problems += error.problems
     if problems:
@@ -113,26 +113,38 @@ def load_to_device(loader: WindowLoader, rows: np.ndarray) -> None:
             tracker.advance(1)
 
 
-def check_dataset(dataset: Manifest | dict[str, SourceList], recipe: Recipe) -> int:
+def check_dataset(source_lists: dict[Split, SourceList], recipe: Recipe) -> int:
     """Report on a data set, from its lists and the first seconds of every file; returns the number of problems."""
-    tracks = dataset
-    problems = []
-    if not isinstance(dataset, Manifest):
-        problems = _collect_problems(manifest.build, dataset, recipe.folds.num_folds, recipe.folds.seed)
-        tracks = None if problems else manifest.build(dataset, recipe.folds.num_folds, recipe.folds.seed)
-    paths = tracks.paths if tracks else [path for listed in dataset.values() for path in listed.paths]
+    try:
+        tracks = manifest.build(source_lists, recipe.folds.num_folds, recipe.folds.seed)
+    except InputError as error:
+        paths = [path for listed in source_lists.values() for path in listed.paths]
+        return _inspect_dataset(paths, None, recipe, error.problems)
+    return check_manifest(tracks, recipe)
+
+
+def check_manifest(tracks: Manifest, recipe: Recipe) -> int:
+    """Like `check_dataset`, for the tracks of a run."""
+    return _inspect_dataset(tracks.paths, tracks, recipe, [])
+
+
+def _inspect_dataset(
+    paths: Sequence[str], tracks: Manifest | None, recipe: Recipe, manifest_problems: Sequence[str]
+) -> int:
     summaries = []
     with console.progress("inspecting the beginning of each file", len(paths), "files") as tracker:
         for summary in dataset_check.inspect_files(paths, recipe.loader.workers, recipe.loader.timeout_s):
             summaries.append(summary)
             tracker.advance(1)
-    problems += [f"{path}: {summary.error}" for path, summary in zip(paths, summaries, strict=True) if summary.error]
-    problems += _unknown_networks(recipe)
+    audio_problems = [
+        f"{path}: {summary.error}" for path, summary in zip(paths, summaries, strict=True) if summary.error
+    ]
+    problems = [*manifest_problems, *audio_problems, *_unknown_networks(recipe)]
     dataset_check.print_report(paths, summaries, tracks, recipe.audio.track_s, problems)
     return len(problems)
 
 
-def _locate_errors(audio_errors: dict[str, AudioError], source_lists: dict[str, SourceList]) -> Iterator[str]:
+def _locate_errors(audio_errors: dict[str, AudioError], source_lists: dict[Split, SourceList]) -> Iterator[str]:
     """Audio errors as problems, each with its line in a source list."""
     for listed in source_lists.values():
         for path, line in zip(listed.paths, listed.locations, strict=True):
@@ -175,7 +187,7 @@ def _unknown_networks(recipe: Recipe) -> list[str]:
     return [problem for name in names for problem in _collect_problems(classifier.find_backbone, name)]
 
 
-def _collect_problems(function: Callable, *arguments) -> list[str]:
+def _collect_problems(function: Callable, *arguments: object) -> list[str]:
     """The problems of the InputError that a call raises, if any."""
     try:
         function(*arguments)

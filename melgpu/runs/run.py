@@ -1,7 +1,7 @@
 """A run: its recipe, manifest and jobs, the paths of its folder, and its current state.
 
 recipe.toml environment.json manifest.csv
-round1/densenet201/fold0/            best.safetensors, last.safetensors (until finished), log.csv, scores.json
+round1/densenet201/fold0/            best.safetensors, last.pt (until finished), log.csv, scores.json
 round1/predictions/densenet201-fold0.npz
 round1/stack/                        fold0.safetensors, evaluation.npz, scores.json
 round1/pseudo.csv
@@ -14,22 +14,22 @@ pcm_cache/                           decoded tracks, if loader.pcm_cache is not 
 """
 
 import hashlib
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
-from melgpu import files
 from melgpu.data import manifest
-from melgpu.data.manifest import Manifest
+from melgpu.data.manifest import TEST_SPLITS, Manifest, Split
 from melgpu.data.pcm_cache import PcmCache, open_cache
 from melgpu.errors import InputError
 from melgpu.models import checkpoint, schema
+from melgpu.models.metadata import Environment, NetworkProvenance, Provenance
 from melgpu.recipe import Recipe
 from melgpu.recipe_schema import RoundSpec
-from melgpu.runs import predictions, pseudo_labels
+from melgpu.runs import predictions, pseudo_labels, scores
+from melgpu.runs.scores import Scores
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,18 @@ class Job:
     @property
     def name(self) -> str:
         return f"{self.backbone}-fold{self.fold}"
+
+
+@dataclass(frozen=True)
+class RoundTracks:
+    """The tracks of a round: the manifest with the pseudo labels that it trains on, and their rows, shape (P,).
+
+    pseudo_digest : a short hash of the pseudo labels; `none` where the round uses none
+    """
+
+    manifest: Manifest
+    pseudo_rows: np.ndarray
+    pseudo_digest: str
 
 
 @dataclass(frozen=True)
@@ -96,14 +108,14 @@ class Run:
         if not path.exists():
             return False
         # A network that was trained again has another digest.
-        predicted_digest = predictions.load(path).provenance.get("checkpoint_digest")
+        predicted_digest = predictions.load_provenance(path).checkpoint_digest
         return predicted_digest == checkpoint.digest(self.checkpoint_path(job))
 
     def stack_folder(self, round_number: int) -> Path:
         return self.round_folder(round_number) / "stack"
 
     def is_stacked(self, round_number: int) -> bool:
-        return (self.stack_folder(round_number) / "scores.json").exists()
+        return self.scores_path(round_number).exists()  # written at the very end
 
     def stack_path(self, round_number: int, folds: tuple[int, ...]) -> Path:
         return self.stack_folder(round_number) / f"fold{'-'.join(map(str, folds))}.safetensors"
@@ -111,18 +123,15 @@ class Run:
     def evaluation_path(self, round_number: int) -> Path:
         return self.stack_folder(round_number) / "evaluation.npz"
 
+    def scores_path(self, round_number: int) -> Path:
+        return self.stack_folder(round_number) / "scores.json"
+
     def pseudo_path(self, round_number: int) -> Path:
         return self.round_folder(round_number) / "pseudo.csv"
 
     def uses_pseudo(self, round_number: int) -> bool:
         """Whether a round trains on the pseudo labels of the round before."""
         return round_number > 1 and not self.without_pseudo
-
-    def pseudo_digest(self, round_number: int) -> str:
-        """A short hash of the pseudo labels that a round trains on; `none` if it uses none."""
-        if not self.uses_pseudo(round_number):
-            return "none"
-        return hashlib.sha256(self.pseudo_path(round_number - 1).read_bytes()).hexdigest()[:16]
 
     @property
     def current_round(self) -> int | None:
@@ -132,9 +141,9 @@ class Run:
         return next((round_number for round_number in rounds if not self.is_stacked(round_number)), None)
 
     @cached_property
-    def environment(self) -> dict:
+    def environment(self) -> Environment:
         """The environment in which the run was created. Raises InputError."""
-        return schema.read_json(schema.Environment, self.folder / "environment.json")
+        return schema.read_json(Environment, self.folder / "environment.json")
 
     @cached_property
     def class_names(self) -> list[str]:
@@ -173,13 +182,40 @@ class Run:
         """The flags with which a script resumes this run."""
         return f"--run {self.folder}" + (" --without-pseudo" if self.without_pseudo else "")
 
-    def round_manifest(self, round_number: int) -> tuple[Manifest, np.ndarray]:
-        """The manifest with the pseudo labels that a round trains on, and their rows."""
+    def provenance(self, round_number: int) -> Provenance:
+        """The provenance of a round's stack and evaluation."""
+        return Provenance(
+            round=round_number,
+            recipe_digest=self.recipe.digest(),
+            pseudo_digest=self.round_tracks(round_number).pseudo_digest,
+        )
+
+    def job_provenance(self, job: Job, checkpoint_digest: str | None = None) -> NetworkProvenance:
+        """The provenance of a job's network, or, with its checkpoint's digest, of its predictions."""
+        return NetworkProvenance(
+            **self.provenance(job.round).model_dump(),
+            backbone=job.backbone,
+            fold=job.fold,
+            checkpoint_digest=checkpoint_digest,
+        )
+
+    def round_tracks(self, round_number: int) -> RoundTracks:
+        """The tracks of a round; its pseudo labels are read once. Raises InputError."""
+        if round_number not in self._round_tracks:
+            self._round_tracks[round_number] = self._load_round_tracks(round_number)
+        return self._round_tracks[round_number]
+
+    @cached_property
+    def _round_tracks(self) -> dict[int, RoundTracks]:
+        return {}
+
+    def _load_round_tracks(self, round_number: int) -> RoundTracks:
         if not self.uses_pseudo(round_number):
-            return self.manifest, np.empty(0, np.int64)
+            return RoundTracks(self.manifest, np.empty(0, np.int64), "none")
         path = self.pseudo_path(round_number - 1)
         selected = pseudo_labels.load(path, round_number - 1, self.recipe.digest())
-        public = {self.manifest.ids[row]: row for row in self.manifest.rows("public").tolist()}
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+        public = {self.manifest.ids[row]: row for row in self.manifest.rows(Split.PUBLIC).tolist()}
         problems = [f"{path}: {pseudo.id} is not a public test track" for pseudo in selected if pseudo.id not in public]
         problems += [
             f"{path}: {pseudo.label!r} is not a class" for pseudo in selected if pseudo.label not in self.class_names
@@ -188,13 +224,12 @@ class Run:
             raise InputError(problems)
         rows = [public[pseudo.id] for pseudo in selected]
         labels = [pseudo.label for pseudo in selected]
-        return manifest.with_labels(self.manifest, rows, labels), np.array(rows, np.int64)
+        return RoundTracks(manifest.with_labels(self.manifest, rows, labels), np.array(rows, np.int64), digest)
 
     def labelled_rows(self, round_number: int) -> np.ndarray:
         """All rows that a round trains or validates on, shape (R,)."""
         train = np.flatnonzero(self.manifest.folds >= 0)
-        _, pseudo = self.round_manifest(round_number)
-        return np.concatenate([train, pseudo])
+        return np.concatenate([train, self.round_tracks(round_number).pseudo_rows])
 
     def choose_jobs(self, backbone: str | None, fold: int | None) -> list[Job]:
         """The current round's jobs, or those of one backbone or fold. Raises InputError if there are none."""
@@ -216,40 +251,34 @@ class Run:
     def round_rows(self, round_number: int, fold: int) -> tuple[np.ndarray, np.ndarray]:
         """Training (with pseudo labels) and validation rows of a fold in a round."""
         train, valid = self.fold_rows(fold)
-        _, pseudo = self.round_manifest(round_number)
-        return np.concatenate([train, pseudo]), valid
+        return np.concatenate([train, self.round_tracks(round_number).pseudo_rows]), valid
 
     def trained_jobs(self, round_number: int) -> list[Job]:
         return [job for job in self.jobs(round_number) if self.is_trained(job)]
 
-    def round_splits(self, fold: int) -> list[str]:
-        """The split of each manifest row with respect to a fold: `train`, `valid`, `public` or `private`."""
+    def fold_splits(self, fold: int) -> tuple[Split, ...]:
+        """The split of each manifest row for the networks of a fold, whose tracks are their validation tracks."""
         _, valid = self.fold_rows(fold)
         held_out = set(valid.tolist())
-        return ["valid" if row in held_out else split for row, split in enumerate(self.manifest.splits)]
-
-    @property
-    def test_splits(self) -> list[str]:
-        return [split for split in ("public", "private") if split in self.manifest.splits]
+        return tuple(Split.VALID if row in held_out else split for row, split in enumerate(self.manifest.splits))
 
     @cached_property
     def test_rows(self) -> np.ndarray:
-        return np.concatenate([self.manifest.rows(split) for split in ("public", "private")])
+        return np.concatenate([self.manifest.rows(split) for split in TEST_SPLITS])
 
     @property
-    def submission_paths(self) -> dict[str, Path]:
-        """The submission file of each test set, by split."""
-        names = {"public": "submission.csv", "private": "submission-private.csv"}
-        return {split: self.folder / names[split] for split in self.test_splits}
+    def submission_paths(self) -> dict[Split, Path]:
+        """The submission file of each test set."""
+        names = {Split.PUBLIC: "submission.csv", Split.PRIVATE: "submission-private.csv"}
+        return {split: self.folder / name for split, name in names.items() if split in self.manifest.splits}
 
-    def scores(self, round_number: int) -> dict[str, dict[str, dict]]:
-        """The scores of a stacked round; see `RoundEvaluation.scores`."""
-        return schema.read_json(schema.Scores, self.stack_folder(round_number) / "scores.json")
+    def scores(self, round_number: int) -> Scores:
+        """The scores of a stacked round. Raises InputError."""
+        return scores.load(self.scores_path(round_number))
 
-    def finish_round(self, round_number: int, scores: dict) -> None:
-        """Mark a round as stacked."""
-        # The last file of a round: its presence is the mark.
-        files.write_text(self.stack_folder(round_number) / "scores.json", json.dumps(scores, indent=1) + "\n")
+    def finish_round(self, round_number: int, round_scores: Scores) -> None:
+        """Mark a round as stacked: its scores are its last file."""
+        scores.save(self.scores_path(round_number), round_scores)
 
 
 def class_indices(tracks: Manifest, class_names: list[str]) -> np.ndarray:

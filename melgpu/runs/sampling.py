@@ -4,6 +4,7 @@ import numpy as np
 import torch
 
 from melgpu.data import targets, windows
+from melgpu.data.manifest import Split
 from melgpu.data.targets import Targets
 from melgpu.data.windows import WindowIndex
 from melgpu.runs.run import Job, Run, class_indices
@@ -16,7 +17,7 @@ def window_samples(run: Run) -> int:
 
 def training_windows(run: Run, job: Job) -> WindowIndex:
     """The windows that a job trains on, not shuffled."""
-    tracks, _ = run.round_manifest(job.round)
+    tracks = run.round_tracks(job.round).manifest
     rows, _ = run.round_rows(job.round, job.fold)
     labels = [tracks.labels[row] for row in rows]
     return windows.training_windows(rows, labels, run.recipe.audio, run.recipe.windows)
@@ -50,8 +51,7 @@ def epoch_windows(run: Run, job: Job, epoch: int, rank: int, world_size: int) ->
 
 def round_class_indices(run: Run, job: Job) -> np.ndarray:
     """The class index of each manifest row in a job's round, pseudo labels included, shape (N,); -1 without a label."""
-    tracks, _ = run.round_manifest(job.round)
-    return class_indices(tracks, run.class_names)
+    return class_indices(run.round_tracks(job.round).manifest, run.class_names)
 
 
 def training_targets(run: Run, job: Job) -> Targets:
@@ -69,5 +69,5 @@ def training_targets(run: Run, job: Job) -> Targets:
 def prediction_windows(run: Run, rows: np.ndarray) -> WindowIndex:
     """The windows of tracks for validation and prediction."""
     # Public test tracks have a hop of their own.
-    public = np.array([run.manifest.splits[row] == "public" for row in rows], bool)
+    public = np.isin(rows, run.manifest.rows(Split.PUBLIC))
     return windows.prediction_windows(rows, public, run.recipe.audio, run.recipe.windows)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from melgpu import console
 from melgpu.audio import quarantine
+from melgpu.data.manifest import Split
 from melgpu.data.pcm_cache import open_cache
 from melgpu.errors import InputError
 from melgpu.recipe import load_recipe
@@ -24,9 +25,9 @@ class Sources:
     data: str | None
 
     @property
-    def lists(self) -> dict[str, Path | None]:
+    def lists(self) -> dict[Split, Path | None]:
         """The source lists by split."""
-        return {"train": self.labels, "public": self.test, "private": self.private}
+        return {Split.TRAIN: self.labels, Split.PUBLIC: self.test, Split.PRIVATE: self.private}
 
     @property
     def flags(self) -> list[str]:
@@ -98,7 +99,7 @@ def check_dataset(request: RunRequest, sources: Sources) -> int:
     """
     if not sources.labels:
         opened = open_run(request.folder, request.overrides, request.without_pseudo)
-        return preflight.check_dataset(opened.manifest, opened.recipe)
+        return preflight.check_manifest(opened.manifest, opened.recipe)
     recipe = load_recipe(request.recipes, request.overrides)
     source_lists = preflight.read_sources(sources.lists, sources.data)
     return preflight.check_dataset(source_lists, recipe)

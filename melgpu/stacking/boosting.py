@@ -7,6 +7,7 @@ the trees are taken from an untrusted text, only of trees without cycles; the te
 import itertools
 import math
 import re
+from typing import Any
 
 import lightgbm
 import numpy as np
@@ -14,7 +15,7 @@ from lightgbm import Booster
 
 from melgpu.recipe_schema import StackingSpec
 
-PARAMETERS = {  # the original solution's; the last four make LightGBM repeatable and quiet
+PARAMETERS: dict[str, Any] = {  # the original solution's; the last four make LightGBM repeatable and quiet
     "objective": "multiclass",
     "boosting": "dart",
     "learning_rate": 0.05,
@@ -54,7 +55,7 @@ def fit(matrix: np.ndarray, labels: np.ndarray, spec: StackingSpec) -> Booster:
 
 def predict(trees: Booster, matrix: np.ndarray) -> np.ndarray:
     """Probabilities (N, C) of a matrix (N, K, C)."""
-    return trees.predict(matrix.reshape(len(matrix), -1), num_threads=1)
+    return np.asarray(trees.predict(matrix.reshape(len(matrix), -1), num_threads=1))
 
 
 def is_constant(trees: Booster) -> bool:

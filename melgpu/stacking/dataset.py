@@ -6,7 +6,8 @@ import numpy as np
 
 from melgpu.errors import InputError
 from melgpu.runs import predictions
-from melgpu.runs.run import Run, class_indices
+from melgpu.runs.predictions import Predictions
+from melgpu.runs.run import Job, Run, class_indices
 from melgpu.stacking.stack import assign_subfolds, fold_groups
 from melgpu.stacking.stack_cnn import LabelledMatrix
 
@@ -48,29 +49,25 @@ class StackingSet:
 
 def load_base_predictions(run: Run, round_number: int) -> BasePredictions:
     """Load the predictions of a round's networks. Raises InputError where some are missing or do not match."""
-    loaded = {fold: _load(run, round_number, fold) for fold in run.round_spec(round_number).folds}
-    provenance = {
-        "round": round_number,
-        "recipe_digest": run.recipe.digest(),
-        "pseudo_digest": run.pseudo_digest(round_number),
-    }
-    matrices = {
-        fold: predictions.align(members, run.manifest.ids, run.class_names, provenance | {"fold": fold})
-        for fold, members in loaded.items()
-    }
-    unusable = [member.unusable for members in loaded.values() for member in members]
-    return BasePredictions(matrices, np.any(unusable, axis=0))  # unusable for one network, unusable for all
+    matrices = {}
+    unusable = np.zeros(len(run.manifest), bool)
+    for fold in run.round_spec(round_number).folds:
+        jobs = [job for job in run.jobs(round_number) if job.fold == fold]
+        # A row of the matrices is a row of the manifest, whatever the order in a file.
+        tracks = list(zip(run.manifest.ids, run.fold_splits(fold), strict=True))
+        members = [member.reordered_to(tracks) for member in _load(run, jobs)]
+        provenances = [run.job_provenance(job) for job in jobs]
+        matrices[fold] = predictions.align(members, provenances, tracks, run.class_names)
+        unusable |= np.any([member.unusable for member in members], axis=0)  # for one network, so for all
+    return BasePredictions(matrices, unusable)
 
 
-def _load(run: Run, round_number: int, fold: int) -> list[predictions.Predictions]:
-    jobs = [job for job in run.jobs(round_number) if job.fold == fold]
+def _load(run: Run, jobs: list[Job]) -> list[Predictions]:
     missing = [job.name for job in jobs if not (run.is_trained(job) and run.is_predicted(job))]
     if missing:
-        problems = (f"round {round_number}: no predictions of {name} by its current checkpoint" for name in missing)
+        problems = (f"round {jobs[0].round}: no predictions of {name} by its current checkpoint" for name in missing)
         raise InputError([*problems, f"run python train.py and python predict.py with {run.cli_flags} first"])
-    # A row of the matrices is a row of the manifest, whatever the order in a file.
-    tracks = list(zip(run.manifest.ids, run.manifest.splits, strict=True))
-    return [predictions.load(run.predictions_path(job)).reordered_to(tracks) for job in jobs]
+    return [predictions.load(run.predictions_path(job)) for job in jobs]
 
 
 def stacking_sets(run: Run, round_number: int, base: BasePredictions) -> list[StackingSet]:
@@ -80,7 +77,7 @@ def stacking_sets(run: Run, round_number: int, base: BasePredictions) -> list[St
 
 
 def _stacking_set(run: Run, round_number: int, base: BasePredictions, folds: tuple[int, ...]) -> StackingSet:
-    labels = class_indices(run.round_manifest(round_number)[0], run.class_names)
+    labels = class_indices(run.round_tracks(round_number).manifest, run.class_names)
     sides = {fold: _usable_rows(run, round_number, base, fold) for fold in folds}
     rows = np.concatenate([valid_rows for _, valid_rows in sides.values()])
     row_folds = np.repeat(folds, [len(valid_rows) for _, valid_rows in sides.values()])

@@ -4,21 +4,23 @@ The interface between stacking and the report. Validation tracks are predicted b
 stackers that were fitted on other tracks (out of fold); test tracks by the mean over all folds.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from melgpu import files
-from melgpu.errors import InputError, one_line
-from melgpu.metrics import accuracy, accuracy_interval, bootstrap_interval, sign_test
+from melgpu.data.manifest import EVALUATED_SPLITS, Split
+from melgpu.errors import InputError
+from melgpu.models.metadata import Provenance
+from melgpu.models.schema import Schema, first_problem
+from melgpu.recipe_schema import Stacker
+from melgpu.runs import scores
 from melgpu.runs.run import Run, class_indices
+from melgpu.runs.scores import Score, Scores
 from melgpu.stacking.dataset import BasePredictions, StackingSet
 from melgpu.stacking.stack import MEAN, Stack, final_predictor
 
-SPLITS = ("validation", "public", "private")
-TEXT_COLUMNS = ("predictors", "ids", "splits", "class_names")
 SCHEMA = {  # of the file: kind of dtype and number of axes, see `files.load_arrays`
     "predictors": ("U", 1),
     "ids": ("U", 1),
@@ -28,8 +30,20 @@ SCHEMA = {  # of the file: kind of dtype and number of axes, see `files.load_arr
     "pseudo_labelled": ("b", 1),
     "probs": ("f", 3),
     "class_names": ("U", 1),
-    "provenance": ("U", 0),
+    "metadata": ("U", 0),
 }
+
+
+class EvaluationMetadata(Schema):
+    """How a round was stacked: the predictor of the final predictions, and the weights of both blends.
+
+    fitted_weights : the mean over all sub-folds
+    """
+
+    provenance: Provenance
+    final_predictor: str
+    weights: dict[Stacker, float]
+    fitted_weights: dict[Stacker, float]
 
 
 @dataclass(frozen=True)
@@ -37,80 +51,79 @@ class RoundEvaluation:
     """Probabilities of P predictors for N tracks.
 
     predictors (P,): each network by its backbone, `mean` (of the networks), the stackers, `blend` (with the recipe's
-    weights) and, with two stackers or more, `fitted blend`; ids (N,); splits (N,): of SPLITS; folds (N,): the fold of
-    a validation track, -1 for test tracks; labels (N,): class indices, -1 where unknown; pseudo_labelled (N,) bool:
-    the networks were trained on the track with a pseudo label; probs (P, N, C); class_names (C,);
-    provenance: round, recipe_digest, pseudo_digest (see `predictions`), protocol, final_predictor, and the blends'
-    `weights` and `fitted_weights` (the mean over all sub-folds).
+    weights) and, with two stackers or more, `fitted blend`; ids (N,); splits (N,): of EVALUATED_SPLITS; folds (N,): the
+    fold of a validation track, -1 for test tracks; labels (N,): class indices, -1 where unknown; pseudo_labelled (N,)
+    bool: the networks were trained on the track with a pseudo label; probs (P, N, C); class_names (C,).
     """
 
     predictors: tuple[str, ...]
     ids: tuple[str, ...]
-    splits: tuple[str, ...]
+    splits: tuple[Split, ...]
     folds: np.ndarray
     labels: np.ndarray
     pseudo_labelled: np.ndarray
     probs: np.ndarray
     class_names: tuple[str, ...]
-    provenance: dict
+    metadata: EvaluationMetadata
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         columns = self.ids, self.splits, self.folds, self.labels, self.pseudo_labelled
         shape = len(self.predictors), len(self.ids), len(self.class_names)
         if len(set(map(len, columns))) != 1:
             raise ValueError("columns differ in length")
         if self.probs.shape != shape:
             raise ValueError("probabilities of another shape")
-        if not set(self.splits) <= set(SPLITS):
-            raise ValueError("an unknown split")
-        if not isinstance(self.provenance, dict):
-            raise ValueError("the provenance is no dictionary")
+        if not set(self.splits) <= set(EVALUATED_SPLITS):
+            raise ValueError("tracks of the training split")
+        if not {MEAN, self.metadata.final_predictor} <= set(self.predictors):
+            raise ValueError("a predictor is missing")
         if not ((self.labels >= -1) & (self.labels < len(self.class_names))).all():
             raise ValueError("an unknown class")
 
     @property
     def final_probs(self) -> np.ndarray:
         """Probabilities (N, C) of the final predictor."""
-        return self.probs[self.predictors.index(self.provenance["final_predictor"])]
+        return self.probs_of(self.metadata.final_predictor)
 
-    def rows(self, split: str, fold: int | None = None) -> np.ndarray:
+    def probs_of(self, predictor: str) -> np.ndarray:
+        """Probabilities (N, C) of a predictor."""
+        return self.probs[self.predictors.index(predictor)]
+
+    def correct(self, predictor: str, rows: np.ndarray) -> np.ndarray:
+        """Whether a predictor classifies each of R rows correctly, shape (R,) bool."""
+        return self.probs_of(predictor)[rows].argmax(1) == self.labels[rows]
+
+    def rows(self, split: Split, fold: int | None = None) -> np.ndarray:
         """The rows with known labels of a split, or of one fold's validation tracks."""
-        selected = (np.array(self.splits) == split) & (self.labels >= 0)
+        selected = (np.array(self.splits, np.str_) == split) & (self.labels >= 0)
         return np.flatnonzero(selected if fold is None else selected & (self.folds == fold))
 
-    def scores(self) -> dict[str, dict[str, dict]]:
-        """{predictor: {split: scores}}, of splits with known labels; JSON data."""
-        rows = {split: self.rows(split) for split in SPLITS}
-        known_rows = {split: split_rows for split, split_rows in rows.items() if len(split_rows)}
-        scores = {}
-        for index, predictor in enumerate(self.predictors):
-            scores[predictor] = {split: self._score(index, split_rows) for split, split_rows in known_rows.items()}
-        return scores
+    @property
+    def labelled_splits(self) -> list[Split]:
+        """The splits that have tracks with known labels."""
+        return [split for split in EVALUATED_SPLITS if len(self.rows(split))]
 
-    def _score(self, index: int, rows: np.ndarray) -> dict:
-        """Accuracy and gain over the mean of the networks, with 95 % intervals; p-value of the gain (sign test)."""
-        labels = self.labels[rows]
-        correct = self.probs[index, rows].argmax(1) == labels
-        mean_correct = self.probs[self.predictors.index(MEAN), rows].argmax(1) == labels
-        gain = correct.astype(float) - mean_correct  # paired, track by track: -1, 0 or 1
-        return {
-            "accuracy": accuracy(self.probs[index, rows], labels),
-            "interval": accuracy_interval(correct),
-            "tracks": len(rows),
-            "pseudo_labelled": int(self.pseudo_labelled[rows].sum()),
-            "gain": float(gain.mean()),
-            "gain_interval": bootstrap_interval(gain),
-            "gain_p": sign_test(gain),
-        }
+    def scores(self) -> Scores:
+        """The scores of each predictor on each split with known labels; their baseline is the mean of the networks."""
+        return {predictor: self._scores_by_split(predictor) for predictor in self.predictors}
+
+    def _scores_by_split(self, predictor: str) -> dict[Split, Score]:
+        by_split = {}
+        for split in self.labelled_splits:
+            rows = self.rows(split)
+            correct = self.correct(predictor, rows)
+            by_split[split] = scores.measure(correct, self.correct(MEAN, rows), self.pseudo_labelled[rows])
+        return by_split
 
 
 def save(evaluation: RoundEvaluation, path: Path) -> None:
     """Write an evaluation; probabilities at full precision, so that the file gives the same scores."""
-    # Texts as arrays of strings, and the provenance as JSON: `load_arrays` rejects pickled objects.
-    texts = {name: np.array(getattr(evaluation, name), np.str_) for name in TEXT_COLUMNS}
+    # Texts as arrays of strings, and the metadata as JSON: `load_arrays` rejects pickled objects.
+    texts = {
+        name: np.array(getattr(evaluation, name), np.str_) for name in ("predictors", "ids", "splits", "class_names")
+    }
     numbers = {name: getattr(evaluation, name) for name in ("folds", "labels", "pseudo_labelled", "probs")}
-    provenance = np.array(json.dumps(evaluation.provenance))
-    files.save_arrays(path, {**texts, **numbers, "provenance": provenance})
+    files.save_arrays(path, {**texts, **numbers, "metadata": np.array(evaluation.metadata.model_dump_json())})
 
 
 def load(path: Path) -> RoundEvaluation:
@@ -118,14 +131,19 @@ def load(path: Path) -> RoundEvaluation:
     try:
         data = files.load_arrays(path, SCHEMA)
         files.check_probabilities(data["probs"])
-        texts = {name: tuple(data[name].tolist()) for name in TEXT_COLUMNS}
-        provenance = json.loads(str(data["provenance"]))
-        evaluation = RoundEvaluation(**{**data, **texts, "provenance": provenance})
-        if not {MEAN, evaluation.provenance.get("final_predictor")} <= set(evaluation.predictors):
-            raise ValueError("a predictor is missing")
-    except Exception as error:  # zipfile, zlib, numpy and json each have their own
-        raise InputError(f"{path}: damaged, or not an evaluation of a round ({one_line(error)})") from None
-    return evaluation
+        return RoundEvaluation(
+            predictors=tuple(data["predictors"].tolist()),
+            ids=tuple(data["ids"].tolist()),
+            splits=tuple(map(Split, data["splits"].tolist())),
+            folds=data["folds"],
+            labels=data["labels"],
+            pseudo_labelled=data["pseudo_labelled"],
+            probs=data["probs"],
+            class_names=tuple(data["class_names"].tolist()),
+            metadata=EvaluationMetadata.model_validate_json(str(data["metadata"])),
+        )
+    except Exception as error:  # zipfile, zlib, numpy and pydantic each have their own
+        raise InputError(f"{path}: damaged, or not an evaluation of a round ({first_problem(error)})") from None
 
 
 def evaluate_round(
@@ -146,18 +164,20 @@ def evaluate_round(
     probs = np.stack([_join_parts(name, valid_parts, test_parts) for name in test_parts[0]])  # (P, N, C)
     rows = np.concatenate([*(stacking_set.rows for stacking_set, _ in stacks), run.test_rows])
     valid_folds = [stacking_set.row_folds for stacking_set, _ in stacks]
-    splits = ["validation" if split == "train" else split for split in run.manifest.splits]
-    probs[:, base.unusable[rows]] = run.prior  # test tracks: unusable validation tracks are not among the rows
+    # The stackers were not fitted on silence: without usable audio the prediction is the class prior. These are test
+    # tracks, as unusable validation tracks are not among the rows.
+    probs[:, base.unusable[rows]] = run.prior
+    splits = [Split.VALID if split is Split.TRAIN else split for split in run.manifest.splits]
     return RoundEvaluation(
         predictors=tuple(test_parts[0]),
         ids=tuple(run.manifest.ids[row] for row in rows),
         splits=tuple(splits[row] for row in rows),
         folds=np.concatenate([*valid_folds, np.full(len(run.test_rows), -1)]),
         labels=class_indices(run.manifest, run.class_names)[rows],
-        pseudo_labelled=np.isin(rows, run.round_manifest(round_number)[1]),
+        pseudo_labelled=np.isin(rows, run.round_tracks(round_number).pseudo_rows),
         probs=probs,
         class_names=tuple(run.class_names),
-        provenance=_provenance(run, round_number, [stack for _, stack in stacks]),
+        metadata=_metadata(run, round_number, [stack for _, stack in stacks]),
     )
 
 
@@ -173,19 +193,15 @@ def _networks(names: tuple[str, ...], matrix: np.ndarray) -> dict[str, np.ndarra
     return {name: matrix[:, k] for k, name in enumerate(names)} | {MEAN: matrix.mean(axis=1)}
 
 
-def _provenance(run: Run, round_number: int, stacks: list[Stack]) -> dict:
-    spec = run.recipe.stacking
+def _metadata(run: Run, round_number: int, stacks: list[Stack]) -> EvaluationMetadata:
     blend_weights = run.round_spec(round_number).blend
     fitted = [subfold.weights for stack in stacks for subfold in stack.subfold_stackers]
-    mean_weights = {}
+    mean_weights: dict[Stacker, float] = {}
     for name in fitted[0]:
         mean_weights[name] = float(np.mean([weights[name] for weights in fitted]))
-    return {
-        "round": round_number,
-        "recipe_digest": run.recipe.digest(),
-        "pseudo_digest": run.pseudo_digest(round_number),
-        "protocol": spec.protocol,
-        "final_predictor": final_predictor(spec.final_predictor, len(blend_weights)),
-        "weights": blend_weights,
-        "fitted_weights": mean_weights,
-    }
+    return EvaluationMetadata(
+        provenance=run.provenance(round_number),
+        final_predictor=final_predictor(run.recipe.stacking.final_predictor, len(blend_weights)),
+        weights=blend_weights,
+        fitted_weights=mean_weights,
+    )

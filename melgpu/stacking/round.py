@@ -5,12 +5,14 @@ import numpy as np
 from melgpu import console
 from melgpu.audio import quarantine
 from melgpu.console import Tracker
+from melgpu.data.manifest import Split
 from melgpu.runs import pseudo_labels, submission, timings
 from melgpu.runs.run import Run
 from melgpu.stacking import dataset, evaluation
 from melgpu.stacking.dataset import BasePredictions, StackingSet
 from melgpu.stacking.evaluation import RoundEvaluation
-from melgpu.stacking.stack import Stack, fit_subfolds, save_stack
+from melgpu.stacking.stack import Stack, fit_subfolds
+from melgpu.stacking.stack_file import StackMetadata, save_stack
 
 
 def stack_round(run: Run, round_number: int) -> None:
@@ -58,15 +60,15 @@ def fit_stack(run: Run, round_number: int, stacking_set: StackingSet, tracker: T
 
 def write_stack(run: Run, round_number: int, stacking_set: StackingSet, stack: Stack) -> None:
     """Write a stack, for the prediction of new music."""
-    metadata = {
-        "round": round_number,
-        "folds": list(stacking_set.folds),
-        "models": list(run.round_spec(round_number).backbones),
-        "class_names": run.class_names,
-        "recipe_digest": run.recipe.digest(),
-        "pseudo_digest": run.pseudo_digest(round_number),
-    }
-    save_stack(stack, run.stack_path(round_number, stacking_set.folds), metadata)
+    metadata = StackMetadata(
+        provenance=run.provenance(round_number),
+        folds=stacking_set.folds,
+        backbones=run.round_spec(round_number).backbones,
+        class_names=run.class_names,
+        weights=dict(stack.weights),
+        fitted_weights=[dict(subfold.weights) for subfold in stack.subfold_stackers],
+    )
+    save_stack(stack, metadata, run.stack_path(round_number, stacking_set.folds))
 
 
 def write_submissions(run: Run, round_evaluation: RoundEvaluation) -> None:
@@ -74,7 +76,7 @@ def write_submissions(run: Run, round_evaluation: RoundEvaluation) -> None:
     if audio_errors := quarantine.load_errors(run.quarantine_path):
         console.say(quarantine.summarize(audio_errors, run.quarantine_path))
     for split, path in run.submission_paths.items():
-        rows = [row for row, row_split in enumerate(round_evaluation.splits) if row_split == split]
+        rows = [row for row, row_split in enumerate(round_evaluation.splits) if row_split is split]
         classes = round_evaluation.final_probs[rows].argmax(axis=1)
         labels = [round_evaluation.class_names[index] for index in classes]
         submission.write_submission(path, [round_evaluation.ids[row] for row in rows], labels)
@@ -82,10 +84,10 @@ def write_submissions(run: Run, round_evaluation: RoundEvaluation) -> None:
 
 def write_pseudo_labels(run: Run, round_number: int, round_evaluation: RoundEvaluation, base: BasePredictions) -> None:
     """Select the pseudo labels for the next round, among tracks with usable audio, and write them."""
-    public = run.manifest.rows("public")
+    public = run.manifest.rows(Split.PUBLIC)
     usable = ~base.unusable[public]
     ids = [run.manifest.ids[row] for row in public[usable]]
-    is_public = np.array(round_evaluation.splits) == "public"
+    is_public = np.array(round_evaluation.splits, np.str_) == Split.PUBLIC
     probs = round_evaluation.final_probs[is_public][usable]  # test rows are in the manifest's order, as `public` is
     selected = pseudo_labels.select(ids, probs, base.votes(public[usable]), run.class_names, run.recipe.pseudo)
     pseudo_labels.save(selected, run.pseudo_path(round_number), round_number, run.recipe.digest())

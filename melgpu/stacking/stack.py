@@ -13,17 +13,14 @@ sub-folds this is one run of pretraining with different stopping epochs.
 Matrices are (N, K, C) float64 track probabilities, labels (N,) class indices.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from melgpu.errors import InputError, one_line
-from melgpu.models import checkpoint, schema
-from melgpu.recipe_schema import StackingSpec
+from melgpu.errors import InputError
+from melgpu.recipe_schema import Stacker, StackingSpec
 from melgpu.stacking import boosting, stack_cnn
 from melgpu.stacking.boosting import Booster
 from melgpu.stacking.stack_cnn import LabelledMatrix
@@ -38,10 +35,10 @@ MEAN = "mean"  # of the networks
 class SubfoldStackers:
     """Stackers that were fitted without one sub-fold, and their fitted blend weights, of sum 1."""
 
-    stackers: dict[str, nn.Module | Booster]
-    weights: dict[str, float]
+    stackers: Mapping[Stacker, nn.Module | Booster]
+    weights: Mapping[Stacker, float]
 
-    def predict(self, matrix: np.ndarray) -> dict[str, np.ndarray]:
+    def predict(self, matrix: np.ndarray) -> dict[Stacker, np.ndarray]:
         """Probabilities (N, C) by stacker."""
         if len(matrix) == 0:  # a run without test sets
             return dict.fromkeys(self.stackers, np.zeros((0, matrix.shape[2])))
@@ -60,7 +57,7 @@ class Stack:
 
     num_models: int
     num_classes: int
-    weights: dict[str, float]
+    weights: Mapping[Stacker, float]
     subfold_stackers: list[SubfoldStackers] = field(default_factory=list)
 
     def predict(self, matrix: np.ndarray) -> dict[str, np.ndarray]:
@@ -92,10 +89,11 @@ class Stack:
 
     def _predict_subfold(self, subfold: SubfoldStackers, matrix: np.ndarray) -> dict[str, np.ndarray]:
         probs = subfold.predict(matrix)
-        blends = {BLEND: blend_probs(probs, self.weights)}
+        by_predictor: dict[str, np.ndarray] = dict(probs.items())
+        by_predictor[BLEND] = blend_probs(probs, self.weights)
         if len(probs) > 1:  # the weight of a single stacker is 1 anyway
-            blends[FITTED_BLEND] = blend_probs(probs, subfold.weights)
-        return probs | blends
+            by_predictor[FITTED_BLEND] = blend_probs(probs, subfold.weights)
+        return by_predictor
 
 
 def final_predictor(configured: str, num_stackers: int) -> str:
@@ -130,7 +128,11 @@ def assign_subfolds(labels: np.ndarray, spec: StackingSpec) -> np.ndarray:
 
 
 def fit_subfolds(
-    train: LabelledMatrix | None, valid: LabelledMatrix, subfolds: np.ndarray, names: list[str], spec: StackingSpec
+    train: LabelledMatrix | None,
+    valid: LabelledMatrix,
+    subfolds: np.ndarray,
+    names: Sequence[Stacker],
+    spec: StackingSpec,
 ) -> Iterator[SubfoldStackers]:
     """For each sub-fold, fit stackers on the (matrix, labels) of the other validation tracks; `subfolds` (N,).
 
@@ -145,7 +147,7 @@ def fit_subfolds(
         is_stop = subfolds == (index + 1) % len(indices)
         stop = _select(valid, is_stop)
         rows = _select(valid, others[index] & ~is_stop)
-        stackers = {}
+        stackers: dict[Stacker, nn.Module | Booster] = {}
         for name in names:
             if name in cnns:
                 stackers[name] = stack_cnn.finetune(cnns[name][index], rows, stop, spec)
@@ -160,12 +162,15 @@ def _select(rows: LabelledMatrix, mask: np.ndarray) -> LabelledMatrix:
     return rows[0][mask], rows[1][mask]
 
 
-def blend_probs(probs: dict[str, np.ndarray], weights: dict[str, float]) -> np.ndarray:
+def blend_probs(probs: Mapping[Stacker, np.ndarray], weights: Mapping[Stacker, float]) -> np.ndarray:
     """The weighted mean of stackers' probabilities (N, C); the weights need not sum to 1."""
-    return sum(weight * probs[name] for name, weight in weights.items()) / sum(weights.values())
+    weighted = [weight * probs[name] for name, weight in weights.items()]
+    return np.asarray(sum(weighted)) / sum(weights.values())
 
 
-def fit_blend_weights(probs: dict[str, np.ndarray], labels: np.ndarray, steps: int = 200) -> dict[str, float]:
+def fit_blend_weights(
+    probs: Mapping[Stacker, np.ndarray], labels: np.ndarray, steps: int = 200
+) -> dict[Stacker, float]:
     """The maximum-likelihood weights, of sum 1, of a blend; probs (N, C) by stacker, labels (N,).
 
     Mixture weights by expectation maximisation: Dempster et al., "Maximum likelihood from incomplete data via the EM
@@ -179,55 +184,3 @@ def fit_blend_weights(probs: dict[str, np.ndarray], labels: np.ndarray, steps: i
         joint = weights[:, None] * likelihoods
         weights = (joint / joint.sum(axis=0)).mean(axis=1)
     return dict(zip(probs, weights.tolist(), strict=True))
-
-
-def save_stack(stack: Stack, path: Path, metadata: dict) -> None:
-    """Write a stack as one checkpoint; LightGBM's model text is stored as bytes."""
-    tensors = {}
-    for index, subfold in enumerate(stack.subfold_stackers):
-        for name, stacker in subfold.stackers.items():
-            if isinstance(stacker, nn.Module):
-                tensors.update({f"{name}.{index}.{key}": value for key, value in stacker.state_dict().items()})
-            else:
-                text = bytearray(stacker.model_to_string().encode())  # `frombuffer` wants writable memory
-                tensors[f"{name}.{index}"] = torch.frombuffer(text, dtype=torch.uint8)
-    fitted = [subfold.weights for subfold in stack.subfold_stackers]
-    stack_metadata = {
-        "num_models": stack.num_models,
-        "num_classes": stack.num_classes,
-        "weights": stack.weights,
-        "fitted_weights": fitted,
-    }
-    checkpoint.save(path, tensors, {**metadata, "stack": stack_metadata})
-
-
-def load_stack(path: Path) -> tuple[Stack, dict]:
-    """A stack and its metadata. Raises CheckpointError."""
-    tensors, metadata = checkpoint.load(path)
-    schema.validate_metadata(schema.StackMetadata, metadata, path)
-    shape = metadata["stack"]
-    stack = Stack(shape["num_models"], shape["num_classes"], shape["weights"])
-    for index, weights in enumerate(shape["fitted_weights"]):
-        stackers = {name: _load_stacker(name, index, stack, tensors, path) for name in stack.weights}
-        stack.subfold_stackers.append(SubfoldStackers(stackers, weights))
-    return stack, metadata
-
-
-def _load_stacker(name: str, index: int, stack: Stack, tensors: dict[str, Tensor], path: Path) -> nn.Module | Booster:
-    prefix = f"{name}.{index}"
-    if name not in stack_cnn.CNNS:
-        return _load_trees(prefix, stack, tensors, path)
-    with torch.device("meta"):  # the sizes come from the file: no memory before its tensors are checked
-        cnn = stack_cnn.CNNS[name](stack.num_models, stack.num_classes, dropout=0.0)  # it is not trained any more
-    start = f"{prefix}."
-    weights = {key.removeprefix(start): value for key, value in tensors.items() if key.startswith(start)}
-    checkpoint.load_into(cnn, weights, path, assign=True)
-    return cnn.eval()
-
-
-def _load_trees(name: str, stack: Stack, tensors: dict[str, Tensor], path: Path) -> Booster:
-    try:
-        text = tensors[name].numpy().tobytes().decode()
-        return boosting.load(text, stack.num_models * stack.num_classes, stack.num_classes)
-    except (KeyError, TypeError, ValueError) as error:
-        raise checkpoint.CheckpointError(f"{path}: {name} is not a LightGBM model ({one_line(error)})") from None

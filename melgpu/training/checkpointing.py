@@ -1,27 +1,30 @@
 """The files of a training in its job's folder: the best weights, its log, and its state.
 
-After each epoch best.safetensors, last.safetensors and log.csv are written, in this order; last.safetensors also every
-`machine.save_every` steps. At the end scores.json is written and last.safetensors is deleted. A training that is killed
-at any point resumes from last.safetensors, with the same result.
+After each epoch best.safetensors, last.pt and log.csv are written, in this order; last.pt also every
+`machine.save_every` steps. At the end scores.json is written and last.pt is deleted. A training that is killed at any
+point resumes from last.pt, with the same result.
 """
 
 import fcntl
-import json
-import math
 import os
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
+
+import torch
 
 from melgpu import files
 from melgpu.errors import InputError, one_line
-from melgpu.models import checkpoint, schema
+from melgpu.features.parity import ParityFigures
+from melgpu.models import checkpoint
+from melgpu.models.checkpoint import CheckpointError
+from melgpu.models.metadata import EpochRecord, NetworkMetadata
+from melgpu.models.schema import first_problem
 from melgpu.runs.run import Job, Run
-from melgpu.training.loop import STAGES
-from melgpu.training.state import Training
+from melgpu.training.state import Training, TrainingState
 
-LOG_COLUMNS = ("epoch", "loss", "window_accuracy", "steps_per_s", *(f"{stage}_s" for stage in STAGES))  # among others
+LOG_COLUMNS = tuple(EpochRecord.model_fields)
 
 
 @contextmanager
@@ -44,45 +47,44 @@ def _lock(descriptor: int, folder: Path) -> None:
         raise InputError(f"{folder}: another process is training this network") from None
 
 
-def save_epoch(run: Run, job: Job, training: Training, parity_figures: dict) -> None:
-    """Write the files of a training after an epoch; for `parity_figures` see `parity.measure_parity`."""
+def save_epoch(run: Run, job: Job, training: Training, parity_figures: ParityFigures) -> None:
+    """Write the files of a training after an epoch."""
     folder = run.job_folder(job)
-    metadata = _network_metadata(run, job, training) | {"parity": parity_figures}
     # The weights come before the state: a training that is killed in between repeats the epoch and writes them again.
     if training.progress.improved:
+        metadata = NetworkMetadata(
+            provenance=run.job_provenance(job),
+            class_names=run.class_names,
+            recipe=run.recipe,
+            scores=training.log[-1],
+            parity=parity_figures,
+            environment=run.environment,
+        )
         checkpoint.save(run.checkpoint_path(job), training.evaluated_model.state_dict(), metadata)
     if not training.progress.finished(run.recipe.optim_for(job.backbone)):  # else `mark_trained` would delete the state
         save_state(run, job, training)
     if run.recipe.machine.tensorboard:
         _write_tensorboard(folder / "tensorboard", training.log[-1])
     # The state holds the whole log, so a resumed training writes all epochs again.
-    rows = (list(record.values()) for record in training.log)
-    files.write_csv(folder / "log.csv", list(training.log[0]), rows)
+    rows = ([value for _, value in record] for record in training.log)
+    files.write_csv(folder / "log.csv", LOG_COLUMNS, rows)
 
 
-def load_log(run: Run, job: Job) -> list[dict[str, float]]:
-    """The log record of each epoch so far, by column name; empty before the end of the first epoch.
-
-    Raises InputError for a malformed file.
-    """
+def load_log(run: Run, job: Job) -> list[EpochRecord]:
+    """The log record of each epoch so far; none before the end of the first. Raises InputError for a malformed file."""
     path = run.job_folder(job) / "log.csv"
     if not path.exists():
         return []
-    with files.read_csv(path, "a training log") as (header, rows):  # turns a ValueError of the block into an InputError
-        records = [dict(zip(header, map(float, row), strict=True)) for row in rows]
-        missing = [name for name in LOG_COLUMNS if name not in header]
-        if missing:
-            raise ValueError(f"columns are missing: {', '.join(missing)}")
-        if not all(math.isfinite(value) for record in records for value in record.values()):
-            raise ValueError("a value is not finite")
-    return records
+    with files.read_csv(path, "a training log", LOG_COLUMNS) as (_, rows):
+        return [EpochRecord.model_validate_strings(dict(zip(LOG_COLUMNS, row, strict=True))) for row in rows]
 
 
-def _write_tensorboard(folder: Path, record: dict) -> None:
+def _write_tensorboard(folder: Path, record: EpochRecord) -> None:
     """Add an epoch's record; events of this and later epochs, from before an interruption, are purged."""
-    with summary_writer()(str(folder), purge_step=record["epoch"]) as writer:
-        for name in record.keys() - {"epoch"}:
-            writer.add_scalar(name, record[name], record["epoch"])
+    with summary_writer()(str(folder), purge_step=record.epoch) as writer:
+        for name, value in record:
+            if name != "epoch":
+                writer.add_scalar(name, value, record.epoch)
 
 
 def summary_writer() -> type:
@@ -94,47 +96,57 @@ def summary_writer() -> type:
     return SummaryWriter
 
 
+def state_path(run: Run, job: Job) -> Path:
+    return run.job_folder(job) / "last.pt"
+
+
 def save_state(run: Run, job: Job, training: Training) -> None:
-    """Write all that a training needs to resume from its current step."""
-    tensors, state = training.state()
-    metadata = {"recipe_digest": run.recipe.digest(), "pseudo_digest": run.pseudo_digest(job.round), "training": state}
-    checkpoint.save(run.job_folder(job) / "last.safetensors", tensors, metadata)
+    """Write all that a training needs to resume from its current step. Raises OSError."""
+    path = state_path(run, job)
+    state = training.state(run.job_provenance(job))
+    with files.atomic_write(path) as temporary:
+        try:
+            torch.save(state.model_dump(), temporary)
+        except RuntimeError as error:  # a full disk
+            raise OSError(f"{path}: {one_line(error)}") from None
 
 
 def resume(run: Run, job: Job, training: Training) -> bool:
     """Restore the saved state of an interrupted training; False where there is none. Raises CheckpointError."""
-    path = run.job_folder(job) / "last.safetensors"
+    path = state_path(run, job)
     if not path.exists():
         return False
-    tensors, metadata = checkpoint.load(path)
-    if metadata.get("recipe_digest") != run.recipe.digest():
-        raise checkpoint.CheckpointError(f"{path}: made with another recipe")
-    if metadata.get("pseudo_digest") != run.pseudo_digest(job.round):
-        raise checkpoint.CheckpointError(f"{path}: made with other pseudo labels")
-    schema.validate_metadata(schema.StateMetadata, metadata, path)
+    state = _load_state(path)
+    differences = state.provenance.differences(run.job_provenance(job))
+    if differences:
+        raise CheckpointError(f"{path}: {difference}" for difference in differences)
     try:
-        training.restore(tensors, metadata["training"], run.recipe.optim_for(job.backbone))
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise checkpoint.CheckpointError(f"{path}: does not fit {job.name} ({one_line(error)})") from None
+        training.restore(state, run.recipe.optim_for(job.backbone))
+    except (ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{path}: does not fit {job.name} ({one_line(error)})") from None
     return True
+
+
+def _load_state(path: Path) -> TrainingState:
+    """A state of unknown origin: loading runs no code of it."""
+    try:
+        files.check_regular_file(path)
+        with zipfile.ZipFile(path) as archive:
+            # torch neither compresses nor checks: a compressed member may expand to any size.
+            if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
+                raise ValueError("compressed")
+            if damaged := archive.testzip():
+                raise ValueError(f"{damaged} is damaged")
+        data = torch.load(path, map_location="cpu", weights_only=True)
+        return TrainingState.model_validate(data)
+    except Exception as error:  # zipfile, pickle, torch and pydantic each have their own
+        raise CheckpointError(f"{path}: damaged, or not the state of a training ({first_problem(error)})") from None
 
 
 def mark_trained(run: Run, job: Job, training: Training) -> None:
     """Mark a job as trained: write the record of its best epoch, delete its state."""
     # Of equal epochs max() takes the first, whose weights were saved: `improved` needs a higher accuracy.
-    best = max(training.log, key=lambda record: record["window_accuracy"])
+    best = max(training.log, key=lambda record: record.window_accuracy)
     # scores.json is the mark: once it exists, the state is not needed any more.
-    files.write_text(run.job_folder(job) / "scores.json", json.dumps(best) + "\n")
-    (run.job_folder(job) / "last.safetensors").unlink(missing_ok=True)
-
-
-def _network_metadata(run: Run, job: Job, training: Training) -> dict:
-    return {
-        **asdict(job),
-        "class_names": run.class_names,
-        "recipe": json.loads(run.recipe.to_json()),  # as JSON data
-        "recipe_digest": run.recipe.digest(),
-        "pseudo_digest": run.pseudo_digest(job.round),
-        "scores": training.log[-1],
-        "environment": run.environment,
-    }
+    files.write_text(run.job_folder(job) / "scores.json", best.model_dump_json() + "\n")
+    state_path(run, job).unlink(missing_ok=True)

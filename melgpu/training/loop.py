@@ -8,10 +8,12 @@ gradients.
 
 import itertools
 import math
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from melgpu import distributed
@@ -21,6 +23,7 @@ from melgpu.errors import InputError
 from melgpu.features.augment import augment, mixup
 from melgpu.models.classifier import use_bfloat16
 from melgpu.models.inference import describe_nonfinite, window_probs
+from melgpu.models.metadata import EpochRecord
 from melgpu.recipe_schema import AugmentSpec, OptimSpec
 from melgpu.training.optimizer import cosine_lr, get_lr, make_optimizer, set_lr
 from melgpu.training.stage_timer import StageTimer
@@ -28,6 +31,41 @@ from melgpu.training.state import Training
 
 MAX_DESCRIBED = 20  # non-finite windows named in an error
 STAGES = ("audio", "pictures", "network", "other", "validation")  # audio: waiting for a batch; other: the caller's work
+
+
+@dataclass(frozen=True)
+class StepDone:
+    """One optimizer step was taken, on a batch of so many windows of this process."""
+
+    num_windows: int
+
+
+@dataclass(frozen=True)
+class ValidationBatch:
+    """One batch of validation windows was predicted."""
+
+
+@dataclass(frozen=True)
+class EpochDone:
+    """An epoch has ended, and the progress, the log and the learning rate are those after it."""
+
+    record: EpochRecord
+
+
+Event = StepDone | ValidationBatch | EpochDone
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What a network is trained and validated on.
+
+    train_batches : makes the batches of an epoch from one of its steps on
+    valid_batches : makes the validation batches
+    """
+
+    train_batches: Callable[[int, int], Iterable[Batch]]
+    valid_batches: Callable[[], Iterable[Batch]]
+    targets: Targets
 
 
 def step_seed(seed: int, epoch: int, step: int, rank: int = 0) -> int:
@@ -44,8 +82,8 @@ def train_epoch(
     spec: OptimSpec,
     augment_spec: AugmentSpec,
     seed: int,
-) -> Iterator[int]:
-    """One optimizer step per batch, from the current step of `training` on; yields the number of windows of each."""
+) -> Generator[StepDone]:
+    """One optimizer step per batch, from the current step of `training` on."""
     model = distributed.wrap_ddp(training.model)
     progress = training.progress
     timer = training.timer
@@ -66,7 +104,7 @@ def train_epoch(
         timer.mark("pictures")
         _train_step(training, model, pictures, soft_targets, bfloat16)
         timer.mark("network")
-        yield len(batch.tracks)
+        yield StepDone(len(batch.tracks))
         timer.mark("other")
 
 
@@ -91,19 +129,15 @@ def _accumulate_gradients(
     training.optimizer.zero_grad()  # also of an attempt that ran out of memory
     sums = torch.zeros_like(training.metric_sums)
     num_valid = (soft_targets.sum(1) > 0).sum().clamp(min=1)  # on the device: reading it would synchronize
-    # Gradients with respect to the pictures are collected here; a trainable LogMel gets them in one backward pass.
-    leaf = pictures.detach().requires_grad_(pictures.requires_grad)
-    micro_batches = zip(leaf.split(training.micro_batch), soft_targets.split(training.micro_batch), strict=True)
+    micro_batches = zip(pictures.split(training.micro_batch), soft_targets.split(training.micro_batch), strict=True)
     try:
         for micro_pictures, micro_targets in micro_batches:
             with torch.autocast(pictures.device.type, torch.bfloat16, enabled=bfloat16):
                 logits = model(micro_pictures)
-            loss = -(micro_targets * logits.float().log_softmax(1)).sum()  # cross entropy, in float32
+            loss = F.cross_entropy(logits.float(), micro_targets, reduction="sum")
             loss.backward()
             correct = (logits.argmax(1) == micro_targets.argmax(1)) & (micro_targets.sum(1) > 0)
             sums += torch.stack([loss.detach(), correct.sum() / num_valid])
-        if pictures.requires_grad:
-            pictures.backward(leaf.grad)
     except torch.OutOfMemoryError:
         # Of several processes the others would not repeat the step: their collectives would no longer match.
         if distributed.world_size() > 1 or min(training.micro_batch, len(pictures)) == 1:
@@ -128,13 +162,13 @@ def update_batch_norm(
 
 def window_accuracy(
     model: nn.Module, features: nn.Module, batches: Iterable[Batch], classes: Tensor, bfloat16: bool
-) -> Generator[int, None, float]:
-    """Accuracy over the valid windows of all processes, without flips; yields 0 after each batch."""
+) -> Generator[ValidationBatch, None, float]:
+    """Accuracy over the valid windows of all processes, without flips."""
     counts = torch.zeros(2, dtype=torch.int64)
     for batch, probs in window_probs([model], features, batches, flip=False, bfloat16=bfloat16):
         correct = (probs[0].argmax(1) == classes[batch.tracks]) & batch.valid
         counts += torch.stack([correct.sum(), batch.valid.sum()])
-        yield 0
+        yield ValidationBatch()
     device = next(model.parameters()).device
     # Counts are summed rather than accuracies averaged: processes can have different numbers of valid windows.
     num_correct, num_valid = distributed.all_reduce_sum(counts.to(device)).tolist()
@@ -142,38 +176,32 @@ def window_accuracy(
 
 
 def fit(
-    training: Training,
-    features: nn.Module,
-    train_batches: Callable[[int, int], Iterable[Batch]],
-    valid_batches: Callable[[], Iterable[Batch]],
-    targets: Targets,
-    spec: OptimSpec,
-    augment_spec: AugmentSpec,
-    seed: int,
-) -> Iterator[int | dict]:
-    """Train to the end, from the current state of `training`; after each yield it may be saved and resumed.
-
-    Yields the number of windows after each step, 0 after each batch of validation, and the epoch's log record at the
-    end of each epoch. `train_batches(epoch, step)` makes the batches of an epoch from one of its steps on.
-    """
+    training: Training, features: nn.Module, data: TrainingData, spec: OptimSpec, augment_spec: AugmentSpec, seed: int
+) -> Generator[Event]:
+    """Train to the end, from the current state of `training`; after each event it may be saved and resumed."""
     progress = training.progress
     while not progress.finished(spec):
         epoch = progress.epoch
         first_step = progress.step  # above 0 where a training resumes within an epoch
         _prepare_optimizer(training, spec)
         training.timer.restart()
-        batches = train_batches(epoch, first_step)
-        yield from train_epoch(training, features, batches, targets, spec, augment_spec, seed)
+        batches = data.train_batches(epoch, first_step)
+        yield from train_epoch(training, features, batches, data.targets, spec, augment_spec, seed)
         sums = distributed.all_reduce_sum(training.metric_sums.clone())  # in place: of a copy
         loss, accuracy = (sums / distributed.world_size() / progress.step).tolist()
         if not math.isfinite(loss):
-            raise InputError(diagnose_nonfinite(training.model, features, train_batches(epoch, 0), epoch))
-        record = {"epoch": epoch + 1, "lr": get_lr(training.optimizer), "loss": loss, "accuracy": accuracy}
-        record["window_accuracy"] = yield from _validate(
-            training, features, train_batches, valid_batches, targets, spec
+            raise InputError(diagnose_nonfinite(features, data.train_batches(epoch, 0), epoch))
+        accuracy_on_validation = yield from _validate(training, features, data, spec)
+        record = EpochRecord(
+            epoch=epoch + 1,
+            lr=get_lr(training.optimizer),
+            loss=loss,
+            accuracy=accuracy,
+            window_accuracy=accuracy_on_validation,
+            **throughput(training.timer, progress.step - first_step),
         )
-        record |= throughput(training.timer, progress.step - first_step)
-        yield _end_epoch(training, record, spec)
+        _end_epoch(training, record, spec)
+        yield EpochDone(record)
 
 
 def _prepare_optimizer(training: Training, spec: OptimSpec) -> None:
@@ -187,22 +215,16 @@ def _prepare_optimizer(training: Training, spec: OptimSpec) -> None:
 
 
 def _validate(
-    training: Training,
-    features: nn.Module,
-    train_batches: Callable[[int, int], Iterable[Batch]],
-    valid_batches: Callable[[], Iterable[Batch]],
-    targets: Targets,
-    spec: OptimSpec,
-) -> Generator[int, None, float]:
+    training: Training, features: nn.Module, data: TrainingData, spec: OptimSpec
+) -> Generator[ValidationBatch, None, float]:
     """Update the batch norm of the evaluated network, and return its accuracy on validation windows."""
     model = training.evaluated_model
     epoch = training.progress.epoch
-    features = getattr(model, "front_end", None) or features  # a moving average has a front end of its own
     bfloat16 = use_bfloat16(spec.precision, training.metric_sums.device)
     if spec.batch_norm_batches and epoch >= spec.warmup_epochs:  # a frozen body keeps its statistics
-        update_batch_norm(model, features, train_batches(epoch, 0), spec.batch_norm_batches, bfloat16)
+        update_batch_norm(model, features, data.train_batches(epoch, 0), spec.batch_norm_batches, bfloat16)
     distributed.broadcast(model.buffers())  # all processes validate the network that the main process saves
-    accuracy = yield from window_accuracy(model, features, valid_batches(), targets.classes, bfloat16)
+    accuracy = yield from window_accuracy(model, features, data.valid_batches(), data.targets.classes, bfloat16)
     training.timer.mark("validation")
     return accuracy
 
@@ -216,14 +238,10 @@ def throughput(timer: StageTimer, steps: int) -> dict[str, float]:
     return {"steps_per_s": steps_per_s} | rounded
 
 
-def diagnose_nonfinite(model: nn.Module, features: nn.Module, batches: Iterable[Batch], epoch: int) -> list[str]:
+def diagnose_nonfinite(features: nn.Module, batches: Iterable[Batch], epoch: int) -> list[str]:
     """The cause of a non-finite loss: windows whose pictures are not finite, or else a diverged training."""
     problems = []
     diverged = f"epoch {epoch + 1}: the loss is not finite, the training diverged; try a smaller optim.lr"
-    # A front end that diverged makes every picture NaN: the windows are not to blame.
-    front_end = getattr(model, "front_end", None)
-    if front_end and not all(bool(parameter.isfinite().all()) for parameter in front_end.parameters()):
-        return [diverged]
     for batch in batches:
         is_nan = features(batch.waves)[:, 0, 0, 0].isnan().cpu()  # one pixel will do: such a picture is NaN throughout
         problems += describe_nonfinite(batch, is_nan)
@@ -232,10 +250,9 @@ def diagnose_nonfinite(model: nn.Module, features: nn.Module, batches: Iterable[
     return problems[:MAX_DESCRIBED] or [diverged]
 
 
-def _end_epoch(training: Training, record: dict, spec: OptimSpec) -> dict:
+def _end_epoch(training: Training, record: EpochRecord, spec: OptimSpec) -> None:
     training.metric_sums.zero_()
-    plateau = training.progress.record_epoch(record["window_accuracy"], spec)
+    plateau = training.progress.record_epoch(record.window_accuracy, spec)
     if plateau and spec.schedule == "plateau":
         set_lr(training.optimizer, get_lr(training.optimizer) * spec.plateau_factor)
     training.log.append(record)
-    return record

@@ -1,25 +1,25 @@
 """The optimizer, its learning rates and their schedule, and early stopping."""
 
 import math
-from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from melgpu.models import classifier
 from melgpu.models.classifier import Classifier
+from melgpu.models.schema import NonNegative, Schema
 from melgpu.recipe_schema import OptimSpec
 
 
-@dataclass
-class Progress:
-    """The progress of a training: `epoch` complete epochs and `step` steps of the next; JSON data."""
+class Progress(Schema, frozen=False):
+    """The progress of a training: `epoch` complete epochs and `step` steps of the next."""
 
-    epoch: int = 0
-    step: int = 0
-    updates: int = 0  # of the weights, over all epochs
+    epoch: NonNegative = 0
+    step: NonNegative = 0
+    updates: NonNegative = 0  # of the weights, over all epochs
     best_accuracy: float = -1.0  # below any accuracy, so that the first epoch is the best so far
-    epochs_since_best: int = 0
-    epochs_since_drop: int = 0  # since the learning rate was lowered, or since the best epoch if that is later
+    epochs_since_best: NonNegative = 0
+    epochs_since_drop: NonNegative = 0  # since the learning rate was lowered, or since the best epoch if that is later
 
     def record_epoch(self, accuracy: float, spec: OptimSpec) -> bool:
         """Count one more epoch; True where the learning rate is to be lowered (as by Keras' ReduceLROnPlateau)."""
@@ -69,3 +69,37 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
     """Set the head's learning rate; each parameter group gets `lr` times its `lr_scale`."""
     for group in optimizer.param_groups:
         group["lr"] = lr * group["lr_scale"]
+
+
+class OptimizerState(Schema, arbitrary_types_allowed=True):
+    """The state dict of an optimizer: tensors by parameter, and the settings of each parameter group."""
+
+    state: dict[int, dict[str, Tensor]]
+    param_groups: list[dict[str, object]]
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, saved: OptimizerState) -> None:
+    """Restore the state of Adam over the same parameters. Raises ValueError where the saved state is of others."""
+    if _fixed_settings(saved.param_groups) != _fixed_settings(optimizer.state_dict()["param_groups"]):
+        raise ValueError("an optimizer state of other parameters or settings")
+    indices = {index for group in optimizer.state_dict()["param_groups"] for index in group["params"]}
+    if not saved.state.keys() <= indices:  # fewer: parameters without a gradient so far have no state
+        raise ValueError("an optimizer state of other parameters")
+    for group in saved.param_groups:
+        lr = group.get("lr")
+        if not isinstance(lr, float) or not 0 < lr < math.inf:
+            raise ValueError(f"a learning rate of {lr}")
+    optimizer.load_state_dict(saved.model_dump())
+    for parameter, values in optimizer.state.items():
+        shapes = {name: value.shape for name, value in values.items()}
+        if shapes != {"step": torch.Size(), "exp_avg": parameter.shape, "exp_avg_sq": parameter.shape}:
+            raise ValueError("an optimizer state that is not Adam's")
+        # The memory format of the network may have changed since: beside weights of another layout fused Adam would
+        # pair the wrong elements silently.
+        for name in ("exp_avg", "exp_avg_sq"):
+            values[name] = torch.empty_like(parameter, dtype=values[name].dtype).copy_(values[name])
+
+
+def _fixed_settings(param_groups: list[dict[str, object]]) -> list[dict[str, object]]:
+    """The settings of parameter groups that never change in training."""
+    return [{name: value for name, value in group.items() if name != "lr"} for group in param_groups]

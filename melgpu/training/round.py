@@ -12,14 +12,16 @@ from melgpu.console import Tracker
 from melgpu.data import windows
 from melgpu.data.batch import Batch
 from melgpu.data.loader import WindowLoader
-from melgpu.errors import InputError
 from melgpu.features import parity
 from melgpu.features.log_mel import LogMel
+from melgpu.features.parity import ParityFigures
 from melgpu.models import classifier
+from melgpu.models.metadata import EpochRecord
 from melgpu.recipe_schema import OptimSpec
 from melgpu.runs import environment, preflight, sampling
 from melgpu.runs.run import Job, Run
 from melgpu.training import checkpointing, loop
+from melgpu.training.loop import EpochDone, Event, StepDone, TrainingData, ValidationBatch
 from melgpu.training.stage_timer import fractions
 from melgpu.training.state import Training, start_training
 
@@ -42,15 +44,18 @@ def train_round(run: Run, backbone: str | None, fold: int | None, device: torch.
     with WindowLoader(run.manifest.paths, run.recipe.audio, run.recipe.loader, device, run.pcm_cache) as loader:
         train_jobs(run, missing, loader, features, parity_figures)
     distributed.barrier()  # until the main process has written the last network's files
-    print_next_command(run)
+    print_next_command(run, jobs[0].round)
 
 
-def train_jobs(run: Run, jobs: list[Job], loader: WindowLoader, features: LogMel, parity_figures: dict) -> None:
-    """Train networks one after another."""
+def train_jobs(
+    run: Run, jobs: list[Job], loader: WindowLoader, features: LogMel, parity_figures: ParityFigures
+) -> None:
+    """Train networks of one round one after another."""
+    if not jobs:
+        return
+    preflight.load_to_device(loader, run.labelled_rows(jobs[0].round))
     total = sum(run.recipe.optim_for(job.backbone).max_epochs * sampling.windows_per_epoch(run, job) for job in jobs)
-    title = f"round {run.current_round}: training {len(jobs)} networks"
-    if jobs:
-        preflight.load_to_device(loader, run.labelled_rows(run.current_round))
+    title = f"round {jobs[0].round}: training {len(jobs)} networks"
     with console.progress(title, total, "windows") as tracker, cli.GracefulStop() as stop:
         for number, job in enumerate(jobs, start=1):
             job_training = JobTraining(run, job, loader, features, parity_figures, f"{number}/{len(jobs)} {job.name}")
@@ -59,22 +64,22 @@ def train_jobs(run: Run, jobs: list[Job], loader: WindowLoader, features: LogMel
                 job_training.fit(tracker, stop)
 
 
-def print_next_command(run: Run) -> None:
-    untrained = [job for job in run.jobs(run.current_round) if not run.is_trained(job)]
+def print_next_command(run: Run, round_number: int) -> None:
+    untrained = [job for job in run.jobs(round_number) if not run.is_trained(job)]
     status = f"is not trained yet ({len(untrained)} networks left)" if untrained else "is trained"
     script = "train.py" if untrained else "predict.py"
-    console.say(f"Round {run.current_round} {status}. Next: python {script} {run.cli_flags}")
+    console.say(f"Round {round_number} {status}. Next: python {script} {run.cli_flags}")
 
 
 @dataclass(frozen=True)
 class JobTraining:
-    """The training of one network on one fold; for `parity_figures` see `parity.measure_parity`."""
+    """The training of one network on one fold."""
 
     run: Run
     job: Job
     loader: WindowLoader
     features: LogMel
-    parity_figures: dict
+    parity_figures: ParityFigures
     title: str
 
     @property
@@ -104,8 +109,6 @@ class JobTraining:
         """A new training, or the interrupted one in its saved state. Raises InputError."""
         recipe = self.run.recipe
         torch.manual_seed(recipe.seed)  # of the initial weights: the same on every process
-        if recipe.mel.trainable != "none" and distributed.world_size() > 1:
-            raise InputError(f"mel.trainable {recipe.mel.trainable} trains in one process only: run without torchrun")
         model = classifier.build(self.job.backbone, len(self.run.class_names), recipe).to(self.loader.device)
         training = start_training(model, self.optim, recipe.machine)
         if checkpointing.resume(self.run, self.job, training):
@@ -120,56 +123,60 @@ class JobTraining:
         tracker.skip(training.progress.epoch * windows_per_epoch + training.progress.step * self.windows_per_step)
         micro_batch = training.micro_batch
         for event in self.training_events(training):
-            if isinstance(event, dict):
-                self.end_epoch(training, event["epoch"])
+            if isinstance(event, EpochDone):
+                self.end_epoch(training, event.record)
                 continue
-            self.update_progress(tracker, training, windows_per_epoch, event * distributed.world_size())
+            self.update_progress(tracker, training, windows_per_epoch, event)
             if training.micro_batch < micro_batch:
                 micro_batch = training.micro_batch
                 console.say(f"{self.title}: GPU out of memory, continuing with micro-batches of {micro_batch} windows")
             if distributed.is_main_process():
-                self.save_if_due(training, stop, after_step=event > 0)
+                self.save_if_due(training, stop, event)
         tracker.skip((self.optim.max_epochs - training.progress.epoch) * windows_per_epoch)  # after early stopping
         if distributed.is_main_process():
             checkpointing.mark_trained(self.run, self.job, training)
 
-    def training_events(self, training: Training) -> Iterator[int | dict]:
+    def training_events(self, training: Training) -> Iterator[Event]:
         """The events of `loop.fit`, which trains as they are read."""
         recipe = self.run.recipe
-        features = training.model.front_end or self.features  # a trainable front end belongs to its network
         targets = sampling.training_targets(self.run, self.job)
-        batches = (self.train_batches, self.valid_batches)
-        return loop.fit(training, features, *batches, targets, self.optim, recipe.augment, recipe.seed)
+        data = TrainingData(self.train_batches, self.valid_batches, targets)
+        return loop.fit(training, self.features, data, self.optim, recipe.augment, recipe.seed)
 
-    def save_if_due(self, training: Training, stop: cli.GracefulStop, after_step: bool) -> None:
+    def save_if_due(self, training: Training, stop: cli.GracefulStop, event: StepDone | ValidationBatch) -> None:
         """Save the state every `machine.save_every` steps, and where `stop` is requested; then KeyboardInterrupt."""
-        is_due = after_step and training.progress.step % self.run.recipe.machine.save_every == 0
+        is_due = isinstance(event, StepDone) and training.progress.step % self.run.recipe.machine.save_every == 0
         if stop.requested or is_due:
             checkpointing.save_state(self.run, self.job, training)
         if stop.requested:  # the other processes end with this one
             raise KeyboardInterrupt
 
-    def update_progress(self, tracker: Tracker, training: Training, windows_per_epoch: int, num_windows: int) -> None:
-        """Advance the progress bar by `num_windows` trained windows; 0 after a batch of validation."""
+    def update_progress(
+        self, tracker: Tracker, training: Training, windows_per_epoch: int, event: StepDone | ValidationBatch
+    ) -> None:
+        """Advance the progress bar by the windows of a training step; validation only changes its description."""
         progress = training.progress
         epoch = min(progress.epoch + 1, self.optim.max_epochs)
         steps = max(1, windows_per_epoch // self.windows_per_step)
-        position = f"step {progress.step}/{steps}" if num_windows else "validation"
         if tracker.is_detail_due():  # not after every step: reading the means synchronizes with the device
             tracker.detail = training_detail(*training.means(), progress.best_accuracy, training.timer.seconds())
-        tracker.advance(num_windows, f"{self.title}, epoch {epoch}/{self.optim.max_epochs}, {position}")
+        description = f"{self.title}, epoch {epoch}/{self.optim.max_epochs}"
+        if isinstance(event, StepDone):
+            num_windows = event.num_windows * distributed.world_size()
+            tracker.advance(num_windows, f"{description}, step {progress.step}/{steps}")
+        else:
+            tracker.advance(0, f"{description}, validation")
 
-    def end_epoch(self, training: Training, epoch: int) -> None:
+    def end_epoch(self, training: Training, record: EpochRecord) -> None:
         """Save an epoch's results and the audio errors of all processes, and print the scores."""
         audio_errors = distributed.gather_to_main(self.loader.errors)  # None except on the main process
         if audio_errors:
             checkpointing.save_epoch(self.run, self.job, training, self.parity_figures)
             errors = [audio_error for rank_errors in audio_errors for audio_error in rank_errors.values()]
             quarantine.record_errors(self.run.quarantine_path, errors)
-        record = training.log[-1]
         console.say(
-            f"{self.title}, epoch {epoch}/{self.optim.max_epochs}: loss {record['loss']:.3f}, "
-            f"accuracy on validation windows {record['window_accuracy']:.3f}"
+            f"{self.title}, epoch {record.epoch}/{self.optim.max_epochs}: loss {record.loss:.3f}, "
+            f"accuracy on validation windows {record.window_accuracy:.3f}"
         )
 
 

@@ -4,7 +4,8 @@ On a GPU marks are CUDA events in the current stream, read once they are complet
 """
 
 import time
-from collections import Counter, deque
+from collections import defaultdict, deque
+from typing import Any
 
 import torch
 
@@ -17,8 +18,8 @@ class StageTimer:
     def __init__(self, device: torch.device):
         self._device = device
         self._on_gpu = device.type == "cuda"
-        self._marks: deque[tuple[str | None, torch.cuda.Event | float]] = deque()
-        self._seconds: Counter[str] = Counter()
+        self._marks: deque[tuple[str | None, Any]] = deque()  # CUDA events on a GPU, else clock times in s
+        self._seconds: defaultdict[str, float] = defaultdict(float)
 
     def mark(self, stage: str | None) -> None:
         self._marks.append((stage, self._now()))
@@ -37,7 +38,7 @@ class StageTimer:
         self._marks.clear()
         self._seconds.clear()
 
-    def _now(self) -> torch.cuda.Event | float:
+    def _now(self) -> Any:
         if not self._on_gpu:
             return time.perf_counter()
         event = torch.cuda.Event(enable_timing=True)

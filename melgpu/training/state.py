@@ -1,16 +1,32 @@
 """The state of a training: all that it needs to resume after an interruption, to the same bits."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from melgpu import distributed
-from melgpu.models import checkpoint, classifier
-from melgpu.models.classifier import Classifier
-from melgpu.recipe_schema import MachineSpec, OptimSpec
-from melgpu.training.optimizer import Progress, make_optimizer
+from melgpu.models import classifier
+from melgpu.models.classifier import Classifier, MovingAverage
+from melgpu.models.metadata import EpochRecord, NetworkProvenance
+from melgpu.models.schema import Schema
+from melgpu.recipe_schema import Count, MachineSpec, OptimSpec
+from melgpu.training.optimizer import OptimizerState, Progress, make_optimizer, restore_optimizer
 from melgpu.training.stage_timer import StageTimer
+
+
+class TrainingState(Schema, arbitrary_types_allowed=True):
+    """The resumable state of a training, the content of last.pt: state dicts, metric sums, progress and log."""
+
+    provenance: NetworkProvenance
+    progress: Progress
+    log: list[EpochRecord]
+    micro_batch: Count
+    world_size: Count
+    metric_sums: Tensor
+    model: dict[str, Tensor]
+    ema: dict[str, Tensor] | None
+    optimizer: OptimizerState
 
 
 @dataclass
@@ -20,10 +36,10 @@ class Training:
     model: Classifier
     optimizer: torch.optim.Optimizer
     progress: Progress
-    log: list[dict]
+    log: list[EpochRecord]
     metric_sums: Tensor  # of loss and accuracy over the epoch's steps, shape (2,), float64; stays on the device
     micro_batch: int  # windows per forward pass; halved when the device is out of memory
-    ema: nn.Module | None  # of the weights after each step, where the recipe has `ema_decay`
+    ema: MovingAverage | None  # of the weights after each step, where the recipe has `ema_decay`
     timer: StageTimer
 
     @property
@@ -45,39 +61,43 @@ class Training:
         loss, accuracy = (self.metric_sums / max(1, self.progress.step)).tolist()
         return loss, accuracy
 
-    def state(self) -> tuple[dict[str, Tensor], dict]:
-        """Named tensors and JSON data."""
-        optimizer, groups = checkpoint.pack_optimizer(self.optimizer)
-        parts = {"model": self.model.state_dict()}
-        if self.ema:
-            parts["ema"] = self.ema.module.state_dict()
-        parts |= {"optimizer": optimizer, "epoch": {"sums": self.metric_sums}}
-        tensors = {f"{part}.{name}": value for part, values in parts.items() for name, value in values.items()}
-        metadata = {"groups": groups, "progress": asdict(self.progress), "log": self.log}
-        return tensors, metadata | {"micro_batch": self.micro_batch, "ranks": distributed.world_size()}
+    def state(self, provenance: NetworkProvenance) -> TrainingState:
+        """The current state; its tensors are those of the training itself, which change with the next step."""
+        return TrainingState(
+            provenance=provenance,
+            progress=self.progress,
+            log=self.log,
+            micro_batch=self.micro_batch,
+            world_size=distributed.world_size(),
+            metric_sums=self.metric_sums,
+            model=self.model.state_dict(),
+            ema=self.ema.module.state_dict() if self.ema else None,
+            optimizer=OptimizerState(**self.optimizer.state_dict()),
+        )
 
-    def restore(self, tensors: dict[str, Tensor], metadata: dict, spec: OptimSpec) -> None:
+    def restore(self, state: TrainingState, spec: OptimSpec) -> None:
         """The inverse of `state`; with another world size the step becomes that of the same number of windows.
 
-        Raises KeyError, TypeError, ValueError or RuntimeError where the tensors do not fit this training.
+        Raises ValueError or RuntimeError where the state does not fit this training.
         """
-        parts: dict[str, dict[str, Tensor]] = {"optimizer": {}}  # which has no tensors before its first step
-        for name, value in tensors.items():
-            part, key = name.split(".", 1)
-            parts.setdefault(part, {})[key] = value
-        self.model.load_state_dict(parts["model"])
-        if self.ema:
-            self.ema.module.load_state_dict(parts["ema"])
-        self.progress = Progress(**metadata["progress"])
-        self.log = metadata["log"]
+        # The log has one record for each finished epoch.
+        if not state.progress.epochs_since_best <= state.progress.epoch == len(state.log):
+            raise ValueError(f"{state.progress.epoch} epochs with a log of {len(state.log)}")
+        if (self.ema is None) != (state.ema is None):
+            raise ValueError("one of them has a moving average, the other has not")
+        self.model.load_state_dict(state.model)
+        if self.ema and state.ema:
+            self.ema.module.load_state_dict(state.ema)
+        self.progress = state.progress
+        self.log = state.log
         # Between two epochs the saved optimizer is that of the epoch before; `fit` makes a new one after the warm-up.
         epoch = self.progress.epoch if self.progress.step else max(0, self.progress.epoch - 1)
         self.optimizer = make_optimizer(self.model, spec, epoch)
+        restore_optimizer(self.optimizer, state.optimizer)
         # Sums and steps are scaled by the same factor, so that the means over the epoch stay.
-        self.metric_sums.copy_(parts["epoch"]["sums"] * metadata["ranks"] / distributed.world_size())
-        self.progress.step = self.progress.step * metadata["ranks"] // distributed.world_size()
-        self.micro_batch = min(self.micro_batch, metadata["micro_batch"])  # the saved one may have been halved
-        checkpoint.unpack_optimizer(self.optimizer, parts["optimizer"], metadata["groups"])
+        self.metric_sums.copy_(state.metric_sums * state.world_size / distributed.world_size())
+        self.progress.step = self.progress.step * state.world_size // distributed.world_size()
+        self.micro_batch = min(self.micro_batch, state.micro_batch)  # the saved one may have been halved
 
 
 def start_training(model: Classifier, spec: OptimSpec, machine: MachineSpec) -> Training:

@@ -2,7 +2,6 @@
 
 import contextlib
 import csv
-import json
 import os
 import random
 import runpy
@@ -14,9 +13,11 @@ import time
 
 import numpy as np
 import pytest
+import torch
 
+from melgpu.data.manifest import Split
 from melgpu.models import checkpoint, classifier
-from melgpu.runs import predictions
+from melgpu.runs import predictions, scores
 from melgpu.stacking import evaluation
 from tests.helpers import ROOT, SMALL, run_script, write_audio, write_list
 
@@ -81,20 +82,22 @@ def test_submissions_have_every_test_track_in_order(finished, corpus):
 def test_checkpoints_and_predictions_have_metadata_and_provenance(finished):
     folder, _ = finished
     path = folder / "round2" / "resnet50" / "fold1" / "best.safetensors"
-    _, metadata = classifier.load(path)
-    assert (metadata["round"], metadata["fold"], metadata["class_names"]) == (2, 1, ["aria", "breakbeat", "waltz"])
-    assert metadata["recipe"]["mel"]["image_size"] == 75
-    assert metadata["environment"].keys() >= {"python", "device", "packages", "git_commit"}
-    assert metadata["scores"].keys() >= {"epoch", "loss", "window_accuracy"}
-    assert metadata["parity"]["max_db"] < 0.05
-    assert not (path.parent / "last.safetensors").exists()
+    metadata = classifier.load(path).metadata
+    provenance = metadata.provenance
+    assert (provenance.round, provenance.backbone, provenance.fold) == (2, "resnet50", 1)
+    assert metadata.class_names == ["aria", "breakbeat", "waltz"]
+    assert metadata.recipe.mel.image_size == 75
+    assert metadata.environment.packages.keys() >= {"torch", "timm"}
+    assert 0 <= metadata.scores.window_accuracy <= 1
+    assert metadata.parity.max_db < 0.05
+    assert not (path.parent / "last.pt").exists()
     predicted = predictions.load(folder / "round2" / "predictions" / "resnet50-fold1.npz")
-    assert predicted.provenance["checkpoint_digest"] == checkpoint.digest(path)
-    assert predicted.splits.count("valid") == 6
+    assert predicted.provenance.checkpoint_digest == checkpoint.digest(path)
+    assert predicted.splits.count(Split.VALID) == 6
     assert len(predicted.probs) == 27 * 3
-    assert predicted.provenance["pseudo_digest"] not in ("none", "")
-    scores = json.loads((folder / "round2" / "stack" / "scores.json").read_text())
-    assert json.loads(json.dumps(evaluation.load(folder / "round2" / "stack" / "evaluation.npz").scores())) == scores
+    assert predicted.provenance.pseudo_digest not in ("none", "")
+    saved_scores = scores.load(folder / "round2" / "stack" / "scores.json")
+    assert evaluation.load(folder / "round2" / "stack" / "evaluation.npz").scores() == saved_scores
     pseudo = read_rows(folder / "round1" / "pseudo.csv")
     assert pseudo[0] == ["id", "label", "confidence", "votes", "round", "recipe_digest"]
 
@@ -344,7 +347,8 @@ def test_a_training_interrupted_at_random_moments_ends_with_the_same_weights(fin
     assert resumed.returncode == 0, resumed.stderr
     for job in ("resnet50/fold0", "inception_v3/fold0"):
         expected, weights = (
-            checkpoint.load(root / "round1" / job / "best.safetensors")[0] for root in (uninterrupted, folder)
+            classifier.load(root / "round1" / job / "best.safetensors").model.state_dict()
+            for root in (uninterrupted, folder)
         )
         assert all((expected[key] == weights[key]).all() for key in expected)
 
@@ -363,9 +367,8 @@ def test_an_interrupted_training_saves_its_current_step(corpus, tmp_path):
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "the same command resumes from there" in errors
-    saved = list((tmp_path / "run" / "round1").glob("*/fold0/last.safetensors"))
-    _, metadata = checkpoint.load(saved[0])
-    progress = metadata["training"]["progress"]
+    saved = list((tmp_path / "run" / "round1").glob("*/fold0/last.pt"))
+    progress = torch.load(saved[0], weights_only=True)["progress"]
     assert progress["step"] > 0 or progress["epoch"] > 0
 
 

@@ -118,7 +118,7 @@ def test_each_track_is_decoded_once_and_at_most_prefetch_tracks_ahead(paths, ind
         batches = loader.batches(index, WINDOW, 2)
         next(batches)
         time.sleep(0.3)  # the thread runs ahead as far as it can
-        # of three batches: one consumed, one in the queue, one held by the thread
+        # of three batches: one consumed, one that waits, one that is being made
         num_needed = len(set(index.tracks[:6].tolist()))
         assert len(decoded) <= 2 + num_needed
         assert len(list(batches)) == 13
@@ -132,7 +132,7 @@ def test_batches_hold_the_indexed_windows_for_any_shuffle_batch_size_and_resume(
 ):
     all_windows = windows.regular_windows(np.arange(9), np.full(9, 3), np.full(9, 16_000))
     index = windows.shuffle(all_windows, shuffle_tracks, 0, epoch)[first_window:]
-    waves = {row: cache.waves[cache.find(path).slot] for row, path in enumerate(paths)}
+    waves = {row: cache.find(path).wave for row, path in enumerate(paths)}
     batches = load_batches(paths, index, spec(0, "disk", prefetch_tracks), cache, batch_size)
     assert torch.cat([batch.tracks for batch in batches]).tolist() == index.tracks.tolist()
     for batch in batches:

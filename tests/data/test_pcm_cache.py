@@ -45,7 +45,7 @@ def filled(folder, paths, workers=0) -> PcmCache:
 
 
 def holds(cache: PcmCache, path: str) -> bool:
-    return np.array_equal(cache.waves[cache.find(path).slot], conform(decode(path, RATE, SAMPLES / RATE), SAMPLES))
+    return np.array_equal(cache.find(path).wave, conform(decode(path, RATE, SAMPLES / RATE), SAMPLES))
 
 
 @pytest.mark.parametrize("workers", [0, 2])

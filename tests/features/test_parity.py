@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -10,7 +12,7 @@ DEMO = load_recipe(["demo"])
 CPU = torch.device("cpu")
 
 
-def parity_figures(**changes) -> dict:
+def parity_figures(**changes) -> parity.ParityFigures:
     front_end = LogMel(DEMO.mel.model_copy(update=changes), DEMO.audio.sample_rate)
     return parity.measure_parity(front_end, DEMO.audio.sample_rate, CPU)
 
@@ -18,8 +20,8 @@ def parity_figures(**changes) -> dict:
 @pytest.mark.parametrize("engine", ["nnaudio", "fft", "fused"])
 def test_every_engine_passes_the_gate_and_gives_the_same_pictures(engine):
     figures = parity_figures(engine=engine)
-    assert figures["engine"] == engine
-    assert 0 < figures["max_db"] <= parity.MAX_ERROR_DB
+    assert figures.engine == engine
+    assert 0 < figures.max_db <= parity.MAX_ERROR_DB
     parity.check_parity(figures)
     parity.check_same_pictures(figures, parity_figures(), "x.safetensors")
 
@@ -31,7 +33,7 @@ def test_a_front_end_that_misses_the_gate_is_rejected(monkeypatch):
     with pytest.raises(InputError, match="the front end misses the parity gate on cpu: engine fft"):
         parity.check_parity(figures)
     with pytest.raises(InputError):
-        parity.check_parity({**figures, "max_db": float("nan")})
+        parity.check_parity(replace(figures, max_db=float("nan")))
 
 
 @pytest.mark.parametrize(

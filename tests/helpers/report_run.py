@@ -11,6 +11,7 @@ import numpy as np
 from melgpu import files
 from melgpu.audio import quarantine
 from melgpu.data import manifest
+from melgpu.data.manifest import Split
 from melgpu.data.sources import SourceList
 from melgpu.recipe import load_recipe
 from melgpu.runs import predictions, pseudo_labels, sampling, timings
@@ -48,9 +49,10 @@ def make(
 def create(folder: Path, classes: tuple[str, ...], per_class: int, labelled: bool, audio: bool) -> Run:
     """A new run: its tracks only."""
     sources, seed = {}, 0
-    for split, per_split_class in (("train", per_class), ("public", per_class // 2), ("private", per_class // 2)):
+    counts = {Split.TRAIN: per_class, Split.PUBLIC: per_class // 2, Split.PRIVATE: per_class // 2}
+    for split, per_split_class in counts.items():
         ids = [f"{split}{i}.wav" for i in range(per_split_class * len(classes))]
-        labels = [classes[i % len(classes)] if labelled or split == "train" else "" for i in range(len(ids))]
+        labels = [classes[i % len(classes)] if labelled or split is Split.TRAIN else "" for i in range(len(ids))]
         sources[split] = SourceList(ids, [str(folder / name) for name in ids], labels, [""] * len(ids), [""] * len(ids))
         for name in ids:
             seed += 1
@@ -83,9 +85,10 @@ def predict(run: Run, job: Job, rng: np.random.Generator) -> predictions.Predict
     labels = class_indices(run.manifest, run.class_names)[index.tracks]
     unusable, counts = np.zeros(len(run.manifest), bool), np.bincount(index.tracks)
     probs = random_probs(labels, len(run.class_names), rng).astype(np.float32)
-    provenance = {"backbone": job.backbone, "fold": job.fold, "round": job.round, "recipe_digest": run.recipe.digest()}
-    splits, names = tuple(run.round_splits(job.fold)), tuple(run.class_names)
-    predicted = predictions.Predictions(run.manifest.ids, splits, unusable, counts, probs, names, provenance)
+    splits, names = run.fold_splits(job.fold), tuple(run.class_names)
+    predicted = predictions.Predictions(
+        run.manifest.ids, splits, unusable, counts, probs, names, run.job_provenance(job)
+    )
     predictions.save(predicted, run.predictions_path(job))
     return predicted
 
@@ -101,8 +104,8 @@ def write_log(run: Run, job: Job, rng: np.random.Generator, epochs: int = 3) -> 
 def evaluate(
     run: Run, round_number: int, predicted: dict[Job, predictions.Predictions], rng: np.random.Generator
 ) -> evaluation.RoundEvaluation:
-    spec, folds, splits = run.round_spec(round_number), run.manifest.folds, np.array(run.manifest.splits)
-    rows = np.flatnonzero(np.isin(folds, spec.folds) | (splits != "train"))
+    spec, folds, splits = run.round_spec(round_number), run.manifest.folds, run.manifest.splits
+    rows = np.flatnonzero(np.isin(folds, spec.folds) | (np.array(splits) != "train"))
     labels = class_indices(run.manifest, run.class_names)[rows]
     networks = [
         [
@@ -121,19 +124,18 @@ def evaluate(
     return evaluation.RoundEvaluation(
         predictors=(*spec.backbones, "mean", *spec.blend, *blends),
         ids=tuple(run.manifest.ids[row] for row in rows),
-        splits=tuple("validation" if splits[row] == "train" else str(splits[row]) for row in rows),
+        splits=tuple(Split.VALID if splits[row] is Split.TRAIN else splits[row] for row in rows),
         folds=folds[rows],
         labels=labels,
-        pseudo_labelled=np.isin(rows, run.round_manifest(round_number)[1]),
+        pseudo_labelled=np.isin(rows, run.round_tracks(round_number).pseudo_rows),
         probs=np.stack([*networks, np.mean(networks, axis=0), *stackers, *blends.values()]).astype(np.float32),
         class_names=tuple(run.class_names),
-        provenance={
-            "round": round_number,
-            "recipe_digest": run.recipe.digest(),
-            "pseudo_digest": run.pseudo_digest(round_number),
-            "final_predictor": "blend",
-            "weights": dict(spec.blend),
-        },
+        metadata=evaluation.EvaluationMetadata(
+            provenance=run.provenance(round_number),
+            final_predictor="blend",
+            weights=spec.blend,
+            fitted_weights=dict.fromkeys(spec.blend, 1 / len(spec.blend)),
+        ),
     )
 
 

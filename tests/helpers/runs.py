@@ -42,9 +42,7 @@ def write_predictions(run: Run, round_number: int, monkeypatch, **changes) -> No
     num_windows = np.bincount(sampling.prediction_windows(run, np.arange(num_tracks)).tracks)
     for seed, job in enumerate(run.jobs(round_number)):
         probs = np.random.default_rng(seed).dirichlet(np.ones(2), num_windows.sum()).astype(np.float32)
-        provenance = {"backbone": job.backbone, "fold": job.fold, "round": round_number}
-        provenance |= {"recipe_digest": run.recipe.digest(), "pseudo_digest": run.pseudo_digest(round_number)}
-        provenance |= {"checkpoint_digest": "x", **changes}
-        unusable, splits = np.arange(num_tracks) == 5, tuple(run.round_splits(job.fold))
+        provenance = run.job_provenance(job, "x").model_copy(update=changes)
+        unusable, splits = np.arange(num_tracks) == 5, run.fold_splits(job.fold)
         predicted = Predictions(run.manifest.ids, splits, unusable, num_windows, probs, ("a", "b"), provenance)
         predictions.save(predicted, run.predictions_path(job))

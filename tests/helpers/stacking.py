@@ -16,3 +16,7 @@ def labelled_matrix(count: int, seed: int, num_models: int = 3, num_classes: int
     logits[np.arange(count)[:, None], np.arange(num_models), labels[:, None]] += skill
     unnormalized = np.exp(2 * logits)
     return unnormalized / unnormalized.sum(-1, keepdims=True), labels
+
+
+def accuracy(probs: np.ndarray, labels: np.ndarray) -> float:
+    return float((probs.argmax(1) == labels).mean())

@@ -5,11 +5,16 @@ from torch import nn
 
 from melgpu.data.batch import Batch
 from melgpu.data.targets import Targets
+from melgpu.features.parity import ParityFigures
+from melgpu.models.metadata import EpochRecord, NetworkProvenance
 from melgpu.recipe import load_recipe
 from melgpu.training import loop
+from melgpu.training.loop import EpochDone, TrainingData
 from melgpu.training.state import Training, start_training
 
-PARITY = {"engine": "fft", "device": "cpu", "max_db": 0.0, "mean_db": 0.0, "picture": [0.5] * 432}
+PARITY = ParityFigures("fft", "cpu", max_db=0.0, mean_db=0.0, picture=(0.5,) * 432)
+DIGESTS = {"recipe_digest": "1f", "pseudo_digest": "none"}
+PROVENANCE = NetworkProvenance(round=1, backbone="tiny", fold=0, **DIGESTS)
 
 DEMO = load_recipe(["demo"], ["optim.precision='float32'", "optim.max_epochs=4", "optim.batch_size=4"])
 OPTIM = DEMO.optim
@@ -55,16 +60,20 @@ def fresh_tiny(spec=OPTIM) -> Training:
     return start_training(Tiny(), spec, MACHINE)
 
 
+def training_data(train_batches=batches) -> TrainingData:
+    return TrainingData(train_batches, lambda: batches(99), TARGETS)
+
+
 def fit(training, spec=OPTIM, augment=AUGMENT):
-    return loop.fit(training, Pictures(), batches, lambda: batches(99), TARGETS, spec, augment, seed=3)
+    return loop.fit(training, Pictures(), training_data(), spec, augment, seed=3)
 
 
 def run(training, spec=OPTIM, epochs=None):
     """Train to the end, or for some epochs; returns their log records."""
     records = []
     for event in fit(training, spec):
-        if isinstance(event, dict):
-            records.append(event)
+        if isinstance(event, EpochDone):
+            records.append(event.record)
         if epochs and len(records) == epochs:
             break
     return records
@@ -72,7 +81,12 @@ def run(training, spec=OPTIM, epochs=None):
 
 def results(log):
     """A log without its times."""
-    return [{key: value for key, value in record.items() if not key.endswith("_s")} for record in log]
+    return [{name: value for name, value in record if not name.endswith("_s")} for record in log]
+
+
+def epoch_record(epoch: int, **values: float) -> EpochRecord:
+    """A record of an epoch in which every value that is not given is 0.5."""
+    return EpochRecord(**{**dict.fromkeys(EpochRecord.model_fields, 0.5), "epoch": epoch, **values})
 
 
 def same_weights(first, second) -> bool:

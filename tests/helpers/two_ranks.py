@@ -8,6 +8,7 @@ from torch import nn
 
 from melgpu import distributed
 from melgpu.training import loop
+from melgpu.training.loop import TrainingData
 from melgpu.training.state import Training, start_training
 from tests.helpers.training import AUGMENT, MACHINE, OPTIM, TARGETS, Pictures, batches, results
 
@@ -42,7 +43,8 @@ def train(rank: int, count: int) -> Training:
 
     torch.manual_seed(0)
     training = start_training(Linear(), SPEC, MACHINE)
-    for _ in loop.fit(training, Pictures(), train_batches, valid_batches, TARGETS, SPEC, NO_FLIPS, seed=0):
+    data = TrainingData(train_batches, valid_batches, TARGETS)
+    for _ in loop.fit(training, Pictures(), data, SPEC, NO_FLIPS, seed=0):
         pass
     return training
 

@@ -12,16 +12,28 @@ from safetensors.torch import save_file
 from melgpu.models import checkpoint
 
 
+class Numbers(checkpoint.Metadata):
+    description = "of numbers"
+    épreuve: tuple[int | None, ...]
+
+
+METADATA = Numbers(épreuve=(1, None))
+
+
 def save(path):
-    checkpoint.save(path, {"a": torch.arange(6.0).view(2, 3), "b": torch.tensor(True)}, {"épreuve": [1, None]})
+    checkpoint.save(path, {"a": torch.arange(6.0).view(2, 3), "b": torch.tensor(True)}, METADATA)
+
+
+def load(path):
+    return checkpoint.load(path, Numbers)
 
 
 def test_round_trip(tmp_path):
     save(tmp_path / "x")
-    tensors, metadata = checkpoint.load(tmp_path / "x")
+    tensors, metadata = load(tmp_path / "x")
     assert torch.equal(tensors["a"], torch.arange(6.0).view(2, 3))
     assert tensors["b"].dtype == torch.bool
-    assert metadata == {"épreuve": [1, None]}
+    assert metadata == METADATA
 
 
 class Payload:
@@ -44,15 +56,15 @@ def test_damaged_and_untrusted_files_are_rejected_and_run_no_code(tmp_path, monk
     for name, content in malformed.items():
         (tmp_path / name).write_bytes(content)
         with pytest.raises(checkpoint.CheckpointError, match=name):
-            checkpoint.load(tmp_path / name)
+            load(tmp_path / name)
     torch.save({"a": Payload()}, tmp_path / "torch")
     with pytest.raises(checkpoint.CheckpointError, match="torch"):
-        checkpoint.load(tmp_path / "torch")
+        load(tmp_path / "torch")
     save_file({"a": torch.zeros(1)}, tmp_path / "plain")
     with pytest.raises(checkpoint.CheckpointError, match="not of format"):
-        checkpoint.load(tmp_path / "plain")
+        load(tmp_path / "plain")
     with pytest.raises(checkpoint.CheckpointError, match="absent"):
-        checkpoint.load(tmp_path / "absent")
+        load(tmp_path / "absent")
     assert not (tmp_path / "ran").exists()
 
 
@@ -80,8 +92,8 @@ def write(path, header, data=b""):
 )
 def test_malformed_headers_are_rejected(tmp_path, header, reason):
     write(tmp_path / "x", header, bytes(64))
-    with pytest.raises(checkpoint.CheckpointError, match=f"x: damaged or no checkpoint .*{reason}"):
-        checkpoint.load(tmp_path / "x")
+    with pytest.raises(checkpoint.CheckpointError, match=f"x: damaged, or no checkpoint of numbers .*{reason}"):
+        load(tmp_path / "x")
 
 
 @pytest.mark.parametrize(
@@ -89,19 +101,21 @@ def test_malformed_headers_are_rejected(tmp_path, header, reason):
     [
         ("[" * 100_000, "recursion"),
         ('{"a":' * 100_000, "recursion"),
-        ("9" * 5000, "digits"),
-        ("[]", "not a JSON object"),
-        ("null", "not a JSON object"),
-        ("3", "not a JSON object"),
-        ("", "Expecting value"),
+        ("9" * 5000, "number out of range"),
+        ("[]", "should be an object"),
+        ("null", "should be an object"),
+        ("3", "should be an object"),
+        ("", "EOF while parsing"),
+        ("{}", "épreuve: Field required"),
+        ('{"épreuve": [1.5]}', "valid integer"),
         ("[" + "{}," * 10**6 + "{}]", "3000004 characters"),
     ],
     ids=lambda text: text[:8],
 )
 def test_malformed_metadata_is_rejected(tmp_path, metadata, reason):
     save_file({}, tmp_path / "x", {checkpoint.FORMAT: f"0 {metadata}"})
-    with pytest.raises(checkpoint.CheckpointError, match=f"x: damaged or no checkpoint .*{reason}"):
-        checkpoint.load(tmp_path / "x")
+    with pytest.raises(checkpoint.CheckpointError, match=f"x: damaged, or no checkpoint of numbers .*{reason}"):
+        load(tmp_path / "x")
 
 
 @pytest.mark.parametrize("name", ["pipe", "folder", "/dev/zero", "link"])
@@ -110,7 +124,7 @@ def test_what_is_not_a_regular_file_is_rejected_at_once(tmp_path, name):
     (tmp_path / "folder").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "pipe")
     with pytest.raises(checkpoint.CheckpointError, match="not a regular file"):
-        checkpoint.load(tmp_path / name)
+        load(tmp_path / name)
     with pytest.raises(OSError, match="not a regular file"):
         checkpoint.digest(tmp_path / name)
 
@@ -120,7 +134,7 @@ def test_what_is_not_a_regular_file_is_rejected_at_once(tmp_path, name):
 def test_any_truncation_and_any_flipped_bit_is_rejected(tmp_path_factory, data):
     path = tmp_path_factory.getbasetemp() / "bits"
     save(path)
-    content, (tensors, metadata) = bytearray(path.read_bytes()), checkpoint.load(path)
+    content, (tensors, metadata) = bytearray(path.read_bytes()), load(path)
     position = data.draw(st.integers(0, len(content) - 1))
     if data.draw(st.booleans()):
         del content[position:]
@@ -128,7 +142,7 @@ def test_any_truncation_and_any_flipped_bit_is_rejected(tmp_path_factory, data):
         content[position] ^= 1 << data.draw(st.integers(0, 7))
     path.write_bytes(content)
     with contextlib.suppress(checkpoint.CheckpointError):  # else the change is in padding of the header
-        loaded, loaded_metadata = checkpoint.load(path)
+        loaded, loaded_metadata = load(path)
         assert loaded_metadata == metadata
         assert loaded.keys() == tensors.keys()
         assert all(torch.equal(loaded[key], tensors[key]) for key in tensors)
@@ -162,48 +176,3 @@ def test_tensors_that_do_not_fit_are_rejected(tmp_path, tensors, reason, device)
     module = torch.nn.Linear(3, 2, device=device)
     with pytest.raises(checkpoint.CheckpointError, match=f"x: {reason}|x: does not fit Linear .{reason}"):
         checkpoint.load_into(module, tensors, tmp_path / "x", assign=device == "meta")
-
-
-def test_an_optimizer_state_of_other_parameters_is_rejected():
-    model = torch.nn.Linear(3, 2)
-    optimizer = torch.optim.Adam(model.parameters(), fused=True)
-    model(torch.ones(1, 3)).sum().backward()
-    optimizer.step()
-    valid, groups = checkpoint.pack_optimizer(optimizer)
-    for tensors, saved_groups in (
-        ({**valid, "0.exp_avg": torch.zeros(9)}, groups),
-        ({**valid, "0.step": torch.zeros(2, 3)}, groups),
-        ({key: value for key, value in valid.items() if key != "1.exp_avg_sq"}, groups),
-        ({**valid, "7.step": torch.tensor(1.0)}, groups),
-        ({**valid, "x.step": torch.tensor(1.0)}, groups),
-        (valid, []),
-        (valid, [{**groups[0], "params": [0]}]),
-    ):
-        with pytest.raises(ValueError):
-            checkpoint.unpack_optimizer(optimizer, tensors, saved_groups)
-
-
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_optimizer_state_round_trip(tmp_path, layout):
-    def build(seed):
-        torch.manual_seed(seed)
-        model = torch.nn.Conv2d(3, 5, 3).to(memory_format=layout)
-        return model, torch.optim.Adam(model.parameters(), lr=0.1 * seed, fused=True)
-
-    def step(model, optimizer):
-        optimizer.zero_grad()
-        model(torch.arange(75.0).view(1, 3, 5, 5)).square().sum().backward()
-        optimizer.step()
-
-    model, optimizer = build(1)
-    step(model, optimizer)
-    tensors, groups = checkpoint.pack_optimizer(optimizer)
-    checkpoint.save(tmp_path / "x", tensors, {"groups": groups})
-    resumed_model, resumed_optimizer = build(2)
-    resumed_model.load_state_dict(model.state_dict())
-    loaded, metadata = checkpoint.load(tmp_path / "x")
-    checkpoint.unpack_optimizer(resumed_optimizer, loaded, metadata["groups"])
-    for _ in range(3):
-        step(model, optimizer)
-        step(resumed_model, resumed_optimizer)
-    assert torch.equal(model.weight, resumed_model.weight)

@@ -9,8 +9,11 @@ from safetensors.torch import save_file
 
 from melgpu.errors import InputError
 from melgpu.models import checkpoint, classifier
+from melgpu.models.metadata import NetworkMetadata, NetworkProvenance
 from melgpu.recipe import Recipe, load_recipe
-from tests.helpers.training import PARITY
+from melgpu.runs import environment
+from tests.helpers.checkpoints import write_checkpoint
+from tests.helpers.training import PARITY, epoch_record
 
 SCRATCH = load_recipe(["scratch"])
 
@@ -19,17 +22,17 @@ def recipe_with_weights(folder) -> Recipe:
     return load_recipe([], [f"backbone.weights_dir={folder}"])
 
 
-def network_metadata(*overrides: str, **changes) -> dict:
+def network_metadata(**changes) -> NetworkMetadata:
     """The metadata of a network's checkpoint."""
-    recipe = load_recipe(["demo"], list(overrides))
-    metadata = {"round": 1, "backbone": "resnet50", "fold": 0, "class_names": ["a", "b", "c"], "parity": PARITY}
-    metadata |= {
-        "recipe": json.loads(recipe.to_json()),
-        "recipe_digest": recipe.digest(),
-        "pseudo_digest": "none",
-        "scores": {"loss": 0.5},
-    }
-    return metadata | {"environment": {"python": "3", "packages": {}, "git_commit": None}} | changes
+    metadata = NetworkMetadata(
+        provenance=NetworkProvenance(round=1, backbone="resnet50", fold=0, recipe_digest="1f", pseudo_digest="none"),
+        class_names=["a", "b", "c"],
+        recipe=load_recipe(["demo"]),
+        scores=epoch_record(3),
+        parity=PARITY,
+        environment=environment.describe("cpu"),
+    )
+    return metadata.model_copy(update=changes)
 
 
 def imagenet_file(name: str, path) -> dict[str, torch.Tensor]:
@@ -70,8 +73,9 @@ def test_the_memory_format_changes_speed_only(tmp_path):
     assert second.body.conv1[0].weight.is_contiguous()
     torch.testing.assert_close(logits, other_logits, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(gradient, other_gradient, atol=1e-5, rtol=1e-3)
-    checkpoint.save(tmp_path / "x.safetensors", first.state_dict(), {})
-    checkpoint.load_into(second, checkpoint.load(tmp_path / "x.safetensors")[0], tmp_path)
+    checkpoint.save(tmp_path / "x.safetensors", first.state_dict(), network_metadata())
+    tensors, _ = checkpoint.load(tmp_path / "x.safetensors", NetworkMetadata)
+    checkpoint.load_into(second, tensors, tmp_path)
     torch.testing.assert_close(second(pictures), logits, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(second.set_memory_format(True)(pictures), logits, atol=1e-6, rtol=1e-6)
 
@@ -158,13 +162,14 @@ def test_a_frozen_body_does_not_change():
 def test_a_checkpoint_of_another_network_is_rejected(tmp_path):
     model = classifier.build("resnet50", 3, SCRATCH)
     checkpoint.save(tmp_path / "network", model.state_dict(), network_metadata())
-    loaded, metadata = classifier.load(tmp_path / "network")
-    assert metadata == network_metadata()
+    loaded = classifier.load(tmp_path / "network")
+    assert loaded.metadata == network_metadata()
     state = model.state_dict()
-    assert all(torch.equal(value, loaded.state_dict()[key]) for key, value in state.items())
+    assert all(torch.equal(value, loaded.model.state_dict()[key]) for key, value in state.items())
+    other = loaded.metadata.provenance.model_copy(update={"backbone": "xception"})
     for tensors, metadata, reason in (
         (state, network_metadata(class_names=["a"]), "size mismatch"),
-        (state, network_metadata(backbone="xception"), "does not fit Classifier"),
+        (state, network_metadata(provenance=other), "does not fit Classifier"),
         ({**state, "head.3.bias": state["head.3.bias"] / 0}, network_metadata(), "bias contains NaN or infinity"),
     ):
         checkpoint.save(tmp_path / "x", tensors, metadata)
@@ -172,47 +177,51 @@ def test_a_checkpoint_of_another_network_is_rejected(tmp_path):
             classifier.load(tmp_path / "x")
 
 
-def test_invalid_metadata_is_rejected_before_a_network_is_built(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        ("provenance.backbone", "vgg; import os"),
+        ("provenance.backbone", "hf-hub:someone/something"),
+        ("provenance.backbone", "local-dir:/tmp/x"),
+        ("provenance.backbone", "../../x"),
+        ("provenance.backbone", ["resnet50"]),
+        ("provenance.fold", "x"),
+        ("provenance.fold", -1),
+        ("provenance.round", True),
+        ("provenance.recipe_digest", None),
+        ("provenance.pseudo_digest", 3),
+        ("class_names", 3),
+        ("class_names", None),
+        ("class_names", "abc"),
+        ("class_names", ["a", 2]),
+        ("class_names", ["a", "a"]),
+        ("class_names", []),
+        ("class_names", [str(index) for index in range(10_001)]),
+        ("recipe", []),
+        ("recipe.mel.n_fft", 2**40),
+        ("recipe.mel.image_size", 10**9),
+        ("recipe.mel.trainable", "mel"),
+        ("scores.loss", "low"),
+        ("scores.loss", float("nan")),
+        ("environment", {}),
+        ("parity", 3),
+        ("parity", {}),
+        ("parity.picture", ["black"]),
+        ("parity.picture", [float("nan")] * 432),
+        ("parity.max_db", float("inf")),
+    ],
+)
+def test_invalid_metadata_is_rejected_before_a_network_is_built(tmp_path, monkeypatch, place, value):
     monkeypatch.delattr(classifier, "Classifier")
-    for change in (
-        {"backbone": "vgg; import os"},
-        {"backbone": "hf-hub:someone/something"},
-        {"backbone": "local-dir:/tmp/x"},
-        {"backbone": "../../x"},
-        {"backbone": ["resnet50"]},
-        {"class_names": 3},
-        {"class_names": None},
-        {"class_names": "abc"},
-        {"class_names": ["a", 2]},
-        {"class_names": ["a", "a"]},
-        {"class_names": []},
-        {"class_names": [str(index) for index in range(10_001)]},
-        {"fold": "x"},
-        {"fold": -1},
-        {"round": True},
-        {"recipe_digest": None},
-        {"pseudo_digest": 3},
-        {"recipe": []},
-        {"scores": {"loss": "low"}},
-        {"environment": {}},
-        {"parity": 3},
-        {"parity": {}},
-        {"parity": {**PARITY, "picture": ["black"]}},
-        {"parity": {**PARITY, "picture": [float("nan")] * 432}},
-    ):
-        checkpoint.save(tmp_path / "x", {}, network_metadata(**change))
-        (name,) = change
-        with pytest.raises(checkpoint.CheckpointError, match=rf"x: a checkpoint, but not of a network .*\({name}"):
-            classifier.load(tmp_path / "x")
-    recipe = json.loads(load_recipe(["demo"]).to_json())
-    recipe["mel"] |= {"n_fft": 2**40, "image_size": 10**9}
-    checkpoint.save(tmp_path / "x", {}, network_metadata(recipe=recipe))
-    with pytest.raises(InputError) as exc_info:
+    metadata = json.loads(network_metadata().model_dump_json())
+    *parents, last = place.split(".")
+    table = metadata
+    for parent in parents:
+        table = table[parent]
+    table[last] = value
+    write_checkpoint(tmp_path / "x", {}, metadata)
+    with pytest.raises(checkpoint.CheckpointError, match=rf"x: damaged, or no checkpoint of a network \({place}"):
         classifier.load(tmp_path / "x")
-    assert [problem.split(": ")[:2] for problem in exc_info.value.problems] == [
-        [f"recipe of {tmp_path / 'x'}", "mel.n_fft"],
-        [f"recipe of {tmp_path / 'x'}", "mel.image_size"],
-    ]
 
 
 def test_precision():
@@ -220,44 +229,6 @@ def test_precision():
     assert classifier.use_bfloat16("bfloat16", cpu)
     assert not classifier.use_bfloat16("float32", cpu)
     assert classifier.use_bfloat16("auto", cpu) in (True, False)
-
-
-@pytest.mark.parametrize(("trainable", "trained_name"), [("mel", "mel_basis"), ("fourier", "stft.wcos")])
-def test_a_trainable_front_end_is_trained_and_saved_with_its_network(tmp_path, trainable, trained_name):
-    recipe = load_recipe(["demo"], [f"mel.trainable='{trainable}'", "mel.engine='nnaudio'"])
-    model = classifier.build("resnet50", 3, recipe)
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-    before = {key: value.clone() for key, value in model.front_end.named_parameters()}
-    assert all(trained_name.split(".")[0] in key for key in before)
-    waves = torch.randn(2, 66_150, generator=torch.Generator().manual_seed(0))
-    torch.nn.functional.cross_entropy(model(model.front_end(waves)), torch.tensor([0, 1])).backward()
-    optimizer.step()
-    changed = {key for key, value in model.front_end.named_parameters() if not torch.equal(value, before[key])}
-    assert any(trained_name in key for key in changed)
-    metadata = network_metadata(f"mel.trainable='{trainable}'", "mel.engine='nnaudio'")
-    checkpoint.save(tmp_path / "x", model.state_dict(), metadata)
-    loaded, _ = classifier.load(tmp_path / "x")
-    with torch.no_grad():
-        assert torch.equal(loaded.front_end(waves), model.front_end(waves))
-
-
-@pytest.mark.parametrize("trainable", ["mel", "fourier"])
-def test_a_trainable_front_end_is_averaged_and_frozen_with_its_network(trainable):
-    recipe = load_recipe(["demo"], [f"mel.trainable='{trainable}'", "mel.engine='nnaudio'"])
-    model = classifier.build("resnet50", 3, recipe)
-    ema = classifier.make_ema(model, 0.9).module
-    waves = torch.randn(1, 66_150, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(ema.front_end(waves), model.front_end(waves))
-    model.freeze_body(True)
-    assert not model.front_end(waves).requires_grad
-    model.freeze_body(False)
-    assert model.front_end(waves).requires_grad
-
-
-def test_shared_front_ends_are_not_saved():
-    model = classifier.build("resnet50", 3, SCRATCH)
-    assert model.front_end is None
-    assert not any("front_end" in key for key in model.state_dict())
 
 
 def test_any_network_of_timm_by_name():

@@ -43,20 +43,6 @@ def test_without_flips_there_is_one_view():
     assert torch.allclose(probs[0], next(batches()).waves.view(4, 4, 5)[:, :3, 0].softmax(1))
 
 
-def test_a_network_with_a_trainable_front_end_gets_its_own_pictures():
-    shared_features, front_end = Features(), Features()
-    models = [Corner(), Corner()]
-    models[1].front_end = lambda waves: front_end(waves * 3)
-    (_, probs), *_ = window_probs(models, shared_features, batches(), flip=False, bfloat16=False)
-    pictures = next(batches()).waves.view(4, 4, 5)[:, :3, 0]
-    assert torch.allclose(probs[0], pictures.softmax(1))
-    assert torch.allclose(probs[1], (3 * pictures).softmax(1))
-    models[1].front_end = front_end
-    calls = shared_features.calls, front_end.calls
-    list(window_probs(models[1:], front_end, batches(), flip=False, bfloat16=False))
-    assert (shared_features.calls - calls[0], front_end.calls - calls[1]) == (0, 2)
-
-
 def test_a_nonfinite_picture_is_reported():
     nonfinite_batch = next(batches())
     nonfinite_batch.waves[2] = torch.nan

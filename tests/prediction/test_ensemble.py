@@ -1,12 +1,15 @@
-from dataclasses import asdict, replace
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from melgpu.errors import InputError
+from melgpu.models.classifier import LoadedNetwork
 from melgpu.prediction.ensemble import Ensemble, _load_stack, classifier, load_ensemble, load_networks
 from melgpu.stacking import stack_cnn
-from melgpu.stacking.stack import Stack, SubfoldStackers, save_stack
+from melgpu.stacking.stack import Stack, SubfoldStackers
+from melgpu.stacking.stack_file import StackMetadata, save_stack
 
 
 class LastModelStack(Stack):
@@ -17,7 +20,8 @@ class LastModelStack(Stack):
 
 
 def ensemble(stacks, folds, small_recipe) -> Ensemble:
-    networks, digests = [(None, {"fold": fold}) for fold in folds], ["" for _ in folds]
+    networks = [LoadedNetwork(None, SimpleNamespace(provenance=SimpleNamespace(fold=fold))) for fold in folds]
+    digests = ["" for _ in folds]
     return Ensemble(networks, digests, stacks, "blend", ["a", "b"], small_recipe)
 
 
@@ -43,44 +47,49 @@ def test_an_untrained_run_is_rejected(made):
 
 def test_checkpoints_of_another_job_or_run_are_rejected(made, monkeypatch):
     jobs = made.jobs(1)
-    common = {"class_names": made.class_names, "recipe_digest": made.recipe.digest(), "pseudo_digest": "none"}
-    metadata = [{**asdict(job), **common} for job in jobs]
     paths = [made.checkpoint_path(job) for job in jobs]
-    monkeypatch.setattr(classifier, "load", lambda path: (None, metadata[paths.index(path)]))
-    assert [loaded for _, loaded in load_networks(made, jobs)] == metadata
-    for key, value in (
-        ("class_names", ["b", "a"]),
-        ("backbone", "xception"),
-        ("recipe_digest", "0"),
-        ("fold", 1),
-        ("round", 2),
-        ("pseudo_digest", "0a"),
+    metadata = [SimpleNamespace(provenance=made.job_provenance(job), class_names=made.class_names) for job in jobs]
+    monkeypatch.setattr(classifier, "load", lambda path: LoadedNetwork(None, metadata[paths.index(path)]))
+    assert [network.metadata for network in load_networks(made, jobs)] == metadata
+    provenance = metadata[1].provenance
+    for changes, reason in (
+        ({"backbone": "xception"}, "made with backbone xception, not inception_v3"),
+        ({"recipe_digest": "0"}, f"made with recipe 0, not {made.recipe.digest()}"),
+        ({"fold": 1}, "made with fold 1, not 0"),
+        ({"round": 2}, "made with round 2, not 1"),
+        ({"pseudo_digest": "0a"}, "made with pseudo 0a, not none"),
     ):
-        original, metadata[1] = metadata[1], {**metadata[1], key: value}
-        with pytest.raises(InputError, match=rf"{paths[1]}: {key} does not match this run"):
+        metadata[1].provenance = provenance.model_copy(update=changes)
+        with pytest.raises(InputError, match=f"{paths[1]}: {reason}"):
             load_networks(made, jobs)
-        metadata[1] = original
-
-
-def cnn_stack(num_models: int, weights: dict[str, float]) -> Stack:
-    stackers = {name: stack_cnn.StackCNN(num_models, 2, 0.0) for name in weights}
-    return Stack(num_models, 2, weights, [SubfoldStackers(stackers, dict.fromkeys(weights, 1.0))])
+    metadata[1].provenance = provenance
+    metadata[1].class_names = ["b", "a"]
+    with pytest.raises(InputError, match=f"{paths[1]}: made for other classes than this run's"):
+        load_networks(made, jobs)
 
 
 def test_stacks_of_another_fold_or_run_are_rejected(made):
-    path, stack = made.stack_path(1, (0,)), cnn_stack(2, {"cnn": 1.0})
-    metadata = {"round": 1, "folds": [0], "models": list(made.round_spec(1).backbones), "class_names": made.class_names}
-    metadata |= {"recipe_digest": made.recipe.digest(), "pseudo_digest": "none"}
-    save_stack(stack, path, metadata)
+    path = made.stack_path(1, (0,))
+    stackers = {"cnn": stack_cnn.StackCNN(2, 2, 0.0)}
+    stack = Stack(2, 2, {"cnn": 1.0}, [SubfoldStackers(stackers, {"cnn": 1.0})])
+    metadata = StackMetadata(
+        provenance=made.provenance(1),
+        folds=(0,),
+        backbones=made.round_spec(1).backbones,
+        class_names=made.class_names,
+        weights={"cnn": 1.0},
+        fitted_weights=[{"cnn": 1.0}],
+    )
+    other_labels = metadata.provenance.model_copy(update={"pseudo_digest": "0a"})
+    save_stack(stack, metadata, path)
     assert _load_stack(made, 1, (0,)).weights == {"cnn": 1.0}
-    for wrong_stack, change, reason in (
-        (stack, {"models": metadata["models"][::-1]}, "models does not match this run"),
-        (stack, {"class_names": ["b", "a"]}, "class_names does not match this run"),
-        (stack, {"folds": [1]}, "folds does not match this run"),
-        (stack, {"pseudo_digest": "0a"}, "pseudo_digest does not match this run"),
-        (cnn_stack(3, {"cnn": 1.0}), {}, "other numbers of networks and classes"),
-        (cnn_stack(2, {"cnn": 0.5}), {}, "blend weights {'cnn': 0.5}, not {'cnn': 1.0}"),
+    for changes, reason in (
+        ({"backbones": metadata.backbones[::-1]}, "fitted for other folds or networks"),
+        ({"class_names": ["b", "a"]}, "made for other classes than this run's"),
+        ({"folds": (1,)}, "fitted for other folds or networks"),
+        ({"provenance": other_labels}, "made with pseudo 0a, not none"),
+        ({"weights": {"cnn": 0.5}}, "blend weights {'cnn': 0.5}, not {'cnn': 1.0}"),
     ):
-        save_stack(wrong_stack, path, metadata | change)
+        save_stack(stack, metadata.model_copy(update=changes), path)
         with pytest.raises(InputError, match=f"{path}: .*{reason}"):
             _load_stack(made, 1, (0,))

@@ -1,5 +1,6 @@
 import itertools
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -7,11 +8,12 @@ import torch
 
 from melgpu.data import windows
 from melgpu.data.loader import WindowLoader
+from melgpu.models.classifier import LoadedNetwork
 from melgpu.prediction.predictor import _file_signature, parity, predict_windows
 from melgpu.prediction.resume_log import BatchPredictions, ResumeLog
 from melgpu.recipe import load_recipe
 from tests.helpers import write_audio
-from tests.helpers.training import Corner
+from tests.helpers.training import PARITY, Corner
 
 CPU = torch.device("cpu")
 RECIPE = load_recipe(["demo"], ["loader.workers=0", "loader.pcm_cache=off", "loader.predict_batch_size=4"])
@@ -21,8 +23,6 @@ QUARANTINE_RECIPE = RECIPE.model_copy(
 
 
 class Network(Corner):
-    front_end = None
-
     def set_memory_format(self, channels_last):
         return self
 
@@ -31,8 +31,8 @@ class Network(Corner):
 def networks(monkeypatch):
     """Two networks that count their calls; their checkpoints match any front end."""
     monkeypatch.setattr(parity, "check_same_pictures", lambda *args: None)
-    metadata = {"parity": {}, "backbone": "corner", "fold": 0}
-    return [(Network(), metadata), (Network(), metadata)]
+    metadata = SimpleNamespace(parity=PARITY, name="corner, fold 0")
+    return [LoadedNetwork(Network(), metadata), LoadedNetwork(Network(), metadata)]
 
 
 def write_files(folder) -> list[str]:
@@ -59,13 +59,13 @@ def test_a_prediction_stopped_anywhere_resumes_to_the_same_result(networks, tmp_
     expected = predict(networks, paths, tmp_path / "uninterrupted")
     assert not np.isnan(expected[0]).any()
     assert list(expected[2]) == [paths[2]]
-    num_calls = networks[0][0].calls
+    num_calls = networks[0].model.calls
     for max_batches in (1, 2, 3):
         predict(networks, paths, tmp_path / f"stopped{max_batches}", max_batches)
-        calls_before = networks[0][0].calls
+        calls_before = networks[0].model.calls
         resumed = predict(networks, paths, tmp_path / f"stopped{max_batches}")
         # two views of the first batch are saved; the next two batches have windows that are not valid
-        assert networks[0][0].calls - calls_before == num_calls - 2
+        assert networks[0].model.calls - calls_before == num_calls - 2
         np.testing.assert_array_equal(resumed[0], expected[0])
         np.testing.assert_array_equal(resumed[1], expected[1])
         assert resumed[2] == expected[2]

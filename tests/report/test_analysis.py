@@ -3,6 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from melgpu.data.manifest import Split
 from melgpu.errors import InputError
 from melgpu.metrics import bootstrap_interval
 from melgpu.report import analysis
@@ -41,11 +42,11 @@ def test_folds_are_scored_on_their_validation_tracks(stacked_run):
     scores = analysis.fold_scores(result)
     assert list(scores) == list(evaluated.predictors)
     for j, predictor in enumerate(evaluated.predictors):
-        for fold, (track_accuracy, window_accuracy) in scores[predictor].items():
+        for fold, score in scores[predictor].items():
             rows = [row for row in range(len(evaluated.ids)) if evaluated.folds[row] == fold]
             correct = [names[evaluated.probs[j, row].argmax()] == names[evaluated.labels[row]] for row in rows]
-            assert track_accuracy == np.mean(correct)
-            assert (window_accuracy is None) == (j >= 2)
+            assert score.accuracy == np.mean(correct)
+            assert (score.window_accuracy is None) == (j >= 2)
     job = stacked_run.jobs(2)[0]
     predicted, correct, start = predictions.load(stacked_run.predictions_path(job)), [], 0
     for row, count in enumerate(predicted.num_windows):
@@ -53,7 +54,7 @@ def test_folds_are_scored_on_their_validation_tracks(stacked_run):
             if stacked_run.manifest.folds[row] == job.fold:
                 correct.append(names[probs.argmax()] == stacked_run.manifest.labels[row])
         start += count
-    assert scores[job.backbone][job.fold][1] == np.mean(correct)
+    assert scores[job.backbone][job.fold].window_accuracy == np.mean(correct)
 
 
 def test_there_is_no_window_accuracy_without_predictions(stacked_run):
@@ -84,9 +85,10 @@ def test_comparisons_are_on_the_same_tracks(stacked_run):
                 new.append(probs.argmax() == label)
                 old.append(before_probs[name, split].argmax() == label)
         gains = np.array(new, float) - np.array(old, float)
-        assert (comparison.before, comparison.after, comparison.tracks) == (np.mean(old), np.mean(new), len(new))
+        assert (comparison.accuracy, comparison.tracks) == (np.mean(new), len(new))
+        assert comparison.baseline_accuracy == pytest.approx(np.mean(old))
         assert comparison.gain == pytest.approx(gains.mean())
-        assert comparison.interval == bootstrap_interval(gains)
+        assert comparison.gain_interval == bootstrap_interval(gains)
     assert sum(comparison.tracks for comparison in comparisons["blend"].values()) == len(shuffled)
 
 
@@ -105,6 +107,15 @@ def test_pseudo_labels_are_counted_by_class(stacked_run):
     assert total.count == len(selected) > 0
     assert total.mean_confidence == pytest.approx(np.mean([pseudo.confidence for pseudo in selected]))
     assert analysis.pseudo_label_counts(stacked_run, 2) is None
+
+
+def test_the_confusion_matrix_has_true_classes_in_rows(stacked_run):
+    result = analysis.round_results(stacked_run)[0]
+    rows = result.evaluation.rows(Split.VALID)
+    expected = np.zeros([len(stacked_run.class_names)] * 2, int)
+    for row in rows:
+        expected[result.evaluation.labels[row], result.evaluation.final_probs[row].argmax()] += 1
+    np.testing.assert_array_equal(analysis.confusion_matrix(result, Split.VALID), expected)
 
 
 def test_class_scores_and_confused_pairs():

@@ -10,6 +10,7 @@ import soxr
 import torch
 
 from melgpu.audio import decode
+from melgpu.data.manifest import Split
 from melgpu.errors import InputError
 from melgpu.features.log_mel import LogMel
 from melgpu.report import error_analysis
@@ -56,7 +57,7 @@ def test_the_worst_errors_have_the_smallest_probability_of_the_truth(stacked_run
     assert [(e.true_class_probability, e.id, e.split, e.true_class, e.predicted_class) for e in errors] == sorted(
         expected
     )[:5]
-    assert {e.fold for e in errors if e.split != "validation"} <= {-1}
+    assert {e.fold for e in errors if e.split is not Split.VALID} <= {-1}
 
 
 def test_the_worst_window_has_the_smallest_mean_probability_of_the_truth(stacked_run, worst):
@@ -145,6 +146,6 @@ def test_predictions_of_other_tracks_are_rejected(stacked_run, worst):
     with pytest.raises(InputError, match=path.name):
         error_analysis.worst_windows(stacked_run, 2, [worst[0][0]])
     path.write_bytes(saved)
-    unknown = error_analysis.Misclassification("unknown.wav", "public", -1, 0, 1, 0.1, 0.9)
+    unknown = error_analysis.Misclassification("unknown.wav", Split.PUBLIC, -1, 0, 1, 0.1, 0.9)
     with pytest.raises(InputError, match=r"unknown\.wav"):
         error_analysis.worst_windows(stacked_run, 2, [unknown])

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from melgpu.console import duration
+from melgpu.data.manifest import EVALUATED_SPLITS, Split
 from melgpu.errors import InputError
 from melgpu.metrics import calibration_curve
 from melgpu.report import analysis, error_analysis, html, summary, training_times
 from melgpu.runs import pseudo_labels
 from melgpu.runs.run import Run
 from melgpu.stacking import evaluation
-from melgpu.stacking.evaluation import SPLITS
 from tests.helpers import report_run
 
 NOW = datetime(2026, 11, 23, 14, 5, tzinfo=UTC)
@@ -114,7 +114,7 @@ def test_scores_are_those_of_the_tracks(report, stacked_run):
     names = {name: analysis.PREDICTOR_NAMES.get(name, name) for name in evaluated.predictors}
     for predictor, probs in zip(evaluated.predictors, evaluated.probs, strict=True):
         row = report.row("scores", names[predictor])
-        for split, cells in zip(SPLITS, zip(row[1::2], row[2::2], strict=True), strict=True):
+        for split, cells in zip(EVALUATED_SPLITS, zip(row[1::2], row[2::2], strict=True), strict=True):
             rows = [row for row, row_split in enumerate(evaluated.splits) if row_split == split]
             labels = evaluated.labels[rows]
             correct = probs[rows].argmax(1) == labels
@@ -137,8 +137,11 @@ def test_folds_have_scores_of_tracks_and_windows(report, stacked_run):
     for predictor in ("resnet50", "mean"):
         cells = [
             cell
-            for tracks, windows in scores[predictor].values()
-            for cell in (f"{100 * tracks:.1f}", "" if windows is None else f"{100 * windows:.1f}")
+            for score in scores[predictor].values()
+            for cell in (
+                f"{100 * score.accuracy:.1f}",
+                "" if score.window_accuracy is None else f"{100 * score.window_accuracy:.1f}",
+            )
         ]
         assert [analysis.PREDICTOR_NAMES.get(predictor, predictor), *cells] in rows
 
@@ -152,8 +155,8 @@ def test_pseudo_labels_and_their_gains(report, stacked_run):
     comparisons = analysis.compare(before.evaluation, after.evaluation)["blend"]
     row = report.row("pseudo-labels", analysis.PREDICTOR_NAMES["blend"])
     for comparison, accuracies, gain in zip(comparisons.values(), row[1::2], row[2::2], strict=True):
-        assert accuracies == f"{100 * comparison.before:.1f} → {100 * comparison.after:.1f}"
-        assert gain.endswith(summary.significance(comparison.gain, comparison.p_value))
+        assert accuracies == f"{100 * comparison.baseline_accuracy:.1f} → {100 * comparison.accuracy:.1f}"
+        assert gain.endswith(summary.significance(comparison.gain, comparison.gain_p))
 
 
 def test_the_selection_of_pseudo_labels_is_described(stacked_run, report):
@@ -169,10 +172,10 @@ def test_the_selection_of_pseudo_labels_is_described(stacked_run, report):
 
 def test_confusion_matrix_and_calibration_of_each_split(report, stacked_run):
     evaluated = evaluation.load(stacked_run.evaluation_path(2))
-    for split in SPLITS:
+    for split in EVALUATED_SPLITS:
         rows = evaluated.rows(split)
         predicted, labels = evaluated.final_probs[rows].argmax(1), evaluated.labels[rows]
-        assert f"{summary.SPLIT_NAMES[split]}, {len(rows)} tracks" in report.text("classes")
+        assert f"{split.description}, {len(rows)} tracks" in report.text("classes")
         error = calibration_curve(evaluated.final_probs[rows], labels).expected_error
         assert f"gap between confidence and accuracy, is {100 * error:.1f} points" in report.text("calibration")
         for class_index, name in enumerate(stacked_run.class_names):
@@ -205,10 +208,10 @@ def test_training_times_are_given_by_backbone(report, stacked_run):
 def test_recipe_and_folder_are_given(report, stacked_run):
     assert " ".join((stacked_run.folder / "recipe.toml").read_text().split()) in report.text("metadata")
     assert str(stacked_run.folder.resolve()) in report.text("metadata")
-    assert f"Python {stacked_run.environment['python']}" in report.text("metadata")
+    assert f"Python {stacked_run.environment.python}" in report.text("metadata")
     assert "23 Nov 2026, 14:05 UTC" in report.text("header")
-    assert f"torch {stacked_run.environment['packages']['torch']}" in report.text("header")
-    if commit := stacked_run.environment["git_commit"]:
+    assert f"torch {stacked_run.environment.packages['torch']}" in report.text("header")
+    if commit := stacked_run.environment.git_commit:
         assert f"commit {commit[:7]} " in report.text("header")
         assert commit in report.text("metadata")
 
@@ -261,7 +264,7 @@ def test_many_classes_have_confused_pairs_instead_of_a_matrix(tmp_path):
     assert report.unbalanced == report.open == []
     assert "Confusion matrix" not in report.text("classes")
     evaluated = evaluation.load(run.evaluation_path(2))
-    confusion = analysis.confusion_matrix(analysis.round_results(run)[0], "validation")
+    confusion = analysis.confusion_matrix(analysis.round_results(run)[0], Split.VALID)
     truth, predicted = next(analysis.most_confused(confusion, 1))
     counts = f"{confusion[truth, predicted]} of {confusion[truth].sum()}"
     assert f"class {truth} predicted as class {predicted}: {counts}" in report.text("classes")

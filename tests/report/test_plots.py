@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from melgpu.metrics import calibration_curve
+from melgpu.models.metadata import EpochRecord
 from melgpu.report import plots
+from tests.helpers.training import epoch_record
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -31,8 +33,9 @@ def lines(plot: ElementTree.Element, colour: str) -> list[str]:
     ]
 
 
-def log(*accuracies: float) -> list[dict[str, float]]:
-    return [{"epoch": e, "loss": 1 / e, "window_accuracy": a} for e, a in enumerate(accuracies, start=1)]
+def log(*accuracies: float) -> list[EpochRecord]:
+    records = enumerate(accuracies, start=1)
+    return [epoch_record(epoch, loss=1 / epoch, window_accuracy=accuracy) for epoch, accuracy in records]
 
 
 def test_every_fold_has_a_line_in_both_axes_and_a_dot_at_its_best_epoch():

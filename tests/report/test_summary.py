@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from melgpu.audio.quarantine import AudioError
+from melgpu.data.manifest import EVALUATED_SPLITS, Split
 from melgpu.report import analysis, summary
-from melgpu.report.analysis import Comparison
 from melgpu.report.training_times import TrainingTime
+from melgpu.runs.scores import Score
 from melgpu.runs.timings import StageTiming
 from tests.helpers import report_run
 
@@ -38,6 +39,18 @@ def test_gains_have_signs(gain, text):
     assert summary.points(gain) == text
 
 
+def score(gain: float, interval: tuple[float, float], p_value: float, pseudo_labelled: int = 0) -> Score:
+    return Score(
+        accuracy=0.5,
+        interval=(0.3, 0.7),
+        tracks=10,
+        pseudo_labelled=pseudo_labelled,
+        gain=gain,
+        gain_interval=interval,
+        gain_p=p_value,
+    )
+
+
 def test_the_significance_level_is_5_percent():
     gains = [(0.2, 0.01), (-0.2, 0.05), (0.2, 0.051), (-0.2, 1.0), (0.0, 1.0)]
     expected = ["better", "worse", *["not significant"] * 3]
@@ -46,41 +59,39 @@ def test_the_significance_level_is_5_percent():
 
 def test_the_accuracy_is_of_the_private_test_set(last):
     scores = last.evaluation.scores()
-    accuracy = f"{100 * scores['blend']['private']['accuracy']:.1f}\xa0%"
+    accuracy = f"{100 * scores['blend'][Split.PRIVATE].accuracy:.1f}\xa0%"
     assert summary.accuracy_sentence(last, scores).startswith(
         f"The blend of the stackers has an accuracy of {accuracy} on 6 private test tracks (95"
     )
-    validation_scores = {name: {"validation": cells["validation"]} for name, cells in scores.items()}
+    validation_scores = {name: {Split.VALID: by_split[Split.VALID]} for name, by_split in scores.items()}
     assert "validation tracks" in summary.accuracy_sentence(last, validation_scores)
     assert "there is no accuracy" in summary.accuracy_sentence(last, {name: {} for name in scores})
     assert summary.stacking_sentence(last, {name: {} for name in scores}) == ""
 
 
 def test_the_best_split_is_not_trained_on():
-    cells = {split: {"pseudo_labelled": 0} for split in ("validation", "public", "private")}
-    assert summary.best_split({"blend": cells}) == "private"
-    assert summary.best_split({"blend": {split: cells[split] for split in ("validation", "public")}}) == "public"
-    trained_on = {"validation": {"pseudo_labelled": 0}, "public": {"pseudo_labelled": 3}}
-    assert summary.best_split({"blend": trained_on}) == "validation"
-    assert summary.best_split({"blend": {"public": {"pseudo_labelled": 3}}}) == "public"
+    unseen, seen = score(0.0, (0.0, 0.0), 1.0, pseudo_labelled=0), score(0.0, (0.0, 0.0), 1.0, pseudo_labelled=3)
+    assert summary.best_split({"blend": dict.fromkeys(EVALUATED_SPLITS, unseen)}) is Split.PRIVATE
+    assert summary.best_split({"blend": {Split.VALID: unseen, Split.PUBLIC: unseen}}) is Split.PUBLIC
+    assert summary.best_split({"blend": {Split.VALID: unseen, Split.PUBLIC: seen}}) is Split.VALID
+    assert summary.best_split({"blend": {Split.PUBLIC: seen}}) is Split.PUBLIC
 
 
 def test_the_blend_is_compared_with_the_mean_as_final_predictor(last):
     scores = last.evaluation.scores()
     sentence = summary.stacking_sentence(last, scores)
     assert sentence.startswith("Compared with the plain mean of the networks, ")
-    mean = replace(
-        last, evaluation=replace(last.evaluation, provenance=last.evaluation.provenance | {"final_predictor": "mean"})
-    )
+    metadata = last.evaluation.metadata.model_copy(update={"final_predictor": "mean"})
+    mean = replace(last, evaluation=replace(last.evaluation, metadata=metadata))
     assert summary.stacking_sentence(mean, scores) == f"The blend of the stackers, c{sentence[1:]}"
     assert summary.accuracy_sentence(mean, scores).startswith("The mean of the networks has an accuracy of ")
 
 
 def test_gains_are_grouped_by_significance(last):
     comparisons = {
-        "validation": Comparison(0.5, 0.6, 0.1, (-0.1, 0.3), 0.6, 10, 0),
-        "public": Comparison(0.5, 0.7, 0.2, (0.1, 0.3), 0.01, 10, 0),
-        "private": Comparison(0.5, 0.3, -0.2, (-0.3, -0.1), 0.03, 10, 0),
+        Split.VALID: score(0.1, (-0.1, 0.3), 0.6),
+        Split.PUBLIC: score(0.2, (0.1, 0.3), 0.01),
+        Split.PRIVATE: score(-0.2, (-0.3, -0.1), 0.03),
     }
     assert summary.pseudo_label_sentence(last.run, None, comparisons) == (
         "Compared with the same round without them, better on public test (+20.0 points, +10.0 to +30.0); "
@@ -112,17 +123,20 @@ def test_confidence_is_compared_with_accuracy():
 
 
 def test_the_most_confused_classes_are_named(last):
-    confusions = [analysis.confusion_matrix(last, split) for split in analysis.labelled_splits(last)]
+    confusions = [analysis.confusion_matrix(last, split) for split in last.evaluation.labelled_splits]
     truth, predicted = next(analysis.most_confused(sum(confusions), 1))
     names = last.run.class_names
     assert summary.confusion_sentence(last).startswith(f"Most often {names[truth]} predicted as {names[predicted]} (")
 
 
 def test_blend_weights_are_in_percent(last):
-    assert "The blend: CNN 45, CNN with skips 45, LightGBM 10." in summary.blend_weights_sentence(last)
-    for malformed in ({"cnn": 1.0}, {"cnn": "x", "b": 1.0}, [1], None):
-        last.evaluation.provenance["fitted_weights"] = malformed
-        assert "fitted" not in summary.blend_weights_sentence(last)
+    assert summary.blend_weights_sentence(last) == (
+        "Weights of the stackers, in percent. The blend: CNN 45, CNN with skips 45, LightGBM 10; "
+        "fitted to validation tracks: CNN 33, CNN with skips 33, LightGBM 33."
+    )
+    metadata = last.evaluation.metadata.model_copy(update={"weights": {"cnn": 1.0}, "fitted_weights": {"cnn": 1.0}})
+    one_stacker = replace(last, evaluation=replace(last.evaluation, metadata=metadata))
+    assert summary.blend_weights_sentence(one_stacker) == ""
 
 
 def test_sentences_of_time_and_quarantine():

@@ -15,9 +15,9 @@ def test_times_are_summed_over_epochs_and_folds(tmp_path):
     ]
     assert (training.networks, training.epochs) == (2, len(records))
     stages = ("audio_s", "pictures_s", "network_s", "other_s", "validation_s")
-    assert training.total_s == pytest.approx(sum(record[stage] for record in records for stage in stages))
-    training_s = [sum(record[stage] for stage in stages[:-1]) for record in records]
-    steps = sum(record["steps_per_s"] * epoch_s for record, epoch_s in zip(records, training_s, strict=True))
+    assert training.total_s == pytest.approx(sum(getattr(record, stage) for record in records for stage in stages))
+    training_s = [sum(getattr(record, stage) for stage in stages[:-1]) for record in records]
+    steps = sum(record.steps_per_s * epoch_s for record, epoch_s in zip(records, training_s, strict=True))
     assert training.windows_per_s == pytest.approx(steps * run.recipe.optim.batch_size / sum(training_s))
 
 

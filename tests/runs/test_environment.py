@@ -14,9 +14,9 @@ GCC version:  gcc version 11.4.0
 
 def test_describe_has_packages_device_and_commit():
     described = environment.describe("cuda:1")
-    assert described["device"] == "cuda:1"
-    assert described["packages"]["torch"] == metadata.version("torch")
-    assert described["git_commit"] is None or len(described["git_commit"]) == 40
+    assert described.device == "cuda:1"
+    assert described.packages["torch"] == metadata.version("torch")
+    assert described.git_commit is None or len(described.git_commit) == 40
 
 
 def test_the_tuning_signature_has_device_and_versions():

@@ -7,6 +7,7 @@ import pytest
 
 from melgpu.audio import quarantine
 from melgpu.audio.quarantine import AudioError
+from melgpu.data.manifest import MANIFEST_SPLITS, Split
 from melgpu.data.pcm_cache import open_cache
 from melgpu.errors import InputError
 from melgpu.recipe import load_recipe
@@ -25,7 +26,7 @@ def make_recipe(*overrides):
 def build_manifest(folder, recipe=None, **sources):
     recipe = recipe or make_recipe()
     cache = open_cache(folder / "pcm_cache", recipe.audio, recipe.loader)
-    return preflight.build_manifest({"train": None, "public": None, "private": None, **sources}, None, recipe, cache)
+    return preflight.build_manifest({split: sources.get(split) for split in MANIFEST_SPLITS}, None, recipe, cache)
 
 
 def test_every_problem_of_the_tracks_is_listed_together(tmp_path):
@@ -135,7 +136,7 @@ def test_a_check_reports_on_the_data_set_and_writes_nothing(tmp_path, capsys):
     train, test = write_list(tmp_path / "train.csv", rows), write_list(tmp_path / "test.csv", [("copy.wav",)])
     before = set(tmp_path.iterdir())
     recipe = make_recipe()
-    assert preflight.check_dataset(preflight.read_sources({"train": train, "public": test}, None), recipe) == 0
+    assert preflight.check_dataset(preflight.read_sources({Split.TRAIN: train, Split.PUBLIC: test}, None), recipe) == 0
     text = capsys.readouterr().out
     for part in ("7 files: 22,050 Hz: 7; mono: 7", "7 are shorter than a track of 0:18", "silent: none"):
         assert part in text
@@ -143,7 +144,7 @@ def test_a_check_reports_on_the_data_set_and_writes_nothing(tmp_path, capsys):
     assert f"{tmp_path}/copy.wav (public test)" in text
     assert "labels: a: 3, b: 3" in text
     (tmp_path / "3.wav").write_text("no music")
-    assert preflight.check_dataset(preflight.read_sources({"train": train, "public": test}, None), recipe) == 1
+    assert preflight.check_dataset(preflight.read_sources({Split.TRAIN: train, Split.PUBLIC: test}, None), recipe) == 1
     assert f"{tmp_path}/3.wav: not readable as audio" in capsys.readouterr().out
     assert set(tmp_path.iterdir()) == before
 
@@ -159,7 +160,7 @@ def test_networks_that_timm_does_not_know_are_named(tmp_path):
     with pytest.raises(InputError) as caught:
         build_manifest(tmp_path, recipe, train=train)
     assert not (tmp_path / "pcm_cache").exists()  # nothing is decoded for an invalid recipe
-    assert preflight.check_dataset(preflight.read_sources({"train": train}, None), recipe) == 2
+    assert preflight.check_dataset(preflight.read_sources({Split.TRAIN: train}, None), recipe) == 2
     text = str(caught.value)
     assert "there is no network resnet_50; did you mean resnet50" in text
     assert "there is no network vgg61" in text

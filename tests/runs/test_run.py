@@ -1,10 +1,12 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from melgpu.data.manifest import Split
 from melgpu.errors import InputError
 from melgpu.runs import run, sampling
 from melgpu.runs.folder import FORMAT, open_run
@@ -50,14 +52,15 @@ def test_a_fold_holds_out_its_validation_tracks(made):
         train, valid = made.fold_rows(fold)
         assert not set(train) & set(valid)
         assert sorted([*train, *valid]) == list(range(12))
-        assert made.round_splits(fold).count("valid") == len(valid)
+        assert made.fold_splits(fold).count(Split.VALID) == len(valid)
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(st.dictionaries(st.sampled_from(["x.wav", "y.wav"]), st.sampled_from("ab")))
 def test_pseudo_labelled_tracks_are_trained_on_and_never_validated(made, selected):
+    made = replace(made)  # as opened anew: pseudo labels are read once
     mark_stacked(made, 1, [pseudo_label(name, class_name) for name, class_name in selected.items()])
-    tracks, rows = made.round_manifest(2)
+    tracks, rows = made.round_tracks(2).manifest, made.round_tracks(2).pseudo_rows
     assert {tracks.ids[row]: tracks.labels[row] for row in rows} == selected
     for job in made.jobs(2):
         trained, valid = (
@@ -76,8 +79,8 @@ def test_the_variant_without_pseudo_labels_has_folders_of_its_own(made):
         open_run(made.folder, without_pseudo=True)
     mark_stacked(made, 1, [pseudo_label("y.wav", "b")])
     without = open_run(made.folder, without_pseudo=True)
-    assert without.round_manifest(2)[1].tolist() == []
-    assert (without.pseudo_digest(2), made.pseudo_digest(1)) == ("none", "none")
+    assert without.round_tracks(2).pseudo_rows.tolist() == []
+    assert (without.round_tracks(2).pseudo_digest, made.round_tracks(1).pseudo_digest) == ("none", "none")
     assert without.round_folder(1) == made.round_folder(1)
     for job in made.jobs(2):
         assert without.job_folder(job) != made.job_folder(job)
@@ -87,37 +90,29 @@ def test_the_variant_without_pseudo_labels_has_folders_of_its_own(made):
 
 def test_the_digest_depends_on_the_pseudo_labels(made):
     mark_stacked(made, 1, [pseudo_label("y.wav", "b")])
-    before = made.pseudo_digest(2)
+    before = made.provenance(2)
     mark_stacked(made, 1, [pseudo_label("y.wav", "a")])
-    assert made.pseudo_digest(2) != before
+    assert made.provenance(2) == before  # read once
+    (difference,) = open_run(made.folder).provenance(2).differences(before)
+    assert difference.startswith("made with pseudo ")
 
 
 def test_pseudo_labels_of_other_tracks_are_rejected(made):
     mark_stacked(made, 1, [pseudo_label("3.wav", "b")])
     with pytest.raises(InputError, match=r"3\.wav is not a public test track"):
-        made.round_manifest(2)
+        made.round_tracks(2)
 
 
 def test_pseudo_labels_of_unknown_classes_are_rejected(made):
     mark_stacked(made, 1, [pseudo_label("y.wav", "c")])
     with pytest.raises(InputError, match=r"pseudo\.csv: 'c' is not a class"):
-        made.round_manifest(2)
+        made.round_tracks(2)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "[" * 100_000, '{"python": 3}', '{"python": "3", "packages": []}'])
 def test_damaged_json_is_rejected(made, text):
-    score = {
-        "accuracy": 0.5,
-        "interval": [0.2, 0.8],
-        "tracks": 7,
-        "pseudo_labelled": 0,
-        "gain": 0.1,
-        "gain_interval": [0.0, 0.2],
-        "gain_p": 0.2,
-    }
-    made.finish_round(1, {"mean": {"validation": score}})
-    assert made.scores(1) == {"mean": {"validation": score}}
-    scores = made.stack_folder(1) / "scores.json"
+    mark_stacked(made, 1, [])
+    scores = made.scores_path(1)
     for path, load in ((made.folder / "environment.json", lambda: open_run(made.folder)), (scores, made.scores)):
         path.write_text(text)
         with pytest.raises(InputError, match=path.name):
@@ -134,7 +129,7 @@ def test_damaged_recipes_are_rejected(made, text):
         open_run(made.folder)
 
 
-@pytest.mark.parametrize("run_format", [None, 1, 3])
+@pytest.mark.parametrize("run_format", [None, 1, 2, 4])
 def test_a_folder_of_another_format_is_rejected_with_one_problem(made, run_format):
     path = made.folder / "environment.json"
     environment = json.loads(path.read_text())

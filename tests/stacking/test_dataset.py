@@ -24,7 +24,7 @@ def test_predictions_in_another_order_are_aligned_with_the_manifest(second):
     expected = dataset.load_base_predictions(second, 2)
     path = second.predictions_path(second.jobs(2)[1])
     saved = predictions.load(path)
-    tracks = zip(saved.ids, second.manifest.splits, strict=True)
+    tracks = zip(saved.ids, saved.splits, strict=True)
     predictions.save(saved.reordered_to(list(tracks)[::-1]), path)
     assert predictions.load(path).ids == saved.ids[::-1]
     base = dataset.load_base_predictions(second, 2)
@@ -41,7 +41,7 @@ def with_protocol(run: Run, protocol: str) -> Run:
 
 def test_original_stacking_sets_are_folds_with_their_training_tracks(second):
     base = dataset.load_base_predictions(second, 2)
-    labels = class_indices(second.round_manifest(2)[0], second.class_names)
+    labels = class_indices(second.round_tracks(2).manifest, second.class_names)
     for stacking_set, fold in zip(dataset.stacking_sets(second, 2, base), (1, 2), strict=True):
         valid = [row for row in second.fold_rows(fold)[1] if row != 5]
         train = [*(row for row in second.fold_rows(fold)[0] if row != 5), 13]  # with the pseudo label
@@ -83,9 +83,9 @@ def test_an_evaluation_has_the_predictions_of_each_predictor(second, monkeypatch
     assert round_evaluation.splits.count("public") == 2
     assert round_evaluation.ids[-2:] == ("x.wav", "y.wav")
     assert round_evaluation.labels[-2:].tolist() == [-1, -1]  # pseudo labels are no ground truth
-    assert round_evaluation.provenance["final_predictor"] == "blend"
+    assert round_evaluation.metadata.final_predictor == "blend"
     np.testing.assert_array_equal(round_evaluation.final_probs, round_evaluation.probs[-1])
-    assert round_evaluation.provenance["fitted_weights"] == {"lightgbm": pytest.approx(1)}
+    assert round_evaluation.metadata.fitted_weights == {"lightgbm": pytest.approx(1)}
     for k, name in enumerate(("inception_v3", "resnet50")):
         probs = round_evaluation.probs[round_evaluation.predictors.index(name)]
         for row, (track_id, fold) in enumerate(zip(round_evaluation.ids, round_evaluation.folds, strict=True)):
@@ -106,6 +106,20 @@ def test_an_evaluation_has_the_predictions_of_each_predictor(second, monkeypatch
     np.testing.assert_allclose(round_evaluation.probs[3][-2:], np.mean(test_probs, axis=0))
 
 
+def test_every_predictor_gives_unusable_test_tracks_the_class_prior(second):
+    base = dataset.load_base_predictions(second, 2)
+    base.unusable[13] = True
+    stacks = []
+    for stacking_set in dataset.stacking_sets(second, 2, base):
+        train, valid, subfolds = stacking_set.train, stacking_set.validation, stacking_set.subfolds
+        fitted = fit_subfolds(train, valid, subfolds, ["lightgbm"], second.recipe.stacking)
+        stacks.append((stacking_set, Stack(2, 2, {"lightgbm": 1.0}, list(fitted))))
+    round_evaluation = evaluation.evaluate_round(second, 2, base, stacks)
+    assert round_evaluation.ids[-1] == "y.wav"
+    np.testing.assert_array_equal(round_evaluation.probs[:, -1], np.tile(second.prior, (5, 1)))
+    assert not np.isclose(round_evaluation.probs[:2, -2], second.prior).all()
+
+
 def test_votes_are_the_predicted_classes_of_every_network_and_fold(second):
     base = dataset.load_base_predictions(second, 2)
     votes = base.votes(np.array([12, 13, 0]))
@@ -122,8 +136,8 @@ def test_unusable_tracks_are_in_no_stacking_set(second):
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"pseudo_digest": "none"}, "resnet50, fold 1: made with pseudo_digest none, not"),
-        ({"recipe_digest": "0"}, "inception_v3, fold 1: made with recipe_digest 0, not"),
+        ({"pseudo_digest": "none"}, "resnet50, fold 1: made with pseudo none, not"),
+        ({"recipe_digest": "0"}, "inception_v3, fold 1: made with recipe 0, not"),
         ({"round": 1}, "made with round 1, not 2"),
     ],
 )

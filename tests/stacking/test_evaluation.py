@@ -1,12 +1,22 @@
+import io
 import os
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from melgpu.data.manifest import EVALUATED_SPLITS, Split
 from melgpu.errors import InputError
+from melgpu.models.metadata import Provenance
 from melgpu.stacking import evaluation
-from melgpu.stacking.evaluation import RoundEvaluation
+from melgpu.stacking.evaluation import EvaluationMetadata, RoundEvaluation
+
+METADATA = EvaluationMetadata(
+    provenance=Provenance(round=2, recipe_digest="1f", pseudo_digest="none"),
+    final_predictor="blend",
+    weights={"cnn": 1.0},
+    fitted_weights={"cnn": 1.0},
+)
 
 
 def make_evaluation(**changes) -> RoundEvaluation:
@@ -15,13 +25,13 @@ def make_evaluation(**changes) -> RoundEvaluation:
     round_evaluation = RoundEvaluation(
         ("resnet50", "xception", "mean", "blend"),
         ("a", "b", "c", "d", "e", "f", "g"),
-        ("validation",) * 4 + ("public",) * 2 + ("private",),
+        (Split.VALID,) * 4 + (Split.PUBLIC,) * 2 + (Split.PRIVATE,),
         np.array([0, 0, 1, 1, -1, -1, -1]),
         np.array([0, 1, 2, 0, 1, -1, -1]),
         np.arange(7) == 4,
         probs,
         ("x", "y", "ü"),
-        {"round": 2, "final_predictor": "blend"},
+        METADATA,
     )
     return replace(round_evaluation, **changes)
 
@@ -34,13 +44,13 @@ def test_round_trip(tmp_path):
 
 
 def test_rows_have_known_labels():
-    assert [make_evaluation().rows(split).tolist() for split in evaluation.SPLITS] == [[0, 1, 2, 3], [4], []]
-    assert make_evaluation().rows("validation", fold=1).tolist() == [2, 3]
+    assert [make_evaluation().rows(split).tolist() for split in EVALUATED_SPLITS] == [[0, 1, 2, 3], [4], []]
+    assert make_evaluation().rows(Split.VALID, fold=1).tolist() == [2, 3]
 
 
 def test_pseudo_labelled_tracks_are_counted():
-    counts = {split: score["pseudo_labelled"] for split, score in make_evaluation().scores()["blend"].items()}
-    assert counts == {"validation": 0, "public": 1}
+    counts = {split: score.pseudo_labelled for split, score in make_evaluation().scores()["blend"].items()}
+    assert counts == {"valid": 0, "public": 1}
 
 
 def test_scores_are_accuracy_and_gain():
@@ -49,22 +59,16 @@ def test_scores_are_accuracy_and_gain():
     probs[3, 2] = [0.1, 0.1, 0.8]  # the blend corrects one
     scores = make_evaluation(probs=probs).scores()
     assert list(scores) == ["resnet50", "xception", "mean", "blend"]
-    assert {name: splits["validation"]["accuracy"] for name, splits in scores.items()} == {
+    assert {name: splits[Split.VALID].accuracy for name, splits in scores.items()} == {
         "resnet50": 0.5,
         "xception": 0.5,
         "mean": 0.5,
         "blend": 0.75,
     }
     blend = scores["blend"]
-    assert blend["validation"]["gain"] == 0.25
-    assert blend["validation"]["gain_interval"][0] == 0
-    assert blend["validation"]["gain_interval"][1] > 0.25
-    assert blend["validation"]["gain_p"] == 1  # of one track
-    assert blend["public"]["tracks"] == 1
-    assert blend["public"]["gain"] == 0
-    assert "private" not in blend
-    low, high = blend["validation"]["interval"]
-    assert low < 0.75 < high
+    assert blend[Split.VALID].gain == 0.25
+    assert (blend[Split.PUBLIC].tracks, blend[Split.PUBLIC].gain) == (1, 0)
+    assert Split.PRIVATE not in blend
 
 
 @pytest.mark.parametrize(
@@ -73,9 +77,9 @@ def test_scores_are_accuracy_and_gain():
         {"folds": np.zeros(6, int)},
         {"labels": np.full(7, 3)},
         {"labels": np.full(7, -2)},
-        {"splits": ("train",) * 7},
+        {"splits": (Split.TRAIN,) * 7},
         {"probs": np.zeros((4, 7, 2))},
-        {"provenance": []},
+        {"metadata": METADATA.model_copy(update={"final_predictor": "oracle"})},
     ],
 )
 def test_columns_that_do_not_fit_are_rejected(changes):
@@ -92,9 +96,17 @@ def test_malformed_files_are_rejected(tmp_path):
         path.write_bytes(content)
         with pytest.raises(InputError, match=r"x\.npz: damaged"):
             evaluation.load(path)
-    evaluation.save(make_evaluation(provenance={"final_predictor": "oracle"}), path)
-    with pytest.raises(InputError, match=r"x\.npz: damaged"):
-        evaluation.load(path)
+    with np.load(io.BytesIO(valid)) as data:
+        arrays = dict(data)
+    for changes in (
+        {"metadata": np.array("{}")},
+        {"metadata": np.array(str(arrays["metadata"]).replace("blend", "oracle"))},
+        {"metadata": np.array(str(arrays["metadata"]).replace("1.0", '"all"'))},
+        {"splits": np.array(["validation"] * 7)},
+    ):
+        np.savez(path, **arrays | changes)
+        with pytest.raises(InputError, match=r"x\.npz: damaged"):
+            evaluation.load(path)
     evaluation.save(make_evaluation(probs=np.full((4, 7, 3), np.nan)), path)
     with pytest.raises(InputError, match="values that are not probabilities"):
         evaluation.load(path)

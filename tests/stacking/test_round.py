@@ -8,6 +8,7 @@ import pytest
 
 from melgpu.commands import stack
 from melgpu.data import manifest
+from melgpu.data.manifest import TEST_SPLITS, Split
 from melgpu.data.sources import SourceList
 from melgpu.errors import InputError
 from melgpu.runs import run
@@ -27,12 +28,12 @@ def same_names(tmp_path, small_recipe, monkeypatch) -> run.Run:
     """A run in its first round whose test sets have different files of the same names."""
     names = [f"{i}.wav" for i in range(4)]
     train = source_list(tmp_path / "train", [f"t{i}.wav" for i in range(18)], ["a", "b"] * 9)
-    tests = {split: source_list(tmp_path / split, names, [""] * 4) for split in ("public", "private")}
+    tests = {split: source_list(tmp_path / split, names, [""] * 4) for split in TEST_SPLITS}
     for sources in (train, *tests.values()):
         for path in map(Path, sources.paths):
             path.parent.mkdir(exist_ok=True)
             path.touch()
-    new_run = create_run(tmp_path / "run", small_recipe, manifest.build({"train": train, **tests}, 3, 8), "cpu")
+    new_run = create_run(tmp_path / "run", small_recipe, manifest.build({Split.TRAIN: train, **tests}, 3, 8), "cpu")
     write_predictions(new_run, 1, monkeypatch)
     return new_run
 
@@ -47,7 +48,7 @@ def test_test_sets_may_share_names(same_names, monkeypatch):
         expected = [["Id", "Genre"], *([second.ids[row], "ab"[second.final_probs[row].argmax()]] for row in rows)]
         assert list(csv.reader(path.open())) == expected
     first = evaluation.load(same_names.evaluation_path(1))
-    public = {first.ids[row]: first.final_probs[row].max() for row, s in enumerate(first.splits) if s == "public"}
+    public = {first.ids[row]: first.final_probs[row].max() for row, s in enumerate(first.splits) if s is Split.PUBLIC}
     selected = list(csv.DictReader(same_names.pseudo_path(1).open()))
     assert selected
     for row in selected:

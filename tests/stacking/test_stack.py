@@ -1,13 +1,10 @@
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 
 from melgpu.errors import InputError
-from melgpu.metrics import accuracy
-from melgpu.models import checkpoint
 from melgpu.stacking.stack import (
     Stack,
     assign_subfolds,
@@ -17,10 +14,8 @@ from melgpu.stacking.stack import (
     fit_blend_weights,
     fit_subfolds,
     fold_groups,
-    load_stack,
-    save_stack,
 )
-from tests.helpers.stacking import SPEC, labelled_matrix
+from tests.helpers.stacking import SPEC, accuracy, labelled_matrix
 
 NAMES = ["cnn", "skip_cnn", "lightgbm"]
 
@@ -79,14 +74,6 @@ def test_a_stacker_is_as_accurate_as_the_mean_and_better_than_the_worst_model(fi
     stacked = fitted[0].predict(matrix)[name]
     assert accuracy(stacked, labels) > accuracy(matrix.mean(1), labels) - 0.05
     assert accuracy(stacked, labels) > accuracy(matrix[:, 2], labels) + 0.3
-
-
-def test_the_same_seed_gives_the_same_bits(train, fitted, tmp_path):
-    torch.rand(3)
-    refitted, _ = fit_stack(train, labelled_matrix(80, 2))
-    for path, stack in ((tmp_path / "first", fitted[0]), (tmp_path / "second", refitted)):
-        save_stack(stack, path, {"folds": [0]})
-    assert (tmp_path / "first").read_bytes() == (tmp_path / "second").read_bytes()
 
 
 def test_the_prediction_of_a_track_does_not_depend_on_its_label(train, fitted):
@@ -162,51 +149,6 @@ def test_a_fitted_blend_needs_two_stackers():
 def test_protocols_group_folds():
     assert fold_groups("original", (2, 3, 4)) == [(2,), (3,), (4,)]
     assert fold_groups("oof", (2, 3, 4)) == [(2, 3, 4)]
-
-
-def test_a_saved_stack_gives_the_same_predictions(fitted, tmp_path):
-    stack, matrix = fitted[0], labelled_matrix(50, 7)[0]
-    save_stack(stack, tmp_path / "x", {"folds": [2]})
-    loaded, metadata = load_stack(tmp_path / "x")
-    assert metadata["folds"] == [2]
-    for name, probs in stack.predict(matrix).items():
-        np.testing.assert_array_equal(loaded.predict(matrix)[name], probs)
-
-
-CNN = {"num_models": 2, "num_classes": 3, "weights": {"cnn": 1.0}, "fitted_weights": [{"cnn": 1.0}]}
-
-
-@pytest.mark.parametrize(
-    ("shape", "reason"),
-    [
-        (None, "not of a stack"),
-        ([], "not of a stack"),
-        ({}, "stack.num_models: Field required"),
-        ({**CNN, "num_models": "2"}, "stack.num_models"),
-        ({**CNN, "num_classes": 10**30}, "stack.num_classes"),
-        ({**CNN, "fitted_weights": [{"cnn": 1.0}] * 1001}, "stack.fitted_weights"),
-        ({**CNN, "fitted_weights": []}, "stack.fitted_weights"),
-        ({**CNN, "fitted_weights": [{"cnn": -0.5}]}, "stack.fitted_weights"),
-        ({**CNN, "fitted_weights": [{"cnn": 0.0}]}, "fitted weights of other stackers, or all zero"),
-        ({**CNN, "fitted_weights": [{"skip_cnn": 1.0}]}, "fitted weights of other stackers, or all zero"),
-        ({**CNN, "weights": {"evil": 1.0}}, "stack.weights.evil"),
-        ({**CNN, "weights": {"cnn": 0.0}}, "stack.weights.cnn"),
-        ({**CNN, "num_models": 1000, "num_classes": 10_000}, "does not fit StackCNN"),
-        ({**CNN, "weights": {"skip_cnn": 1.0}, "fitted_weights": [{"skip_cnn": 1.0}]}, "does not fit StackSkipCNN"),
-        (
-            {**CNN, "weights": {"lightgbm": 1.0}, "fitted_weights": [{"lightgbm": 1.0}]},
-            "lightgbm.0 is not a LightGBM model",
-        ),
-    ],
-)
-def test_malformed_stacks_are_rejected(tmp_path, shape, reason):
-    garbage = {"lightgbm.0": torch.frombuffer(bytearray(b"tree\nTree=0\n\xff"), dtype=torch.uint8)}
-    checkpoint.save(tmp_path / "x", garbage, {"stack": shape})
-    with pytest.raises(checkpoint.CheckpointError, match=f"x: .*{reason}"):
-        load_stack(tmp_path / "x")
-    checkpoint.save(tmp_path / "x", {}, {})
-    with pytest.raises(checkpoint.CheckpointError, match="not of a stack"):
-        load_stack(tmp_path / "x")
 
 
 def test_a_blend_is_a_weighted_mean():

@@ -1,9 +1,8 @@
 import numpy as np
 import torch
 
-from melgpu.metrics import accuracy
 from melgpu.stacking import stack_cnn
-from tests.helpers.stacking import SPEC, labelled_matrix
+from tests.helpers.stacking import SPEC, accuracy, labelled_matrix
 
 
 def test_kernels_run_along_the_model_axis_only():

@@ -1,14 +1,20 @@
+import contextlib
+import io
+import pickle
+import zipfile
 from dataclasses import replace
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from melgpu.errors import InputError
-from melgpu.models import checkpoint, schema
-from melgpu.recipe import validate_recipe
+from melgpu.models import checkpoint
+from melgpu.models.metadata import NetworkMetadata
 from melgpu.runs import environment
 from melgpu.training import checkpointing
-from tests.helpers.training import OPTIM, PARITY, fresh_tiny, run, same_weights
+from tests.helpers.training import OPTIM, PARITY, epoch_record, fresh_tiny, run, same_weights
 
 
 @pytest.fixture
@@ -34,14 +40,12 @@ def test_a_training_is_saved_resumed_and_finished(short):
     assert names == ["best.safetensors", "log.csv", "scores.json"]
     assert checkpointing.load_log(short, job) == resumed.log
     assert len(resumed.log) == OPTIM.max_epochs
-    _, metadata = checkpoint.load(short.checkpoint_path(job))
-    schema.validate_metadata(schema.NetworkMetadata, metadata, short.checkpoint_path(job))
-    assert (metadata["parity"], metadata["recipe_digest"]) == (PARITY, short.recipe.digest())
-    assert (metadata["fold"], metadata["class_names"]) == (0, ["a", "b"])
-    assert metadata["scores"] in resumed.log
-    assert validate_recipe(metadata["recipe"], "saved") == short.recipe
-    expected = environment.describe("cpu")
-    assert {key: metadata["environment"][key] for key in expected} == expected
+    _, metadata = checkpoint.load(short.checkpoint_path(job), NetworkMetadata)
+    assert (metadata.parity, metadata.provenance) == (PARITY, short.job_provenance(job))
+    assert metadata.class_names == ["a", "b"]
+    assert metadata.scores in resumed.log
+    assert metadata.recipe == short.recipe
+    assert metadata.environment == environment.describe("cpu")
 
 
 def test_two_processes_never_train_the_same_network(made):
@@ -61,8 +65,8 @@ def test_two_processes_never_train_the_same_network(made):
 def test_a_training_of_another_recipe_is_rejected(short, made):
     job, training = short.jobs(1)[0], fresh_tiny()
     run(training, epochs=1)
-    checkpointing.save_epoch(short, job, training, {})
-    with pytest.raises(checkpoint.CheckpointError, match="made with another recipe"):
+    checkpointing.save_epoch(short, job, training, PARITY)
+    with pytest.raises(checkpoint.CheckpointError, match="made with recipe "):
         checkpointing.resume(made, job, fresh_tiny())
 
 
@@ -74,40 +78,94 @@ def test_tensorboard_has_each_epoch_once_after_an_interruption(short):
     job, training = with_tensorboard.jobs(1)[0], fresh_tiny()
     for _ in range(2):
         run(training, epochs=1)
-        checkpointing.save_epoch(with_tensorboard, job, training, {})
-    checkpointing.save_epoch(with_tensorboard, job, training, {})  # as after a kill before the epoch's state was saved
+        checkpointing.save_epoch(with_tensorboard, job, training, PARITY)
+    checkpointing.save_epoch(
+        with_tensorboard, job, training, PARITY
+    )  # as after a kill before the epoch's state was saved
     events = EventAccumulator(str(with_tensorboard.job_folder(job) / "tensorboard"))
     events.Reload()
     assert [event.step for event in events.Scalars("loss")] == [1, 2]
     assert {"loss", "accuracy", "window_accuracy", "lr"} <= set(events.Tags()["scalars"])
 
 
-def test_a_malformed_state_is_rejected(short):
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda state: state.clear(),
+        lambda state: state.update(progress={**state["progress"], "epoch": 10**9}),
+        lambda state: state.update(progress={**state["progress"], "step": -1}),
+        lambda state: state.update(progress={**state["progress"], "best_accuracy": float("nan")}),
+        lambda state: state.update(log=["text"]),
+        lambda state: state.update(log=[{"window_accuracy": 0.5}]),
+        lambda state: state.update(micro_batch=0),
+        lambda state: state.update(world_size="two"),
+        lambda state: state.update(model={}),
+        lambda state: state["model"].update({"head.2.bias": torch.zeros(77)}),
+        lambda state: state["model"].update({"head.2.bias": [0.0, 0.0]}),
+        lambda state: state.update(ema={}),
+        lambda state: state.update(metric_sums=torch.zeros(3)),
+        lambda state: state.update(optimizer={"state": {}, "param_groups": []}),
+        lambda state: state.update(optimizer=None),
+        lambda state: state.pop("provenance"),
+    ],
+)
+def test_a_malformed_state_is_rejected(short, damage):
     job, training = short.jobs(1)[0], fresh_tiny()
-    tensors, metadata = training.state()
-    first_name, path = next(iter(tensors)), short.job_folder(job) / "last.safetensors"
-    digests = {"recipe_digest": short.recipe.digest(), "pseudo_digest": "none"}
-    for bad_tensors, bad_metadata in (
-        ({}, None),
-        ({}, []),
-        ({}, {**metadata, "progress": {}}),
-        ({}, {**metadata, "progress": {**metadata["progress"], "epoch": 10**9}}),
-        ({}, {**metadata, "progress": {**metadata["progress"], "step": -1}}),
-        ({}, {**metadata, "log": ["text"]}),
-        ({}, {**metadata, "log": [{"window_accuracy": 0.5}]}),
-        ({}, {**metadata, "groups": [{"lr": "fast", "params": [0]}]}),
-        ({}, {**metadata, "micro_batch": 0}),
-        ({}, {**metadata, "ranks": "two"}),
-        ({}, metadata),
-        ({"nameless": torch.zeros(3)}, metadata),
-        ({"other.thing": torch.zeros(3)}, metadata),
-        ({first_name: torch.zeros(77)}, metadata),
-        ({**tensors, "epoch.sums": torch.zeros(3)}, metadata),
-        (tensors, {**metadata, "groups": []}),
-    ):
-        checkpoint.save(path, bad_tensors, digests | {"training": bad_metadata})
-        with pytest.raises(checkpoint.CheckpointError, match=r"last\.safetensors: .*(not of a training|does not fit)"):
+    state = training.state(short.job_provenance(job)).model_dump()
+    path = checkpointing.state_path(short, job)
+    path.parent.mkdir(parents=True)
+    torch.save(state, path)
+    assert checkpointing.resume(short, job, training)
+    damage(state)
+    torch.save(state, path)
+    with pytest.raises(checkpoint.CheckpointError, match=r"last\.pt: .*(not the state of a training|does not fit)"):
+        checkpointing.resume(short, job, training)
+
+
+class Payload:
+    def __reduce__(self):
+        return (open, ("ran", "w"))
+
+
+def test_damaged_and_untrusted_states_are_rejected_and_run_no_code(short, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    job, training = short.jobs(1)[0], fresh_tiny()
+    path = checkpointing.state_path(short, job)
+    path.parent.mkdir(parents=True)
+    checkpointing.save_state(short, job, training)
+    intact = path.read_bytes()
+    malicious = io.BytesIO()
+    torch.save({"model": Payload()}, malicious)
+    for content in (b"", b"text", intact[:-9], pickle.dumps(Payload()), malicious.getvalue(), compressed_bytes(intact)):
+        path.write_bytes(content)
+        with pytest.raises(checkpoint.CheckpointError, match=r"last\.pt: damaged, or not the state of a training"):
             checkpointing.resume(short, job, training)
+    assert not (tmp_path / "ran").exists()
+
+
+def compressed_bytes(archive_bytes: bytes) -> bytes:
+    """The same archive with compressed members, which may be of any size."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(archive_bytes)) as archive, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as out:
+        for name in archive.namelist():
+            out.writestr(name, archive.read(name))
+    return file.getvalue()
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_any_flipped_bit_of_a_state_is_rejected_or_harmless(short, data):
+    job, training = short.jobs(1)[0], fresh_tiny()
+    expected = {name: value.clone() for name, value in training.model.state_dict().items()}
+    path = checkpointing.state_path(short, job)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    checkpointing.save_state(short, job, training)
+    content = bytearray(path.read_bytes())
+    content[data.draw(st.integers(0, len(content) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    path.write_bytes(content)
+    with contextlib.suppress(checkpoint.CheckpointError):  # else the change is in padding or in a time stamp
+        checkpointing.resume(short, job, training)
+    assert all(torch.equal(value, expected[name]) for name, value in training.model.state_dict().items())
 
 
 @pytest.mark.parametrize(
@@ -124,12 +182,13 @@ def test_a_malformed_state_is_rejected(short):
 def test_malformed_logs_are_rejected(made, damage):
     job = made.jobs(1)[0]
     assert checkpointing.load_log(made, job) == []
-    columns = ("lr", *checkpointing.LOG_COLUMNS)
-    text = ",".join(columns) + "\n" + ",".join(["0.5"] * len(columns)) + "\n"
+    record = epoch_record(1)
+    row = ",".join(str(value) for _, value in record)
+    text = ",".join(checkpointing.LOG_COLUMNS) + f"\n{row}\n"
     path = made.job_folder(job) / "log.csv"
     path.parent.mkdir(parents=True)
     path.write_text(text)
-    assert checkpointing.load_log(made, job) == [dict.fromkeys(columns, 0.5)]
+    assert checkpointing.load_log(made, job) == [record]
     path.write_text(damage(text))
     with pytest.raises(InputError, match=r"log\.csv: not a training log"):
         checkpointing.load_log(made, job)

@@ -1,9 +1,12 @@
+import copy
+import io
+
 import pytest
 import torch
 
 from melgpu.recipe import load_recipe
 from melgpu.training import optimizer
-from melgpu.training.optimizer import Progress
+from melgpu.training.optimizer import OptimizerState, Progress
 from tests.helpers.training import Tiny
 
 
@@ -55,3 +58,68 @@ def test_the_cosine_schedule_starts_at_lr_and_falls():
     assert [optimizer.cosine_lr(spec, epoch) for epoch in range(4)] == pytest.approx(
         [1, 0.853553, 0.5, 0.146447], abs=1e-6
     )
+
+
+def stepped(optimizer_of, seed: int = 1):
+    """A linear network and its optimizer after one step."""
+    torch.manual_seed(seed)
+    model = torch.nn.Linear(3, 2)
+    adam = optimizer_of(model)
+    model(torch.ones(1, 3)).sum().backward()
+    adam.step()
+    return model, adam
+
+
+def adam_of(model):
+    return torch.optim.AdamW(model.parameters(), lr=0.1, fused=True)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda state, groups: state[0].update(exp_avg=torch.zeros(9)),
+        lambda state, groups: state[0].update(step=torch.zeros(2, 3)),
+        lambda state, groups: state[1].pop("exp_avg_sq"),
+        lambda state, groups: state.update({7: {"step": torch.tensor(1.0)}}),
+        lambda state, groups: groups.clear(),
+        lambda state, groups: groups[0].update(params=[0]),
+        lambda state, groups: groups[0].update(betas=(0.0, 0.0)),
+        lambda state, groups: groups[0].update(lr="fast"),
+        lambda state, groups: groups[0].update(lr=float("nan")),
+        lambda state, groups: groups[0].pop("lr"),
+    ],
+)
+def test_an_optimizer_state_of_other_parameters_is_rejected(damage):
+    _, adam = stepped(adam_of)
+    saved = OptimizerState(**copy.deepcopy(adam.state_dict()))
+    optimizer.restore_optimizer(adam, saved)
+    damage(saved.state, saved.param_groups)
+    with pytest.raises(ValueError):
+        optimizer.restore_optimizer(adam, saved)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("resumed_layout", [torch.contiguous_format, torch.channels_last])
+def test_an_optimizer_resumes_in_any_memory_format(layout, resumed_layout):
+    def build(seed, memory_format):
+        torch.manual_seed(seed)
+        model = torch.nn.Conv2d(3, 5, 3).to(memory_format=memory_format)
+        return model, adam_of(model)
+
+    def step(model, adam):
+        adam.zero_grad()
+        model(torch.arange(75.0).view(1, 3, 5, 5) / 75).square().sum().backward()
+        adam.step()
+
+    model, adam = build(1, layout)
+    step(model, adam)
+    saved = io.BytesIO()
+    torch.save(OptimizerState(**adam.state_dict()).model_dump(), saved)
+    loaded = torch.load(io.BytesIO(saved.getvalue()), weights_only=True)
+    resumed_model, resumed_adam = build(2, resumed_layout)
+    resumed_model.load_state_dict(model.state_dict())
+    optimizer.restore_optimizer(resumed_adam, OptimizerState(**loaded))
+    for _ in range(3):
+        step(model, adam)
+        step(resumed_model, resumed_adam)
+    torch.testing.assert_close(model.weight, resumed_model.weight, rtol=0, atol=0 if layout == resumed_layout else 1e-5)

@@ -1,23 +1,23 @@
 import torch
 
 from melgpu.models.classifier import Classifier
+from melgpu.training.optimizer import Progress
 from melgpu.training.state import start_training
-from tests.helpers.training import DEMO, MACHINE, OPTIM, fresh_tiny
+from tests.helpers.training import DEMO, MACHINE, OPTIM, PROVENANCE, fresh_tiny
 
 
 def test_a_resumed_training_keeps_its_micro_batch():
     training = fresh_tiny(OPTIM)
     training.micro_batch = 2
     resumed = fresh_tiny(OPTIM)
-    resumed.restore(*training.state(), OPTIM)
+    resumed.restore(training.state(PROVENANCE), OPTIM)
     assert resumed.micro_batch == 2
 
 
 def test_another_world_size_resumes_after_the_same_number_of_windows():
-    tensors, metadata = fresh_tiny(OPTIM).state()
-    metadata |= {"ranks": 4, "progress": metadata["progress"] | {"step": 10}}
+    changes = {"world_size": 4, "progress": Progress(step=10), "metric_sums": torch.tensor([5.0, 1.0])}
     resumed = fresh_tiny(OPTIM)
-    resumed.restore(tensors | {"epoch.sums": torch.tensor([5.0, 1.0])}, metadata, OPTIM)
+    resumed.restore(fresh_tiny(OPTIM).state(PROVENANCE).model_copy(update=changes), OPTIM)
     assert resumed.progress.step == 40
     assert resumed.metric_sums.tolist() == [20, 4]
 

@@ -1,0 +1,93 @@
+"""What a checkpoint says about its network: where it comes from, how it was trained, and with which pictures."""
+
+from typing import Annotated, Self
+
+from pydantic import AfterValidator, FailFast, Field
+
+from melgpu.features.parity import ParityFigures
+from melgpu.models.checkpoint import Metadata
+from melgpu.models.schema import NonNegative, Schema
+from melgpu.recipe import Recipe
+from melgpu.recipe_schema import BackboneName, Count, Positive
+
+
+def _check_distinct(names: list[str]) -> list[str]:
+    if len(set(names)) < len(names):
+        raise ValueError("a name occurs twice")
+    return names
+
+
+# FailFast ends validation at a list's first invalid item: a long list would give as many errors, of which one is shown.
+ClassNames = Annotated[list[str], FailFast(), Field(min_length=1, max_length=10_000), AfterValidator(_check_distinct)]
+
+
+class Provenance(Schema):
+    """What a round's result was made from; `pseudo_digest` is `none` where it trained on no pseudo labels."""
+
+    round: Count
+    recipe_digest: str
+    pseudo_digest: str
+
+    def differences(self, expected: Self) -> list[str]:
+        """One phrase for each difference, `made with recipe 1f3a, not 9b2c`; what is None there may be anything."""
+        return [
+            f"made with {name.removesuffix('_digest')} {getattr(self, name)}, not {value}"
+            for name, value in expected
+            if value not in (None, getattr(self, name))
+        ]
+
+
+class NetworkProvenance(Provenance):
+    """What a network, or its predictions, were made from; only predictions have the digest of its checkpoint."""
+
+    backbone: BackboneName
+    fold: NonNegative
+    checkpoint_digest: str | None = None
+
+
+class Environment(Schema):
+    """The interpreter, the machine, the versions of packages, and the commit of melgpu, where it is known."""
+
+    python: str
+    platform: str
+    device: str
+    packages: dict[str, str]
+    git_commit: str | None = None
+
+
+class EpochRecord(Schema):
+    """The log record of an epoch, which counts from 1: metrics, and the seconds of each stage of the training loop.
+
+    loss, accuracy : means over the training windows of all processes
+    window_accuracy : on the validation windows
+    steps_per_s : without the time of validation
+    """
+
+    epoch: Count
+    lr: Positive
+    loss: float
+    accuracy: float
+    window_accuracy: float
+    steps_per_s: float
+    audio_s: float
+    pictures_s: float
+    network_s: float
+    other_s: float
+    validation_s: float
+
+
+class NetworkMetadata(Metadata):
+    """The metadata of best.safetensors; `scores` are those of the epoch whose weights it holds."""
+
+    description = "of a network"
+    provenance: NetworkProvenance
+    class_names: ClassNames
+    recipe: Recipe
+    scores: EpochRecord
+    parity: ParityFigures
+    environment: Environment
+
+    @property
+    def name(self) -> str:
+        """The network in a message."""
+        return f"{self.provenance.backbone}, fold {self.provenance.fold}"

@@ -1,0 +1,66 @@
+"""Scores of a round's predictors: accuracy, and the gain over a baseline on the same tracks, with intervals."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+from pydantic import RootModel
+
+from melgpu import files
+from melgpu.data.manifest import Split
+from melgpu.metrics import accuracy_interval, bootstrap_interval, sign_test
+from melgpu.models.schema import NonNegative, Schema, read_json
+
+Interval = tuple[float, float]  # of 95 %
+
+
+class Score(Schema):
+    """A predictor on the tracks of a split with known labels.
+
+    pseudo_labelled : how many of them the networks were trained on with a pseudo label
+    gain : the accuracy minus that of the baseline
+    gain_p : the p-value of the sign test of the gain
+    """
+
+    accuracy: float
+    interval: Interval
+    tracks: NonNegative
+    pseudo_labelled: NonNegative
+    gain: float
+    gain_interval: Interval
+    gain_p: float
+
+    @property
+    def baseline_accuracy(self) -> float:
+        return self.accuracy - self.gain
+
+
+Scores = dict[str, dict[Split, Score]]  # by predictor and split
+
+
+class _ScoresFile(RootModel[Scores]):
+    pass
+
+
+def measure(correct: np.ndarray, baseline_correct: np.ndarray, pseudo_labelled: np.ndarray) -> Score:
+    """The score of a predictor on N >= 1 tracks, in comparison with a baseline; all (N,) bool."""
+    gain = correct.astype(float) - baseline_correct  # paired, track by track: -1, 0 or 1
+    return Score(
+        accuracy=float(correct.mean()),
+        interval=accuracy_interval(correct),
+        tracks=len(correct),
+        pseudo_labelled=int(pseudo_labelled.sum()),
+        gain=float(gain.mean()),
+        gain_interval=bootstrap_interval(gain),
+        gain_p=sign_test(gain),
+    )
+
+
+def save(path: Path, scores: Scores) -> None:
+    data = _ScoresFile(scores).model_dump(mode="json")
+    files.write_text(path, json.dumps(data, indent=1) + "\n")
+
+
+def load(path: Path) -> Scores:
+    """Raises InputError for a malformed file."""
+    return read_json(_ScoresFile, path).root
