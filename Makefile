@@ -1,6 +1,11 @@
-# make demo   the whole recipe on a small synthetic corpus
-# make test   lint and tests (SLOW=0 leaves the slow ones out)
-# make bench  this machine's limits and bottlenecks (QUICK=1: a preview)
+# make demo       the whole recipe on a small synthetic corpus
+# make test       lint, types and tests (SLOW=0 leaves the slow ones out)
+# make bench      this machine's limits and bottlenecks (QUICK=1: a preview)
+# make lint       style, formatting, contracts of imports
+# make typecheck  mypy
+# make format     fix what ruff can fix, and format
+# make test-gpu   the tests that need a GPU
+# make clean      remove the environment and the demo's run
 
 PYTHON ?= python3
 PY := .venv/bin/python
@@ -9,7 +14,7 @@ RUN := runs/demo
 SLOW ?= 1
 QUICK ?= 0
 
-.PHONY: demo test bench lint clean
+.PHONY: demo test test-gpu bench lint typecheck format clean
 
 demo: .venv/installed
 	@$(PY) -c "print('1/7 writing the demo corpus')"
@@ -28,8 +33,11 @@ demo: .venv/installed
 	@echo "7/7 round 2: stacking, submission"
 	@$(PY) stack.py --run $(RUN)
 
-test: .venv/installed lint
+test: .venv/installed lint typecheck
 	$(PY) -m pytest $(if $(filter 0,$(SLOW)),-m "not slow")
+
+test-gpu: .venv/installed
+	$(PY) -m pytest -m gpu
 
 bench: .venv/installed
 	$(PY) -m benchmarks $(if $(filter 1,$(QUICK)),--quick)
@@ -38,6 +46,13 @@ lint: .venv/installed
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	.venv/bin/lint-imports
+
+typecheck: .venv/installed
+	$(PY) -m mypy
+
+format: .venv/installed
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or newer is needed: make PYTHON=...')"
