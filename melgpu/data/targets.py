@@ -8,12 +8,10 @@ from torch import Tensor
 
 from melgpu.data.batch import Batch
 
-UNKNOWN = -1  # the class index of a track without a label
-
 
 @dataclass(frozen=True)
 class Targets:
-    """Class indices of the manifest's rows, shape (N,), and the weight of each class, shape (C,)."""
+    """Class indices of the manifest's rows, shape (N,), -1 without a label; the weight of each class, shape (C,)."""
 
     classes: Tensor
     weights: Tensor

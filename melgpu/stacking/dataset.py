@@ -78,19 +78,23 @@ def stacking_sets(run: Run, round_number: int, base: BasePredictions) -> list[St
 
 def _stacking_set(run: Run, round_number: int, base: BasePredictions, folds: tuple[int, ...]) -> StackingSet:
     labels = class_indices(run.round_tracks(round_number).manifest, run.class_names)
-    sides = {fold: _usable_rows(run, round_number, base, fold) for fold in folds}
-    rows = np.concatenate([valid_rows for _, valid_rows in sides.values()])
-    row_folds = np.repeat(folds, [len(valid_rows) for _, valid_rows in sides.values()])
-    matrix = np.concatenate([base.matrices[fold][valid_rows] for fold, (_, valid_rows) in sides.items()])
+    valid_rows = []  # of each fold
+    for fold in folds:
+        _, fold_rows = run.fold_rows(fold)
+        valid_rows.append(_usable(fold_rows, base))
+    rows = np.concatenate(valid_rows)
+    row_folds = np.repeat(folds, [len(fold_rows) for fold_rows in valid_rows])
+    matrices = [base.matrices[fold][fold_rows] for fold, fold_rows in zip(folds, valid_rows, strict=True)]
+    validation = LabelledMatrix(np.concatenate(matrices), labels[rows])
     train = None
     if run.recipe.stacking.protocol == "original":  # in which a stack has one fold
-        train_rows = sides[folds[0]][0]
-        train = (base.matrices[folds[0]][train_rows], labels[train_rows])
+        train_rows, _ = run.round_rows(round_number, folds[0])
+        train_rows = _usable(train_rows, base)
+        train = LabelledMatrix(base.matrices[folds[0]][train_rows], labels[train_rows])
     # Sub-folds split the validation tracks alone: training tracks are only pretrained on, and never evaluated.
     subfolds = assign_subfolds(labels[rows], run.recipe.stacking)
-    return StackingSet(folds, rows, row_folds, (matrix, labels[rows]), subfolds, train)
+    return StackingSet(folds, rows, row_folds, validation, subfolds, train)
 
 
-def _usable_rows(run: Run, round_number: int, base: BasePredictions, fold: int) -> list[np.ndarray]:
-    """Training and validation rows of a fold, without tracks that have no usable audio."""
-    return [rows[~base.unusable[rows]] for rows in run.round_rows(round_number, fold)]
+def _usable(rows: np.ndarray, base: BasePredictions) -> np.ndarray:
+    return rows[~base.unusable[rows]]

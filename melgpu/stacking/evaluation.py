@@ -154,7 +154,7 @@ def evaluate_round(
     valid_parts = []  # probabilities by predictor, of each stack
     test_parts = []  # of each fold
     for stacking_set, stack in stacks:
-        matrix = stacking_set.validation[0]
+        matrix = stacking_set.validation.matrix
         # Each track is predicted by the stackers that were neither fitted nor stopped on its sub-fold.
         valid_parts.append(_networks(spec.backbones, matrix) | stack.out_of_fold(matrix, stacking_set.subfolds))
         for fold in stacking_set.folds:

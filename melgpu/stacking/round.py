@@ -46,7 +46,7 @@ def fit_stack(run: Run, round_number: int, stacking_set: StackingSet, tracker: T
     spec = run.round_spec(round_number)
     train = stacking_set.train
     subfolds = stacking_set.subfolds
-    _, num_models, num_classes = stacking_set.validation[0].shape
+    _, num_models, num_classes = stacking_set.validation.matrix.shape
     stack = Stack(num_models, num_classes, spec.blend)
     title = f"fold {' '.join(map(str, stacking_set.folds))}"
     phase = "pretraining on training tracks" if train else "fitting on validation tracks"

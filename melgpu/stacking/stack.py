@@ -145,8 +145,8 @@ def fit_subfolds(
     for index in indices:
         # Sub-fold `index` is left out, to be evaluated on; the next one stops the CNNs early; the others are fitted on.
         is_stop = subfolds == (index + 1) % len(indices)
-        stop = _select(valid, is_stop)
-        rows = _select(valid, others[index] & ~is_stop)
+        stop = valid.select(is_stop)
+        rows = valid.select(others[index] & ~is_stop)
         stackers: dict[Stacker, nn.Module | Booster] = {}
         for name in names:
             if name in cnns:
@@ -154,12 +154,8 @@ def fit_subfolds(
             else:
                 stackers[name] = boosting.fit(*rows, spec)  # without early stopping, which dart ignores
         # The blend's weights come from the sub-fold for early stopping: the stackers were not fitted on it.
-        stop_probs = SubfoldStackers(stackers, {}).predict(stop[0])
-        yield SubfoldStackers(stackers, fit_blend_weights(stop_probs, stop[1]))
-
-
-def _select(rows: LabelledMatrix, mask: np.ndarray) -> LabelledMatrix:
-    return rows[0][mask], rows[1][mask]
+        stop_probs = SubfoldStackers(stackers, {}).predict(stop.matrix)
+        yield SubfoldStackers(stackers, fit_blend_weights(stop_probs, stop.labels))
 
 
 def blend_probs(probs: Mapping[Stacker, np.ndarray], weights: Mapping[Stacker, float]) -> np.ndarray:

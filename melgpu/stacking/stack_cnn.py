@@ -8,6 +8,7 @@ import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,7 +17,16 @@ from torch import Tensor, nn
 
 from melgpu.recipe_schema import StackingSpec
 
-LabelledMatrix = tuple[np.ndarray, np.ndarray]  # a matrix and its labels
+
+class LabelledMatrix(NamedTuple):
+    """A matrix (N, K, C) and its labels (N,)."""
+
+    matrix: np.ndarray
+    labels: np.ndarray
+
+    def select(self, mask: np.ndarray) -> "LabelledMatrix":
+        """The rows of a mask (N,) bool."""
+        return LabelledMatrix(self.matrix[mask], self.labels[mask])
 
 
 class StackCNN(nn.Module):
@@ -102,7 +112,7 @@ def pretrain(
     are trained once. Without training rows the CNNs have their initial weights.
     """
     torch.manual_seed(spec.seed)  # of the initial weights, the order of the rows and dropout
-    _, num_models, num_classes = valid[0].shape
+    _, num_models, num_classes = valid.matrix.shape
     cnn = CNNS[name](num_models, num_classes, spec.dropout)
     if train:
         states = _fit(cnn, train, valid, groups, spec, spec.pretrain_patience)
@@ -118,7 +128,7 @@ def pretrain(
 def finetune(cnn: nn.Module, rows: LabelledMatrix, stop: LabelledMatrix, spec: StackingSpec) -> nn.Module:
     """Train the CNN in place on `rows`, with early stopping on `stop`."""
     torch.manual_seed(spec.seed)  # so that the result does not depend on what was fitted before
-    all_rows = np.ones((1, len(stop[1])), bool)  # as a single group
+    all_rows = np.ones((1, len(stop.labels)), bool)  # as a single group
     (best,) = _fit(cnn, rows, stop, all_rows, spec, spec.finetune_patience)
     cnn.load_state_dict(best)
     return cnn.eval()
@@ -147,8 +157,8 @@ def _fit(
     cnn: nn.Module, rows: LabelledMatrix, valid: LabelledMatrix, groups: np.ndarray, spec: StackingSpec, patience: int
 ) -> list[dict[str, Tensor]]:
     """Adam with a cyclic learning rate; returns the best weights on each group (by accuracy, then loss)."""
-    inputs = _tensor(rows[0])
-    labels = torch.from_numpy(rows[1])
+    inputs = _tensor(rows.matrix)
+    labels = torch.from_numpy(rows.labels)
     optimizer = torch.optim.Adam(cnn.parameters(), lr=spec.lr, fused=True)
     half_cycle = max(2, 4 * len(labels) // spec.batch_size)  # steps: four epochs
     schedule = torch.optim.lr_scheduler.CyclicLR(
@@ -178,8 +188,8 @@ def _scores(cnn: nn.Module, rows: LabelledMatrix, groups: np.ndarray) -> list[tu
     """Accuracy and negative loss on each group of rows."""
     cnn.eval()
     with torch.inference_mode():
-        logits = cnn(_tensor(rows[0]))
-        labels = torch.from_numpy(rows[1])
+        logits = cnn(_tensor(rows.matrix))
+        labels = torch.from_numpy(rows.labels)
         correct = (logits.argmax(1) == labels).double()
         losses = F.cross_entropy(logits, labels, reduction="none").double()
         masks = torch.from_numpy(groups)

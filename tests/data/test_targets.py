@@ -2,9 +2,9 @@ import pytest
 import torch
 
 from melgpu.data.batch import Batch
-from melgpu.data.targets import UNKNOWN, Targets, class_weights
+from melgpu.data.targets import Targets, class_weights
 
-TARGETS = Targets(torch.tensor([2, 0, UNKNOWN]), torch.tensor([1.0, 1.0, 3.0]))
+TARGETS = Targets(torch.tensor([2, 0, -1]), torch.tensor([1.0, 1.0, 3.0]))
 
 
 def batch(valid):

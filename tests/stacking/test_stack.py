@@ -15,6 +15,7 @@ from melgpu.stacking.stack import (
     fit_subfolds,
     fold_groups,
 )
+from melgpu.stacking.stack_cnn import LabelledMatrix
 from tests.helpers.stacking import SPEC, accuracy, labelled_matrix
 
 NAMES = ["cnn", "skip_cnn", "lightgbm"]
@@ -84,19 +85,20 @@ def test_the_prediction_of_a_track_does_not_depend_on_its_label(train, fitted):
     for index in (0, SPEC.num_subfolds - 1):
         evaluated = subfolds == index
         changed_labels = np.where(evaluated, (labels + 1) % 4, labels)
-        refitted = list(fit_subfolds(train, (matrix, changed_labels), subfolds, NAMES, SPEC))[index]
+        refitted = list(fit_subfolds(train, LabelledMatrix(matrix, changed_labels), subfolds, NAMES, SPEC))[index]
         predictions = Stack(3, 4, stack.weights, [refitted]).predict(matrix[evaluated])
         for name, probs in expected.items():
             np.testing.assert_array_equal(predictions[name], probs[evaluated], err_msg=name)
-        all_changed = list(fit_subfolds(train, (matrix, (labels + 1) % 4), subfolds, NAMES, SPEC))[index]
+        everywhere = LabelledMatrix(matrix, (labels + 1) % 4)
+        all_changed = list(fit_subfolds(train, everywhere, subfolds, NAMES, SPEC))[index]
         assert (all_changed.predict(matrix)["cnn"] != refitted.predict(matrix)["cnn"]).any()
 
 
 @pytest.mark.parametrize("protocol", ["original", "oof"])
 def test_shuffled_labels_give_chance_level(protocol):
     rng, train, valid = np.random.default_rng(6), labelled_matrix(200, 4), labelled_matrix(200, 5)
-    train = (train[0], rng.permutation(train[1])) if protocol == "original" else None
-    valid = (valid[0], rng.permutation(valid[1]))
+    train = train._replace(labels=rng.permutation(train.labels)) if protocol == "original" else None
+    valid = valid._replace(labels=rng.permutation(valid.labels))
     stack, subfolds = fit_stack(train, valid)
     for name, probs in stack.out_of_fold(valid[0], subfolds).items():
         assert abs((probs.argmax(1) == valid[1]).mean() - 0.25) < 4 * np.sqrt(0.25 * 0.75 / 200), name

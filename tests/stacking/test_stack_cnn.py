@@ -18,7 +18,7 @@ def pretrain(name: str, train: stack_cnn.LabelledMatrix | None, valid: stack_cnn
 def test_early_stopping_restores_the_best_weights():
     """Where the labels of the stopping rows are wrong, no epoch is an improvement: the initial weights are the best."""
     rows, stop = labelled_matrix(60, 1), labelled_matrix(40, 2)
-    wrong_stop = (stop[0], (stop[1] + 1) % 4)
+    wrong_stop = stop._replace(labels=(stop.labels + 1) % 4)
     matrix, labels = labelled_matrix(200, 3)
     for name in stack_cnn.CNNS:
         trained, initial = (
@@ -44,7 +44,9 @@ def test_groups_pretrained_together_get_the_weights_of_each_alone():
     train, valid = labelled_matrix(60, 1), labelled_matrix(50, 2)
     spec = SPEC.model_copy(update={"pretrain_patience": 2, "max_epochs": 40})
     groups = np.arange(50) % 5 == np.arange(5)[:, None]
-    valid = (valid[0], np.where(groups[0], valid[1], (valid[1] + 1) % 4))  # the other groups stop at another epoch
+    valid = valid._replace(
+        labels=np.where(groups[0], valid.labels, (valid.labels + 1) % 4)
+    )  # the other groups stop at another epoch
     for name in stack_cnn.CNNS:
         together = stack_cnn.pretrain(name, train, valid, groups, spec)
         head_weights = [cnn.state_dict()["head.1.weight"] for cnn in together]
