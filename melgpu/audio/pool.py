@@ -9,9 +9,11 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
+
+from melgpu.audio.quarantine import AudioError
 
 Result = TypeVar("Result")
 
@@ -23,6 +25,20 @@ class WorkerLostError(Exception):
 def num_processes(workers: int) -> int:
     """`workers`, limited to the number of CPU cores."""
     return min(workers, os.cpu_count() or 1)
+
+
+def wait_for_end(future: Future) -> None:
+    """Cancel a call, or wait until it has ended in any way."""
+    if not future.cancel():
+        future.exception()
+
+
+def decoding_error(path: str, future: Future[AudioError | None]) -> AudioError | None:
+    """The audio error of a file that was decoded by a worker process, whose loss is one, too."""
+    try:
+        return future.result()
+    except WorkerLostError as error:
+        return AudioError(path, str(error), 0.0)
 
 
 class WorkerPool(contextlib.AbstractContextManager):
@@ -55,14 +71,22 @@ class WorkerPool(contextlib.AbstractContextManager):
             future.set_exception(error)
         return future
 
-    def submit_in_order(self, calls: Iterable[tuple]) -> Iterator[Future]:
-        """`submit` for each (function, arguments ...), with a bounded queue; yields the futures in the given order."""
+    def submit_in_order(self, calls: Iterable[tuple]) -> Generator[Future]:
+        """`submit` for each (function, arguments ...), with a bounded queue; yields the futures in the given order.
+
+        When it is closed early, no call is left running.
+        """
         pending: collections.deque[Future] = collections.deque()
-        for call in calls:
-            pending.append(self.submit(*call))
-            if len(pending) > 3 * self.workers:  # without workers after each call: nothing is done ahead
+        try:
+            for call in calls:
+                pending.append(self.submit(*call))
+                if len(pending) > 3 * self.workers:  # without workers after each call: nothing is done ahead
+                    yield pending.popleft()
+            while pending:
                 yield pending.popleft()
-        yield from pending
+        finally:
+            for future in pending:
+                wait_for_end(future)
 
     def _call(self, function: Callable[..., Result], arguments: tuple) -> Result:
         if not hasattr(self._thread_local, "process"):

@@ -26,6 +26,11 @@ class AudioError:
         return f"{self.path}: {self.reason}"
 
 
+def has_usable_audio(audio_error: AudioError | None) -> bool:
+    """Whether a file with this error, or with none, has audio that is used."""
+    return audio_error is None or not audio_error.unusable
+
+
 def record_errors(path: Path, audio_errors: Iterable[AudioError]) -> None:
     """Add errors to a quarantine file; earlier errors of the same audio files are replaced. Without errors, no file."""
     recorded = {audio_error.path: audio_error for audio_error in load_errors(path)}

@@ -19,8 +19,8 @@ import torch
 
 from melgpu.audio import quarantine, worker
 from melgpu.audio.decode import DecodeError
-from melgpu.audio.pool import WorkerLostError, WorkerPool, num_processes
-from melgpu.audio.quarantine import AudioError
+from melgpu.audio.pool import WorkerPool, decoding_error, num_processes, wait_for_end
+from melgpu.audio.quarantine import AudioError, has_usable_audio
 from melgpu.data.batch import Batch, prefetch
 from melgpu.data.memory import BatchMemory, SlotMemory
 from melgpu.data.pcm_cache import CachedTrack, DeviceCache, PcmCache
@@ -42,14 +42,7 @@ def check_files(
         arguments = (audio.sample_rate, to_samples(audio.track_s, audio.sample_rate))
         calls = ((worker.check_file, path, *arguments) for path in paths)
         futures = pool.submit_in_order(calls)
-        yield from map(_worker_result, paths, futures)
-
-
-def _worker_result(path: str, future: Future) -> AudioError | None:
-    try:
-        return future.result()
-    except WorkerLostError as error:
-        return AudioError(path, str(error), 0.0)
+        yield from map(decoding_error, paths, futures)
 
 
 def num_prefetched_tracks(spec: LoaderSpec) -> int:
@@ -222,12 +215,11 @@ class TrackBuffer(contextlib.AbstractContextManager):
         row, slot, future = self._pending[0]
         path = self._loader.paths[row]
         self._loader.errors.pop(path, None)  # of an earlier epoch: the file may have been replaced
-        audio_error = _worker_result(path, future)
+        audio_error = decoding_error(path, future)
         self._report(audio_error)
         self._pending.popleft()
-        is_unusable = audio_error is not None and audio_error.unusable
         self._used_slots[row] = slot
-        self._waves[row] = None if is_unusable else self._slots.waves[slot]
+        self._waves[row] = self._slots.waves[slot] if has_usable_audio(audio_error) else None
         self._submit_next()  # one for one: as many as before are decoded ahead
 
     def _report(self, audio_error: AudioError | None) -> None:
@@ -237,6 +229,5 @@ class TrackBuffer(contextlib.AbstractContextManager):
 
     def __exit__(self, *exc: object) -> None:
         for _, _, future in self._pending:  # no worker may write to the descriptor after it is closed and reused
-            if not future.cancel():
-                future.exception()
+            wait_for_end(future)
         self._memory.release(self._slots)

@@ -7,7 +7,6 @@ it: so a killed job, a full disk or a second job at the same time leaves no wron
 The files may be deleted whenever no job fills them.
 """
 
-import collections
 import contextlib
 import fcntl
 import hashlib
@@ -15,7 +14,6 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -25,8 +23,8 @@ import torch
 from melgpu import files
 from melgpu.audio import remote, worker
 from melgpu.audio.decode import DECODER_VERSION
-from melgpu.audio.pool import WorkerLostError, WorkerPool
-from melgpu.audio.quarantine import AudioError
+from melgpu.audio.pool import WorkerPool, decoding_error
+from melgpu.audio.quarantine import AudioError, has_usable_audio
 from melgpu.data.windows import WindowIndex, to_samples
 from melgpu.errors import InputError
 from melgpu.recipe_schema import AudioSpec, LoaderSpec
@@ -47,16 +45,6 @@ class CacheEntry:
 
     slot: int
     error: AudioError | None
-
-
-@dataclass(frozen=True)
-class _DecodingTrack:
-    """A track that a worker decodes into a slot."""
-
-    path: str
-    key: str
-    slot: int
-    future: Future[AudioError | None]
 
 
 @dataclass(frozen=True)
@@ -104,56 +92,31 @@ class PcmCache:
             self._refresh()
 
     def _fill(self, paths: list[str], pool: WorkerPool) -> Iterator[AudioError | None]:
-        last_slot = max((entry.slot for entry in self.entries.values()), default=-1)
-        # Slots that were given back, if any, then the first one that was never used.
-        free_slots = collections.deque([1 + last_slot])
-        pending: collections.deque[CacheEntry | _DecodingTrack] = collections.deque()
-        decoded: list[tuple[str, CacheEntry]] = []
-        drain = [None] * 2 * max(1, pool.workers)  # at the end, one for each that may still be pending
-        try:
-            for path in [*paths, *drain]:
-                if path is not None:
-                    pending.append(self._submit(path, free_slots, pool))
-                # Two a worker: one that is decoded, one that waits for it.
-                if pending and (path is None or len(pending) > 2 * pool.workers):
-                    yield self._complete(pending.popleft(), free_slots, decoded)
-                if len(decoded) >= SYNC_EVERY:
-                    self._sync(decoded)
-        finally:
-            for track in pending:  # no worker may write after the lock is released
-                if isinstance(track, _DecodingTrack) and not track.future.cancel():
-                    track.future.exception()
-            self._sync(decoded)
-
-    def _submit(self, path: str, free_slots: collections.deque[int], pool: WorkerPool) -> "CacheEntry | _DecodingTrack":
         # Taken before decoding: a file that is replaced meanwhile has another key and is decoded again.
-        key = _key(path)
-        if key in self.entries:
-            return self.entries[key]
-        slot = free_slots.popleft()
-        if not free_slots:  # it was the first that was never used: the file grows
-            free_slots.append(slot + 1)
-        arguments = (path, self.sample_rate, self.num_samples, str(self.pcm_path), slot * self.slot_bytes)
-        future = pool.submit(worker.decode_to_file, *arguments)
-        return _DecodingTrack(path, key, slot, future)
+        keys = {path: _key(path) for path in paths}
+        errors = {path: self.entries[key].error for path, key in keys.items() if key in self.entries}
+        # The slot of a file without usable audio stays a hole of the file, which takes no space on the disk.
+        first_slot = 1 + max((entry.slot for entry in self.entries.values()), default=-1)
+        missing = [path for path in keys if path not in errors]
+        slots = {path: slot for slot, path in enumerate(missing, start=first_slot)}
+        decoded: list[tuple[str, CacheEntry]] = []
+        # Closed before the lock is released: no worker may write after that.
+        with contextlib.closing(pool.submit_in_order(self._decode_call(*item) for item in slots.items())) as futures:
+            try:
+                for path in paths:
+                    if path not in errors:
+                        errors[path] = decoding_error(path, next(futures))
+                        if has_usable_audio(errors[path]):
+                            decoded.append((keys[path], CacheEntry(slots[path], errors[path])))
+                    yield errors[path]
+                    if len(decoded) >= SYNC_EVERY:
+                        self._sync(decoded)
+            finally:
+                self._sync(decoded)
 
-    def _complete(
-        self,
-        track: "CacheEntry | _DecodingTrack",
-        free_slots: collections.deque[int],
-        decoded: list[tuple[str, CacheEntry]],
-    ) -> AudioError | None:
-        if isinstance(track, CacheEntry):
-            return track.error
-        try:
-            audio_error = track.future.result()
-        except WorkerLostError as error:
-            audio_error = AudioError(track.path, str(error), 0.0)
-        if audio_error and audio_error.unusable:
-            free_slots.appendleft(track.slot)  # the next file gets it
-        else:
-            decoded.append((track.key, CacheEntry(track.slot, audio_error)))
-        return audio_error
+    def _decode_call(self, path: str, slot: int) -> tuple:
+        offset = slot * self.slot_bytes
+        return worker.decode_to_file, path, self.sample_rate, self.num_samples, str(self.pcm_path), offset
 
     def _sync(self, decoded: list[tuple[str, CacheEntry]]) -> None:
         """Samples first, then the lines of the index that refer to them."""

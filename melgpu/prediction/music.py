@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from melgpu import console, files
-from melgpu.audio.quarantine import AudioError
+from melgpu.audio.quarantine import AudioError, has_usable_audio
 from melgpu.audio.remote import is_url
 from melgpu.console import Tracker
 from melgpu.data.loader import WindowLoader
@@ -171,7 +171,6 @@ def write_predictions(
 
 
 def _prediction_row(path: str, probs: np.ndarray, audio_error: AudioError | None) -> list[str]:
-    is_unusable = audio_error is not None and audio_error.unusable
-    cells = [""] * len(probs) if is_unusable else [f"{p:.6f}" for p in probs]
+    cells = [f"{p:.6f}" for p in probs] if has_usable_audio(audio_error) else [""] * len(probs)
     reason = audio_error.reason if audio_error else ""
     return [path, *cells, reason]

@@ -76,7 +76,7 @@ def test_unusable_files_get_no_slot_and_are_decoded_again(tmp_path, paths, decod
         assert [audio_error and audio_error.unusable for audio_error in audio_errors] == [True, None, False, None]
         assert cache.find(files[0]) is None
         assert cache.find(files[2]).error == audio_errors[2]  # saved with its samples
-        assert sorted(entry.slot for entry in cache.entries.values()) == [0, 1, 2]
+        assert sorted(entry.slot for entry in cache.entries.values()) == [1, 2, 3]  # a hole for the first file
         decoded.clear()
         assert list(cache.fill(files, pool)) == audio_errors
     assert decoded == files[:1]
