@@ -66,6 +66,16 @@ class Manifest:
         """The labels of the training tracks, numbers in numerical order."""
         return sorted({self.labels[row] for row in self.rows(Split.TRAIN)}, key=natural_key)
 
+    @property
+    def evaluated_splits(self) -> tuple[Split, ...]:
+        """The split in which each track is evaluated: training tracks are validation tracks of one fold."""
+        return tuple(Split.VALID if split is Split.TRAIN else split for split in self.splits)
+
+    def class_indices(self, class_names: Sequence[str]) -> np.ndarray:
+        """Each track's index into `class_names`, shape (N,); -1 where its label is unknown."""
+        index_of = {name: index for index, name in enumerate(class_names)}
+        return np.array([index_of.get(label, -1) for label in self.labels], np.int64)
+
 
 def build(source_lists: dict[Split, SourceList], num_folds: int, seed: int, unusable: Collection[str] = ()) -> Manifest:
     """Join the source lists of the splits and assign the folds of the training tracks; paths in `unusable` get none.

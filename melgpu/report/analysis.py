@@ -10,7 +10,7 @@ from melgpu.data.manifest import EVALUATED_SPLITS, Split
 from melgpu.errors import InputError
 from melgpu.metrics import wilson_interval
 from melgpu.runs import predictions, pseudo_labels, scores
-from melgpu.runs.run import Job, Run, class_indices
+from melgpu.runs.run import Job, Run
 from melgpu.runs.scores import Interval, Scores
 from melgpu.stacking import evaluation
 from melgpu.stacking.evaluation import RoundEvaluation
@@ -70,8 +70,7 @@ def round_results(run: Run) -> list[RoundResult]:
 def _round_result(run: Run, round_number: int) -> RoundResult:
     path = run.evaluation_path(round_number)
     loaded = evaluation.load(path)
-    splits = [Split.VALID if split is Split.TRAIN else split for split in run.manifest.splits]
-    known = set(zip(run.manifest.ids, splits, strict=True))
+    known = set(zip(run.manifest.ids, run.manifest.evaluated_splits, strict=True))
     evaluated = set(zip(loaded.ids, loaded.splits, strict=True))  # fewer where the round has not all folds
     if list(loaded.class_names) != run.class_names or not evaluated <= known:
         raise InputError(f"{path}: of other tracks or classes than this run's")
@@ -112,7 +111,7 @@ def tta_window_accuracy(run: Run, job: Job) -> float | None:
     predicted = predictions.load(run.predictions_path(job))
     if predicted.ids != run.manifest.ids:
         raise InputError(f"{run.predictions_path(job)}: not of this run's tracks")
-    labels = class_indices(run.manifest, run.class_names)
+    labels = run.manifest.class_indices(run.class_names)
     is_scored = (np.array(predicted.splits, np.str_) == Split.VALID) & ~predicted.unusable & (labels >= 0)
     window_mask = np.repeat(is_scored, predicted.num_windows)  # the windows of a track are contiguous
     correct = predicted.probs.argmax(1) == np.repeat(labels, predicted.num_windows)

@@ -105,10 +105,8 @@ def _worst_window(run: Run, row: int, error: Misclassification, probs: np.ndarra
 
 def _manifest_row(run: Run, error: Misclassification) -> int:
     """A track's row of the manifest. Raises InputError where it has none."""
-    split = Split.TRAIN if error.split is Split.VALID else error.split  # folds divide the manifest's training tracks
-    key = (error.id, split)
-    for row, row_key in enumerate(zip(run.manifest.ids, run.manifest.splits, strict=True)):
-        if row_key == key:
+    for row, key in enumerate(zip(run.manifest.ids, run.manifest.evaluated_splits, strict=True)):
+        if key == (error.id, error.split):
             return row
     raise InputError(f"{run.folder}: {error.id} was evaluated, but is no track of the {error.split} set")
 

@@ -20,7 +20,6 @@ from pathlib import Path
 
 import numpy as np
 
-from melgpu.data import manifest
 from melgpu.data.manifest import TEST_SPLITS, Manifest, Split
 from melgpu.data.pcm_cache import PcmCache, open_cache
 from melgpu.errors import InputError
@@ -28,7 +27,8 @@ from melgpu.models import checkpoint, schema
 from melgpu.models.metadata import Environment, NetworkProvenance, Provenance
 from melgpu.recipe import Recipe
 from melgpu.recipe_schema import RoundSpec
-from melgpu.runs import predictions, pseudo_labels, scores
+from melgpu.runs import predictions, round_tracks, scores
+from melgpu.runs.round_tracks import RoundTracks
 from melgpu.runs.scores import Scores
 
 
@@ -43,18 +43,6 @@ class Job:
     @property
     def name(self) -> str:
         return f"{self.backbone}-fold{self.fold}"
-
-
-@dataclass(frozen=True)
-class RoundTracks:
-    """The tracks of a round: the manifest with the pseudo labels that it trains on, and their rows, shape (P,).
-
-    pseudo_digest : a short hash of the pseudo labels; `none` where the round uses none
-    """
-
-    manifest: Manifest
-    pseudo_rows: np.ndarray
-    pseudo_digest: str
 
 
 @dataclass(frozen=True)
@@ -153,7 +141,7 @@ class Run:
     def prior(self) -> np.ndarray:
         """Class frequencies of the training tracks, shape (C,): the prediction for a file without usable audio."""
         rows = np.flatnonzero(self.manifest.folds >= 0)
-        labels = class_indices(self.manifest, self.class_names)[rows]
+        labels = self.manifest.class_indices(self.class_names)[rows]
         return np.bincount(labels, minlength=len(self.class_names)) / len(rows)
 
     @cached_property
@@ -202,29 +190,15 @@ class Run:
     def round_tracks(self, round_number: int) -> RoundTracks:
         """The tracks of a round; its pseudo labels are read once. Raises InputError."""
         if round_number not in self._round_tracks:
-            self._round_tracks[round_number] = self._load_round_tracks(round_number)
+            path = self.pseudo_path(round_number - 1) if self.uses_pseudo(round_number) else None
+            self._round_tracks[round_number] = round_tracks.load(
+                self.manifest, path, round_number, self.recipe.digest()
+            )
         return self._round_tracks[round_number]
 
     @cached_property
     def _round_tracks(self) -> dict[int, RoundTracks]:
         return {}
-
-    def _load_round_tracks(self, round_number: int) -> RoundTracks:
-        if not self.uses_pseudo(round_number):
-            return RoundTracks(self.manifest, np.empty(0, np.int64), "none")
-        path = self.pseudo_path(round_number - 1)
-        selected = pseudo_labels.load(path, round_number - 1, self.recipe.digest())
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
-        public = {self.manifest.ids[row]: row for row in self.manifest.rows(Split.PUBLIC).tolist()}
-        problems = [f"{path}: {pseudo.id} is not a public test track" for pseudo in selected if pseudo.id not in public]
-        problems += [
-            f"{path}: {pseudo.label!r} is not a class" for pseudo in selected if pseudo.label not in self.class_names
-        ]
-        if problems:
-            raise InputError(problems)
-        rows = [public[pseudo.id] for pseudo in selected]
-        labels = [pseudo.label for pseudo in selected]
-        return RoundTracks(manifest.with_labels(self.manifest, rows, labels), np.array(rows, np.int64), digest)
 
     def labelled_rows(self, round_number: int) -> np.ndarray:
         """All rows that a round trains or validates on, shape (R,)."""
@@ -279,9 +253,3 @@ class Run:
     def finish_round(self, round_number: int, round_scores: Scores) -> None:
         """Mark a round as stacked: its scores are its last file."""
         scores.save(self.scores_path(round_number), round_scores)
-
-
-def class_indices(tracks: Manifest, class_names: list[str]) -> np.ndarray:
-    """Each row's class index, shape (N,); -1 where the label is unknown."""
-    index_of = {name: index for index, name in enumerate(class_names)}
-    return np.array([index_of.get(label, -1) for label in tracks.labels], np.int64)

@@ -7,7 +7,7 @@ from melgpu.data import targets, windows
 from melgpu.data.manifest import Split
 from melgpu.data.targets import Targets
 from melgpu.data.windows import WindowIndex
-from melgpu.runs.run import Job, Run, class_indices
+from melgpu.runs.run import Job, Run
 
 
 def window_samples(run: Run) -> int:
@@ -51,7 +51,7 @@ def epoch_windows(run: Run, job: Job, epoch: int, rank: int, world_size: int) ->
 
 def round_class_indices(run: Run, job: Job) -> np.ndarray:
     """The class index of each manifest row in a job's round, pseudo labels included, shape (N,); -1 without a label."""
-    return class_indices(run.round_tracks(job.round).manifest, run.class_names)
+    return run.round_tracks(job.round).manifest.class_indices(run.class_names)
 
 
 def training_targets(run: Run, job: Job) -> Targets:

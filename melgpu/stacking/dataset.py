@@ -7,7 +7,7 @@ import numpy as np
 from melgpu.errors import InputError
 from melgpu.runs import predictions
 from melgpu.runs.predictions import Predictions
-from melgpu.runs.run import Job, Run, class_indices
+from melgpu.runs.run import Job, Run
 from melgpu.stacking.stack import assign_subfolds, fold_groups
 from melgpu.stacking.stack_cnn import LabelledMatrix
 
@@ -77,7 +77,7 @@ def stacking_sets(run: Run, round_number: int, base: BasePredictions) -> list[St
 
 
 def _stacking_set(run: Run, round_number: int, base: BasePredictions, folds: tuple[int, ...]) -> StackingSet:
-    labels = class_indices(run.round_tracks(round_number).manifest, run.class_names)
+    labels = run.round_tracks(round_number).manifest.class_indices(run.class_names)
     valid_rows = []  # of each fold
     for fold in folds:
         _, fold_rows = run.fold_rows(fold)

@@ -16,7 +16,7 @@ from melgpu.models.metadata import Provenance
 from melgpu.models.schema import Schema, first_problem
 from melgpu.recipe_schema import Stacker
 from melgpu.runs import scores
-from melgpu.runs.run import Run, class_indices
+from melgpu.runs.run import Run
 from melgpu.runs.scores import Score, Scores
 from melgpu.stacking.dataset import BasePredictions, StackingSet
 from melgpu.stacking.stack import MEAN, Stack, final_predictor
@@ -167,13 +167,13 @@ def evaluate_round(
     # The stackers were not fitted on silence: without usable audio the prediction is the class prior. These are test
     # tracks, as unusable validation tracks are not among the rows.
     probs[:, base.unusable[rows]] = run.prior
-    splits = [Split.VALID if split is Split.TRAIN else split for split in run.manifest.splits]
+    splits = run.manifest.evaluated_splits
     return RoundEvaluation(
         predictors=tuple(test_parts[0]),
         ids=tuple(run.manifest.ids[row] for row in rows),
         splits=tuple(splits[row] for row in rows),
         folds=np.concatenate([*valid_folds, np.full(len(run.test_rows), -1)]),
-        labels=class_indices(run.manifest, run.class_names)[rows],
+        labels=run.manifest.class_indices(run.class_names)[rows],
         pseudo_labelled=np.isin(rows, run.round_tracks(round_number).pseudo_rows),
         probs=probs,
         class_names=tuple(run.class_names),

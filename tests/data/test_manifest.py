@@ -158,3 +158,8 @@ def test_pseudo_labels_never_replace_training_labels(tmp_path):
     assert tracks.labels[4] == ""
     with pytest.raises(ValueError, match="training track"):
         manifest.with_labels(tracks, [0], ["b"])
+
+
+def test_class_indices(made):
+    indices = made.manifest.class_indices(made.class_names)
+    assert indices.tolist() == [0, 1] * 6 + [-1, -1]

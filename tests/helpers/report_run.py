@@ -16,7 +16,7 @@ from melgpu.data.sources import SourceList
 from melgpu.recipe import load_recipe
 from melgpu.runs import predictions, pseudo_labels, sampling, timings
 from melgpu.runs.folder import create_run
-from melgpu.runs.run import Job, Run, class_indices
+from melgpu.runs.run import Job, Run
 from melgpu.stacking import evaluation
 from melgpu.training import checkpointing
 from tests.helpers import SMALL, write_audio
@@ -82,7 +82,7 @@ def random_probs(labels: np.ndarray, num_classes: int, rng: np.random.Generator)
 
 def predict(run: Run, job: Job, rng: np.random.Generator) -> predictions.Predictions:
     index = sampling.prediction_windows(run, np.arange(len(run.manifest)))
-    labels = class_indices(run.manifest, run.class_names)[index.tracks]
+    labels = run.manifest.class_indices(run.class_names)[index.tracks]
     unusable, counts = np.zeros(len(run.manifest), bool), np.bincount(index.tracks)
     probs = random_probs(labels, len(run.class_names), rng).astype(np.float32)
     splits, names = run.fold_splits(job.fold), tuple(run.class_names)
@@ -106,7 +106,7 @@ def evaluate(
 ) -> evaluation.RoundEvaluation:
     spec, folds, splits = run.round_spec(round_number), run.manifest.folds, run.manifest.splits
     rows = np.flatnonzero(np.isin(folds, spec.folds) | (np.array(splits) != "train"))
-    labels = class_indices(run.manifest, run.class_names)[rows]
+    labels = run.manifest.class_indices(run.class_names)[rows]
     networks = [
         [
             np.mean(

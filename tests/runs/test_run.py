@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from melgpu.data.manifest import Split
 from melgpu.errors import InputError
-from melgpu.runs import run, sampling
+from melgpu.runs import sampling
 from melgpu.runs.folder import FORMAT, open_run
 from melgpu.runs.run import Job
 from tests.helpers.runs import mark_stacked, pseudo_label
@@ -88,27 +88,6 @@ def test_the_variant_without_pseudo_labels_has_folders_of_its_own(made):
     assert (without.current_round, made.current_round) == (None, 2)
 
 
-def test_the_digest_depends_on_the_pseudo_labels(made):
-    mark_stacked(made, 1, [pseudo_label("y.wav", "b")])
-    before = made.provenance(2)
-    mark_stacked(made, 1, [pseudo_label("y.wav", "a")])
-    assert made.provenance(2) == before  # read once
-    (difference,) = open_run(made.folder).provenance(2).differences(before)
-    assert difference.startswith("made with pseudo ")
-
-
-def test_pseudo_labels_of_other_tracks_are_rejected(made):
-    mark_stacked(made, 1, [pseudo_label("3.wav", "b")])
-    with pytest.raises(InputError, match=r"3\.wav is not a public test track"):
-        made.round_tracks(2)
-
-
-def test_pseudo_labels_of_unknown_classes_are_rejected(made):
-    mark_stacked(made, 1, [pseudo_label("y.wav", "c")])
-    with pytest.raises(InputError, match=r"pseudo\.csv: 'c' is not a class"):
-        made.round_tracks(2)
-
-
 @pytest.mark.parametrize("text", ["", "{", "[]", "[" * 100_000, '{"python": 3}', '{"python": "3", "packages": []}'])
 def test_damaged_json_is_rejected(made, text):
     mark_stacked(made, 1, [])
@@ -140,12 +119,6 @@ def test_a_folder_of_another_format_is_rejected_with_one_problem(made, run_forma
     with pytest.raises(InputError, match=expected) as caught:
         open_run(made.folder)
     assert len(caught.value.problems) == 1
-
-
-def test_class_indices(made):
-    indices = run.class_indices(made.manifest, made.class_names)
-    assert indices[:4].tolist() == [0, 1, 0, 1]
-    assert indices[12:].tolist() == [-1, -1]
 
 
 def test_tracks_without_usable_audio_are_in_no_fold(made):

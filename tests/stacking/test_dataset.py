@@ -6,7 +6,7 @@ import pytest
 from melgpu.errors import InputError
 from melgpu.recipe import apply_overrides
 from melgpu.runs import predictions
-from melgpu.runs.run import Run, class_indices
+from melgpu.runs.run import Run
 from melgpu.stacking import dataset, evaluation
 from melgpu.stacking.stack import Stack, fit_subfolds
 from tests.helpers.runs import mark_stacked, pseudo_label, write_predictions
@@ -41,7 +41,7 @@ def with_protocol(run: Run, protocol: str) -> Run:
 
 def test_original_stacking_sets_are_folds_with_their_training_tracks(second):
     base = dataset.load_base_predictions(second, 2)
-    labels = class_indices(second.round_tracks(2).manifest, second.class_names)
+    labels = second.round_tracks(2).manifest.class_indices(second.class_names)
     for stacking_set, fold in zip(dataset.stacking_sets(second, 2, base), (1, 2), strict=True):
         valid = [row for row in second.fold_rows(fold)[1] if row != 5]
         train = [*(row for row in second.fold_rows(fold)[0] if row != 5), 13]  # with the pseudo label
