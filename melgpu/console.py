@@ -17,7 +17,7 @@ from rich.text import Text
 
 LINE_EVERY_S = 10.0  # without a terminal
 DETAIL_EVERY_S = 1.0  # in a terminal; a detail may synchronize with the device
-RATE_PERIOD_S = 60.0  # of the throughput: long enough for uneven steps, short enough to recover from a pause
+RATE_PERIOD_S = 300.0  # of the throughput: long enough for uneven work, short enough to recover from a pause
 RATE_SAMPLE_EVERY_S = 0.1  # bounds the memory of a fast loop
 
 console = Console(highlight=False, soft_wrap=True)  # no line breaks of rich's: printed commands can be pasted

@@ -1,7 +1,7 @@
 """Rank, world size and collectives of the processes that torchrun starts.
 
 Without torchrun there is one process, and the functions are no-ops. Collectives are synchronous; after the death of a
-process the next collective of the others raises `RankLost`, unless torchrun ends them first.
+process the next collective of the others raises `RankLostError`, unless torchrun ends them first.
 """
 
 import os

@@ -17,7 +17,7 @@ from melgpu.errors import InputError, one_line
 
 MAX_COMPRESSION = 200  # ratio, of an .npz file; a higher one may be a decompression bomb
 
-ArraySchema = Mapping[str, tuple[str, int]]  # by name: kind of numpy dtype, number of axes
+ArrayTypes = Mapping[str, tuple[str, int]]  # by name: kind of numpy dtype, number of axes
 
 
 @contextmanager
@@ -86,11 +86,11 @@ def read_csv(
 def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Write a compressed .npz file atomically."""
     with atomic_write(path) as temporary, open(temporary, "wb") as file:
-        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]  # mypy takes one for the flag
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]  # none is named allow_pickle
 
 
-def load_arrays(path: Path, schema: ArraySchema) -> dict[str, np.ndarray]:
-    """The arrays of an .npz file that `schema` names; pickled arrays are rejected.
+def load_arrays(path: Path, types: ArrayTypes) -> dict[str, np.ndarray]:
+    """The arrays of an .npz file that `types` names; pickled arrays are rejected.
 
     Raises ValueError for another dtype or number of axes; zipfile, zlib and numpy raise their own errors.
     """
@@ -100,8 +100,8 @@ def load_arrays(path: Path, schema: ArraySchema) -> dict[str, np.ndarray]:
     if uncompressed_bytes > MAX_COMPRESSION * path.stat().st_size + 2**24:  # 16 MiB do no harm at any ratio
         raise ValueError(f"compressed more than {MAX_COMPRESSION} times")
     with np.load(path, allow_pickle=False) as archive:
-        arrays = {name: archive[name] for name in schema}
-    for name, expected in schema.items():
+        arrays = {name: archive[name] for name in types}
+    for name, expected in types.items():
         array = arrays[name]  # bytes, if it is not stored as .npy
         if not isinstance(array, np.ndarray) or (array.dtype.kind, array.ndim) != expected:
             raise ValueError(f"{name} has a wrong dtype or number of axes")

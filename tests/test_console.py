@@ -113,6 +113,18 @@ def test_a_short_pause_is_forgotten_after_the_period(now):
     assert tracker.rate() == pytest.approx(1.0)
 
 
+def test_the_time_left_is_about_right_in_epochs_of_training_and_faster_validation(now):
+    epochs, train_steps, validation_steps = 10, 100, 40  # a training step takes 2 s, one of validation 0.5 s
+    epoch_s = 2.0 * train_steps + 0.5 * validation_steps
+    tracker = console.Tracker("x", epochs * (train_steps + validation_steps), "windows", None)
+    for epoch in range(1, epochs):
+        advance(tracker, now, train_steps, 2.0)
+        advance(tracker, now, validation_steps, 0.5)
+        if epoch > 1:
+            seconds_left = (tracker.total - tracker.done) / tracker.rate()
+            assert seconds_left == pytest.approx((epochs - epoch) * epoch_s, rel=0.15)
+
+
 def test_skipped_work_has_no_effect_on_the_rate(now):
     tracker = console.Tracker("x", 1000, "windows", None)
     advance(tracker, now, 10, 2.0)

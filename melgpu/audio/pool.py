@@ -61,7 +61,7 @@ class WorkerPool(contextlib.AbstractContextManager):
             process.close()
 
     def submit(self, function: Callable[..., Result], *arguments: object) -> Future[Result]:
-        """The future result of a call; it raises WorkerLost if its process crashed or took longer than `timeout_s`."""
+        """The future result of a call; WorkerLostError if its process crashed or took longer than `timeout_s`."""
         if self.workers:
             return self._threads.submit(self._call, function, arguments)
         future: Future[Result] = Future()

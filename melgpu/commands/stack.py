@@ -28,7 +28,7 @@ def main() -> None:
     if round_number is None:  # all are stacked: show the last one again
         round_number = len(run.recipe.rounds)
     else:
-        stack_current_round(run)
+        stack_current_round(run, round_number)
     tables.show_scores(run, round_number)
     write_report(run)
     if run.current_round:  # the next one, now that this one is stacked
@@ -42,14 +42,11 @@ def main() -> None:
     console.say(f"To classify new music: python predict.py {run.cli_flags} song.mp3 folder/")
 
 
-def stack_current_round(run: "Run") -> None:
+def stack_current_round(run: "Run", round_number: int) -> None:
     """Stack a round; if that raises InputError, the report of the earlier rounds is written first."""
     from melgpu.errors import InputError
     from melgpu.stacking.round import stack_round
 
-    round_number = run.current_round
-    if round_number is None:
-        raise ValueError("all rounds are stacked")
     try:
         stack_round(run, round_number)
     except InputError:

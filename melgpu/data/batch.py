@@ -39,15 +39,15 @@ def prefetch(batches: Generator[Batch], depth: int, device: torch.device) -> Gen
 def _prefetch_in_thread(batches: Generator[Batch], depth: int) -> Generator[Batch]:
     executor = ThreadPoolExecutor(1, "prefetch")
     futures: collections.deque[Future[Batch | None]] = collections.deque()
-    with contextlib.closing(batches):
-        try:
-            for _ in range(depth + 1):  # those that wait, and one that is being made
-                futures.append(executor.submit(next, batches, None))
-            while (batch := futures.popleft().result()) is not None:
-                futures.append(executor.submit(next, batches, None))
-                yield batch
-        finally:
-            executor.shutdown(cancel_futures=True)  # waits: no decoding after the generator is closed
+    try:
+        for _ in range(depth + 1):  # those that wait, and one that is being made
+            futures.append(executor.submit(next, batches, None))
+        while (batch := futures.popleft().result()) is not None:
+            futures.append(executor.submit(next, batches, None))
+            yield batch
+    finally:
+        executor.shutdown(cancel_futures=True)  # waits: no decoding after the generator is closed
+        batches.close()  # not if the wait was interrupted: the thread may still be running them
 
 
 def _copy_to_gpu(batches: Generator[Batch], device: torch.device) -> Generator[Batch]:

@@ -144,7 +144,7 @@ class WindowLoader(contextlib.AbstractContextManager):
                     waves.numpy()[i] = 0 if wave is None else wave[start : start + window_samples]
                 # The batch holds copies: a slot is free as soon as its track's last window is copied.
                 for row in schedule.rows_that_end(step):
-                    tracks.drop(row)
+                    tracks.release(row)
                 yield _to_batch(batch_windows, waves, torch.from_numpy(valid), tracks.take_errors())
 
 
@@ -191,7 +191,7 @@ class TrackBuffer(contextlib.AbstractContextManager):
             self._complete_next()
         return self._waves[row]
 
-    def drop(self, row: int) -> None:
+    def release(self, row: int) -> None:
         """A track that is not needed any more; its slot is free."""
         del self._waves[row]
         if row in self._used_slots:

@@ -20,6 +20,7 @@ from melgpu.data.sources import SourceList, is_utf8, natural_key
 from melgpu.errors import InputError
 
 COLUMNS = ("id", "path", "label", "split", "fold")
+MAX_CLASSES = 10_000
 
 
 class Split(StrEnum):
@@ -37,6 +38,11 @@ class Split(StrEnum):
     def description(self) -> str:
         """The split in a sentence: `12 public test tracks`."""
         return {"train": "training", "valid": "validation"}.get(self, f"{self} test")
+
+
+def in_split(splits: Sequence[Split], split: Split) -> np.ndarray:
+    """Which of N splits are a split, shape (N,) bool."""
+    return np.array(splits, np.str_) == split
 
 
 TEST_SPLITS = (Split.PUBLIC, Split.PRIVATE)
@@ -59,7 +65,7 @@ class Manifest:
 
     def rows(self, split: Split) -> np.ndarray:
         """The rows of a split, in the order of its source list."""
-        return np.flatnonzero(np.array(self.splits, np.str_) == split)
+        return np.flatnonzero(in_split(self.splits, split))
 
     @property
     def class_names(self) -> list[str]:
@@ -147,6 +153,8 @@ def _check_classes(counts: Counter, num_folds: int) -> Iterable[str]:
             yield f"class {label!r} has {count} training tracks, fewer than {num_folds} folds"
     if len(counts) < 2:
         yield f"training needs at least two classes, the labels have {len(counts)}: {', '.join(counts)}"
+    if len(counts) > MAX_CLASSES:
+        yield f"the labels have {len(counts)} classes, more than {MAX_CLASSES}"
 
 
 def _check_artists(train: SourceList, num_folds: int) -> Iterable[str]:
@@ -231,7 +239,7 @@ def _check_columns(manifest: Manifest, num_folds: int) -> None:
     if not set(manifest.splits) <= set(MANIFEST_SPLITS):
         raise ValueError(f"a split other than {', '.join(MANIFEST_SPLITS)}")
     folds = manifest.folds
-    is_training = np.array(manifest.splits, np.str_) == Split.TRAIN
+    is_training = in_split(manifest.splits, Split.TRAIN)
     if folds.min() < -1 or folds.max() >= num_folds or (folds[~is_training] != -1).any():
         raise ValueError(f"a fold other than 0 to {num_folds - 1}, or of a test track")
     if len(set(zip(manifest.ids, manifest.splits, strict=True))) < len(manifest):

@@ -138,7 +138,8 @@ class PcmCache:
         # The index may refer to slots beyond the end, where the file was truncated or deleted.
         self.entries = {key: entry for key, entry in self._read_index() if 0 <= entry.slot < num_slots}
         if num_slots:
-            self.waves = np.memmap(self.pcm_path, np.float32, "r", shape=(num_slots, self.num_samples))
+            mapped = np.memmap(self.pcm_path, np.float32, "r", shape=(num_slots, self.num_samples))
+            self.waves = np.asarray(mapped)  # views of a memmap take twice the memory of those of an array
 
     def _remove_stale_entries(self) -> None:
         """Rewrite the index without entries beyond the file's end: as it grows, they would refer to other tracks."""

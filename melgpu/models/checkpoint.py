@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from melgpu import files
 from melgpu.errors import InputError, one_line
-from melgpu.models.schema import Schema, first_problem
+from melgpu.models.schema import Schema, describe_error
 
 FORMAT = "melgpu 3"
 MAX_METADATA_CHARS = 2**21  # of JSON; a network has 10,000, and a file of unknown origin shall not cost more to parse
@@ -25,12 +25,12 @@ class CheckpointError(InputError):
 
 
 class Metadata(Schema):
-    """The metadata of a checkpoint; `description` names its kind in messages, `of a network`."""
+    """The metadata of a checkpoint; `kind` names it in messages, `of a network`."""
 
-    description: ClassVar[str]
+    kind: ClassVar[str]
 
 
-MetadataType = TypeVar("MetadataType", bound=Metadata)
+MetadataT = TypeVar("MetadataT", bound=Metadata)
 
 
 def save(path: Path, tensors: dict[str, torch.Tensor], metadata: Metadata) -> None:
@@ -38,6 +38,8 @@ def save(path: Path, tensors: dict[str, torch.Tensor], metadata: Metadata) -> No
     # safetensors rejects the strides of weights that are channels-last.
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     text = metadata.model_dump_json()
+    if len(text) > MAX_METADATA_CHARS:  # it could not be loaded
+        raise CheckpointError(f"{path}: metadata of {len(text)} characters; class names are too long")
     # One key: safetensors shuffles the order of several, so that equal content would give unequal files and digests.
     header = {FORMAT: f"{_content_hash(tensors, text)} {text}"}
     with files.atomic_write(path) as temporary:
@@ -47,7 +49,7 @@ def save(path: Path, tensors: dict[str, torch.Tensor], metadata: Metadata) -> No
             raise OSError(f"{path}: {error}") from None
 
 
-def load(path: Path, schema: type[MetadataType]) -> tuple[dict[str, torch.Tensor], MetadataType]:
+def load(path: Path, schema: type[MetadataT]) -> tuple[dict[str, torch.Tensor], MetadataT]:
     """The tensors (on the CPU) and the metadata, of the kind that `schema` describes. Raises CheckpointError."""
     try:
         files.check_regular_file(path)
@@ -63,9 +65,7 @@ def load(path: Path, schema: type[MetadataType]) -> tuple[dict[str, torch.Tensor
         if expected_hash != _content_hash(tensors, text):
             raise ValueError("hash mismatch")
     except (SafetensorError, OSError, ValueError, KeyError) as error:
-        raise CheckpointError(
-            f"{path}: damaged, or no checkpoint {schema.description} ({first_problem(error)})"
-        ) from None
+        raise CheckpointError(f"{path}: damaged, or no checkpoint {schema.kind} ({describe_error(error)})") from None
     return tensors, metadata
 
 
@@ -80,23 +80,37 @@ def _content_hash(tensors: dict[str, torch.Tensor], metadata: str) -> str:
 
 
 def load_into(module: torch.nn.Module, tensors: dict[str, torch.Tensor], path: Path, assign: bool = False) -> None:
-    """Load a state dict into a module. Raises CheckpointError where names, shapes or types differ, or for NaN and inf.
+    """`load_state_dict` of the tensors of a checkpoint. Raises CheckpointError."""
+    try:
+        load_state_dict(module, tensors, assign)
+    except ValueError as error:
+        raise CheckpointError(f"{path}: does not fit {type(module).__name__} ({one_line(error)})") from None
+
+
+def load_state_dict(module: torch.nn.Module, tensors: dict[str, torch.Tensor], assign: bool = False) -> None:
+    """Load a state dict of unknown origin. Raises ValueError where names, shapes or types differ, or for NaN and inf.
 
     With `assign` the module takes the tensors themselves: on the meta device it needs no memory before the check.
     """
     module_state = module.state_dict()
-    misfit = f"{path}: does not fit {type(module).__name__}"
-    # load_state_dict checks names and shapes, but would convert types silently.
     for name, value in tensors.items():
+        # Of other types it would be converted silently; one that is larger than its memory could take all there is.
         if name in module_state and value.dtype != module_state[name].dtype:
-            raise CheckpointError(f"{misfit} ({name} is of {value.dtype} instead of {module_state[name].dtype})")
+            raise ValueError(f"{name} is of {value.dtype} instead of {module_state[name].dtype}")
+        check_dense(name, value)
     try:
         module.load_state_dict(tensors, assign=assign)
     except RuntimeError as error:
-        raise CheckpointError(f"{misfit} ({one_line(error)})") from None
+        raise ValueError(str(error)) from None
     for name, value in tensors.items():
         if not value.isfinite().all():
-            raise CheckpointError(f"{path}: {name} contains NaN or infinity")
+            raise ValueError(f"{name} contains NaN or infinity")
+
+
+def check_dense(name: str, value: torch.Tensor) -> None:
+    """Raise ValueError for a tensor that is sparse, or has more elements than memory, as an expanded one."""
+    if value.layout != torch.strided or value.numel() * value.element_size() > value.untyped_storage().nbytes():
+        raise ValueError(f"{name} is not a dense tensor")
 
 
 def digest(path: Path) -> str:

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import timm
 import torch
@@ -236,17 +236,9 @@ def _decay_groups(parameters: Iterable[nn.Parameter], weight_decay: float, lr_sc
     return [{"params": group, "weight_decay": decay, "lr_scale": lr_scale} for decay, group in by_decay.items()]
 
 
-class MovingAverage(Protocol):
-    """An exponential moving average of a network's weights; `module` is a network of the averages."""
-
-    module: Classifier
-
-    def update(self, model: nn.Module, step: int) -> None: ...
-
-
-def make_ema(model: Classifier, decay: float) -> MovingAverage:
-    """The moving average of a network's weights from now on; the decay warms up to `decay`."""
-    return cast(MovingAverage, ModelEmaV3(model, decay, use_warmup=True))
+def make_ema(model: Classifier, decay: float) -> ModelEmaV3:
+    """Exponential moving average of a network's weights, in its `module`; the decay warms up to `decay`."""
+    return ModelEmaV3(model, decay, use_warmup=True)
 
 
 def use_bfloat16(precision: str, device: torch.device) -> bool:

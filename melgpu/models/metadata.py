@@ -2,13 +2,14 @@
 
 from typing import Annotated, Self
 
-from pydantic import AfterValidator, FailFast, Field
+from pydantic import AfterValidator, FailFast, Field, model_validator
 
+from melgpu.data.manifest import MAX_CLASSES
 from melgpu.features.parity import ParityFigures
 from melgpu.models.checkpoint import Metadata
-from melgpu.models.schema import NonNegative, Schema
+from melgpu.models.schema import Count, NonNegative, Schema
 from melgpu.recipe import Recipe
-from melgpu.recipe_schema import BackboneName, Count, Positive
+from melgpu.recipe_schema import BackboneName, Positive
 
 
 def _check_distinct(names: list[str]) -> list[str]:
@@ -18,7 +19,9 @@ def _check_distinct(names: list[str]) -> list[str]:
 
 
 # FailFast ends validation at a list's first invalid item: a long list would give as many errors, of which one is shown.
-ClassNames = Annotated[list[str], FailFast(), Field(min_length=1, max_length=10_000), AfterValidator(_check_distinct)]
+ClassNames = Annotated[
+    list[str], FailFast(), Field(min_length=1, max_length=MAX_CLASSES), AfterValidator(_check_distinct)
+]
 
 
 class Provenance(Schema):
@@ -30,8 +33,9 @@ class Provenance(Schema):
 
     def differences(self, expected: Self) -> list[str]:
         """One phrase for each difference, `made with recipe 1f3a, not 9b2c`; what is None there may be anything."""
+        words = {"recipe_digest": "recipe", "pseudo_digest": "pseudo labels", "checkpoint_digest": "checkpoint"}
         return [
-            f"made with {name.removesuffix('_digest')} {getattr(self, name)}, not {value}"
+            f"made with {words.get(name, name)} {getattr(self, name)}, not {value}"
             for name, value in expected
             if value not in (None, getattr(self, name))
         ]
@@ -79,13 +83,19 @@ class EpochRecord(Schema):
 class NetworkMetadata(Metadata):
     """The metadata of best.safetensors; `scores` are those of the epoch whose weights it holds."""
 
-    description = "of a network"
+    kind = "of a network"
     provenance: NetworkProvenance
     class_names: ClassNames
     recipe: Recipe
     scores: EpochRecord
     parity: ParityFigures
     environment: Environment
+
+    @model_validator(mode="after")
+    def _check_recipe(self) -> Self:
+        if self.recipe.digest() != self.provenance.recipe_digest:
+            raise ValueError("its recipe is not that of its provenance")
+        return self
 
     @property
     def name(self) -> str:

@@ -11,8 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from melgpu import files
 from melgpu.errors import InputError, one_line
 
-NonNegative = Annotated[int, Field(ge=0)]
-Model = TypeVar("Model", bound=BaseModel)
+NonNegative = Annotated[int, Field(ge=0, lt=2**31)]
+Count = Annotated[int, Field(ge=1, lt=2**31)]
+SchemaT = TypeVar("SchemaT", bound=BaseModel)
 
 
 class Schema(BaseModel):
@@ -21,16 +22,16 @@ class Schema(BaseModel):
     model_config = ConfigDict(strict=True, frozen=True, extra="ignore", allow_inf_nan=False)
 
 
-def read_json(schema: type[Model], path: Path) -> Model:
+def read_json(schema: type[SchemaT], path: Path) -> SchemaT:
     """A validated JSON file. Raises InputError."""
     try:
         text = files.read_text(path, max_bytes=2**24)  # 16 MiB, far more than any of a run's JSON files has
         return schema.model_validate_json(text)
     except (OSError, ValueError) as error:
-        raise InputError(f"{path}: {first_problem(error)}") from None
+        raise InputError(f"{path}: {describe_error(error)}") from None
 
 
-def first_problem(error: Exception) -> str:
+def describe_error(error: Exception) -> str:
     """The first problem of a ValidationError, with its place, or else the text of an error; one line."""
     if not isinstance(error, ValidationError):
         return one_line(error)

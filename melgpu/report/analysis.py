@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import sklearn.metrics
 
-from melgpu.data.manifest import EVALUATED_SPLITS, Split
+from melgpu.data.manifest import EVALUATED_SPLITS, Split, in_split
 from melgpu.errors import InputError
 from melgpu.metrics import wilson_interval
 from melgpu.runs import predictions, pseudo_labels, scores
@@ -74,8 +74,8 @@ def _round_result(run: Run, round_number: int) -> RoundResult:
     evaluated = set(zip(loaded.ids, loaded.splits, strict=True))  # fewer where the round has not all folds
     if list(loaded.class_names) != run.class_names or not evaluated <= known:
         raise InputError(f"{path}: of other tracks or classes than this run's")
-    if loaded.metadata.provenance.round != round_number:
-        raise InputError(f"{path}: of another round")
+    if differences := loaded.metadata.provenance.differences(run.provenance(round_number)):
+        raise InputError(f"{path}: {', '.join(differences)}")
     return RoundResult(run, round_number, loaded)
 
 
@@ -112,7 +112,7 @@ def tta_window_accuracy(run: Run, job: Job) -> float | None:
     if predicted.ids != run.manifest.ids:
         raise InputError(f"{run.predictions_path(job)}: not of this run's tracks")
     labels = run.manifest.class_indices(run.class_names)
-    is_scored = (np.array(predicted.splits, np.str_) == Split.VALID) & ~predicted.unusable & (labels >= 0)
+    is_scored = in_split(predicted.splits, Split.VALID) & ~predicted.unusable & (labels >= 0)
     window_mask = np.repeat(is_scored, predicted.num_windows)  # the windows of a track are contiguous
     correct = predicted.probs.argmax(1) == np.repeat(labels, predicted.num_windows)
     return float(correct[window_mask].mean()) if window_mask.any() else None
@@ -132,7 +132,7 @@ def compare(before: RoundEvaluation, after: RoundEvaluation) -> Scores:
             if len(after_rows):
                 correct = after.correct(predictor, after_rows)
                 baseline_correct = before.correct(predictor, before_rows)
-                score = scores.measure(correct, baseline_correct, after.pseudo_labelled[after_rows])
+                score = scores.compute_score(correct, baseline_correct, after.pseudo_labelled[after_rows])
                 comparisons.setdefault(predictor, {})[split] = score
     return comparisons
 

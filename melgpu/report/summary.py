@@ -63,7 +63,7 @@ def best_split(scores: Scores) -> Split | None:
     splits = next(iter(scores.values()))
     labelled = [split for split in (Split.PRIVATE, Split.PUBLIC, Split.VALID) if split in splits]
     # The first without tracks that were trained on, or else the first: `min` returns the first of equal ones.
-    return min(labelled, key=lambda split: splits[split].pseudo_labelled > 0, default=None)
+    return min(labelled, key=lambda split: splits[split].num_pseudo_labelled > 0, default=None)
 
 
 def accuracy_sentence(result: RoundResult, scores: Scores) -> str:
@@ -74,7 +74,7 @@ def accuracy_sentence(result: RoundResult, scores: Scores) -> str:
     score = scores[result.final_predictor][split]
     name = PREDICTOR_NAMES.get(result.final_predictor, result.final_predictor)
     return (
-        f"The {name} has an accuracy of {percent(score.accuracy, 1)} on {score.tracks} {split.description} "
+        f"The {name} has an accuracy of {percent(score.accuracy, 1)} on {score.num_tracks} {split.description} "
         f"tracks (95{SPACE}% interval {percent_interval(score.interval)}{SPACE}%)."
     )
 

@@ -29,8 +29,8 @@ def score_table(title: str, scores: Scores) -> Table:
     for split in splits:
         # The numbers of tracks are the same for every predictor that has this split.
         score = next(by_split[split] for by_split in scores.values() if split in by_split)
-        note = f"\n{score.pseudo_labelled} trained on" if score.pseudo_labelled else ""
-        table.add_column(f"{split.description}\n{score.tracks} tracks{note}", justify="right")
+        note = f"\n{score.num_pseudo_labelled} trained on" if score.num_pseudo_labelled else ""
+        table.add_column(f"{split.description}\n{score.num_tracks} tracks{note}", justify="right")
     for name, by_split in scores.items():
         formatted = [_format_score(by_split[split]) if split in by_split else "" for split in splits]
         table.add_row(escape(name), *formatted)
@@ -49,7 +49,7 @@ def stacking_warning(predictor: str, scores: Scores) -> str | None:
         return None
     return (
         f"On validation tracks the plain mean of the networks is more accurate than the {predictor}: "
-        f"{score.tracks} may be too few to stack. A new run with --set stacking.final_predictor=mean uses the mean"
+        f"{score.num_tracks} may be too few to stack. A new run with --set stacking.final_predictor=mean uses the mean"
     )
 
 

@@ -13,9 +13,9 @@ from melgpu import files
 from melgpu.data.manifest import Split
 from melgpu.errors import InputError
 from melgpu.models.metadata import NetworkProvenance
-from melgpu.models.schema import first_problem
+from melgpu.models.schema import describe_error
 
-SCHEMA = {  # kind of numpy dtype, number of axes
+ARRAYS = {  # kind of numpy dtype, number of axes
     "ids": ("U", 1),
     "splits": ("U", 1),
     "unusable": ("b", 1),
@@ -104,21 +104,25 @@ def load(path: Path) -> Predictions:
             provenance=NetworkProvenance.model_validate_json(str(data["provenance"])),
         )
     except Exception as error:  # zipfile, zlib, numpy and pydantic raise their own
-        raise InputError(f"{path}: not a file of predictions ({first_problem(error)})") from None
+        raise _not_predictions(path, error) from None
 
 
 def load_provenance(path: Path) -> NetworkProvenance:
     """The provenance of a file of predictions, whose other arrays are not read. Raises InputError."""
     try:
-        data = files.load_arrays(path, {"provenance": SCHEMA["provenance"]})
+        data = files.load_arrays(path, {"provenance": ARRAYS["provenance"]})
         return NetworkProvenance.model_validate_json(str(data["provenance"]))
     except Exception as error:  # as in `load`
-        raise InputError(f"{path}: not a file of predictions ({first_problem(error)})") from None
+        raise _not_predictions(path, error) from None
+
+
+def _not_predictions(path: Path, error: Exception) -> InputError:
+    return InputError(f"{path}: not a file of predictions ({describe_error(error)}); delete it to predict again")
 
 
 def _load_arrays(path: Path) -> dict[str, np.ndarray]:
     """The validated arrays of a file. Raises ValueError, among others."""
-    data = files.load_arrays(path, SCHEMA)
+    data = files.load_arrays(path, ARRAYS)
     files.check_probabilities(data["probs"])
     probs = data["probs"]
     num_windows = data["num_windows"]

@@ -29,7 +29,7 @@ def load(tracks: Manifest, path: Path | None, round_number: int, recipe_digest: 
     if path is None:
         return RoundTracks(tracks, np.empty(0, np.int64), "none")
     selected = pseudo_labels.load(path, round_number - 1, recipe_digest)
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    digest = hashlib.sha256(repr(selected).encode()).hexdigest()[:16]
     public = {tracks.ids[row]: row for row in tracks.rows(Split.PUBLIC).tolist()}
     class_names = tracks.class_names
     problems = [f"{path}: {pseudo.id} is not a public test track" for pseudo in selected if pseudo.id not in public]

@@ -17,15 +17,15 @@ Interval = tuple[float, float]  # of 95 %
 class Score(Schema):
     """A predictor on the tracks of a split with known labels.
 
-    pseudo_labelled : how many of them the networks were trained on with a pseudo label
+    num_pseudo_labelled : how many of them the networks were trained on with a pseudo label
     gain : the accuracy minus that of the baseline
     gain_p : the p-value of the sign test of the gain
     """
 
     accuracy: float
     interval: Interval
-    tracks: NonNegative
-    pseudo_labelled: NonNegative
+    num_tracks: NonNegative
+    num_pseudo_labelled: NonNegative
     gain: float
     gain_interval: Interval
     gain_p: float
@@ -42,14 +42,14 @@ class _ScoresFile(RootModel[Scores]):
     pass
 
 
-def measure(correct: np.ndarray, baseline_correct: np.ndarray, pseudo_labelled: np.ndarray) -> Score:
+def compute_score(correct: np.ndarray, baseline_correct: np.ndarray, pseudo_labelled: np.ndarray) -> Score:
     """The score of a predictor on N >= 1 tracks, in comparison with a baseline; all (N,) bool."""
     gain = correct.astype(float) - baseline_correct  # paired, track by track: -1, 0 or 1
     return Score(
         accuracy=float(correct.mean()),
         interval=accuracy_interval(correct),
-        tracks=len(correct),
-        pseudo_labelled=int(pseudo_labelled.sum()),
+        num_tracks=len(correct),
+        num_pseudo_labelled=int(pseudo_labelled.sum()),
         gain=float(gain.mean()),
         gain_interval=bootstrap_interval(gain),
         gain_p=sign_test(gain),

@@ -6,8 +6,7 @@ import numpy as np
 
 from melgpu.errors import InputError
 from melgpu.runs import predictions
-from melgpu.runs.predictions import Predictions
-from melgpu.runs.run import Job, Run
+from melgpu.runs.run import Run
 from melgpu.stacking.stack import assign_subfolds, fold_groups
 from melgpu.stacking.stack_cnn import LabelledMatrix
 
@@ -49,25 +48,27 @@ class StackingSet:
 
 def load_base_predictions(run: Run, round_number: int) -> BasePredictions:
     """Load the predictions of a round's networks. Raises InputError where some are missing or do not match."""
+    _check_complete(run, round_number)
     matrices = {}
     unusable = np.zeros(len(run.manifest), bool)
     for fold in run.round_spec(round_number).folds:
         jobs = [job for job in run.jobs(round_number) if job.fold == fold]
         # A row of the matrices is a row of the manifest, whatever the order in a file.
         tracks = list(zip(run.manifest.ids, run.fold_splits(fold), strict=True))
-        members = [member.reordered_to(tracks) for member in _load(run, jobs)]
+        members = [predictions.load(run.predictions_path(job)).reordered_to(tracks) for job in jobs]
         provenances = [run.job_provenance(job) for job in jobs]
         matrices[fold] = predictions.align(members, provenances, tracks, run.class_names)
         unusable |= np.any([member.unusable for member in members], axis=0)  # for one network, so for all
     return BasePredictions(matrices, unusable)
 
 
-def _load(run: Run, jobs: list[Job]) -> list[Predictions]:
+def _check_complete(run: Run, round_number: int) -> None:
+    """Raise InputError with every network that has no predictions by its current checkpoint."""
+    jobs = run.jobs(round_number)
     missing = [job.name for job in jobs if not (run.is_trained(job) and run.is_predicted(job))]
     if missing:
-        problems = (f"round {jobs[0].round}: no predictions of {name} by its current checkpoint" for name in missing)
+        problems = (f"round {round_number}: no predictions of {name} by its current checkpoint" for name in missing)
         raise InputError([*problems, f"run python train.py and python predict.py with {run.cli_flags} first"])
-    return [predictions.load(run.predictions_path(job)) for job in jobs]
 
 
 def stacking_sets(run: Run, round_number: int, base: BasePredictions) -> list[StackingSet]:

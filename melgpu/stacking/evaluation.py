@@ -10,18 +10,18 @@ from pathlib import Path
 import numpy as np
 
 from melgpu import files
-from melgpu.data.manifest import EVALUATED_SPLITS, Split
+from melgpu.data.manifest import EVALUATED_SPLITS, Split, in_split
 from melgpu.errors import InputError
 from melgpu.models.metadata import Provenance
-from melgpu.models.schema import Schema, first_problem
-from melgpu.recipe_schema import Stacker
+from melgpu.models.schema import Schema, describe_error
+from melgpu.recipe_schema import Fraction, Positive, Stacker
 from melgpu.runs import scores
 from melgpu.runs.run import Run
 from melgpu.runs.scores import Score, Scores
 from melgpu.stacking.dataset import BasePredictions, StackingSet
 from melgpu.stacking.stack import MEAN, Stack, final_predictor
 
-SCHEMA = {  # of the file: kind of dtype and number of axes, see `files.load_arrays`
+ARRAYS = {  # of the file: kind of dtype and number of axes, see `files.load_arrays`
     "predictors": ("U", 1),
     "ids": ("U", 1),
     "splits": ("U", 1),
@@ -42,8 +42,8 @@ class EvaluationMetadata(Schema):
 
     provenance: Provenance
     final_predictor: str
-    weights: dict[Stacker, float]
-    fitted_weights: dict[Stacker, float]
+    weights: dict[Stacker, Positive]
+    fitted_weights: dict[Stacker, Fraction]
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class RoundEvaluation:
 
     def rows(self, split: Split, fold: int | None = None) -> np.ndarray:
         """The rows with known labels of a split, or of one fold's validation tracks."""
-        selected = (np.array(self.splits, np.str_) == split) & (self.labels >= 0)
+        selected = in_split(self.splits, split) & (self.labels >= 0)
         return np.flatnonzero(selected if fold is None else selected & (self.folds == fold))
 
     @property
@@ -112,7 +112,7 @@ class RoundEvaluation:
         for split in self.labelled_splits:
             rows = self.rows(split)
             correct = self.correct(predictor, rows)
-            by_split[split] = scores.measure(correct, self.correct(MEAN, rows), self.pseudo_labelled[rows])
+            by_split[split] = scores.compute_score(correct, self.correct(MEAN, rows), self.pseudo_labelled[rows])
         return by_split
 
 
@@ -129,7 +129,7 @@ def save(evaluation: RoundEvaluation, path: Path) -> None:
 def load(path: Path) -> RoundEvaluation:
     """Raises InputError for a file that is malformed or not an evaluation."""
     try:
-        data = files.load_arrays(path, SCHEMA)
+        data = files.load_arrays(path, ARRAYS)
         files.check_probabilities(data["probs"])
         return RoundEvaluation(
             predictors=tuple(data["predictors"].tolist()),
@@ -143,7 +143,7 @@ def load(path: Path) -> RoundEvaluation:
             metadata=EvaluationMetadata.model_validate_json(str(data["metadata"])),
         )
     except Exception as error:  # zipfile, zlib, numpy and pydantic each have their own
-        raise InputError(f"{path}: damaged, or not an evaluation of a round ({first_problem(error)})") from None
+        raise InputError(f"{path}: damaged, or not an evaluation of a round ({describe_error(error)})") from None
 
 
 def evaluate_round(

@@ -1,11 +1,9 @@
 """Base predictions of a run's current round to stacks, their evaluation, pseudo labels and, at last, submissions."""
 
-import numpy as np
-
 from melgpu import console
 from melgpu.audio import quarantine
 from melgpu.console import Tracker
-from melgpu.data.manifest import Split
+from melgpu.data.manifest import Split, in_split
 from melgpu.runs import pseudo_labels, submission, timings
 from melgpu.runs.run import Run
 from melgpu.stacking import dataset, evaluation
@@ -87,7 +85,7 @@ def write_pseudo_labels(run: Run, round_number: int, round_evaluation: RoundEval
     public = run.manifest.rows(Split.PUBLIC)
     usable = ~base.unusable[public]
     ids = [run.manifest.ids[row] for row in public[usable]]
-    is_public = np.array(round_evaluation.splits, np.str_) == Split.PUBLIC
+    is_public = in_split(round_evaluation.splits, Split.PUBLIC)
     probs = round_evaluation.final_probs[is_public][usable]  # test rows are in the manifest's order, as `public` is
     selected = pseudo_labels.select(ids, probs, base.votes(public[usable]), run.class_names, run.recipe.pseudo)
     pseudo_labels.save(selected, run.pseudo_path(round_number), round_number, run.recipe.digest())

@@ -21,7 +21,7 @@ from melgpu.stacking.stack import Stack, SubfoldStackers
 class StackMetadata(Metadata):
     """The networks that a stack takes, in the order of its matrices, its blend weights, and those of each sub-fold."""
 
-    description = "of a stack"
+    kind = "of a stack"
     provenance: Provenance
     folds: tuple[NonNegative, ...]
     backbones: Annotated[tuple[BackboneName, ...], Field(min_length=1, max_length=1000)]

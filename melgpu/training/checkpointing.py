@@ -20,11 +20,12 @@ from melgpu.features.parity import ParityFigures
 from melgpu.models import checkpoint
 from melgpu.models.checkpoint import CheckpointError
 from melgpu.models.metadata import EpochRecord, NetworkMetadata
-from melgpu.models.schema import first_problem
+from melgpu.models.schema import describe_error
 from melgpu.runs.run import Job, Run
 from melgpu.training.state import Training, TrainingState
 
 LOG_COLUMNS = tuple(EpochRecord.model_fields)
+REMEDY = "delete it to train this network anew"
 
 
 @contextmanager
@@ -76,7 +77,17 @@ def load_log(run: Run, job: Job) -> list[EpochRecord]:
     if not path.exists():
         return []
     with files.read_csv(path, "a training log", LOG_COLUMNS) as (_, rows):
-        return [EpochRecord.model_validate_strings(dict(zip(LOG_COLUMNS, row, strict=True))) for row in rows]
+        return [_parse_record(row) for row in rows]
+
+
+def _parse_record(row: list[str]) -> EpochRecord:
+    """Raises ValueError."""
+    if len(row) != len(LOG_COLUMNS):
+        raise ValueError(f"a row of {len(row)} fields")
+    try:
+        return EpochRecord.model_validate_strings(dict(zip(LOG_COLUMNS, row, strict=True)))
+    except ValueError as error:
+        raise ValueError(describe_error(error)) from None
 
 
 def _write_tensorboard(folder: Path, record: EpochRecord) -> None:
@@ -106,9 +117,10 @@ def save_state(run: Run, job: Job, training: Training) -> None:
     state = training.state(run.job_provenance(job))
     with files.atomic_write(path) as temporary:
         try:
-            torch.save(state.model_dump(), temporary)
-        except RuntimeError as error:  # a full disk
-            raise OSError(f"{path}: {one_line(error)}") from None
+            with open(temporary, "wb") as file:  # given a path, torch would write its name into the file
+                torch.save(state.model_dump(), file)
+        except RuntimeError:  # its text does not tell the cause
+            raise OSError(f"{path}: cannot be written; is the disk full?") from None
 
 
 def resume(run: Run, job: Job, training: Training) -> bool:
@@ -119,11 +131,11 @@ def resume(run: Run, job: Job, training: Training) -> bool:
     state = _load_state(path)
     differences = state.provenance.differences(run.job_provenance(job))
     if differences:
-        raise CheckpointError(f"{path}: {difference}" for difference in differences)
+        raise CheckpointError(f"{path}: {', '.join(differences)}; {REMEDY}")
     try:
         training.restore(state, run.recipe.optim_for(job.backbone))
     except (ValueError, RuntimeError) as error:
-        raise CheckpointError(f"{path}: does not fit {job.name} ({one_line(error)})") from None
+        raise CheckpointError(f"{path}: does not fit {job.name} ({one_line(error)}); {REMEDY}") from None
     return True
 
 
@@ -131,16 +143,25 @@ def _load_state(path: Path) -> TrainingState:
     """A state of unknown origin: loading runs no code of it."""
     try:
         files.check_regular_file(path)
-        with zipfile.ZipFile(path) as archive:
-            # torch neither compresses nor checks: a compressed member may expand to any size.
-            if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
-                raise ValueError("compressed")
-            if damaged := archive.testzip():
-                raise ValueError(f"{damaged} is damaged")
+        _check_archive(path)
         data = torch.load(path, map_location="cpu", weights_only=True)
         return TrainingState.model_validate(data)
     except Exception as error:  # zipfile, pickle, torch and pydantic each have their own
-        raise CheckpointError(f"{path}: damaged, or not the state of a training ({first_problem(error)})") from None
+        reason = describe_error(error)
+        raise CheckpointError(f"{path}: damaged, or not the state of a training ({reason}); {REMEDY}") from None
+
+
+def _check_archive(path: Path) -> None:
+    """Raise ValueError for what torch.save does not write, and for wrong checksums, which torch does not check."""
+    with open(path, "rb") as file:
+        if file.read(4) != b"PK\x03\x04":  # other formats of torch have no checksums
+            raise ValueError("not a zip archive")
+    with zipfile.ZipFile(path) as archive:
+        # torch does not compress; a compressed member may expand to any size.
+        if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
+            raise ValueError("a compressed archive")
+        if damaged := archive.testzip():
+            raise ValueError(f"{damaged} has a wrong checksum")
 
 
 def mark_trained(run: Run, job: Job, training: Training) -> None:

@@ -42,7 +42,9 @@ class StepDone:
 
 @dataclass(frozen=True)
 class ValidationBatch:
-    """One batch of validation windows was predicted."""
+    """One batch of so many validation windows of this process was predicted."""
+
+    num_windows: int
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,7 @@ class TrainingData:
 
     train_batches : makes the batches of an epoch from one of its steps on
     valid_batches : makes the validation batches
+    targets : of all tracks
     """
 
     train_batches: Callable[[int, int], Iterable[Batch]]
@@ -160,7 +163,7 @@ def update_batch_norm(
     distributed.all_reduce_mean(averages)
 
 
-def window_accuracy(
+def validate_windows(
     model: nn.Module, features: nn.Module, batches: Iterable[Batch], classes: Tensor, bfloat16: bool
 ) -> Generator[ValidationBatch, None, float]:
     """Accuracy over the valid windows of all processes, without flips."""
@@ -168,7 +171,7 @@ def window_accuracy(
     for batch, probs in window_probs([model], features, batches, flip=False, bfloat16=bfloat16):
         correct = (probs[0].argmax(1) == classes[batch.tracks]) & batch.valid
         counts += torch.stack([correct.sum(), batch.valid.sum()])
-        yield ValidationBatch()
+        yield ValidationBatch(len(batch.tracks))
     device = next(model.parameters()).device
     # Counts are summed rather than accuracies averaged: processes can have different numbers of valid windows.
     num_correct, num_valid = distributed.all_reduce_sum(counts.to(device)).tolist()
@@ -191,13 +194,13 @@ def fit(
         loss, accuracy = (sums / distributed.world_size() / progress.step).tolist()
         if not math.isfinite(loss):
             raise InputError(diagnose_nonfinite(features, data.train_batches(epoch, 0), epoch))
-        accuracy_on_validation = yield from _validate(training, features, data, spec)
+        window_accuracy = yield from _validate(training, features, data, spec)
         record = EpochRecord(
             epoch=epoch + 1,
             lr=get_lr(training.optimizer),
             loss=loss,
             accuracy=accuracy,
-            window_accuracy=accuracy_on_validation,
+            window_accuracy=window_accuracy,
             **throughput(training.timer, progress.step - first_step),
         )
         _end_epoch(training, record, spec)
@@ -224,7 +227,7 @@ def _validate(
     if spec.batch_norm_batches and epoch >= spec.warmup_epochs:  # a frozen body keeps its statistics
         update_batch_norm(model, features, data.train_batches(epoch, 0), spec.batch_norm_batches, bfloat16)
     distributed.broadcast(model.buffers())  # all processes validate the network that the main process saves
-    accuracy = yield from window_accuracy(model, features, data.valid_batches(), data.targets.classes, bfloat16)
+    accuracy = yield from validate_windows(model, features, data.valid_batches(), data.targets.classes, bfloat16)
     training.timer.mark("validation")
     return accuracy
 

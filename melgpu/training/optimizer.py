@@ -5,21 +5,23 @@ import math
 import torch
 from torch import Tensor
 
-from melgpu.models import classifier
+from melgpu.models import checkpoint, classifier
 from melgpu.models.classifier import Classifier
 from melgpu.models.schema import NonNegative, Schema
 from melgpu.recipe_schema import OptimSpec
 
 
 class Progress(Schema, frozen=False):
-    """The progress of a training: `epoch` complete epochs and `step` steps of the next."""
+    """The progress of a training, which changes: `epoch` complete epochs and `step` steps of the next."""
 
     epoch: NonNegative = 0
     step: NonNegative = 0
     updates: NonNegative = 0  # of the weights, over all epochs
     best_accuracy: float = -1.0  # below any accuracy, so that the first epoch is the best so far
     epochs_since_best: NonNegative = 0
-    epochs_since_drop: NonNegative = 0  # since the learning rate was lowered, or since the best epoch if that is later
+    epochs_since_lr_reduction: NonNegative = (
+        0  # since the learning rate was lowered, or since the best epoch if that is later
+    )
 
     def record_epoch(self, accuracy: float, spec: OptimSpec) -> bool:
         """Count one more epoch; True where the learning rate is to be lowered (as by Keras' ReduceLROnPlateau)."""
@@ -28,13 +30,13 @@ class Progress(Schema, frozen=False):
         if accuracy > self.best_accuracy:
             self.best_accuracy = accuracy
             self.epochs_since_best = 0
-            self.epochs_since_drop = 0
+            self.epochs_since_lr_reduction = 0
             return False
         self.epochs_since_best += 1
-        self.epochs_since_drop += 1
-        drop = self.epochs_since_drop >= spec.plateau_patience
+        self.epochs_since_lr_reduction += 1
+        drop = self.epochs_since_lr_reduction >= spec.plateau_patience
         if drop:
-            self.epochs_since_drop = 0  # the new learning rate gets the full patience
+            self.epochs_since_lr_reduction = 0  # the new learning rate gets the full patience
         return drop
 
     @property
@@ -89,6 +91,9 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, saved: OptimizerState) -
         lr = group.get("lr")
         if not isinstance(lr, float) or not 0 < lr < math.inf:
             raise ValueError(f"a learning rate of {lr}")
+    for index, tensors in saved.state.items():
+        for name, value in tensors.items():
+            checkpoint.check_dense(f"{name} of parameter {index}", value)
     optimizer.load_state_dict(saved.model_dump())
     for parameter, values in optimizer.state.items():
         shapes = {name: value.shape for name, value in values.items()}
@@ -97,7 +102,8 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, saved: OptimizerState) -
         # The memory format of the network may have changed since: beside weights of another layout fused Adam would
         # pair the wrong elements silently.
         for name in ("exp_avg", "exp_avg_sq"):
-            values[name] = torch.empty_like(parameter, dtype=values[name].dtype).copy_(values[name])
+            values[name] = torch.empty_like(parameter).copy_(values[name])
+        values["step"] = values["step"].clone()  # counted on its own, even if a file shares one among parameters
 
 
 def _fixed_settings(param_groups: list[dict[str, object]]) -> list[dict[str, object]]:

@@ -54,7 +54,7 @@ def train_jobs(
     if not jobs:
         return
     preflight.load_to_device(loader, run.labelled_rows(jobs[0].round))
-    total = sum(run.recipe.optim_for(job.backbone).max_epochs * sampling.windows_per_epoch(run, job) for job in jobs)
+    total = sum(run.recipe.optim_for(job.backbone).max_epochs * epoch_work(run, job) for job in jobs)
     title = f"round {jobs[0].round}: training {len(jobs)} networks"
     with console.progress(title, total, "windows") as tracker, cli.GracefulStop() as stop:
         for number, job in enumerate(jobs, start=1):
@@ -62,6 +62,12 @@ def train_jobs(
             # The main process alone writes files; a lock of each process would keep out the others.
             with checkpointing.job_lock(run, job) if distributed.is_main_process() else nullcontext():
                 job_training.fit(tracker, stop)
+
+
+def epoch_work(run: Run, job: Job) -> int:
+    """The number of windows that an epoch trains on and validates."""
+    _, valid_rows = run.fold_rows(job.fold)
+    return sampling.windows_per_epoch(run, job) + len(sampling.prediction_windows(run, valid_rows))
 
 
 def print_next_command(run: Run, round_number: int) -> None:
@@ -120,7 +126,8 @@ class JobTraining:
         """Train to the end; where `stop` is requested, save the state and raise KeyboardInterrupt."""
         training = self.start_or_resume()
         windows_per_epoch = sampling.windows_per_epoch(self.run, self.job)
-        tracker.skip(training.progress.epoch * windows_per_epoch + training.progress.step * self.windows_per_step)
+        work = epoch_work(self.run, self.job)
+        tracker.skip(training.progress.epoch * work + training.progress.step * self.windows_per_step)
         micro_batch = training.micro_batch
         for event in self.training_events(training):
             if isinstance(event, EpochDone):
@@ -132,7 +139,7 @@ class JobTraining:
                 console.say(f"{self.title}: GPU out of memory, continuing with micro-batches of {micro_batch} windows")
             if distributed.is_main_process():
                 self.save_if_due(training, stop, event)
-        tracker.skip((self.optim.max_epochs - training.progress.epoch) * windows_per_epoch)  # after early stopping
+        tracker.skip((self.optim.max_epochs - training.progress.epoch) * work)  # after early stopping
         if distributed.is_main_process():
             checkpointing.mark_trained(self.run, self.job, training)
 
@@ -154,18 +161,15 @@ class JobTraining:
     def update_progress(
         self, tracker: Tracker, training: Training, windows_per_epoch: int, event: StepDone | ValidationBatch
     ) -> None:
-        """Advance the progress bar by the windows of a training step; validation only changes its description."""
+        """Advance the progress bar by the windows of a training step or of a batch of validation."""
         progress = training.progress
         epoch = min(progress.epoch + 1, self.optim.max_epochs)
         steps = max(1, windows_per_epoch // self.windows_per_step)
         if tracker.is_detail_due():  # not after every step: reading the means synchronizes with the device
             tracker.detail = training_detail(*training.means(), progress.best_accuracy, training.timer.seconds())
-        description = f"{self.title}, epoch {epoch}/{self.optim.max_epochs}"
-        if isinstance(event, StepDone):
-            num_windows = event.num_windows * distributed.world_size()
-            tracker.advance(num_windows, f"{description}, step {progress.step}/{steps}")
-        else:
-            tracker.advance(0, f"{description}, validation")
+        position = f"step {progress.step}/{steps}" if isinstance(event, StepDone) else "validation"
+        num_windows = event.num_windows * distributed.world_size()
+        tracker.advance(num_windows, f"{self.title}, epoch {epoch}/{self.optim.max_epochs}, {position}")
 
     def end_epoch(self, training: Training, record: EpochRecord) -> None:
         """Save an epoch's results and the audio errors of all processes, and print the scores."""

@@ -3,20 +3,21 @@
 from dataclasses import dataclass
 
 import torch
+from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from melgpu import distributed
-from melgpu.models import classifier
-from melgpu.models.classifier import Classifier, MovingAverage
+from melgpu.models import checkpoint, classifier
+from melgpu.models.classifier import Classifier
 from melgpu.models.metadata import EpochRecord, NetworkProvenance
-from melgpu.models.schema import Schema
-from melgpu.recipe_schema import Count, MachineSpec, OptimSpec
+from melgpu.models.schema import Count, Schema
+from melgpu.recipe_schema import MachineSpec, OptimSpec
 from melgpu.training.optimizer import OptimizerState, Progress, make_optimizer, restore_optimizer
 from melgpu.training.stage_timer import StageTimer
 
 
 class TrainingState(Schema, arbitrary_types_allowed=True):
-    """The resumable state of a training, the content of last.pt: state dicts, metric sums, progress and log."""
+    """The resumable state of a training, the content of last.pt: state dicts, progress, log, and metric sums (2,)."""
 
     provenance: NetworkProvenance
     progress: Progress
@@ -39,7 +40,7 @@ class Training:
     log: list[EpochRecord]
     metric_sums: Tensor  # of loss and accuracy over the epoch's steps, shape (2,), float64; stays on the device
     micro_batch: int  # windows per forward pass; halved when the device is out of memory
-    ema: MovingAverage | None  # of the weights after each step, where the recipe has `ema_decay`
+    ema: ModelEmaV3 | None  # of the weights after each step, where the recipe has `ema_decay`
     timer: StageTimer
 
     @property
@@ -65,8 +66,8 @@ class Training:
         """The current state; its tensors are those of the training itself, which change with the next step."""
         return TrainingState(
             provenance=provenance,
-            progress=self.progress,
-            log=self.log,
+            progress=self.progress.model_copy(),
+            log=list(self.log),
             micro_batch=self.micro_batch,
             world_size=distributed.world_size(),
             metric_sums=self.metric_sums,
@@ -78,16 +79,18 @@ class Training:
     def restore(self, state: TrainingState, spec: OptimSpec) -> None:
         """The inverse of `state`; with another world size the step becomes that of the same number of windows.
 
-        Raises ValueError or RuntimeError where the state does not fit this training.
+        Raises ValueError where the state does not fit this training.
         """
         # The log has one record for each finished epoch.
         if not state.progress.epochs_since_best <= state.progress.epoch == len(state.log):
             raise ValueError(f"{state.progress.epoch} epochs with a log of {len(state.log)}")
         if (self.ema is None) != (state.ema is None):
             raise ValueError("one of them has a moving average, the other has not")
-        self.model.load_state_dict(state.model)
+        if (state.metric_sums.shape, state.metric_sums.dtype) != (self.metric_sums.shape, self.metric_sums.dtype):
+            raise ValueError("metric sums of another shape or type")
+        checkpoint.load_state_dict(self.model, state.model)
         if self.ema and state.ema:
-            self.ema.module.load_state_dict(state.ema)
+            checkpoint.load_state_dict(self.ema.module, state.ema)
         self.progress = state.progress
         self.log = state.log
         # Between two epochs the saved optimizer is that of the epoch before; `fit` makes a new one after the warm-up.

@@ -13,7 +13,7 @@ from melgpu.models import checkpoint
 
 
 class Numbers(checkpoint.Metadata):
-    description = "of numbers"
+    kind = "of numbers"
     épreuve: tuple[int | None, ...]
 
 

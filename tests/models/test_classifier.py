@@ -24,10 +24,12 @@ def recipe_with_weights(folder) -> Recipe:
 
 def network_metadata(**changes) -> NetworkMetadata:
     """The metadata of a network's checkpoint."""
+    recipe = load_recipe(["demo"])
+    digests = {"recipe_digest": recipe.digest(), "pseudo_digest": "none"}
     metadata = NetworkMetadata(
-        provenance=NetworkProvenance(round=1, backbone="resnet50", fold=0, recipe_digest="1f", pseudo_digest="none"),
+        provenance=NetworkProvenance(round=1, backbone="resnet50", fold=0, **digests),
         class_names=["a", "b", "c"],
-        recipe=load_recipe(["demo"]),
+        recipe=recipe,
         scores=epoch_record(3),
         parity=PARITY,
         environment=environment.describe("cpu"),
@@ -221,6 +223,14 @@ def test_invalid_metadata_is_rejected_before_a_network_is_built(tmp_path, monkey
     table[last] = value
     write_checkpoint(tmp_path / "x", {}, metadata)
     with pytest.raises(checkpoint.CheckpointError, match=rf"x: damaged, or no checkpoint of a network \({place}"):
+        classifier.load(tmp_path / "x")
+
+
+def test_a_recipe_of_another_digest_is_rejected(tmp_path):
+    metadata = json.loads(network_metadata().model_dump_json())
+    metadata["recipe"]["windows"]["window_s"] = 5.0
+    write_checkpoint(tmp_path / "x", {}, metadata)
+    with pytest.raises(checkpoint.CheckpointError, match=r"its recipe is not that of its provenance"):
         classifier.load(tmp_path / "x")
 
 

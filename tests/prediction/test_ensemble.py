@@ -57,7 +57,7 @@ def test_checkpoints_of_another_job_or_run_are_rejected(made, monkeypatch):
         ({"recipe_digest": "0"}, f"made with recipe 0, not {made.recipe.digest()}"),
         ({"fold": 1}, "made with fold 1, not 0"),
         ({"round": 2}, "made with round 2, not 1"),
-        ({"pseudo_digest": "0a"}, "made with pseudo 0a, not none"),
+        ({"pseudo_digest": "0a"}, "made with pseudo labels 0a, not none"),
     ):
         metadata[1].provenance = provenance.model_copy(update=changes)
         with pytest.raises(InputError, match=f"{paths[1]}: {reason}"):
@@ -87,7 +87,7 @@ def test_stacks_of_another_fold_or_run_are_rejected(made):
         ({"backbones": metadata.backbones[::-1]}, "fitted for other folds or networks"),
         ({"class_names": ["b", "a"]}, "made for other classes than this run's"),
         ({"folds": (1,)}, "fitted for other folds or networks"),
-        ({"provenance": other_labels}, "made with pseudo 0a, not none"),
+        ({"provenance": other_labels}, "made with pseudo labels 0a, not none"),
         ({"weights": {"cnn": 0.5}}, "blend weights {'cnn': 0.5}, not {'cnn': 1.0}"),
     ):
         save_stack(stack, metadata.model_copy(update=changes), path)

@@ -85,11 +85,11 @@ def test_comparisons_are_on_the_same_tracks(stacked_run):
                 new.append(probs.argmax() == label)
                 old.append(before_probs[name, split].argmax() == label)
         gains = np.array(new, float) - np.array(old, float)
-        assert (comparison.accuracy, comparison.tracks) == (np.mean(new), len(new))
+        assert (comparison.accuracy, comparison.num_tracks) == (np.mean(new), len(new))
         assert comparison.baseline_accuracy == pytest.approx(np.mean(old))
         assert comparison.gain == pytest.approx(gains.mean())
         assert comparison.gain_interval == bootstrap_interval(gains)
-    assert sum(comparison.tracks for comparison in comparisons["blend"].values()) == len(shuffled)
+    assert sum(comparison.num_tracks for comparison in comparisons["blend"].values()) == len(shuffled)
 
 
 def test_pseudo_labels_are_counted_by_class(stacked_run):

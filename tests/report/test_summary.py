@@ -39,12 +39,12 @@ def test_gains_have_signs(gain, text):
     assert summary.points(gain) == text
 
 
-def score(gain: float, interval: tuple[float, float], p_value: float, pseudo_labelled: int = 0) -> Score:
+def score(gain: float, interval: tuple[float, float], p_value: float, num_pseudo_labelled: int = 0) -> Score:
     return Score(
         accuracy=0.5,
         interval=(0.3, 0.7),
-        tracks=10,
-        pseudo_labelled=pseudo_labelled,
+        num_tracks=10,
+        num_pseudo_labelled=num_pseudo_labelled,
         gain=gain,
         gain_interval=interval,
         gain_p=p_value,
@@ -70,7 +70,10 @@ def test_the_accuracy_is_of_the_private_test_set(last):
 
 
 def test_the_best_split_is_not_trained_on():
-    unseen, seen = score(0.0, (0.0, 0.0), 1.0, pseudo_labelled=0), score(0.0, (0.0, 0.0), 1.0, pseudo_labelled=3)
+    unseen, seen = (
+        score(0.0, (0.0, 0.0), 1.0, num_pseudo_labelled=0),
+        score(0.0, (0.0, 0.0), 1.0, num_pseudo_labelled=3),
+    )
     assert summary.best_split({"blend": dict.fromkeys(EVALUATED_SPLITS, unseen)}) is Split.PRIVATE
     assert summary.best_split({"blend": {Split.VALID: unseen, Split.PUBLIC: unseen}}) is Split.PUBLIC
     assert summary.best_split({"blend": {Split.VALID: unseen, Split.PUBLIC: seen}}) is Split.VALID

@@ -6,8 +6,8 @@ from melgpu.runs.scores import Score
 SCORE = Score(
     accuracy=0.5,
     interval=(0.24, 0.76),
-    tracks=10,
-    pseudo_labelled=6,
+    num_tracks=10,
+    num_pseudo_labelled=6,
     gain=0.025,
     gain_interval=(-0.05, 0.1),
     gain_p=0.5,
@@ -20,7 +20,7 @@ def changed(**changes) -> Score:
 
 def test_a_table_of_scores(console_output):
     text = console_output(False)
-    quarter = changed(accuracy=0.25, interval=(0.0, 0.75), tracks=4, pseudo_labelled=0)
+    quarter = changed(accuracy=0.25, interval=(0.0, 0.75), num_tracks=4, num_pseudo_labelled=0)
     scores = {"resnet50": {Split.VALID: SCORE}, "blend [x]": {Split.VALID: SCORE, Split.PUBLIC: quarter}}
     console.show(tables.score_table("Round 1", scores))
     for part in ("validation", "public test", "0.500", "0.24-0.76", "10 tracks", "4 tracks", "6 trained on", "0.250"):
@@ -35,11 +35,11 @@ def test_gains_have_their_interval():
 
 
 def test_a_less_accurate_predictor_than_the_mean_is_warned_of():
-    equal = changed(gain=0.0, tracks=6)
+    equal = changed(gain=0.0, num_tracks=6)
     assert tables.stacking_warning("blend", {"blend": {Split.VALID: equal}}) is None
     assert tables.stacking_warning("blend", {"blend": {}}) is None
     assert tables.stacking_warning("mean", {"mean": {Split.VALID: equal}}) is None
-    warning = tables.stacking_warning("blend", {"blend": {Split.VALID: changed(gain=-0.1, tracks=6)}})
+    warning = tables.stacking_warning("blend", {"blend": {Split.VALID: changed(gain=-0.1, num_tracks=6)}})
     assert (
         "more accurate than the blend: 6 may be too few to stack. A new run with --set stacking.final_predictor=mean"
         in warning

@@ -194,7 +194,7 @@ def test_networks_are_aligned():
         (build("x", provenance=provenance("x", recipe_digest="other")), "made with recipe other, not abc"),
         (build("x", provenance=provenance("x", fold=3)), "made with fold 3, not 0"),
         (build("x", provenance=provenance("x", round=2)), "made with round 2, not 1"),
-        (build("x", provenance=provenance("x", pseudo_digest="0a")), "made with pseudo 0a, not none"),
+        (build("x", provenance=provenance("x", pseudo_digest="0a")), "made with pseudo labels 0a, not none"),
         (build("x", provenance=provenance("y")), "made with backbone y, not x"),
     ],
 )

@@ -11,7 +11,7 @@ def test_the_digest_depends_on_the_pseudo_labels(made):
     mark_stacked(made, 1, [pseudo_label("y.wav", "a")])
     assert made.provenance(2) == before  # read once
     (difference,) = open_run(made.folder).provenance(2).differences(before)
-    assert difference.startswith("made with pseudo ")
+    assert difference.startswith("made with pseudo labels ")
 
 
 def test_pseudo_labels_of_other_tracks_are_rejected(made):

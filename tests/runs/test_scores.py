@@ -9,16 +9,16 @@ from melgpu.runs import scores
 def test_a_score_is_accuracy_and_gain_over_a_baseline():
     correct = np.array([True, True, True, False])
     baseline = np.array([True, False, True, False])
-    score = scores.measure(correct, baseline, np.array([False, True, False, False]))
+    score = scores.compute_score(correct, baseline, np.array([False, True, False, False]))
     assert (score.accuracy, score.gain, score.baseline_accuracy) == (0.75, 0.25, 0.5)
-    assert (score.tracks, score.pseudo_labelled) == (4, 1)
+    assert (score.num_tracks, score.num_pseudo_labelled) == (4, 1)
     assert score.gain_p == 1  # of one track
     assert score.gain_interval[0] == 0 < score.gain_interval[1]
     assert score.interval[0] < 0.75 < score.interval[1]
 
 
 def test_scores_round_trip(tmp_path):
-    score = scores.measure(np.arange(9) < 7, np.arange(9) < 6, np.zeros(9, bool))
+    score = scores.compute_score(np.arange(9) < 7, np.arange(9) < 6, np.zeros(9, bool))
     saved = {"mean": {Split.VALID: score, Split.PRIVATE: score}, "blend \u00fc": {}}
     scores.save(tmp_path / "scores.json", saved)
     assert scores.load(tmp_path / "scores.json") == saved
@@ -26,12 +26,18 @@ def test_scores_round_trip(tmp_path):
 
 @pytest.mark.parametrize(
     ("old", "new"),
-    [('"valid"', '"validation"'), ("0.5", "NaN"), ("0.5", '"0.5"'), ('"tracks": 2', '"tracks": -2'), ("{", "[")],
+    [
+        ('"valid"', '"validation"'),
+        ("0.5", "NaN"),
+        ("0.5", '"0.5"'),
+        ('"num_tracks": 2', '"num_tracks": -2'),
+        ("{", "["),
+    ],
 )
 def test_malformed_scores_are_rejected(tmp_path, old, new):
     path = tmp_path / "scores.json"
     half = np.array([True, False])
-    scores.save(path, {"mean": {Split.VALID: scores.measure(half, half, half)}})
+    scores.save(path, {"mean": {Split.VALID: scores.compute_score(half, half, half)}})
     path.write_text(path.read_text().replace(old, new, 1))
     with pytest.raises(InputError, match=r"scores\.json: "):
         scores.load(path)

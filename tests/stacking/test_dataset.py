@@ -136,7 +136,7 @@ def test_unusable_tracks_are_in_no_stacking_set(second):
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"pseudo_digest": "none"}, "resnet50, fold 1: made with pseudo none, not"),
+        ({"pseudo_digest": "none"}, "resnet50, fold 1: made with pseudo labels none, not"),
         ({"recipe_digest": "0"}, "inception_v3, fold 1: made with recipe 0, not"),
         ({"round": 1}, "made with round 1, not 2"),
     ],

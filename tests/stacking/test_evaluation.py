@@ -49,7 +49,7 @@ def test_rows_have_known_labels():
 
 
 def test_pseudo_labelled_tracks_are_counted():
-    counts = {split: score.pseudo_labelled for split, score in make_evaluation().scores()["blend"].items()}
+    counts = {split: score.num_pseudo_labelled for split, score in make_evaluation().scores()["blend"].items()}
     assert counts == {"valid": 0, "public": 1}
 
 
@@ -67,7 +67,7 @@ def test_scores_are_accuracy_and_gain():
     }
     blend = scores["blend"]
     assert blend[Split.VALID].gain == 0.25
-    assert (blend[Split.PUBLIC].tracks, blend[Split.PUBLIC].gain) == (1, 0)
+    assert (blend[Split.PUBLIC].num_tracks, blend[Split.PUBLIC].gain) == (1, 0)
     assert Split.PRIVATE not in blend
 
 

@@ -72,5 +72,5 @@ def test_an_error_in_the_timings_or_the_report_loses_no_result(same_names, capsy
 def test_the_report_shows_the_last_round_where_the_current_cannot_be_stacked(same_names):
     stack_round(same_names, 1)
     with pytest.raises(InputError, match="round 2: no predictions"):
-        stack.stack_current_round(same_names)
+        stack.stack_current_round(same_names, 2)
     assert same_names.report_path.exists()

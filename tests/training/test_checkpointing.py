@@ -104,6 +104,13 @@ def test_tensorboard_has_each_epoch_once_after_an_interruption(short):
         lambda state: state["model"].update({"head.2.bias": [0.0, 0.0]}),
         lambda state: state.update(ema={}),
         lambda state: state.update(metric_sums=torch.zeros(3)),
+        lambda state: state.update(metric_sums=torch.zeros(2)),
+        lambda state: state.update(metric_sums=torch.zeros(1).expand(2**40)),
+        lambda state: state.update(world_size=2**70),
+        lambda state: state["model"].update({"head.2.bias": torch.zeros(2, dtype=torch.float64)}),
+        lambda state: state["model"].update({"head.2.bias": torch.full((2,), torch.nan)}),
+        lambda state: state["model"].update({"head.2.weight": torch.zeros(1, 1).expand(2, 8)}),
+        lambda state: state["model"].update({"head.2.bias": torch.zeros(2).to_sparse()}),
         lambda state: state.update(optimizer={"state": {}, "param_groups": []}),
         lambda state: state.update(optimizer=None),
         lambda state: state.pop("provenance"),
@@ -134,9 +141,12 @@ def test_damaged_and_untrusted_states_are_rejected_and_run_no_code(short, monkey
     path.parent.mkdir(parents=True)
     checkpointing.save_state(short, job, training)
     intact = path.read_bytes()
-    malicious = io.BytesIO()
+    malicious, legacy = io.BytesIO(), io.BytesIO()
     torch.save({"model": Payload()}, malicious)
-    for content in (b"", b"text", intact[:-9], pickle.dumps(Payload()), malicious.getvalue(), compressed_bytes(intact)):
+    torch.save(training.state(short.job_provenance(job)).model_dump(), legacy, _use_new_zipfile_serialization=False)
+    appended = legacy.getvalue() + intact  # zipfile reads the end of a file, torch its beginning
+    damaged = [b"", b"text", intact[:-9], pickle.dumps(Payload()), malicious.getvalue(), compressed_bytes(intact)]
+    for content in [*damaged, legacy.getvalue(), appended]:
         path.write_bytes(content)
         with pytest.raises(checkpoint.CheckpointError, match=r"last\.pt: damaged, or not the state of a training"):
             checkpointing.resume(short, job, training)

@@ -80,6 +80,8 @@ def adam_of(model):
         lambda state, groups: state[0].update(exp_avg=torch.zeros(9)),
         lambda state, groups: state[0].update(step=torch.zeros(2, 3)),
         lambda state, groups: state[1].pop("exp_avg_sq"),
+        lambda state, groups: state[0].update(step=torch.tensor(1.0).to_sparse()),
+        lambda state, groups: state[0].update(exp_avg=torch.zeros(1, 1).expand(2, 3)),
         lambda state, groups: state.update({7: {"step": torch.tensor(1.0)}}),
         lambda state, groups: groups.clear(),
         lambda state, groups: groups[0].update(params=[0]),
@@ -96,6 +98,15 @@ def test_an_optimizer_state_of_other_parameters_is_rejected(damage):
     damage(saved.state, saved.param_groups)
     with pytest.raises(ValueError):
         optimizer.restore_optimizer(adam, saved)
+
+
+def test_parameters_never_share_their_number_of_steps():
+    _, adam = stepped(adam_of)
+    saved = OptimizerState(**adam.state_dict())
+    saved.state[1]["step"] = saved.state[0]["step"]
+    optimizer.restore_optimizer(adam, saved)
+    adam.step()
+    assert [float(values["step"]) for values in adam.state.values()] == [2, 2]
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])

@@ -15,7 +15,7 @@ def test_a_resumed_training_keeps_its_micro_batch():
 
 
 def test_another_world_size_resumes_after_the_same_number_of_windows():
-    changes = {"world_size": 4, "progress": Progress(step=10), "metric_sums": torch.tensor([5.0, 1.0])}
+    changes = {"world_size": 4, "progress": Progress(step=10), "metric_sums": torch.tensor([5.0, 1.0]).double()}
     resumed = fresh_tiny(OPTIM)
     resumed.restore(fresh_tiny(OPTIM).state(PROVENANCE).model_copy(update=changes), OPTIM)
     assert resumed.progress.step == 40
