@@ -236,9 +236,12 @@ def _decay_groups(parameters: Iterable[nn.Parameter], weight_decay: float, lr_sc
     return [{"params": group, "weight_decay": decay, "lr_scale": lr_scale} for decay, group in by_decay.items()]
 
 
-def make_ema(model: Classifier, decay: float) -> ModelEmaV3:
-    """Exponential moving average of a network's weights, in its `module`; the decay warms up to `decay`."""
-    return ModelEmaV3(model, decay, use_warmup=True)
+MovingAverage = ModelEmaV3  # exponential, of a network's weights; its `module` is a network with the averages
+
+
+def make_ema(model: Classifier, decay: float) -> MovingAverage:
+    """The moving average of a network's weights from now on; the decay warms up to `decay`."""
+    return MovingAverage(model, decay, use_warmup=True)
 
 
 def use_bfloat16(precision: str, device: torch.device) -> bool:

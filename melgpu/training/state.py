@@ -3,12 +3,11 @@
 from dataclasses import dataclass
 
 import torch
-from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from melgpu import distributed
 from melgpu.models import checkpoint, classifier
-from melgpu.models.classifier import Classifier
+from melgpu.models.classifier import Classifier, MovingAverage
 from melgpu.models.metadata import EpochRecord, NetworkProvenance
 from melgpu.models.schema import Count, Schema
 from melgpu.recipe_schema import MachineSpec, OptimSpec
@@ -40,7 +39,7 @@ class Training:
     log: list[EpochRecord]
     metric_sums: Tensor  # of loss and accuracy over the epoch's steps, shape (2,), float64; stays on the device
     micro_batch: int  # windows per forward pass; halved when the device is out of memory
-    ema: ModelEmaV3 | None  # of the weights after each step, where the recipe has `ema_decay`
+    ema: MovingAverage | None  # of the weights after each step, where the recipe has `ema_decay`
     timer: StageTimer
 
     @property
