@@ -12,6 +12,7 @@ from melgpu.features.log_mel import LogMel
 from melgpu.models import classifier, inference
 from melgpu.recipe import load_recipe
 from melgpu.training import loop
+from melgpu.training.loop import StepDone
 from melgpu.training.state import start_training
 
 ZALO = load_recipe([], ["loader.workers=0", "backbone.pretrained=false"])
@@ -42,7 +43,7 @@ def test_one_step_and_22_views(name, mp3, tmp_path):
         batches = loader.batches(index[:2], window_samples, 2)
         targets = Targets(torch.tensor([3]), torch.ones(10))
         steps = loop.train_epoch(training, features, batches, targets, optim, ZALO.augment, seed=0)
-        assert list(steps) == [2]
+        assert list(steps) == [StepDone(2)]
         assert torch.isfinite(training.metric_sums[0])
         assert training.metric_sums[0] > 0
         changed = [key for key, value in model.state_dict().items() if not torch.equal(value, before[key])]
