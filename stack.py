@@ -1,8 +1,7 @@
 #!/usr/bin/env python3
 """See `python stack.py --help`; the command is in `melgpu/commands/stack.py`."""
 
-from melgpu import cli
 from melgpu.commands import stack
 
 if __name__ == "__main__":
-    cli.run(stack.main)
+    stack.command()

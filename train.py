@@ -1,8 +1,7 @@
 #!/usr/bin/env python3
 """See `python train.py --help`; the command is in `melgpu/commands/train.py`."""
 
-from melgpu import cli
 from melgpu.commands import train
 
 if __name__ == "__main__":
-    cli.run(train.main)
+    train.command()

@@ -5,6 +5,7 @@ interrupted. Imports nothing heavy, so that `--help` is fast.
 """
 
 import argparse
+import shlex
 import signal
 import sys
 from collections.abc import Callable
@@ -54,6 +55,13 @@ def parser(description: str, epilog: str) -> argparse.ArgumentParser:
     )
     shared.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ...; default: a GPU if there is one")
     return shared
+
+
+def command_line(script: str, *arguments: str) -> str:
+    """A call of `train`, `predict` or `stack` in the form in which this process was called, quoted for the shell."""
+    is_installed = Path(sys.argv[0]).name.startswith("melgpu-")
+    program = f"melgpu-{script}" if is_installed else f"python {script}.py"
+    return f"{program} {shlex.join(arguments)}"
 
 
 def run(main: Callable[[], int | None]) -> None:

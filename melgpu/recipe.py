@@ -88,6 +88,11 @@ class Recipe(Spec):
         """How many tracks are shuffled together; None for all of them, which needs the PCM cache."""
         return None if self.loader.pcm_cache != "off" else self.optim_for(backbone).shuffle_tracks
 
+    @property
+    def is_one_step(self) -> bool:
+        """Whether training leads to the answer by itself: one round, in which nothing is stacked."""
+        return len(self.rounds) == 1 and not self.rounds[0].blend
+
     def to_json(self) -> str:
         """One canonical line of JSON."""
         return json.dumps(self.model_dump(mode="json", exclude_none=True), sort_keys=True)

@@ -121,9 +121,9 @@ class PredictSpec(Spec):
 
 
 class RoundSpec(Spec):
-    backbones: Annotated[tuple[BackboneName, ...], Field(min_length=2)]
+    backbones: Annotated[tuple[BackboneName, ...], Field(min_length=1)]
     folds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
-    blend: Annotated[dict[Stacker, Positive], Field(min_length=1)]
+    blend: dict[Stacker, Positive]
 
 
 class PseudoSpec(Spec):

@@ -50,3 +50,8 @@ def main() -> int:
         if args.timeline:
             return 2 if music.write_timelines(run, args.music, args.timeline, device) else 0
         return 2 if music.predict_files(run, args.music, args.out, device) else 0
+
+
+def command() -> None:
+    """Run this script, and exit with its code."""
+    cli.run(main)

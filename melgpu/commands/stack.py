@@ -19,27 +19,33 @@ used for scores only. report.html is written at the end of each round, and again
 def main() -> None:
     args = cli.parser(__doc__, EPILOG).parse_args()
     # After the flags are parsed, so that --help answers without importing torch.
-    from melgpu import console
-    from melgpu.report import tables
     from melgpu.runs.folder import open_run
 
-    run = open_run(args.run, args.overrides, args.without_pseudo)
+    finish_round(open_run(args.run, args.overrides, args.without_pseudo))
+
+
+def finish_round(run: "Run") -> None:
+    """Stack the current round, or show the last one again, and say what is next."""
+    # Imported here, so that --help answers without importing torch.
+    from melgpu import console
+    from melgpu.report import tables
+
     round_number = run.current_round
-    if round_number is None:  # all are stacked: show the last one again
+    if round_number is None:  # all are stacked
         round_number = len(run.recipe.rounds)
     else:
         stack_current_round(run, round_number)
     tables.show_scores(run, round_number)
     write_report(run)
     if run.current_round:  # the next one, now that this one is stacked
-        console.say(f"Round {round_number} is done. Next: python train.py {run.cli_flags}")
+        console.say(f"Round {round_number} is done. Next: {run.command_line('train')}")
         return
-    if not args.without_pseudo:  # which is for a comparison only
+    if not run.without_pseudo:  # which is for a comparison only
         for path in run.submission_paths.values():
             console.say(f"Submission: {path}")
     if not run.submission_paths:
         console.say("No submission: the run was created without --test and --private")
-    console.say(f"To classify new music: python predict.py {run.cli_flags} song.mp3 folder/")
+    console.say(f"To classify new music: {run.command_line('predict', 'song.mp3', 'folder/')}")
 
 
 def stack_current_round(run: "Run", round_number: int) -> None:
@@ -66,3 +72,8 @@ def write_report(run: "Run") -> None:
         console.say(f"Report: {run.report_path}")
     except Exception as error:  # the scores are written already: stacking is done without it
         console.say(f"No report: {one_line(error)}")
+
+
+def command() -> None:
+    """Run this script, and exit with its code."""
+    cli.run(main)

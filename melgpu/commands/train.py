@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from melgpu import cli
+from melgpu.commands import stack
 
 EPILOG = """examples:
   python train.py --run runs/mine --labels music/                     a folder with one sub-folder a class
@@ -42,6 +43,7 @@ def main() -> int:
     args = parse_args()
     # After the flags are parsed, so that --help answers without importing torch.
     from melgpu import console, distributed
+    from melgpu.prediction.round import predict_round
     from melgpu.runs import setup
     from melgpu.training.round import train_round
 
@@ -55,5 +57,15 @@ def main() -> int:
         if distributed.is_main_process():  # it alone writes files
             run = setup.open_or_create(request, sources, str(device))
         distributed.barrier()  # until the main process has created the run
-        train_round(run or setup.reopen(request), args.backbone, args.fold, device)
+        run = run or setup.reopen(request)
+        train_round(run, args.backbone, args.fold, device)
+        if run.recipe.is_one_step and run.current_round and not run.untrained_jobs(run.current_round):
+            predict_round(run, device)
+            if distributed.is_main_process():
+                stack.finish_round(run)
     return 0
+
+
+def command() -> None:
+    """Run this script, and exit with its code."""
+    cli.run(main)

@@ -53,7 +53,7 @@ def load_ensemble(run: Run) -> Ensemble:
     networks = load_networks(run, jobs)
     spec = run.round_spec(round_number)
     stacking_spec = run.recipe.stacking
-    groups = fold_groups(stacking_spec.protocol, spec.folds) if stacked else []
+    groups = fold_groups(stacking_spec.protocol, spec.folds) if stacked and spec.blend else []
     stacks = {folds: _load_stack(run, round_number, folds) for folds in groups}
     predictor = final_predictor(stacking_spec.final_predictor, len(spec.blend))
     # The first checkpoint's recipe stands for all: `load_networks` has compared their digests with the run's.

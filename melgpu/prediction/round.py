@@ -25,7 +25,7 @@ def predict_round(run: Run, device: torch.device) -> None:
     """Write the predictions of every trained network of the current round for every track. Raises InputError."""
     round_number = run.current_round
     if round_number is None:
-        console.say(f"All rounds are done: python stack.py {run.cli_flags} shows the scores")
+        console.say(f"All rounds are done: {run.command_line('stack')} shows the scores")
         return
     trained = run.trained_jobs(round_number)
     if not trained:
@@ -44,8 +44,10 @@ def predict_round(run: Run, device: torch.device) -> None:
                 path.unlink()  # the predictions contain their batches
     if audio_errors := quarantine.load_errors(run.quarantine_path):
         console.say(quarantine.summarize(audio_errors, run.quarantine_path))
-    script = "train.py" if len(trained) < len(run.jobs(round_number)) else "stack.py"
-    console.say(f"Round {round_number}: {len(trained)} networks predicted. Next: python {script} {run.cli_flags}")
+    if run.recipe.is_one_step and not run.untrained_jobs(round_number):  # the scores follow
+        return
+    script = "train" if run.untrained_jobs(round_number) else "stack"
+    console.say(f"Round {round_number}: {len(trained)} networks predicted. Next: {run.command_line(script)}")
 
 
 def _measure_time(run: Run, round_number: int, jobs: list[Job]) -> contextlib.AbstractContextManager:

@@ -81,7 +81,9 @@ def accuracy_sentence(result: RoundResult, scores: Scores) -> str:
 
 def stacking_sentence(result: RoundResult, scores: Scores) -> str:
     """Gains over the mean of the networks of the final predictor, or of the blend where the mean is final."""
-    predictor = compared_predictor(result.final_predictor)
+    predictor = compared_predictor(result.final_predictor, len(result.run.round_spec(result.round_number).blend))
+    if predictor is None:
+        return ""
     by_split = scores[predictor]
     is_final = predictor == result.final_predictor
     start = "Compared with" if is_final else f"The {PREDICTOR_NAMES[predictor]}, compared with"

@@ -15,8 +15,11 @@ def show_scores(run: Run, round_number: int) -> None:
     """Print the scores of a stacked round, and the gain of stacking."""
     scores = run.scores(round_number)
     console.show(score_table(f"Round {round_number}{run.variant_suffix}", scores))
-    predictor = final_predictor(run.recipe.stacking.final_predictor, len(run.round_spec(round_number).blend))
-    console.say(gain_line(compared_predictor(predictor), scores))
+    num_stackers = len(run.round_spec(round_number).blend)
+    predictor = final_predictor(run.recipe.stacking.final_predictor, num_stackers)
+    compared = compared_predictor(predictor, num_stackers)
+    if compared:
+        console.say(gain_line(compared, scores))
     if warning := stacking_warning(predictor, scores):
         console.say(warning)
 

@@ -6,7 +6,7 @@ The number of a folder's format, `FORMAT`, is in environment.json; a folder of a
 import json
 from pathlib import Path
 
-from melgpu import files, toml_tables
+from melgpu import cli, files, toml_tables
 from melgpu.data import manifest
 from melgpu.data.manifest import Manifest
 from melgpu.errors import InputError
@@ -42,9 +42,8 @@ def is_run(folder: Path) -> bool:
 def open_run(folder: Path, overrides: list[str] | None = None, without_pseudo: bool = False) -> Run:
     """The run in a folder; overrides may change its `loader` and `machine` tables for this call. Raises InputError."""
     if not is_run(folder):
-        raise InputError(
-            f"{folder}: no run there; start one with python train.py --run {folder} --labels CSV_OR_FOLDER"
-        )
+        command = cli.command_line("train", "--run", str(folder), "--labels", "CSV_OR_FOLDER")
+        raise InputError(f"{folder}: no run there; start one with {command}")
     _check_format(folder)  # before the recipe, whose settings may have other names in another format
     recipe = apply_overrides(_stored_recipe(folder), overrides or [])
     check_same_recipe(folder, recipe)

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
+from melgpu import cli
 from melgpu.data.manifest import TEST_SPLITS, Manifest, Split
 from melgpu.data.pcm_cache import PcmCache, open_cache
 from melgpu.errors import InputError
@@ -165,10 +166,10 @@ class Run:
         """The variant of the later rounds, as a suffix for messages."""
         return " without pseudo labels" if self.without_pseudo else ""
 
-    @property
-    def cli_flags(self) -> str:
-        """The flags with which a script resumes this run."""
-        return f"--run {self.folder}" + (" --without-pseudo" if self.without_pseudo else "")
+    def command_line(self, script: str, *arguments: str) -> str:
+        """The call of a script that goes on with this run, to be pasted into a shell."""
+        variant = ["--without-pseudo"] if self.without_pseudo else []
+        return cli.command_line(script, "--run", str(self.folder), *variant, *arguments)
 
     def provenance(self, round_number: int) -> Provenance:
         """The provenance of a round's stack and evaluation."""
@@ -229,6 +230,9 @@ class Run:
 
     def trained_jobs(self, round_number: int) -> list[Job]:
         return [job for job in self.jobs(round_number) if self.is_trained(job)]
+
+    def untrained_jobs(self, round_number: int) -> list[Job]:
+        return [job for job in self.jobs(round_number) if not self.is_trained(job)]
 
     def fold_splits(self, fold: int) -> tuple[Split, ...]:
         """The split of each manifest row for the networks of a fold, whose tracks are their validation tracks."""

@@ -31,7 +31,7 @@ class StackingSet:
     """What one stack is fitted on: n validation tracks of its folds, and training tracks to pretrain the CNNs on.
 
     rows (n,): of the manifest; row_folds (n,): each row's fold; validation, train: matrix and labels; subfolds (n,):
-    each row's sub-fold.
+    each row's sub-fold, all 0 in a round without stackers.
     """
 
     folds: tuple[int, ...]
@@ -68,7 +68,7 @@ def _check_complete(run: Run, round_number: int) -> None:
     missing = [job.name for job in jobs if not (run.is_trained(job) and run.is_predicted(job))]
     if missing:
         problems = (f"round {round_number}: no predictions of {name} by its current checkpoint" for name in missing)
-        raise InputError([*problems, f"run python train.py and python predict.py with {run.cli_flags} first"])
+        raise InputError([*problems, f"first {run.command_line('train')} and {run.command_line('predict')}"])
 
 
 def stacking_sets(run: Run, round_number: int, base: BasePredictions) -> list[StackingSet]:
@@ -93,7 +93,9 @@ def _stacking_set(run: Run, round_number: int, base: BasePredictions, folds: tup
         train_rows = _usable(train_rows, base)
         train = LabelledMatrix(base.matrices[folds[0]][train_rows], labels[train_rows])
     # Sub-folds split the validation tracks alone: training tracks are only pretrained on, and never evaluated.
-    subfolds = assign_subfolds(labels[rows], run.recipe.stacking)
+    subfolds = np.zeros(len(rows), np.int64)
+    if run.round_spec(round_number).blend:
+        subfolds = assign_subfolds(labels[rows], run.recipe.stacking)
     return StackingSet(folds, rows, row_folds, validation, subfolds, train)
 
 

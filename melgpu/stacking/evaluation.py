@@ -149,7 +149,7 @@ def load(path: Path) -> RoundEvaluation:
 def evaluate_round(
     run: Run, round_number: int, base: BasePredictions, stacks: list[tuple[StackingSet, Stack]]
 ) -> RoundEvaluation:
-    """Predict each validation track (out of fold) and each test track by networks, stackers and blends."""
+    """Predict each validation track (out of fold) and each test track by networks, and by stackers if there are any."""
     spec = run.round_spec(round_number)
     valid_parts = []  # probabilities by predictor, of each stack
     test_parts = []  # of each fold
@@ -197,7 +197,7 @@ def _metadata(run: Run, round_number: int, stacks: list[Stack]) -> EvaluationMet
     blend_weights = run.round_spec(round_number).blend
     fitted = [subfold.weights for stack in stacks for subfold in stack.subfold_stackers]
     mean_weights: dict[Stacker, float] = {}
-    for name in fitted[0]:
+    for name in fitted[0] if fitted else ():
         mean_weights[name] = float(np.mean([weights[name] for weights in fitted]))
     return EvaluationMetadata(
         provenance=run.provenance(round_number),

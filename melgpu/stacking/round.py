@@ -16,20 +16,17 @@ from melgpu.stacking.stack_file import StackMetadata, save_stack
 def stack_round(run: Run, round_number: int) -> None:
     """Fit and save a round's stacks, evaluate them, and write pseudo labels or, after the last round, submissions.
 
-    Raises InputError where predictions are missing or do not match.
+    A round without stackers is evaluated only. Raises InputError where predictions are missing or do not match.
     """
     base = dataset.load_base_predictions(run, round_number)
     stacking_sets = dataset.stacking_sets(run, round_number, base)
-    # The stackers are fitted once for each sub-fold of each stacking set, hence the unit of progress.
-    num_fits = sum(stacking_set.num_subfolds for stacking_set in stacking_sets)
-    timing = timings.measure(run.timings_path, round_number, f"stack{run.variant_suffix}", num_fits, "sub-folds")
-    with timing, console.progress(f"round {round_number}: stacking", num_fits, "sub-folds") as tracker:
-        stacks = [(stacking_set, fit_stack(run, round_number, stacking_set, tracker)) for stacking_set in stacking_sets]
+    stacks = fit_stacks(run, round_number, stacking_sets)
     if any(stack.is_constant for _, stack in stacks):
         console.say("LightGBM found no split: too few validation tracks for stacking.min_child_weight")
     round_evaluation = evaluation.evaluate_round(run, round_number, base, stacks)
     for stacking_set, stack in stacks:
-        write_stack(run, round_number, stacking_set, stack)
+        if stack.weights:
+            write_stack(run, round_number, stacking_set, stack)
     evaluation.save(round_evaluation, run.evaluation_path(round_number))
     if not run.without_pseudo:  # the variant is for a comparison of scores only
         if round_number < len(run.recipe.rounds):
@@ -39,13 +36,29 @@ def stack_round(run: Run, round_number: int) -> None:
     run.finish_round(round_number, round_evaluation.scores())  # last: its file marks the round as stacked
 
 
+def fit_stacks(run: Run, round_number: int, stacking_sets: list[StackingSet]) -> list[tuple[StackingSet, Stack]]:
+    """Each stacking set with its stack; nothing is fitted in a round without stackers."""
+    if not run.round_spec(round_number).blend:
+        return [(stacking_set, new_stack(run, round_number, stacking_set)) for stacking_set in stacking_sets]
+    # The stackers are fitted once for each sub-fold of each stacking set, hence the unit of progress.
+    num_fits = sum(stacking_set.num_subfolds for stacking_set in stacking_sets)
+    timing = timings.measure(run.timings_path, round_number, f"stack{run.variant_suffix}", num_fits, "sub-folds")
+    with timing, console.progress(f"round {round_number}: stacking", num_fits, "sub-folds") as tracker:
+        return [(stacking_set, fit_stack(run, round_number, stacking_set, tracker)) for stacking_set in stacking_sets]
+
+
+def new_stack(run: Run, round_number: int, stacking_set: StackingSet) -> Stack:
+    """A stack before anything is fitted."""
+    _, num_models, num_classes = stacking_set.validation.matrix.shape
+    return Stack(num_models, num_classes, run.round_spec(round_number).blend)
+
+
 def fit_stack(run: Run, round_number: int, stacking_set: StackingSet, tracker: Tracker) -> Stack:
     """Fit the stackers of one stacking set, once for each of its sub-folds."""
     spec = run.round_spec(round_number)
     train = stacking_set.train
     subfolds = stacking_set.subfolds
-    _, num_models, num_classes = stacking_set.validation.matrix.shape
-    stack = Stack(num_models, num_classes, spec.blend)
+    stack = new_stack(run, round_number, stacking_set)
     title = f"fold {' '.join(map(str, stacking_set.folds))}"
     phase = "pretraining on training tracks" if train else "fitting on validation tracks"
     tracker.advance(0, f"{title}, {phase}")

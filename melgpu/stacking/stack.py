@@ -53,7 +53,10 @@ def _predict_stacker(stacker: nn.Module | Booster, matrix: np.ndarray) -> np.nda
 
 @dataclass(frozen=True)
 class Stack:
-    """The stackers of one fold, or of several, for each sub-fold; `weights` are the recipe's blend weights."""
+    """The stackers of one fold, or of several, for each sub-fold; `weights` are the recipe's blend weights.
+
+    Both are empty in a round without stackers.
+    """
 
     num_models: int
     num_classes: int
@@ -64,7 +67,7 @@ class Stack:
         """Probabilities (N, C) of new tracks by stacker and blend: the mean over all sub-folds."""
         by_subfold = [self._predict_subfold(subfold, matrix) for subfold in self.subfold_stackers]
         means = {}
-        for name in by_subfold[0]:
+        for name in by_subfold[0] if by_subfold else ():
             means[name] = np.mean([probs[name] for probs in by_subfold], axis=0)
         return means
 
@@ -97,12 +100,16 @@ class Stack:
 
 
 def final_predictor(configured: str, num_stackers: int) -> str:
-    """The predictor of the final predictions: the recipe's, or the blend where there are no weights to fit."""
+    """The predictor of the final predictions: the recipe's, as far as there are stackers and weights to fit."""
+    if num_stackers == 0:
+        return MEAN
     return BLEND if configured == FITTED_BLEND and num_stackers == 1 else configured
 
 
-def compared_predictor(final: str) -> str:
-    """The predictor that is compared with the mean of the networks."""
+def compared_predictor(final: str, num_stackers: int) -> str | None:
+    """The predictor that is compared with the mean of the networks; None where nothing is stacked."""
+    if num_stackers == 0:
+        return None
     return BLEND if final == MEAN else final
 
 

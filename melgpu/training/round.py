@@ -29,7 +29,7 @@ from melgpu.training.state import Training, start_training
 def train_round(run: Run, backbone: str | None, fold: int | None, device: torch.device) -> None:
     """Train the untrained networks of the current round, or of one of its backbones or folds. Raises InputError."""
     if run.current_round is None:
-        console.say(f"All rounds are done: python stack.py {run.cli_flags} shows the scores")
+        console.say(f"All rounds are done: {run.command_line('stack')} shows the scores")
         return
     jobs = run.choose_jobs(backbone, fold)
     missing = [job for job in jobs if not run.is_trained(job)]
@@ -71,10 +71,12 @@ def epoch_work(run: Run, job: Job) -> int:
 
 
 def print_next_command(run: Run, round_number: int) -> None:
-    untrained = [job for job in run.jobs(round_number) if not run.is_trained(job)]
+    untrained = run.untrained_jobs(round_number)
+    if run.recipe.is_one_step and not untrained:  # the script goes on by itself
+        return
     status = f"is not trained yet ({len(untrained)} networks left)" if untrained else "is trained"
-    script = "train.py" if untrained else "predict.py"
-    console.say(f"Round {round_number} {status}. Next: python {script} {run.cli_flags}")
+    script = "train" if untrained else "predict"
+    console.say(f"Round {round_number} {status}. Next: {run.command_line(script)}")
 
 
 @dataclass(frozen=True)
