@@ -5,6 +5,8 @@ interrupted. Imports nothing heavy, so that `--help` is fast.
 """
 
 import argparse
+import io
+import re
 import shlex
 import signal
 import sys
@@ -34,7 +36,7 @@ class _StoreOnce(argparse.Action):
 def parser(description: str, epilog: str) -> argparse.ArgumentParser:
     """An argument parser with the flags of every script."""
     shared = argparse.ArgumentParser(
-        description=description, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=description, epilog=_as_called(epilog), formatter_class=argparse.RawDescriptionHelpFormatter
     )
     shared.register("action", None, _StoreOnce)  # the action of flags that name none
     shared.add_argument(
@@ -57,11 +59,22 @@ def parser(description: str, epilog: str) -> argparse.ArgumentParser:
     return shared
 
 
+def is_installed() -> bool:
+    """Whether this process is an installed command, `melgpu-train`, rather than a script, `train.py`."""
+    return Path(sys.argv[0]).name.startswith("melgpu-")
+
+
 def command_line(script: str, *arguments: str) -> str:
     """A call of `train`, `predict` or `stack` in the form in which this process was called, quoted for the shell."""
-    is_installed = Path(sys.argv[0]).name.startswith("melgpu-")
-    program = f"melgpu-{script}" if is_installed else f"python {script}.py"
+    program = f"melgpu-{script}" if is_installed() else f"python {script}.py"
     return f"{program} {shlex.join(arguments)}"
+
+
+def _as_called(examples: str) -> str:
+    """Examples of calls of the scripts, in the form in which this process was called."""
+    if not is_installed():
+        return examples
+    return re.sub(r"-- (\w+)\.py", r"--no-python -- melgpu-\1", re.sub(r"python (\w+)\.py", r"melgpu-\1", examples))
 
 
 def run(main: Callable[[], int | None]) -> None:
@@ -69,6 +82,8 @@ def run(main: Callable[[], int | None]) -> None:
     from melgpu.errors import InputError
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # like Ctrl-C: with cleanup and code 130
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a file name that the terminal cannot show ends no script
     try:
         code = main() or 0
     except InputError as error:

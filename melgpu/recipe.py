@@ -93,6 +93,11 @@ class Recipe(Spec):
         """Whether training leads to the answer by itself: one round, in which nothing is stacked."""
         return len(self.rounds) == 1 and not self.rounds[0].blend
 
+    def fold_groups(self, round_number: int) -> list[tuple[int, ...]]:
+        """Which folds of a round are stacked together; rounds count from 1."""
+        folds = self.rounds[round_number - 1].folds
+        return [folds] if self.stacking.protocol == "oof" else [(fold,) for fold in folds]
+
     def to_json(self) -> str:
         """One canonical line of JSON."""
         return json.dumps(self.model_dump(mode="json", exclude_none=True), sort_keys=True)
@@ -113,14 +118,18 @@ def shipped_recipes() -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.glob("*.toml"))}
 
 
-def load_recipe(names: list[str], overrides: list[str] | None = None) -> Recipe:
+def load_recipe(names: list[str], overrides: list[str] | None = None, on_cpu: bool = False) -> Recipe:
     """Merge recipes (names or paths of TOML files), then `table.key=value` overrides, into zalo2019.
 
-    Raises InputError with every problem and the path of its key.
+    On a CPU, a shipped recipe is followed by its variant for a CPU, if it has one: `quick` by `quick-cpu`. Raises
+    InputError with every problem and the path of its key.
     """
     data = _read("zalo2019")
+    shipped = shipped_recipes()
     for name in names:
         toml_tables.merge(data, _read(name))
+        if on_cpu and f"{name}-cpu" in shipped:
+            toml_tables.merge(data, _read(f"{name}-cpu"))
     for override in overrides or []:
         toml_tables.merge(data, toml_tables.parse_override(override))
     flags = [f"--set {override}" for override in overrides or []]

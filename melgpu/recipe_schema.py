@@ -15,6 +15,7 @@ Hop = Annotated[float, Field(ge=0.01, le=36_000)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 BackboneName = Annotated[str, Field(pattern=r"^[a-z0-9_]+(\.[a-z0-9_]+)?$", max_length=100)]  # built in, or of timm
 Stacker = Literal["cnn", "skip_cnn", "lightgbm"]
+MIN_SUBFOLDS = 3  # of a stack's validation tracks: to fit, to stop early, to evaluate
 
 
 class Spec(BaseModel):
@@ -40,6 +41,7 @@ class WindowSpec(Spec):
 
 class FoldSpec(Spec):
     num_folds: Annotated[int, Field(ge=2, le=1000)]
+    small_classes: Literal["refuse", "train"]
     seed: Seed
 
 
@@ -77,7 +79,7 @@ class MachineSpec(Spec):
 
 
 class BackboneSpec(Spec):
-    pretrained: bool
+    pretrained: bool | Literal["auto"]
     weights_dir: str
     dropout: Annotated[float, Field(ge=0, lt=1)]
 
@@ -135,7 +137,7 @@ class PseudoSpec(Spec):
 class StackingSpec(Spec):
     protocol: Literal["original", "oof"]
     final_predictor: Literal["blend", "fitted blend", "mean"]
-    num_subfolds: Annotated[int, Field(ge=3, le=1000)]  # for evaluation, early stopping, and at least one for fitting
+    num_subfolds: Annotated[int, Field(ge=MIN_SUBFOLDS, le=1000)]
     seed: Seed
     lr: Positive
     max_lr: Positive

@@ -68,15 +68,15 @@ def test_all_invalid_settings_are_listed_together():
 
 
 def test_an_invalid_round_is_reported_once():
-    text = problems(overrides=["rounds=[{backbones=['resnet50'],folds=['a'],blend={cnn=1.0}}]"])
+    text = problems(overrides=["rounds=[{backbones=[],folds=['a'],blend={cnn=1.0}}]"])
     assert [line.partition("]: ")[2] for line in text.splitlines()] == [
-        "rounds.0.backbones: List should have at least 2 items, not 1 (got ['resnet50'])",
+        "rounds.0.backbones: List should have at least 1 item, not 0 (got [])",
         "rounds.0.folds.0: Input should be a valid integer (got 'a')",
     ]
 
 
 def test_unknown_and_malformed_recipe_files_are_named(tmp_path):
-    assert "shipped recipes: demo, modern, scratch, zalo2019" in problems(["nothing"])
+    assert "shipped recipes: demo, modern, quick-cpu, quick, scratch, zalo2019" in problems(["nothing"])
     malformed = tmp_path / "malformed.toml"
     malformed.write_text("optim = [")
     assert str(malformed) in problems([str(malformed)])
@@ -90,6 +90,21 @@ def test_recipes_merge_and_an_empty_table_clears(tmp_path):
     assert recipe.optim.warmup_epochs == 0
     assert recipe.optim_for("resnet50").lr == 0.5
     assert recipe.optim.batch_size == load_recipe([]).optim.batch_size
+
+
+def test_quick_has_smaller_sizes_on_a_cpu():
+    on_gpu, on_cpu = load_recipe(["quick"]), load_recipe(["quick"], on_cpu=True)
+    assert (on_gpu.mel.image_size, on_cpu.mel.image_size) == (512, 128)
+    assert load_recipe(["quick"], ["mel.image_size=96"], on_cpu=True).mel.image_size == 96  # overrides come last
+    for recipe in (on_gpu, on_cpu):
+        assert recipe.is_one_step
+        assert recipe.backbone.pretrained == "auto"
+    assert not load_recipe([]).is_one_step
+
+
+def test_folds_are_stacked_by_protocol():
+    assert load_recipe([]).fold_groups(2) == [(2,), (3,), (4,)]
+    assert load_recipe([], ["stacking.protocol=oof"]).fold_groups(2) == [(2, 3, 4)]
 
 
 def test_the_digest_ignores_speed_settings_only():

@@ -7,7 +7,7 @@ from melgpu import cli
 from melgpu.commands import stack
 
 EPILOG = """examples:
-  python train.py --run runs/mine --labels music/                     a folder with one sub-folder a class
+  python train.py --run runs/mine --recipe quick --labels music/      one network; a folder with one sub-folder a class
   python train.py --run runs/zalo --data audio/ --labels train.csv --test test.csv --private private.csv
   python train.py --run runs/mine --labels music/ --check             check the data set only
   python train.py --run runs/mine                                     resume the current round
@@ -30,7 +30,7 @@ def parse_args() -> argparse.Namespace:
         action="append",
         default=[],
         metavar="NAME_OR_FILE",
-        help="zalo2019 (the default), demo, modern, scratch or a TOML file; several are merged in order",
+        help="zalo2019 (the default), quick, demo, modern, scratch or a TOML file; several are merged in order",
     )
     new.add_argument("--check", action="store_true", help="only report on the data set: formats, duplicates, problems")
     part = parser.add_argument_group("part of a round")

@@ -2,7 +2,7 @@
 
 A manifest is columns, one row a track; nothing is decoded. Labels are text as written (`1` and `01` differ); an empty
 label means unknown. Folds count from 0 in the training split and are -1 elsewhere, and for training tracks without
-usable audio.
+usable audio; the number of folds stands for training tracks that are in no fold's validation set.
 """
 
 import os
@@ -21,6 +21,7 @@ from melgpu.errors import InputError
 
 COLUMNS = ("id", "path", "label", "split", "fold")
 MAX_CLASSES = 10_000
+MAX_NAMED = 10  # classes in a message
 
 
 class Split(StrEnum):
@@ -83,25 +84,38 @@ class Manifest:
         return np.array([index_of.get(label, -1) for label in self.labels], np.int64)
 
 
-def build(source_lists: dict[Split, SourceList], num_folds: int, seed: int, unusable: Collection[str] = ()) -> Manifest:
+def build(
+    source_lists: dict[Split, SourceList],
+    num_folds: int,
+    seed: int,
+    unusable: Collection[str] = (),
+    small_classes: str = "refuse",
+) -> Manifest:
     """Join the source lists of the splits and assign the folds of the training tracks; paths in `unusable` get none.
 
-    Raises InputError with every duplicate id, class too small for the folds and unknown test label.
+    Where `small_classes` is `train`, tracks of classes that are too small for the folds get the fold `num_folds`: every
+    network trains on them, and none is validated on them. Raises InputError with every duplicate id and unknown test
+    label, and with the classes that are too small.
     """
     problems = [problem for source_list in source_lists.values() for problem in _check_names(source_list)]
     problems += _check_duplicates(source_lists)
     train = _without(source_lists[Split.TRAIN], unusable)
     counts = Counter(train.labels)
-    problems += _check_artists(train, num_folds)
-    problems += _check_classes(counts, num_folds)
+    small = _small_classes(train, num_folds)
+    problems += _check_classes(counts, small, num_folds, small_classes)
     for split in TEST_SPLITS:
         if split in source_lists:
             problems += _check_labels(source_lists[split], counts)
     if problems:
         raise InputError(problems)
     folds = np.full(len(source_lists[Split.TRAIN].ids), -1)
-    is_usable = [path not in unusable for path in source_lists[Split.TRAIN].paths]
-    folds[is_usable] = assign_folds(train.labels, num_folds, seed, train.groups)
+    is_usable = np.array([path not in unusable for path in source_lists[Split.TRAIN].paths])
+    is_small = np.array([label in small for label in source_lists[Split.TRAIN].labels])
+    folds[is_usable & is_small] = num_folds
+    divided = [row for row, label in enumerate(train.labels) if label not in small]
+    labels = [train.labels[row] for row in divided]
+    groups = [train.groups[row] for row in divided]
+    folds[is_usable & ~is_small] = assign_folds(labels, num_folds, seed, groups)
     return _join(source_lists, folds)
 
 
@@ -147,27 +161,32 @@ def _check_duplicates(source_lists: dict[Split, SourceList]) -> Iterable[str]:
                 yield f"{line}: {name} is the same file as {first_name}"
 
 
-def _check_classes(counts: Counter, num_folds: int) -> Iterable[str]:
-    for label, count in sorted(counts.items(), key=lambda item: natural_key(item[0])):
-        if count < num_folds:
-            yield f"class {label!r} has {count} training tracks, fewer than {num_folds} folds"
+def _small_classes(train: SourceList, num_folds: int) -> dict[str, int]:
+    """The classes with fewer artists than folds, and how many; a track without an artist counts as one of its own."""
+    artists: dict[str, set[str]] = {}
+    for row, (label, group) in enumerate(zip(train.labels, train.groups, strict=True)):
+        artists.setdefault(label, set()).add(group or f"\0{row}")
+    counts = {label: len(names) for label, names in artists.items() if len(names) < num_folds}
+    return dict(sorted(counts.items(), key=lambda item: natural_key(item[0])))
+
+
+def _check_classes(counts: Counter, small: dict[str, int], num_folds: int, small_classes: str) -> Iterable[str]:
+    if small and small_classes == "refuse":
+        named = ", ".join(f"{label} ({count})" for label, count in list(small.items())[:MAX_NAMED])
+        more = f" and {len(small) - MAX_NAMED} more" if len(small) > MAX_NAMED else ""
+        smallest = min(small.values())
+        fewer_folds = f"use fewer folds (--set folds.num_folds={smallest}), " if smallest > 1 else ""
+        yield (
+            f"{len(small)} of {len(counts)} classes have fewer tracks (or artists) than {num_folds} folds: "
+            f"{named}{more}; {fewer_folds}leave them out, or train on them without validation "
+            "(--set folds.small_classes=train)"
+        )
+    elif small and len(small) == len(counts):
+        yield f"every class has fewer tracks, or artists, than {num_folds} folds: none could be validated"
     if len(counts) < 2:
         yield f"training needs at least two classes, the labels have {len(counts)}: {', '.join(counts)}"
     if len(counts) > MAX_CLASSES:
         yield f"the labels have {len(counts)} classes, more than {MAX_CLASSES}"
-
-
-def _check_artists(train: SourceList, num_folds: int) -> Iterable[str]:
-    """With grouped folds, a class needs as many artists as there are folds."""
-    if not any(train.groups):
-        return
-    artists: dict[str, set[str]] = {}
-    for row, (label, group) in enumerate(zip(train.labels, train.groups, strict=True)):
-        # A track without an artist counts as one of its own.
-        artists.setdefault(label, set()).add(group or f"\0{row}")
-    for label, names in sorted(artists.items(), key=lambda item: natural_key(item[0])):
-        if len(names) < num_folds:
-            yield f"class {label!r} has tracks of {len(names)} artists, fewer than {num_folds} folds"
 
 
 def _check_labels(source_list: SourceList, known: Counter) -> Iterable[str]:
@@ -176,18 +195,25 @@ def _check_labels(source_list: SourceList, known: Counter) -> Iterable[str]:
             yield f"{line}: {name} has the label {label!r}, which no training track has"
 
 
-def _join(source_lists: dict[Split, SourceList], folds: np.ndarray) -> Manifest:
+def track_columns(
+    source_lists: dict[Split, SourceList],
+) -> tuple[tuple[str, ...], tuple[str, ...], tuple[Split, ...]]:
+    """The ids, labels and splits of a manifest of these lists."""
     splits = [split for split in MANIFEST_SPLITS if split in source_lists]
-    ordered = [source_lists[split] for split in splits]
-    sizes = [len(source_list.ids) for source_list in ordered]
-    ids = tuple(name for source_list in ordered for name in source_list.ids)
+    ids = tuple(name for split in splits for name in source_lists[split].ids)
+    labels = tuple(label for split in splits for label in source_lists[split].labels)
+    split_column = tuple(split for split in splits for _ in source_lists[split].ids)
+    return ids, labels, split_column
+
+
+def _join(source_lists: dict[Split, SourceList], folds: np.ndarray) -> Manifest:
+    ids, labels, splits = track_columns(source_lists)
+    ordered = [source_lists[split] for split in MANIFEST_SPLITS if split in source_lists]
     # Absolute: a later command may run in another folder.
     paths = tuple(absolute_path(path) for source_list in ordered for path in source_list.paths)
-    labels = tuple(label for source_list in ordered for label in source_list.labels)
-    split_column = tuple(split for split, size in zip(splits, sizes, strict=True) for _ in range(size))
     # The first split is the training split; tracks of all others have no fold.
-    fold_column = np.concatenate([folds, np.full(sum(sizes[1:]), -1)])
-    return Manifest(ids, paths, labels, split_column, fold_column)
+    fold_column = np.concatenate([folds, np.full(len(ids) - len(folds), -1)])
+    return Manifest(ids, paths, labels, splits, fold_column)
 
 
 def assign_folds(labels: Sequence[str], num_folds: int, seed: int, groups: Sequence[str] = ()) -> np.ndarray:
@@ -240,7 +266,7 @@ def _check_columns(manifest: Manifest, num_folds: int) -> None:
         raise ValueError(f"a split other than {', '.join(MANIFEST_SPLITS)}")
     folds = manifest.folds
     is_training = in_split(manifest.splits, Split.TRAIN)
-    if folds.min() < -1 or folds.max() >= num_folds or (folds[~is_training] != -1).any():
-        raise ValueError(f"a fold other than 0 to {num_folds - 1}, or of a test track")
+    if folds.min() < -1 or folds.max() > num_folds or (folds[~is_training] != -1).any():
+        raise ValueError(f"a fold other than 0 to {num_folds}, or of a test track")
     if len(set(zip(manifest.ids, manifest.splits, strict=True))) < len(manifest):
         raise ValueError("a track is listed twice")

@@ -1,5 +1,6 @@
 """Validates the input of a run before any work: source lists, audio files, networks, weights, folders."""
 
+import functools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -20,6 +21,7 @@ from melgpu.errors import InputError
 from melgpu.features.log_mel import LogMel
 from melgpu.models import classifier
 from melgpu.recipe import Recipe
+from melgpu.recipe_schema import MIN_SUBFOLDS
 from melgpu.runs.run import Run
 
 
@@ -42,7 +44,11 @@ def build_manifest(
     the lists if there are any, else of tracks, audio, networks, weights and pictures.
     """
     source_lists = read_sources(sources, data)
-    problems = _collect_problems(manifest.build, source_lists, recipe.folds.num_folds, recipe.folds.seed)
+    folds = recipe.folds
+    build = functools.partial(
+        manifest.build, source_lists, folds.num_folds, folds.seed, small_classes=folds.small_classes
+    )
+    problems = _manifest_problems(build, recipe)
     problems += _missing_networks(recipe)
     problems += _collect_problems(LogMel, recipe.mel, recipe.audio.sample_rate)
     # Each file once, in order: several lists may name it.
@@ -57,11 +63,36 @@ def build_manifest(
     quarantine.check_error_rate(audio_errors, len(paths), recipe.loader.max_error_fraction)
     unusable = {path for path, audio_error in audio_errors.items() if audio_error.unusable}
     # Built again, now that the unusable files are known: they get no fold.
-    tracks = manifest.build(source_lists, recipe.folds.num_folds, recipe.folds.seed, unusable)
+    tracks = build(unusable=unusable)
+    if problems := too_few_validation_tracks(tracks, recipe):
+        raise InputError(problems)
     _note_dense_classes(tracks, recipe)
     # Absolute paths, as the manifest has them: the loader's errors of later calls must replace these.
     quarantined = [replace(audio_error, path=absolute_path(audio_error.path)) for audio_error in audio_errors.values()]
     return tracks, quarantined
+
+
+def _manifest_problems(build: Callable[[], Manifest], recipe: Recipe) -> list[str]:
+    try:
+        return too_few_validation_tracks(build(), recipe)
+    except InputError as error:
+        return error.problems
+
+
+def too_few_validation_tracks(tracks: Manifest, recipe: Recipe) -> list[str]:
+    """One problem for each stack, or fold of a round without stackers, whose last step could not be done."""
+    problems = []
+    for round_number, spec in enumerate(recipe.rounds, start=1):
+        needed = MIN_SUBFOLDS if spec.blend else 1
+        for folds in recipe.fold_groups(round_number):
+            count = int(np.isin(tracks.folds, folds).sum())
+            if count < needed:
+                problems.append(
+                    f"round {round_number}, fold {', '.join(map(str, folds))}: {count} validation tracks, where "
+                    f"{needed} are needed: add tracks, use fewer folds (--set folds.num_folds=2), or stack nothing "
+                    "(--recipe quick)"
+                )
+    return problems
 
 
 def read_sources(sources: dict[Split, Path | None], data: str | None) -> dict[Split, SourceList]:
@@ -116,7 +147,8 @@ def load_to_device(loader: WindowLoader, rows: np.ndarray) -> None:
 def check_dataset(source_lists: dict[Split, SourceList], recipe: Recipe) -> int:
     """Report on a data set, from its lists and the first seconds of every file; returns the number of problems."""
     try:
-        tracks = manifest.build(source_lists, recipe.folds.num_folds, recipe.folds.seed)
+        folds = recipe.folds
+        tracks = manifest.build(source_lists, folds.num_folds, folds.seed, small_classes=folds.small_classes)
     except InputError as error:
         paths = [path for listed in source_lists.values() for path in listed.paths]
         return _inspect_dataset(paths, None, recipe, error.problems)
@@ -125,7 +157,7 @@ def check_dataset(source_lists: dict[Split, SourceList], recipe: Recipe) -> int:
 
 def check_manifest(tracks: Manifest, recipe: Recipe) -> int:
     """Like `check_dataset`, for the tracks of a run."""
-    return _inspect_dataset(tracks.paths, tracks, recipe, [])
+    return _inspect_dataset(tracks.paths, tracks, recipe, too_few_validation_tracks(tracks, recipe))
 
 
 def _inspect_dataset(
@@ -155,15 +187,21 @@ def _locate_errors(audio_errors: dict[str, AudioError], source_lists: dict[Split
 
 def _missing_networks(recipe: Recipe) -> list[str]:
     """Problems of unknown or unsuitable networks, and of their weights; downloads missing weights."""
-    spec = recipe.backbone
     names = _networks(recipe)
     unsuitable = _unknown_networks(recipe)
     if not unsuitable:  # an unknown network cannot be tried
         unsuitable = [
             problem for name in names for problem in _collect_problems(classifier.check_forward, name, recipe)
         ]
-    if unsuitable or not spec.pretrained:
+    if unsuitable or not recipe.backbone.pretrained:
         return unsuitable
+    return missing_weights(recipe)
+
+
+def missing_weights(recipe: Recipe) -> list[str]:
+    """Problems of ImageNet weights that cannot be had; downloads them."""
+    spec = recipe.backbone
+    names = _networks(recipe)
     if spec.weights_dir:
         folder = Path(spec.weights_dir)
         return [problem for name in names for problem in _collect_problems(classifier.find_weights, name, folder)]

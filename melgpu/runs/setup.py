@@ -4,12 +4,13 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from melgpu import console
+from melgpu import cli, console
 from melgpu.audio import quarantine
+from melgpu.data import manifest
 from melgpu.data.manifest import Split
 from melgpu.data.pcm_cache import open_cache
 from melgpu.errors import InputError
-from melgpu.recipe import load_recipe
+from melgpu.recipe import Recipe, load_recipe
 from melgpu.runs import preflight, timings
 from melgpu.runs.folder import check_same_recipe, create_run, is_run, open_run
 from melgpu.runs.run import Run
@@ -30,10 +31,11 @@ class Sources:
         return {Split.TRAIN: self.labels, Split.PUBLIC: self.test, Split.PRIVATE: self.private}
 
     @property
-    def flags(self) -> list[str]:
-        """The command-line flags of the sources that are set."""
+    def arguments(self) -> list[str]:
+        """The command-line arguments of the sources that are set."""
         names = ("labels", "test", "private", "data")
-        return [f"--{name}" for name in names if getattr(self, name)]
+        pairs = [(f"--{name}", str(getattr(self, name))) for name in names if getattr(self, name)]
+        return [argument for pair in pairs for argument in pair]
 
 
 @dataclass(frozen=True)
@@ -50,11 +52,22 @@ def open_or_create(request: RunRequest, sources: Sources, device_name: str) -> R
     """The existing run in the requested folder, or a new one. Raises InputError."""
     if not is_run(request.folder):
         return create(request, sources, device_name)
-    if sources.flags:
-        console.say(f"{request.folder} has its tracks already; ignored: {' '.join(sources.flags)}")
     opened = reopen(request)
+    if sources.labels:
+        _check_same_tracks(opened, sources)
     preflight.fill_cache(opened)
     return opened
+
+
+def _check_same_tracks(run: Run, sources: Sources) -> None:
+    """Raise InputError where source lists are not those that a run was made of: it never learns other tracks."""
+    listed = preflight.read_sources(sources.lists, sources.data)
+    if manifest.track_columns(listed) != (run.manifest.ids, run.manifest.labels, run.manifest.splits):
+        command = cli.command_line("train", "--run", "NEW_FOLDER", *sources.arguments)
+        raise InputError(
+            f"{run.folder} is of other tracks or labels than these lists. A run never learns new ones: start another, "
+            f"{command}, or go on with its own, {run.command_line('train')}"
+        )
 
 
 def create(request: RunRequest, sources: Sources, device_name: str) -> Run:
@@ -65,7 +78,7 @@ def create(request: RunRequest, sources: Sources, device_name: str) -> Run:
     if request.without_pseudo:
         raise InputError("--without-pseudo needs a run whose first round is done: leave it out")
     preflight.check_writable(folder)  # now rather than after all files are decoded
-    recipe = load_recipe(request.recipes, request.overrides)
+    recipe = resolve_recipe(request, on_cpu=device_name == "cpu")
     cache = open_cache(folder / "pcm_cache", recipe.audio, recipe.loader)
     started = time.monotonic()
     tracks, audio_errors = preflight.build_manifest(sources.lists, sources.data, recipe, cache)
@@ -79,6 +92,27 @@ def create(request: RunRequest, sources: Sources, device_name: str) -> Run:
     return run
 
 
+def resolve_recipe(request: RunRequest, on_cpu: bool) -> Recipe:
+    """The recipe of a new run, in which nothing is left to choose; what was chosen is said."""
+    recipe = load_recipe(request.recipes, request.overrides, on_cpu)
+    if on_cpu and recipe != load_recipe(request.recipes, request.overrides):
+        console.say("No GPU: smaller pictures and a smaller network, as the recipe has them for a CPU")
+    if recipe.backbone.pretrained != "auto":
+        return recipe
+    resolved = _with_weights(request, on_cpu, has_weights=True)
+    if not (problems := preflight.missing_weights(resolved)):
+        return resolved
+    console.say(f"Training from scratch, which is less accurate: {problems[0]}")
+    return _with_weights(request, on_cpu, has_weights=False)
+
+
+def _with_weights(request: RunRequest, on_cpu: bool, has_weights: bool) -> Recipe:
+    """The requested recipe, where it leaves that open, with ImageNet weights or with the settings to train without."""
+    if has_weights:
+        return load_recipe(request.recipes, [*request.overrides, "backbone.pretrained=true"], on_cpu)
+    return load_recipe([*request.recipes, "scratch"], request.overrides, on_cpu)
+
+
 def reopen(request: RunRequest) -> Run:
     """Open an existing run; requested recipes may change its speed settings, but not its results.
 
@@ -87,7 +121,10 @@ def reopen(request: RunRequest) -> Run:
     opened = open_run(request.folder, request.overrides, request.without_pseudo)
     if not request.recipes:
         return opened
-    recipe = load_recipe(request.recipes, request.overrides)
+    on_cpu = opened.environment.device == "cpu"
+    recipe = load_recipe(request.recipes, request.overrides, on_cpu)
+    if recipe.backbone.pretrained == "auto":  # as it was resolved when the run was made
+        recipe = _with_weights(request, on_cpu, has_weights=opened.recipe.backbone.pretrained is True)
     check_same_recipe(request.folder, recipe)
     return replace(opened, recipe=recipe)
 

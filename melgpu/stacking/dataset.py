@@ -7,7 +7,7 @@ import numpy as np
 from melgpu.errors import InputError
 from melgpu.runs import predictions
 from melgpu.runs.run import Run
-from melgpu.stacking.stack import assign_subfolds, fold_groups
+from melgpu.stacking.stack import assign_subfolds
 from melgpu.stacking.stack_cnn import LabelledMatrix
 
 
@@ -73,7 +73,7 @@ def _check_complete(run: Run, round_number: int) -> None:
 
 def stacking_sets(run: Run, round_number: int, base: BasePredictions) -> list[StackingSet]:
     """A stacking set for each stack of a round."""
-    groups = fold_groups(run.recipe.stacking.protocol, run.round_spec(round_number).folds)
+    groups = run.recipe.fold_groups(round_number)
     return [_stacking_set(run, round_number, base, group) for group in groups]
 
 

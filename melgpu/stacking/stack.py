@@ -20,12 +20,11 @@ import numpy as np
 from torch import nn
 
 from melgpu.errors import InputError
-from melgpu.recipe_schema import Stacker, StackingSpec
+from melgpu.recipe_schema import MIN_SUBFOLDS, Stacker, StackingSpec
 from melgpu.stacking import boosting, stack_cnn
 from melgpu.stacking.boosting import Booster
 from melgpu.stacking.stack_cnn import LabelledMatrix
 
-MIN_SUBFOLDS = 3  # to fit, to stop early, to evaluate
 BLEND = "blend"  # of the stackers, by the recipe's weights
 FITTED_BLEND = "fitted blend"
 MEAN = "mean"  # of the networks
@@ -111,11 +110,6 @@ def compared_predictor(final: str, num_stackers: int) -> str | None:
     if num_stackers == 0:
         return None
     return BLEND if final == MEAN else final
-
-
-def fold_groups(protocol: str, folds: tuple[int, ...]) -> list[tuple[int, ...]]:
-    """Which folds of a round are stacked together."""
-    return [folds] if protocol == "oof" else [(fold,) for fold in folds]
 
 
 def assign_subfolds(labels: np.ndarray, spec: StackingSpec) -> np.ndarray:

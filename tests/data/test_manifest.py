@@ -37,7 +37,7 @@ def test_build_reports_every_problem_at_once(tmp_path):
     assert len(caught.value.problems) == 3
     for expected in (
         "line 9: 0.mp3 is listed twice (first: " + str(tmp_path / "train.csv, line 1"),
-        "class 'c' has 1 training tracks, fewer than 4 folds",
+        "1 of 3 classes have fewer tracks (or artists) than 4 folds: c (1); leave them out, or train on them",
         "t.mp3 has the label 'unknown'",
     ):
         assert expected in text
@@ -50,7 +50,7 @@ def test_unusable_tracks_have_no_fold_and_do_not_count(tmp_path):
     assert built.paths == tuple(paths)
     assert built.folds[[2, 5]].tolist() == [-1, -1]
     assert sorted(np.delete(built.folds, [2, 5]).tolist()) == [0, 0, 1, 1, 2, 2]
-    with pytest.raises(InputError, match="class 'a' has 2 training tracks"):
+    with pytest.raises(InputError, match=r"than 3 folds: a \(2\); use fewer folds \(--set folds.num_folds=2\)"):
         manifest.build(source_lists, 3, 8, {paths[0], paths[2]})
 
 
@@ -72,8 +72,29 @@ def test_the_same_file_twice_is_a_leak(tmp_path):
 def test_a_class_needs_as_many_artists_as_folds(tmp_path):
     touch(tmp_path, *(f"{i}.mp3" for i in range(12)))
     text = "file,label,artist\n" + "".join(f"{i}.mp3,{'ab'[i % 2]},{'solo' if i % 2 else i}\n" for i in range(12))
-    with pytest.raises(InputError, match="class 'b' has tracks of 1 artists, fewer than 3 folds"):
+    with pytest.raises(InputError, match=r"fewer tracks \(or artists\) than 3 folds: b \(1\);"):
         manifest.build({"train": read_source_text(tmp_path / "x.csv", text)}, 3, 8)
+
+
+def test_small_classes_may_be_trained_on_without_validation(tmp_path):
+    rows = [(f"{i}.mp3", "ab"[i % 2]) for i in range(8)] + [(f"c{i}.mp3", "c") for i in range(3)]
+    source_lists = read_source_lists(tmp_path, rows)
+    built = manifest.build(source_lists, 4, 8, small_classes="train")
+    assert built.folds[8:].tolist() == [4, 4, 4]
+    assert sorted(built.folds[:8].tolist()) == [0, 0, 1, 1, 2, 2, 3, 3]
+    manifest.save(built, tmp_path / "manifest.csv")
+    assert (manifest.load(tmp_path / "manifest.csv", 4).folds == built.folds).all()
+    with pytest.raises(InputError, match="every class has fewer tracks"):
+        manifest.build(source_lists, 9, 8, small_classes="train")
+
+
+def test_many_small_classes_are_one_problem(tmp_path):
+    rows = [(f"{i}.mp3", f"class{i}") for i in range(30)]
+    with pytest.raises(InputError) as caught:
+        manifest.build(read_source_lists(tmp_path, rows), 5, 8)
+    (problem,) = caught.value.problems
+    assert problem.startswith("30 of 30 classes have fewer tracks (or artists) than 5 folds: class0 (1), class1 (1), ")
+    assert "class9 (1) and 20 more; leave them out" in problem
 
 
 def test_names_that_are_not_utf8_are_rejected(tmp_path):
@@ -116,8 +137,8 @@ HEADER = b"id,path,label,split,fold\n"
         (HEADER + b"a,/a,x,train,0\nb,/b\n", "shorter"),
         (HEADER + b"a,/a,x,train,zero\n", "invalid literal"),
         (HEADER + b"a,/a,x,train," + b"9" * 30, "too large"),
-        (HEADER + b"a,/a,x,train,3\n", "a fold other than 0 to 2"),
-        (HEADER + b"a,/a,x,train,-2\n", "a fold other than 0 to 2"),
+        (HEADER + b"a,/a,x,train,4\n", "a fold other than 0 to 3"),
+        (HEADER + b"a,/a,x,train,-2\n", "a fold other than 0 to 3"),
         (HEADER + b"a,/a,x,public,0\n", "or of a test track"),
         (HEADER + b"a,/a,x,secret,0\n", "'secret' is not a valid Split"),
         (HEADER + b"a,/a,x,valid,0\n", "a split other than train, public, private"),

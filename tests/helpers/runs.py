@@ -34,7 +34,7 @@ def mark_stacked(run: Run, round_number: int, labels: list[pseudo_labels.PseudoL
     run.finish_round(round_number, {})
 
 
-def write_predictions(run: Run, round_number: int, monkeypatch, **changes) -> None:
+def write_predictions(run: Run, round_number: int, monkeypatch, unusable_row: int | None = 5, **changes) -> None:
     """Write random predictions of every network of a round, without the networks."""
     monkeypatch.setattr(Run, "is_trained", lambda run, job: True)
     monkeypatch.setattr(dataset.Run, "is_predicted", lambda run, job: run.predictions_path(job).exists())
@@ -43,6 +43,6 @@ def write_predictions(run: Run, round_number: int, monkeypatch, **changes) -> No
     for seed, job in enumerate(run.jobs(round_number)):
         probs = np.random.default_rng(seed).dirichlet(np.ones(2), num_windows.sum()).astype(np.float32)
         provenance = run.job_provenance(job, "x").model_copy(update=changes)
-        unusable, splits = np.arange(num_tracks) == 5, run.fold_splits(job.fold)
+        unusable, splits = np.arange(num_tracks) == unusable_row, run.fold_splits(job.fold)
         predicted = Predictions(run.manifest.ids, splits, unusable, num_windows, probs, ("a", "b"), provenance)
         predictions.save(predicted, run.predictions_path(job))

@@ -10,7 +10,7 @@ from melgpu.audio.quarantine import AudioError
 from melgpu.data.manifest import MANIFEST_SPLITS, Split
 from melgpu.data.pcm_cache import open_cache
 from melgpu.errors import InputError
-from melgpu.recipe import load_recipe
+from melgpu.recipe import apply_overrides, load_recipe
 from melgpu.runs import preflight
 from tests.helpers import write_audio, write_list
 
@@ -19,7 +19,7 @@ SCRATCH = ["backbone.pretrained=false", "folds.num_folds=3"]
 
 def make_recipe(*overrides):
     return load_recipe(
-        ["demo"], [*SCRATCH, "rounds=[{backbones=['resnet50','xception'], folds=[0], blend={cnn=1.0}}]", *overrides]
+        ["demo"], [*SCRATCH, "rounds=[{backbones=['resnet50','xception'], folds=[0], blend={}}]", *overrides]
     )
 
 
@@ -44,7 +44,7 @@ def test_every_problem_of_the_tracks_is_listed_together(tmp_path):
         f"train.csv, line 8: {tmp_path}/empty.ogg: the file is empty",
         f"train.csv, line 9: {tmp_path}/absent.wav: No such file",
         "0.wav is listed twice",
-        "class 'rare' has 1 training tracks",
+        "1 of 3 classes have fewer tracks (or artists) than 3 folds: rare (1)",
         "no weights of resnet50",
         "no weights of xception",
         "mel bands contain no bin",
@@ -152,7 +152,7 @@ def test_a_check_reports_on_the_data_set_and_writes_nothing(tmp_path, capsys):
 def test_networks_that_timm_does_not_know_are_named(tmp_path):
     rows = [(write_audio(tmp_path / f"{i}.wav", 1, seed=i).name, "ab"[i % 2]) for i in range(6)]
     recipe = make_recipe(
-        "rounds=[{backbones=['resnet_50', 'resnet50'], folds=[0], blend={cnn=1.0}}]",
+        "rounds=[{backbones=['resnet_50', 'resnet50'], folds=[0], blend={}}]",
         "optim_overrides.vgg61.lr=1e-3",
         "loader.pcm_cache=disk",
     )
@@ -175,3 +175,17 @@ def test_folders_in_which_no_run_can_be_created_are_rejected(tmp_path, monkeypat
     monkeypatch.setattr(preflight.os, "access", lambda *args: False)
     with pytest.raises(InputError, match="is not writable"):
         preflight.check_writable(tmp_path / "new" / "run")
+
+
+def test_too_few_validation_tracks_are_refused_before_training(tmp_path):
+    rows = [(write_audio(tmp_path / f"{i}.wav", 1, seed=i).name, "ab"[i % 2]) for i in range(10)]
+    train = write_list(tmp_path / "train.csv", rows)
+    rounds = "rounds=[{backbones=['resnet50','xception'], folds=[0, 1], blend={cnn=1.0}}]"
+    original = load_recipe(["demo"], ["backbone.pretrained=false", "folds.num_folds=5", rounds])
+    with pytest.raises(InputError) as caught:
+        build_manifest(tmp_path, original, train=train)
+    assert [problem.split(":")[0] for problem in caught.value.problems] == ["round 1, fold 0", "round 1, fold 1"]
+    assert "2 validation tracks, where 3 are needed" in str(caught.value)
+    assert "folds.num_folds=2" in str(caught.value)
+    together = apply_overrides(original, ["stacking.protocol=oof"])
+    assert len(build_manifest(tmp_path, together, train=train)[0]) == 10  # four tracks of two folds

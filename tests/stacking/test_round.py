@@ -8,9 +8,10 @@ import pytest
 
 from melgpu.commands import stack
 from melgpu.data import manifest
-from melgpu.data.manifest import TEST_SPLITS, Split
+from melgpu.data.manifest import EVALUATED_SPLITS, TEST_SPLITS, Split
 from melgpu.data.sources import SourceList
 from melgpu.errors import InputError
+from melgpu.recipe import apply_overrides
 from melgpu.runs import run
 from melgpu.runs.folder import create_run
 from melgpu.stacking import evaluation
@@ -74,3 +75,24 @@ def test_the_report_shows_the_last_round_where_the_current_cannot_be_stacked(sam
     with pytest.raises(InputError, match="round 2: no predictions"):
         stack.stack_current_round(same_names, 2)
     assert same_names.report_path.exists()
+
+
+@pytest.mark.parametrize("backbones", ["'resnet50'", "'inception_v3', 'resnet50'"])
+def test_a_round_without_stackers_is_the_mean_of_its_networks(tmp_path, small_recipe, monkeypatch, backbones):
+    rounds = f"rounds=[{{backbones=[{backbones}], folds=[0, 1], blend={{}}}}]"
+    names = [f"{i}.wav" for i in range(6)]
+    train = source_list(tmp_path, names, ["a", "b"] * 3)
+    public = source_list(tmp_path, ["x.wav"], ["a"])
+    tracks = manifest.build({Split.TRAIN: train, Split.PUBLIC: public}, 3, 8)  # two validation tracks in each fold
+    plain = create_run(tmp_path / "run", apply_overrides(small_recipe, [rounds]), tracks, "cpu")
+    write_predictions(plain, 1, monkeypatch, unusable_row=None)
+    stack.finish_round(plain)
+    evaluated = evaluation.load(plain.evaluation_path(1))
+    num_networks = len(plain.round_spec(1).backbones)
+    assert evaluated.predictors == (*plain.round_spec(1).backbones, "mean")
+    np.testing.assert_allclose(evaluated.final_probs, evaluated.probs[:num_networks].mean(axis=0))
+    assert [len(evaluated.rows(split)) for split in EVALUATED_SPLITS] == [4, 1, 0]
+    assert list(plain.stack_folder(1).glob("*.safetensors")) == []
+    assert plain.is_stacked(1)
+    assert plain.report_path.exists()
+    assert plain.submission_paths[Split.PUBLIC].read_text().startswith("Id,Genre\n")

@@ -13,7 +13,6 @@ from melgpu.stacking.stack import (
     final_predictor,
     fit_blend_weights,
     fit_subfolds,
-    fold_groups,
 )
 from melgpu.stacking.stack_cnn import LabelledMatrix
 from tests.helpers.stacking import SPEC, accuracy, labelled_matrix
@@ -143,14 +142,11 @@ def test_a_fitted_blend_needs_two_stackers():
     assert final_predictor("fitted blend", 2) == "fitted blend"
     assert final_predictor("fitted blend", 1) == final_predictor("blend", 3) == "blend"
     assert final_predictor("mean", 1) == final_predictor("mean", 3) == "mean"
-    assert [compared_predictor(name) for name in ("mean", "fitted blend")] == ["blend", "fitted blend"]
+    assert final_predictor("blend", 0) == final_predictor("fitted blend", 0) == "mean"
+    assert [compared_predictor(name, 2) for name in ("mean", "fitted blend")] == ["blend", "fitted blend"]
+    assert compared_predictor("mean", 0) is None
     stack, _ = fit_stack(None, labelled_matrix(20, 1), ["lightgbm"])
     assert list(stack.predict(labelled_matrix(2, 2)[0])) == ["lightgbm", "blend"]
-
-
-def test_protocols_group_folds():
-    assert fold_groups("original", (2, 3, 4)) == [(2,), (3,), (4,)]
-    assert fold_groups("oof", (2, 3, 4)) == [(2, 3, 4)]
 
 
 def test_a_blend_is_a_weighted_mean():

@@ -1,0 +1,60 @@
+import pytest
+
+from melgpu.errors import InputError
+from melgpu.recipe import load_recipe
+from melgpu.runs import preflight, setup
+from melgpu.runs.setup import RunRequest, Sources
+from tests.helpers import write_audio, write_list
+
+QUICK = [
+    "audio.sample_rate=11025",
+    "audio.track_s=6.0",
+    "windows.window_s=3.0",
+    "loader.workers=0",
+    "folds.num_folds=2",
+]
+
+
+def request(folder, *overrides: str) -> RunRequest:
+    return RunRequest(folder, ["quick"], [*QUICK, *overrides], without_pseudo=False)
+
+
+@pytest.fixture
+def sources(tmp_path) -> Sources:
+    """Eight short tracks of two classes."""
+    rows = [("file", "label")]
+    for i in range(8):
+        write_audio(tmp_path / f"{i}.wav", 6, 11_025, seed=i)
+        rows.append((f"{i}.wav", "ab"[i % 2]))
+    return Sources(write_list(tmp_path / "train.csv", rows), None, None, None)
+
+
+def test_without_weights_a_run_is_made_to_train_from_scratch(tmp_path, sources, monkeypatch, capsys):
+    monkeypatch.setattr(preflight, "missing_weights", lambda recipe: ["no network"])
+    made = setup.create(request(tmp_path / "run"), sources, "cpu")
+    output = capsys.readouterr().out
+    assert "Training from scratch, which is less accurate: no network" in output
+    assert "No GPU: smaller pictures" in output
+    scratch = load_recipe(["quick", "scratch"], QUICK, on_cpu=True)
+    assert made.recipe == scratch
+    assert (made.recipe.backbone.pretrained, made.recipe.optim.lr) == (False, 1e-3)
+    reopened = setup.reopen(request(tmp_path / "run", "loader.workers=1"))
+    assert reopened.recipe.digest() == scratch.digest()
+    assert reopened.recipe.loader.workers == 1
+
+
+def test_with_weights_a_run_is_made_to_use_them(tmp_path, monkeypatch):
+    monkeypatch.setattr(preflight, "missing_weights", lambda recipe: [])
+    recipe = setup.resolve_recipe(request(tmp_path / "run"), on_cpu=False)
+    assert recipe == load_recipe(["quick"], [*QUICK, "backbone.pretrained=true"])
+
+
+def test_other_tracks_are_refused_with_the_command_for_a_new_run(tmp_path, sources, monkeypatch):
+    monkeypatch.setattr(preflight, "missing_weights", lambda recipe: ["no network"])
+    made = setup.open_or_create(request(tmp_path / "my run"), sources, "cpu")
+    assert setup.open_or_create(request(tmp_path / "my run"), sources, "cpu").manifest == made.manifest
+    other = write_list(tmp_path / "other.csv", [("file", "label"), *((f"{i}.wav", "ab"[i // 4]) for i in range(8))])
+    with pytest.raises(InputError) as caught:
+        setup.open_or_create(request(tmp_path / "my run"), Sources(other, None, None, None), "cpu")
+    assert f"train.py --run NEW_FOLDER --labels {other}" in str(caught.value)
+    assert f"--run '{tmp_path / 'my run'}'" in str(caught.value)  # quoted for the shell
