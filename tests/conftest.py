@@ -23,7 +23,7 @@ from melgpu.demo.corpus import write_audio as write_track
 from melgpu.recipe import Recipe, load_recipe
 from melgpu.runs import run
 from melgpu.runs.folder import create_run
-from tests.helpers import SMALL, write_audio, write_list
+from tests.helpers import SMALL, run_script, write_audio, write_list
 
 
 def pytest_collection_modifyitems(items):
@@ -61,6 +61,23 @@ def short_music(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("music")
     for i in range(3):
         write_audio(folder / f"{i}.ogg", 18, 44_100, 2, seed=i)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def trained_run(corpus, tmp_path_factory) -> Path:
+    """The folder of a run of one round: two small networks, trained for an epoch, and stacked."""
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    rounds = "rounds=[{backbones=['resnet10t', 'test_efficientnet'], folds=[0], blend={cnn=1.0}}]"
+    # So many epochs that the stackers' probabilities differ from file to file.
+    stacking = ["stacking.max_epochs=40", "stacking.lr=0.01", "stacking.max_lr=0.04"]
+    overrides = [*SMALL, rounds, *stacking, "optim.precision='float32'"]
+    flags = [part for override in overrides for part in ("--set", override)]
+    sources = ["--data", corpus, "--labels", corpus / "train.csv"]
+    calls = [run_script("train.py", "--run", folder, "--recipe", "demo", *flags, *sources)]
+    calls += [run_script(script, "--run", folder) for script in ("predict.py", "stack.py")]
+    for process in calls:
+        assert process.returncode == 0, process.stderr + process.stdout
     return folder
 
 

@@ -12,27 +12,41 @@ from melgpu.models import checkpoint, classifier
 from melgpu.models.classifier import LoadedNetwork
 from melgpu.recipe import Recipe
 from melgpu.runs.run import Job, Run
-from melgpu.stacking.stack import MEAN, Stack, final_predictor, fold_groups
+from melgpu.stacking.stack import MEAN, Stack, final_predictor
 from melgpu.stacking.stack_file import load_stack
 
 
 @dataclass(frozen=True)
 class Ensemble:
-    """K networks, and the stacks by folds (none before a round is stacked).
+    """K of a round's `num_expected` networks, and the stacks by folds (none before the round is stacked).
 
     `digests` are the checkpoints', shape (K,); `final_predictor` is the predictor whose classes are the result.
     """
 
     networks: list[LoadedNetwork]
+    num_expected: int
     digests: list[str]
     stacks: dict[tuple[int, ...], Stack]
     final_predictor: str
     class_names: list[str]
     recipe: Recipe
 
+    @property
+    def is_stacked(self) -> bool:
+        """Whether stacks give the final probabilities, rather than the mean of the networks."""
+        return bool(self.stacks) and self.final_predictor != MEAN
+
+    @property
+    def description(self) -> str:
+        """Which networks predict, and whether they are stacked: `2 of 6 networks, not stacked`."""
+        count = len(self.networks)
+        of_expected = f" of {self.num_expected}" if count < self.num_expected else ""
+        plural = "" if self.num_expected == 1 else "s"
+        return f"{count}{of_expected} network{plural}, {'stacked' if self.is_stacked else 'not stacked'}"
+
     def combine(self, probs: np.ndarray) -> np.ndarray:
         """Final probabilities of each track, shape (N, C), from its probabilities by each network, shape (K, N, C)."""
-        if not self.stacks or self.final_predictor == MEAN:
+        if not self.is_stacked:
             return probs.mean(axis=0)
         fold_probs = []
         for folds, stack in self.stacks.items():
@@ -53,13 +67,14 @@ def load_ensemble(run: Run) -> Ensemble:
     networks = load_networks(run, jobs)
     spec = run.round_spec(round_number)
     stacking_spec = run.recipe.stacking
-    groups = fold_groups(stacking_spec.protocol, spec.folds) if stacked and spec.blend else []
+    groups = run.recipe.fold_groups(round_number) if stacked and spec.blend else []
     stacks = {folds: _load_stack(run, round_number, folds) for folds in groups}
     predictor = final_predictor(stacking_spec.final_predictor, len(spec.blend))
     # The first checkpoint's recipe stands for all: `load_networks` has compared their digests with the run's.
     recipe = networks[0].metadata.recipe
     digests = [checkpoint.digest(run.checkpoint_path(job)) for job in jobs]
-    return Ensemble(networks, digests, stacks, predictor, run.class_names, recipe)
+    num_expected = len(run.jobs(round_number))
+    return Ensemble(networks, num_expected, digests, stacks, predictor, run.class_names, recipe)
 
 
 def load_networks(run: Run, jobs: list[Job]) -> list[LoadedNetwork]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from melgpu import console
 from melgpu.audio.remote import is_url
@@ -18,6 +18,7 @@ from melgpu.data import windows
 from melgpu.data.batch import Batch
 from melgpu.data.loader import WindowLoader
 from melgpu.data.windows import WindowIndex
+from melgpu.errors import InputError
 from melgpu.features import parity
 from melgpu.features.log_mel import LogMel
 from melgpu.models import classifier, inference
@@ -40,12 +41,40 @@ class WindowPredictor:
         self._flip = recipe.predict.flip
         self._bfloat16 = classifier.use_bfloat16(recipe.optim.precision, device)
         self._models = [network.model.to(device) for network in networks]
+        self._memory_format = torch.channels_last if machine.channels_last else torch.contiguous_format
         for model in self._models:
             model.set_memory_format(machine.channels_last)
 
     def probs(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, Tensor]]:
         """Probabilities, shape (K, B, C), on the CPU, of each batch's windows; see `inference.window_probs`."""
         return inference.window_probs(self._models, self._features, batches, self._flip, self._bfloat16)
+
+    @torch.inference_mode()
+    def pooled_features(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, Tensor]]:
+        """What the networks' heads get of each batch's windows, shape (B, D), float32, on the CPU; without flips.
+
+        D is the sum over all networks, in their order. Raises InputError where a network's output is NaN.
+        """
+        bodies = [nn.Sequential(model.input_norm, model.body).eval() for model in self._models]
+        for batch in batches:
+            pictures = self._features(batch.waves).contiguous(memory_format=self._memory_format)
+            with torch.autocast(pictures.device.type, torch.bfloat16, enabled=self._bfloat16):
+                features = torch.cat([_features_that_fit(body, pictures) for body in bodies], dim=1)
+            features = features.float().cpu()
+            if features.isnan().any():
+                raise InputError("a network's output is NaN: its training has diverged")
+            yield batch, features
+
+
+def _features_that_fit(body: nn.Module, pictures: Tensor) -> Tensor:
+    """Features (B, D) of pictures (B, 3, S, S), which are halved until they fit into memory."""
+    try:
+        return body(pictures)
+    except torch.OutOfMemoryError:
+        if len(pictures) == 1:
+            raise
+    # Not in the handler, where the exception still holds the memory.
+    return torch.cat([_features_that_fit(body, half) for half in pictures.chunk(2)])
 
 
 def predict_windows(
@@ -101,6 +130,16 @@ def _batch_slice(predictions: BatchPredictions) -> slice:
     return slice(predictions.start, predictions.start + len(predictions.valid))
 
 
+def recipe_for_new_music(ensemble: Ensemble, run_recipe: Recipe) -> Recipe:
+    """The recipe by which an ensemble predicts new files, of which any number may be unreadable.
+
+    Features and windows are those of the checkpoints; settings of loader and machine are the run's.
+    """
+    overrides = {"pcm_cache": "off", "on_error": "quarantine", "max_error_fraction": 1.0}
+    loader_spec = run_recipe.loader.model_copy(update=overrides)
+    return ensemble.recipe.model_copy(update={"loader": loader_spec, "machine": run_recipe.machine})
+
+
 def predict_tracks(
     ensemble: Ensemble, recipe: Recipe, loader: WindowLoader, out: Path | None
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -116,7 +155,8 @@ def predict_tracks(
     metadata["files"] = [_file_signature(path) for path in loader.paths]
     sums = np.zeros((num_files, len(ensemble.networks), len(ensemble.class_names)))
     valid = np.zeros(num_files, bool)
-    title = f"{len(ensemble.networks)} networks predict {num_files} files"
+    networks = console.counted(len(ensemble.networks), "network")
+    title = f"predicting {console.counted(num_files, 'file')} with {networks}"
     with (
         tempfile.TemporaryDirectory() as folder,  # for the log of a prediction that is not written to a file
         ResumeLog(resume_log_path(out or Path(folder) / "out"), metadata) as resume_log,

@@ -22,7 +22,7 @@ class LastModelStack(Stack):
 def ensemble(stacks, folds, small_recipe) -> Ensemble:
     networks = [LoadedNetwork(None, SimpleNamespace(provenance=SimpleNamespace(fold=fold))) for fold in folds]
     digests = ["" for _ in folds]
-    return Ensemble(networks, digests, stacks, "blend", ["a", "b"], small_recipe)
+    return Ensemble(networks, 6, digests, stacks, "blend", ["a", "b"], small_recipe)
 
 
 def test_each_fold_stacks_its_own_networks_and_folds_are_averaged(small_recipe):
@@ -38,6 +38,16 @@ def test_without_stacks_networks_are_averaged(small_recipe):
     np.testing.assert_allclose(ensemble({}, [0, 0, 1, 1], small_recipe).combine(probs), probs.mean(0))
     stacked = ensemble({(0, 1): LastModelStack(2, 2, {})}, [0, 0, 1, 1], small_recipe)
     np.testing.assert_allclose(replace(stacked, final_predictor="mean").combine(probs), probs.mean(0))
+
+
+def test_the_description_counts_networks_and_says_whether_they_are_stacked(small_recipe):
+    incomplete = ensemble({}, [0, 0], small_recipe)
+    assert incomplete.description == "2 of 6 networks, not stacked"
+    stacked = replace(incomplete, num_expected=2, stacks={(0,): LastModelStack(2, 2, {})})
+    assert stacked.description == "2 networks, stacked"
+    assert replace(stacked, final_predictor="mean").description == "2 networks, not stacked"
+    assert ensemble({}, [0], small_recipe).description == "1 of 6 networks, not stacked"
+    assert replace(ensemble({}, [0], small_recipe), num_expected=1).description == "1 network, not stacked"
 
 
 def test_an_untrained_run_is_rejected(made):
