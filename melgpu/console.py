@@ -15,6 +15,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.text import Text
 
+MAX_WIDTH = 1_000_000  # of a table without a terminal: in a file or a pipe nothing is cut or wrapped
 LINE_EVERY_S = 10.0  # without a terminal
 DETAIL_EVERY_S = 1.0  # in a terminal; a detail may synchronize with the device
 RATE_PERIOD_S = 300.0  # of the throughput: long enough for uneven work, short enough to recover from a pause
@@ -29,7 +30,9 @@ def say(text: str) -> None:
 
 
 def show(renderable: RenderableType) -> None:
-    """Print a table, or whatever else rich renders."""
+    """Print a table, or whatever else rich renders; without a terminal as wide as it needs."""
+    if not console.is_terminal:
+        console.width = MAX_WIDTH
     console.print(renderable)
 
 
@@ -134,6 +137,11 @@ def progress(title: str, total: float, unit: str) -> Iterator[Tracker]:
     tracker = Tracker(title, total, unit, bar)
     with Live(tracker, console=console):
         yield tracker
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 network`, `2 networks`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def duration(seconds: float) -> str:

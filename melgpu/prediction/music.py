@@ -1,8 +1,9 @@
-"""Class predictions of music files: the most likely classes in a table, all in a CSV, or a timeline of each file."""
+"""Class predictions of music files: the most likely classes on the console, all in a file, or a timeline of each."""
 
 import contextlib
 import os
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,48 +12,64 @@ from rich.box import SIMPLE
 from rich.markup import escape
 from rich.table import Table
 
-from melgpu import console, files
-from melgpu.audio.quarantine import AudioError, has_usable_audio
+from melgpu import console
 from melgpu.audio.remote import is_url
 from melgpu.console import Tracker
 from melgpu.data.loader import WindowLoader
 from melgpu.data.sources import AUDIO_SUFFIXES, find_audio, is_utf8
 from melgpu.errors import InputError
 from melgpu.prediction import timeline_plot
+from melgpu.prediction.api import Model
+from melgpu.prediction.embedding import Embedding, write_embeddings
 from melgpu.prediction.ensemble import Ensemble, load_ensemble
-from melgpu.prediction.predictor import WindowPredictor, predict_tracks, resume_log_path
+from melgpu.prediction.predictor import WindowPredictor, predict_tracks, recipe_for_new_music, resume_log_path
+from melgpu.prediction.table import UNSURE, PredictionTable, file_status, used_seconds, write_table
 from melgpu.prediction.timeline import Timeline, expected_windows
 from melgpu.runs.run import Run
 
+NUM_LEAST_SURE = 5  # files in the summary
 
-def predict_files(run: Run, music: list[str], out: Path | None, device: torch.device) -> list[str]:
-    """Show the most likely classes of music files, and write all to `out`; returns the problems with files.
 
-    Raises InputError where no file has usable audio.
+def predict_files(
+    run: Run, music: list[str], out: Path | None, device: torch.device, min_confidence: float = 0.0
+) -> list[str]:
+    """Show the most likely classes of music files, and write `out`, if given; returns the problems with files.
+
+    `out` has passed `table.check_out`; labels with a confidence below `min_confidence` are `unsure`. Raises InputError
+    where no file has usable audio.
     """
-    if out:
-        check_replaceable(out)  # fail before hours of prediction
+    if min_confidence and UNSURE in run.class_names:
+        raise InputError(f"--min-confidence writes {UNSURE}, which is the name of a class of this run")
     ensemble = load_ensemble(run)
+    console.say(f"Predicted by {ensemble.description}")
     paths, problems = find_music(music)
-    # Any number of files may be unreadable: they are reported at the end, and the others are predicted.
-    overrides = {"pcm_cache": "off", "on_error": "quarantine", "max_error_fraction": 1.0}
-    loader_spec = run.recipe.loader.model_copy(update=overrides)
-    # Features and windows are those of the checkpoints; settings of loader and machine are the run's.
-    recipe = ensemble.recipe.model_copy(update={"loader": loader_spec, "machine": run.recipe.machine})
+    predictions = _predict(run, ensemble, paths, out, device, min_confidence)
+    problems += [str(error) for error in predictions.errors if error]
+    if not predictions.usable.any():
+        raise InputError(problems)
+    if out:  # before anything is shown: whatever happens to the terminal, the results are saved
+        write_table(out, predictions)
+        resume_log_path(out).unlink(missing_ok=True)  # the table contains its predictions
+    show_predictions(predictions, problems)
+    if out:
+        console.say(f"Probabilities of all classes: {out}")
+    return problems
+
+
+def _predict(
+    run: Run, ensemble: Ensemble, paths: list[str], out: Path | None, device: torch.device, min_confidence: float
+) -> PredictionTable:
+    """Predictions of music files of any number, none included."""
+    recipe = recipe_for_new_music(ensemble, run.recipe)
+    statuses = [file_status(path) for path in paths]  # before decoding: a file that changes meanwhile is another
+    probs = np.empty((0, len(ensemble.class_names)))
     with WindowLoader(paths, recipe.audio, recipe.loader, device) as loader:
         if paths:
-            probs, unusable = predict_tracks(ensemble, recipe, loader, out)
-    problems += [str(audio_error) for audio_error in loader.errors.values()]
-    if not paths or unusable.all():
-        raise InputError(problems)
-    console.show(prediction_table(paths, probs, ensemble.class_names, unusable))
-    if out:
-        write_predictions(out, paths, probs, ensemble.class_names, loader.errors)
-        resume_log_path(out).unlink(missing_ok=True)  # the table contains its predictions
-        console.say(f"Probabilities of all classes: {out}")
-    for problem in problems:
-        console.say(f"error: {problem}")
-    return problems
+            probs, _ = predict_tracks(ensemble, recipe, loader, out)
+    errors = [loader.errors.get(path) for path in paths]
+    files_with_errors = zip(paths, errors, strict=True)
+    used_s = [used_seconds(path, error, recipe.audio.track_s) for path, error in files_with_errors]
+    return PredictionTable(paths, ensemble.class_names, probs, errors, used_s, statuses, min_confidence)
 
 
 def write_timelines(run: Run, music: list[str], folder: Path, device: torch.device) -> list[str]:
@@ -61,6 +78,7 @@ def write_timelines(run: Run, music: list[str], folder: Path, device: torch.devi
     Raises InputError where no file has usable audio.
     """
     ensemble = load_ensemble(run)
+    console.say(f"Predicted by {ensemble.description}")
     paths, problems = find_music(music)
     recipe = ensemble.recipe.model_copy(update={"machine": run.recipe.machine})
     predictor = WindowPredictor(ensemble.networks, recipe, device)
@@ -70,7 +88,7 @@ def write_timelines(run: Run, music: list[str], folder: Path, device: torch.devi
     folder.mkdir(parents=True, exist_ok=True)  # fail before hours of prediction
     window_counts = [expected_windows(path, audio, spec) for path in paths]
     written = []
-    title = f"{len(ensemble.networks)} networks predict {len(paths)} files from start to end"
+    title = f"predicting {len(paths)} files from start to end"
     with console.progress(title, sum(window_counts), "windows") as tracker:
         names = timeline_plot.distinct_names(paths)
         for path, name, count in zip(paths, names, window_counts, strict=True):
@@ -108,6 +126,35 @@ def write_timeline(
     return True
 
 
+def embed_files(run: Run, music: list[str], out: Path, device: torch.device) -> list[str]:
+    """Write the embedding of each music file to `out`, a Parquet file; returns the problems with files.
+
+    `out` has passed `table.check_embed`. Raises InputError where no file has usable audio.
+    """
+    ensemble = load_ensemble(run)
+    paths, problems = find_music(music)
+    model = Model(ensemble, recipe_for_new_music(ensemble, run.recipe), device)
+    with console.progress(f"embedding {len(paths)} files", len(paths), "files") as tracker:
+        write_embeddings(out, _tracked(model.embed(paths), tracker, problems))
+    console.say(f"Embeddings: {out}")
+    for problem in problems:
+        console.say(f"error: {problem}")
+    return problems
+
+
+def _tracked(embeddings: Iterable[Embedding], tracker: Tracker, problems: list[str]) -> Iterator[Embedding]:
+    """The embeddings, with progress; errors are added to `problems`, and raised where no file has usable audio."""
+    num_usable = 0
+    for embedding in embeddings:
+        tracker.advance(1, Path(embedding.path).name)
+        num_usable += embedding.vector is not None
+        if embedding.error:
+            problems.append(f"{embedding.path}: {embedding.error}")
+        yield embedding
+    if not num_usable:  # while the file is not complete, so that none is left
+        raise InputError(problems)
+
+
 def find_music(names: list[str]) -> tuple[list[str], list[str]]:
     """Paths of all audio files and URLs among `names` or in folders among them, each once; problems of the others."""
     paths = []
@@ -125,52 +172,61 @@ def find_music(names: list[str]) -> tuple[list[str], list[str]]:
     return list(dict.fromkeys(paths)), problems  # a dict keeps their order
 
 
-def prediction_table(
-    paths: Sequence[str], probs: np.ndarray, class_names: Sequence[str], unusable: np.ndarray
-) -> Table:
-    """The three most likely classes of each file, its path relative to the common folder.
+def show_predictions(predictions: PredictionTable, problems: Sequence[str]) -> None:
+    """Print the most likely classes of each file and the problems; last, for several files, a summary."""
+    console.show(prediction_table(predictions))
+    for problem in problems:
+        console.say(f"error: {problem}")
+    if len(predictions.paths) > 1:
+        console.show(label_table(predictions))
+        console.show(least_sure_table(predictions))
+        if problems:
+            console.say(f"Errors, listed above: {len(problems)}")
 
-    probs (N, C); unusable (N,) bool.
-    """
+
+def prediction_table(predictions: PredictionTable) -> Table:
+    """The three most likely classes of each file."""
     table = Table("file", "most likely", "second", "third", box=SIMPLE)
-    local_paths = [path for path in paths if not is_url(path)]
-    parents = [Path(path).absolute().parent for path in local_paths]
-    common_folder = os.path.commonpath(parents) if parents else ""  # commonpath raises for an empty list
-    for path, class_probs, is_unusable in zip(paths, probs, unusable, strict=True):
-        top_classes = class_probs.argsort()[::-1][:3]
-        cells = [f"{escape(class_names[c])} {class_probs[c]:.0%}" for c in top_classes]
-        name = path if is_url(path) else os.path.relpath(path, common_folder)
-        row = ["not readable"] if is_unusable else cells
-        table.add_row(escape(name), *row)
+    names = _short_names(predictions.paths)
+    rows = zip(names, predictions.probs, predictions.labels, strict=True)
+    for name, class_probs, label in rows:
+        cells = _most_likely(class_probs, predictions.class_names, 3)
+        if label is None:
+            cells = ["not readable"]
+        elif label == UNSURE:
+            cells[0] = f"{UNSURE} ({cells[0]})"
+        table.add_row(escape(name), *cells)
     return table
 
 
-def check_replaceable(out: Path) -> None:
-    """Raise InputError where `write_predictions` would replace a file that it has not written."""
-    if out.is_dir():
-        raise InputError(f"--out {out}: a folder; name a file in it")
-    if out.exists():
-        with files.read_csv(out, "an earlier result of this script, which alone --out may replace") as (header, _):
-            # The class names between them may be another run's. ValueError: read_csv says what the file is not.
-            if (header[:1], header[-1:]) != (["file"], ["error"]):
-                raise ValueError(f"its columns are {', '.join(header)}")
+def label_table(predictions: PredictionTable) -> Table:
+    """The number of files with each label, the most frequent one first."""
+    labels = [label for label in predictions.labels if label is not None]
+    table = Table("label", f"{len(labels)} files", box=SIMPLE)
+    for label, count in Counter(labels).most_common():
+        table.add_row(escape(label), str(count))
+    return table
 
 
-def write_predictions(
-    out: Path,
-    paths: Sequence[str],
-    probs: np.ndarray,
-    class_names: Sequence[str],
-    audio_errors: Mapping[str, AudioError],
-) -> None:
-    """Probabilities of all classes, (N, C), one row per file; empty cells for an unusable file."""
-    rows = (
-        _prediction_row(path, file_probs, audio_errors.get(path)) for path, file_probs in zip(paths, probs, strict=True)
-    )
-    files.write_csv(out, ["file", *class_names, "error"], rows)
+def least_sure_table(predictions: PredictionTable) -> Table:
+    """The files with the smallest confidences, and their two most likely classes."""
+    table = Table("least sure", "most likely", "second", box=SIMPLE)
+    names = _short_names(predictions.paths)
+    usable_rows = np.flatnonzero(predictions.usable)
+    order = predictions.confidences[usable_rows].argsort(kind="stable")
+    for row in usable_rows[order[:NUM_LEAST_SURE]].tolist():
+        table.add_row(escape(names[row]), *_most_likely(predictions.probs[row], predictions.class_names, 2))
+    return table
 
 
-def _prediction_row(path: str, probs: np.ndarray, audio_error: AudioError | None) -> list[str]:
-    cells = [f"{p:.6f}" for p in probs] if has_usable_audio(audio_error) else [""] * len(probs)
-    reason = audio_error.reason if audio_error else ""
-    return [path, *cells, reason]
+def _most_likely(probs: np.ndarray, class_names: Sequence[str], count: int) -> list[str]:
+    """The `count` most likely classes with their probabilities, escaped; probs (C,)."""
+    top_classes = (-probs).argsort(kind="stable")[:count]  # of equal ones the first, like argmax
+    return [f"{escape(class_names[c])} {probs[c]:.0%}" for c in top_classes]
+
+
+def _short_names(paths: Sequence[str]) -> list[str]:
+    """Paths relative to their common folder; URLs as they are."""
+    parents = [Path(path).absolute().parent for path in paths if not is_url(path)]
+    common_folder = os.path.commonpath(parents) if parents else ""  # commonpath raises for an empty list
+    return [path if is_url(path) else os.path.relpath(path, common_folder) for path in paths]

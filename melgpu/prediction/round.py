@@ -47,7 +47,9 @@ def predict_round(run: Run, device: torch.device) -> None:
     if run.recipe.is_one_step and not run.untrained_jobs(round_number):  # the scores follow
         return
     script = "train" if run.untrained_jobs(round_number) else "stack"
-    console.say(f"Round {round_number}: {len(trained)} networks predicted. Next: {run.command_line(script)}")
+    console.say(
+        f"Round {round_number}: predictions of {console.counted(len(trained), 'network')}. Next: {run.command_line(script)}"
+    )
 
 
 def _measure_time(run: Run, round_number: int, jobs: list[Job]) -> contextlib.AbstractContextManager:
@@ -95,7 +97,7 @@ def predict_together(run: Run, jobs: list[Job], device: torch.device) -> None:
     digests = [checkpoint.digest(run.checkpoint_path(job)) for job in jobs]  # a log of older checkpoints is not resumed
     index = sampling.prediction_windows(run, np.arange(len(run.manifest)))
     positions = windows.shard_positions(index, distributed.rank(), distributed.world_size())
-    title = f"round {jobs[0].round}: {len(jobs)} networks predict {len(run.manifest)} tracks"
+    title = f"round {jobs[0].round}: predicting {len(run.manifest)} tracks with {console.counted(len(jobs), 'network')}"
     batch_size = run.recipe.loader.predict_batch_size
     metadata = {"checkpoints": digests, "batch": batch_size, "ranks": distributed.world_size()}
     probs = np.empty((len(jobs), len(positions), len(run.class_names)), np.float32)

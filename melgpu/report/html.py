@@ -17,7 +17,7 @@ from melgpu.console import duration
 from melgpu.data.manifest import MANIFEST_SPLITS, Split
 from melgpu.errors import InputError
 from melgpu.metrics import Calibration, calibration_curve
-from melgpu.report import analysis, error_analysis, plots, summary, training_times
+from melgpu.report import analysis, confidence, error_analysis, plots, summary, training_times
 from melgpu.report.analysis import RoundResult
 from melgpu.report.training_times import FoldLogs, TrainingTime
 from melgpu.runs import timings
@@ -51,6 +51,7 @@ def render(run: Run, now: datetime) -> str:
         results=results,
         last=last,
         sentences=_sentences(last, data) | {"quarantine": summary.quarantine_sentence(audio_errors)},
+        confidence_table=confidence.confidence_table(last, data.scores[last.key]),
         split_views=[_split_view(last, split) for split in last.evaluation.labelled_splits],
         worst_errors=_worst_errors(last),
         audio_errors=audio_errors,

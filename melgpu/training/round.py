@@ -55,7 +55,7 @@ def train_jobs(
         return
     preflight.load_to_device(loader, run.labelled_rows(jobs[0].round))
     total = sum(run.recipe.optim_for(job.backbone).max_epochs * epoch_work(run, job) for job in jobs)
-    title = f"round {jobs[0].round}: training {len(jobs)} networks"
+    title = f"round {jobs[0].round}: training {console.counted(len(jobs), 'network')}"
     with console.progress(title, total, "windows") as tracker, cli.GracefulStop() as stop:
         for number, job in enumerate(jobs, start=1):
             job_training = JobTraining(run, job, loader, features, parity_figures, f"{number}/{len(jobs)} {job.name}")

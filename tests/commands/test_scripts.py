@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import json
 import os
 import random
 import runpy
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 
+from melgpu.audio import decode
 from melgpu.data.manifest import Split
 from melgpu.models import checkpoint, classifier
 from melgpu.runs import predictions, scores
@@ -146,23 +148,31 @@ def test_a_round_without_pseudo_labels_is_trained_beside_the_other(finished):
     assert len(read_rows(folder / "round1" / "pseudo.csv")) > 1  # there were pseudo labels to leave out
 
 
+TABLE_COLUMNS = ["path", "label", "confidence", "p:aria", "p:breakbeat", "p:waltz", "error", "used_s", "size", "mtime"]
+
+
 def test_new_music_is_predicted_in_a_table_and_a_csv(finished, corpus, tmp_path):
     folder, _ = finished
     (tmp_path / "album").mkdir()
     for duration_s, name in ((1, "short.mp3"), (16, "nhạc số 1.ogg"), (31, "long.flac")):
         write_audio(tmp_path / "album" / name, duration_s, 44_100, 2)
     song = shutil.copy(corpus / "audio" / "private0.mp3", tmp_path)
-    process = run_script(
-        "predict.py", "--run", folder, song, tmp_path / "album", "--out", tmp_path / "o.csv", env={"COLUMNS": "300"}
-    )
+    arguments = ["--run", folder, song, tmp_path / "album", "--out", tmp_path / "o.csv", "--min-confidence", "1"]
+    process = run_script("predict.py", *arguments, env={"PYTHONIOENCODING": "ascii"})  # cannot show one of the names
     assert process.returncode == 0, process.stderr
-    rows = read_rows(tmp_path / "o.csv")
-    assert rows[0] == ["file", "aria", "breakbeat", "waltz", "error"]
-    assert [os.path.basename(row[0]) for row in rows[1:]] == ["private0.mp3", "long.flac", "nhạc số 1.ogg", "short.mp3"]
-    probs = np.array([row[1:-1] for row in rows[1:]], float)
+    header, *rows = read_rows(tmp_path / "o.csv")
+    assert header == TABLE_COLUMNS
+    assert [os.path.basename(row[0]) for row in rows] == ["private0.mp3", "long.flac", "nhạc số 1.ogg", "short.mp3"]
+    assert [row[1] for row in rows] == ["unsure"] * 4
+    probs = np.array([row[3:6] for row in rows], float)
     np.testing.assert_allclose(probs.sum(1), 1, atol=1e-5)
-    assert "nhạc số 1.ogg" in process.stdout
-    assert "4 networks predict 4 files" in process.stdout
+    assert [float(row[2]) for row in rows] == probs.max(1).tolist()
+    durations_s = [len(decode.decode(row[0], 22_050, 60)) / 22_050 for row in rows]
+    np.testing.assert_allclose([float(row[7]) for row in rows], np.minimum(durations_s, 18), atol=0.001)
+    assert [int(row[8]) for row in rows] == [os.path.getsize(row[0]) for row in rows]
+    assert "Predicted by 4 networks, stacked\npredicting 4 files with 4 networks" in process.stdout
+    assert "nh?c s? 1.ogg" in process.stdout
+    assert "least sure" in process.stdout
 
 
 def test_a_test_track_as_new_music_has_the_same_prediction(finished, corpus, tmp_path):
@@ -173,21 +183,26 @@ def test_a_test_track_as_new_music_has_the_same_prediction(finished, corpus, tmp
     song, out = corpus / "audio" / "private0.mp3", tmp_path / "o.csv"
     process = run_script("predict.py", "--run", folder, song, "--out", out, *flags)
     assert "machine settings were tuned on a GPU" in process.stdout.replace("\n", " ")
-    header, row = read_rows(out)
-    assert header[1 + int(np.argmax([float(p) for p in row[1:-1]]))] == submission["private0.mp3"]
+    _, row = read_rows(out)
+    assert row[1] == submission["private0.mp3"]
 
 
 def test_unreadable_music_is_reported_and_the_other_files_are_predicted(finished, corpus, tmp_path):
     folder, _ = finished
     (tmp_path / "unreadable.mp3").write_text("no music")
-    out = tmp_path / "o.csv"
+    out = tmp_path / "o.jsonl"
     process = run_script("predict.py", "--run", folder, tmp_path, corpus / "audio" / "test0.mp3", "--out", out)
     assert process.returncode == 2
+    assert "error: " in process.stdout
     assert "unreadable.mp3: not readable as audio" in process.stdout
-    unreadable, intact = read_rows(out)[1:]
-    assert unreadable[1:-1] == [""] * 3
-    assert unreadable[-1].startswith("not readable as audio")
-    assert intact[-1] == ""
+    assert "Errors, listed above: 1" in process.stdout
+    unreadable, intact = (json.loads(line) for line in out.read_text().splitlines())
+    assert list(unreadable) == list(intact) == TABLE_COLUMNS
+    assert [unreadable[name] for name in TABLE_COLUMNS[1:6]] == [None] * 5
+    assert unreadable["error"].startswith("not readable as audio")
+    assert (unreadable["used_s"], unreadable["size"]) == (0, 8)
+    assert intact["error"] is None
+    assert intact["label"] in ("aria", "breakbeat", "waltz")
     for path, reason in ((tmp_path / "unreadable.mp3", "not readable"), (tmp_path / "absent", "No such file")):
         rejected = run_script("predict.py", "--run", folder, path)
         assert rejected.returncode == 2
@@ -219,8 +234,46 @@ def test_timelines_have_the_probabilities_of_each_window(finished, tmp_path):
     rejected = run_script("predict.py", "--run", folder, tmp_path / "album" / "text.ogg", "--timeline", tmp_path / "no")
     assert rejected.returncode == 2
     assert "text.ogg: not readable" in rejected.stderr
-    for flags in (["--timeline", tmp_path], ["x.mp3", "--timeline", tmp_path, "--out", tmp_path / "o.csv"]):
-        assert "--timeline needs music files" in run_script("predict.py", "--run", folder, *flags).stderr
+
+
+def test_each_file_has_an_embedding(finished, corpus, tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    folder, _ = finished
+    (tmp_path / "unreadable.mp3").write_text("no music")
+    songs = [corpus / "audio" / "test0.mp3", tmp_path / "unreadable.mp3"]
+    process = run_script("predict.py", "--run", folder, *songs, "--embed", tmp_path / "e.parquet")
+    assert process.returncode == 2
+    assert f"error: {songs[1]}: not readable as audio" in process.stdout
+    rows = parquet.read_table(tmp_path / "e.parquet").to_pylist()
+    assert [row["path"] for row in rows] == list(map(str, songs))
+    assert len(rows[0]["vector"]) == 2 * (2048 + 2048)  # of two folds: inception_v3 and resnet50
+    assert rows[1]["vector"] is None
+
+
+@pytest.mark.parametrize(
+    ("flags", "reason"),
+    [
+        (["--out", "o.csv"], "--out needs music files to predict"),
+        (["--timeline", "when"], "--timeline needs music files to predict"),
+        (["--embed", "e.parquet"], "--embed needs music files to predict"),
+        (["--min-confidence", "0.5"], "--min-confidence needs music files to predict"),
+        (["x.mp3", "--timeline", "when", "--out", "o.csv"], "--timeline writes files of its own and goes without"),
+        (["x.mp3", "--timeline", "when", "--min-confidence", "0"], "goes without --min-confidence"),
+        (["x.mp3", "--embed", "e.parquet", "--timeline", "when"], "--embed writes files of its own and goes without"),
+        (["x.mp3", "--min-confidence", "1.5"], "--min-confidence 1.5: not a number from 0 to 1"),
+        (["x.mp3", "--min-confidence", "nan"], "--min-confidence nan: not a number from 0 to 1"),
+        (["x.mp3", "--out", "o.txt"], "o.txt: give it the suffix of a format: .csv, .parquet, .jsonl"),
+        (["x.mp3", "--embed", "e.csv"], "e.csv: give it the suffix of a format: .parquet"),
+    ],
+)
+def test_wrong_flags_are_refused_before_anything_is_loaded(flags, reason, monkeypatch, capsys):
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(sys, "argv", ["predict.py", "--run", "nothing", *flags])
+    with pytest.raises(SystemExit) as exit_info:
+        runpy.run_path(str(ROOT / "predict.py"), run_name="__main__")
+    signal.signal(signal.SIGTERM, before)
+    assert exit_info.value.code == 2
+    assert reason in capsys.readouterr().err
 
 
 def test_a_run_without_test_sets_predicts_new_music(corpus, tmp_path):
@@ -288,7 +341,7 @@ def invalid_calls(corpus, folder):
         ),
         ("missing label", [*run, *data, "--labels", unlabelled], ["line 20: test0.mp3 has no label"]),
         ("ragged row", [*run, *data, "--labels", ragged], ["line 20: 1 fields instead of 2"]),
-        ("few tracks", [*run, *data, "--labels", few], ["class 'polka' has 1 training tracks, fewer than 5 folds"]),
+        ("few tracks", [*run, *data, "--labels", few], ["polka (1)", "small_classes=train"]),
         ("duplicate", [*run, *data, "--labels", twice], ["train0.mp3 is listed twice"]),
         ("empty folder", [*run, "--labels", folder / "none"], ["no audio files"]),
         (

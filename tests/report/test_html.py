@@ -189,6 +189,25 @@ def test_confusion_matrix_and_calibration_of_each_split(report, stacked_run):
             ]
 
 
+def test_the_calibration_has_what_a_minimum_confidence_keeps(report, stacked_run):
+    evaluated = evaluation.load(stacked_run.evaluation_path(2))
+    rows = evaluated.rows(Split.PRIVATE)  # all splits have labels: private test tracks are the least biased
+    confidences = evaluated.final_probs[rows].max(1)
+    correct = evaluated.final_probs[rows].argmax(1) == evaluated.labels[rows]
+    assert "--min-confidence P writes unsure in place of a label" in report.text("calibration")
+    assert f"of {len(rows)} private test tracks it would keep" in report.text("calibration")
+    for minimum in (0.5, 0.7, 0.8, 0.9, 0.95):
+        kept = confidences >= minimum
+        _, kept_cell, accuracy_cell = report.row("calibration", str(minimum))
+        assert kept_cell.startswith(f"{100 * kept.mean():.1f} ")
+        assert kept_cell.endswith(f", {kept.sum()} of {len(rows)}")
+        if kept.any():
+            assert accuracy_cell.startswith(f"{100 * correct[kept].mean():.1f} ")
+            assert accuracy_cell.endswith(f", {correct[kept].sum()} of {kept.sum()}")
+        else:
+            assert accuracy_cell == ""
+
+
 def test_the_worst_errors_are_shown_in_order(report, stacked_run):
     errors = error_analysis.worst_errors(evaluation.load(stacked_run.evaluation_path(2)))
     assert re.findall(r"(\w+\.wav) ", report.text("errors")) == [error.id for error in errors]
