@@ -120,7 +120,7 @@ KINDS = {
     "predict": Kind("Prediction of a track by the ensemble", ".bench_predict", predict),
     "parity": Kind("Exactness of the engines", ".parity", parity),
 }
-HEADLINES = ("suite", "tune", "compare")
+HEADLINES = ("compare",)
 
 
 def _rate(value: float) -> str:
