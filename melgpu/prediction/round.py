@@ -47,9 +47,8 @@ def predict_round(run: Run, device: torch.device) -> None:
     if run.recipe.is_one_step and not run.untrained_jobs(round_number):  # the scores follow
         return
     script = "train" if run.untrained_jobs(round_number) else "stack"
-    console.say(
-        f"Round {round_number}: predictions of {console.counted(len(trained), 'network')}. Next: {run.command_line(script)}"
-    )
+    networks = console.counted(len(trained), "network")
+    console.say(f"Round {round_number}: predictions of {networks}. Next: {run.command_line(script)}")
 
 
 def _measure_time(run: Run, round_number: int, jobs: list[Job]) -> contextlib.AbstractContextManager:
