@@ -57,7 +57,8 @@ def test_installed_commands_have_their_own_help(commands, tmp_path, name):
     output = run(f"melgpu-{name}", "--help", cwd=tmp_path, commands=commands).stdout
     assert output.startswith(f"usage: melgpu-{name} ")
     assert f"  melgpu-{name} --run runs/mine" in output
-    assert "python " not in output
+    assert f"python {name}.py" not in output
+    assert f"-- {name}.py" not in output
 
 
 def test_one_network_is_trained_and_answers_by_the_commands_that_are_printed(commands, tmp_path):
