@@ -9,14 +9,10 @@ import sysconfig
 
 import pytest
 
-from tests.helpers import ROOT, write_audio, write_list
+from tests.helpers import QUICK, ROOT, write_labelled_tracks
 
-QUICK = [
-    "audio.sample_rate=11025",
-    "audio.track_s=6.0",
-    "windows.window_s=3.0",
-    "loader.workers=0",
-    "folds.num_folds=2",
+OVERRIDES = [
+    *QUICK,
     "mel.n_fft=1024",
     "mel.n_mels=64",
     "mel.image_size=75",
@@ -62,12 +58,8 @@ def test_installed_commands_have_their_own_help(commands, tmp_path, name):
 
 
 def test_one_network_is_trained_and_answers_by_the_commands_that_are_printed(commands, tmp_path):
-    rows = [("file", "label")]
-    for i in range(8):
-        write_audio(tmp_path / f"{i}.wav", 6, 11_025, seed=i)
-        rows.append((f"{i}.wav", "ab"[i % 2]))
-    labels = write_list(tmp_path / "train.csv", rows)
-    overrides = [part for override in QUICK for part in ("--set", override)]
+    labels = write_labelled_tracks(tmp_path)
+    overrides = [part for override in OVERRIDES for part in ("--set", override)]
     flags = ["--run", "my runs/a b", "--recipe", "quick", "--labels", labels, "--device", "cpu", *overrides]
     trained = run("melgpu-train", *flags, cwd=tmp_path, commands=commands)
     assert (tmp_path / "my runs" / "a b" / "report.html").exists()

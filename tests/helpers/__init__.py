@@ -27,6 +27,24 @@ SMALL = [  # overrides of the demo recipe: two networks a round, one epoch
 ]
 
 
+QUICK = [  # overrides of `quick` for tracks of 6 s
+    "audio.sample_rate=11025",
+    "audio.track_s=6.0",
+    "windows.window_s=3.0",
+    "loader.workers=0",
+    "folds.num_folds=2",
+]
+
+
+def write_labelled_tracks(folder: Path) -> Path:
+    """A list of eight tracks of 6 s in a folder, of two classes."""
+    rows = [("file", "label")]
+    for i in range(8):
+        write_audio(folder / f"{i}.wav", 6, 11_025, seed=i)
+        rows.append((f"{i}.wav", "ab"[i % 2]))
+    return write_list(folder / "train.csv", rows)
+
+
 def write_audio(path: Path, seconds: float = 3.0, rate: int = 22_050, channels: int = 1, seed: int = 0) -> Path:
     """Write seeded tones and noise, in the format of the suffix (.ogg, .opus, .flac, .mp3, .wav)."""
     rng = np.random.default_rng(seed)

@@ -4,15 +4,7 @@ from melgpu.errors import InputError
 from melgpu.recipe import load_recipe
 from melgpu.runs import preflight, setup
 from melgpu.runs.setup import RunRequest, Sources
-from tests.helpers import write_audio, write_list
-
-QUICK = [
-    "audio.sample_rate=11025",
-    "audio.track_s=6.0",
-    "windows.window_s=3.0",
-    "loader.workers=0",
-    "folds.num_folds=2",
-]
+from tests.helpers import QUICK, write_labelled_tracks, write_list
 
 
 def request(folder, *overrides: str) -> RunRequest:
@@ -22,11 +14,7 @@ def request(folder, *overrides: str) -> RunRequest:
 @pytest.fixture
 def sources(tmp_path) -> Sources:
     """Eight short tracks of two classes."""
-    rows = [("file", "label")]
-    for i in range(8):
-        write_audio(tmp_path / f"{i}.wav", 6, 11_025, seed=i)
-        rows.append((f"{i}.wav", "ab"[i % 2]))
-    return Sources(write_list(tmp_path / "train.csv", rows), None, None, None)
+    return Sources(write_labelled_tracks(tmp_path), None, None, None)
 
 
 def test_without_weights_a_run_is_made_to_train_from_scratch(tmp_path, sources, monkeypatch, capsys):

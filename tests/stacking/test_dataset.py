@@ -68,16 +68,22 @@ def test_oof_is_one_stacking_set_with_each_track_predicted_out_of_fold(second, m
         np.testing.assert_array_equal(probs, base.matrices[fold][row])
 
 
-@pytest.mark.parametrize("protocol", ["original", "oof"])
-def test_an_evaluation_has_the_predictions_of_each_predictor(second, monkeypatch, protocol):
-    run = with_protocol(second, protocol)
-    write_predictions(run, 2, monkeypatch)
-    base = dataset.load_base_predictions(run, 2)
+def fit_lightgbm(run: Run, base: dataset.BasePredictions) -> list[tuple[dataset.StackingSet, Stack]]:
+    """The stacking sets of round 2, each with a stack of LightGBM alone."""
     stacks = []
     for stacking_set in dataset.stacking_sets(run, 2, base):
         train, valid, subfolds = stacking_set.train, stacking_set.validation, stacking_set.subfolds
         fitted = fit_subfolds(train, valid, subfolds, ["lightgbm"], run.recipe.stacking)
         stacks.append((stacking_set, Stack(2, 2, {"lightgbm": 1.0}, list(fitted))))
+    return stacks
+
+
+@pytest.mark.parametrize("protocol", ["original", "oof"])
+def test_an_evaluation_has_the_predictions_of_each_predictor(second, monkeypatch, protocol):
+    run = with_protocol(second, protocol)
+    write_predictions(run, 2, monkeypatch)
+    base = dataset.load_base_predictions(run, 2)
+    stacks = fit_lightgbm(run, base)
     round_evaluation = evaluation.evaluate_round(run, 2, base, stacks)
     assert round_evaluation.predictors == ("inception_v3", "resnet50", "mean", "lightgbm", "blend")
     assert round_evaluation.splits.count("public") == 2
@@ -109,12 +115,7 @@ def test_an_evaluation_has_the_predictions_of_each_predictor(second, monkeypatch
 def test_every_predictor_gives_unusable_test_tracks_the_class_prior(second):
     base = dataset.load_base_predictions(second, 2)
     base.unusable[13] = True
-    stacks = []
-    for stacking_set in dataset.stacking_sets(second, 2, base):
-        train, valid, subfolds = stacking_set.train, stacking_set.validation, stacking_set.subfolds
-        fitted = fit_subfolds(train, valid, subfolds, ["lightgbm"], second.recipe.stacking)
-        stacks.append((stacking_set, Stack(2, 2, {"lightgbm": 1.0}, list(fitted))))
-    round_evaluation = evaluation.evaluate_round(second, 2, base, stacks)
+    round_evaluation = evaluation.evaluate_round(second, 2, base, fit_lightgbm(second, base))
     assert round_evaluation.ids[-1] == "y.wav"
     np.testing.assert_array_equal(round_evaluation.probs[:, -1], np.tile(second.prior, (5, 1)))
     assert not np.isclose(round_evaluation.probs[:2, -2], second.prior).all()
