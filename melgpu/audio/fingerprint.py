@@ -67,9 +67,7 @@ def _band_energies(wave: np.ndarray) -> np.ndarray:
     return np.add.reduceat(power, edges[:-1], axis=1)
 
 
-def similar_pairs(
-    fingerprints: Sequence[np.ndarray], max_bit_error_rate: float = MAX_BIT_ERROR_RATE
-) -> list[tuple[int, int, float]]:
+def similar_pairs(fingerprints: Sequence[np.ndarray]) -> list[tuple[int, int, float]]:
     """Pairs of fingerprints of the same recording: (i, j, bit error rate), i < j, sorted.
 
     Candidates have a sub-fingerprint in common; they are compared at the time offset where most of their common
@@ -79,7 +77,7 @@ def similar_pairs(
     pairs = (
         (i, j, _bit_error_rate(fingerprints[i], fingerprints[j], offset)) for i, j, offset in _candidates(fingerprints)
     )
-    return [pair for pair in pairs if pair[2] <= max_bit_error_rate]
+    return [pair for pair in pairs if pair[2] <= MAX_BIT_ERROR_RATE]
 
 
 def _bit_error_rate(first: np.ndarray, second: np.ndarray, offset: int) -> float:

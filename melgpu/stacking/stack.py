@@ -28,6 +28,7 @@ from melgpu.stacking.stack_cnn import LabelledMatrix
 BLEND = "blend"  # of the stackers, by the recipe's weights
 FITTED_BLEND = "fitted blend"
 MEAN = "mean"  # of the networks
+EM_STEPS = 200  # of fitting blend weights
 
 
 @dataclass(frozen=True)
@@ -165,9 +166,7 @@ def blend_probs(probs: Mapping[Stacker, np.ndarray], weights: Mapping[Stacker, f
     return np.asarray(sum(weighted)) / sum(weights.values())
 
 
-def fit_blend_weights(
-    probs: Mapping[Stacker, np.ndarray], labels: np.ndarray, steps: int = 200
-) -> dict[Stacker, float]:
+def fit_blend_weights(probs: Mapping[Stacker, np.ndarray], labels: np.ndarray) -> dict[Stacker, float]:
     """The maximum-likelihood weights, of sum 1, of a blend; probs (N, C) by stacker, labels (N,).
 
     Mixture weights by expectation maximisation: Dempster et al., "Maximum likelihood from incomplete data via the EM
@@ -177,7 +176,7 @@ def fit_blend_weights(
     likelihoods = np.stack([stacker_probs[rows, labels] for stacker_probs in probs.values()])
     likelihoods = likelihoods.clip(1e-12)  # against 0 / 0 where all stackers give a track's class no probability
     weights = np.full(len(probs), 1 / len(probs))
-    for _ in range(steps):
+    for _ in range(EM_STEPS):
         joint = weights[:, None] * likelihoods
         weights = (joint / joint.sum(axis=0)).mean(axis=1)
     return dict(zip(probs, weights.tolist(), strict=True))

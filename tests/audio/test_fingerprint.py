@@ -99,13 +99,14 @@ def test_shape_and_quiet_frames(level):
     assert (result[frames_s > 2] != 0).all()
 
 
-def test_pairs_are_sorted_and_limited_by_the_bit_error_rate():
+def test_pairs_are_sorted_and_limited_by_the_bit_error_rate(monkeypatch):
     first, second = random_fingerprint(300, 1), random_fingerprint(300, 2)
     near = second.copy()
     near[::10] ^= 0xFFFF
     fingerprints = [second, first, random_fingerprint(300, 3), near, first]
     assert fingerprint.similar_pairs(fingerprints) == [(0, 3, pytest.approx(0.05)), (1, 4, 0.0)]
-    assert fingerprint.similar_pairs(fingerprints, max_bit_error_rate=0.04) == [(1, 4, 0.0)]
+    monkeypatch.setattr(fingerprint, "MAX_BIT_ERROR_RATE", 0.04)
+    assert fingerprint.similar_pairs(fingerprints) == [(1, 4, 0.0)]
 
 
 def test_invalid_frames_are_ignored():
