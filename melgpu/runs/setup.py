@@ -55,6 +55,8 @@ def open_or_create(request: RunRequest, sources: Sources, device_name: str) -> R
     opened = reopen(request)
     if sources.labels:
         _check_same_tracks(opened, sources)
+    elif sources.arguments:
+        console.say(f"{request.folder} has its tracks already; ignored: {' '.join(sources.arguments)}")
     preflight.fill_cache(opened)
     return opened
 

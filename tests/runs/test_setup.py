@@ -37,10 +37,13 @@ def test_with_weights_a_run_is_made_to_use_them(tmp_path, monkeypatch):
     assert recipe == load_recipe(["quick"], [*QUICK, "backbone.pretrained=true"])
 
 
-def test_other_tracks_are_refused_with_the_command_for_a_new_run(tmp_path, sources, monkeypatch):
+def test_other_tracks_are_refused_with_the_command_for_a_new_run(tmp_path, sources, monkeypatch, capsys):
     monkeypatch.setattr(preflight, "missing_weights", lambda recipe: ["no network"])
     made = setup.open_or_create(request(tmp_path / "my run"), sources, "cpu")
     assert setup.open_or_create(request(tmp_path / "my run"), sources, "cpu").manifest == made.manifest
+    capsys.readouterr()
+    setup.open_or_create(request(tmp_path / "my run"), Sources(None, sources.labels, None, None), "cpu")
+    assert f"has its tracks already; ignored: --test {sources.labels}" in capsys.readouterr().out
     other = write_list(tmp_path / "other.csv", [("file", "label"), *((f"{i}.wav", "ab"[i // 4]) for i in range(8))])
     with pytest.raises(InputError) as caught:
         setup.open_or_create(request(tmp_path / "my run"), Sources(other, None, None, None), "cpu")
