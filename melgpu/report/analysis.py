@@ -55,6 +55,26 @@ class RoundResult:
             return "mean"
         return "blend" if predictor.endswith("blend") else "stacker"  # of either kind of weights
 
+    @property
+    def shown_predictors(self) -> list[str]:
+        """The predictors that differ: a single network is its own mean."""
+        predictors = list(self.evaluation.predictors)
+        return predictors[1:] if self._has_one_network else predictors
+
+    @property
+    def has_stackers(self) -> bool:
+        return bool(self.run.round_spec(self.round_number).blend)
+
+    def display_name(self, predictor: str) -> str:
+        """What a predictor is called in the report."""
+        if predictor == "mean" and self._has_one_network:
+            return self.evaluation.predictors[0]
+        return PREDICTOR_NAMES.get(predictor, predictor)
+
+    @property
+    def _has_one_network(self) -> bool:
+        return len(self.run.round_spec(self.round_number).backbones) == 1
+
 
 def round_results(run: Run) -> list[RoundResult]:
     """The stacked rounds, the last one first, each before the same round without pseudo labels. Raises InputError."""

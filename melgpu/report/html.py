@@ -77,7 +77,6 @@ def _template() -> jinja2.Template:
     environment.filters |= {filter.__name__: filter for filter in filters}
     environment.globals |= {
         "MANIFEST_SPLITS": MANIFEST_SPLITS,
-        "PREDICTORS": analysis.PREDICTOR_NAMES,
         "MAX_CLASSES": MAX_CLASSES,
         "colour": plots.colour,
         "learning_curves": plots.learning_curves,

@@ -72,9 +72,10 @@ def accuracy_sentence(result: RoundResult, scores: Scores) -> str:
     if split is None:
         return "No labels of the evaluated tracks are known, so there is no accuracy."
     score = scores[result.final_predictor][split]
-    name = PREDICTOR_NAMES.get(result.final_predictor, result.final_predictor)
+    name = result.display_name(result.final_predictor)
+    subject = name if name in result.evaluation.predictors else f"The {name}"  # a network's name has no article
     return (
-        f"The {name} has an accuracy of {percent(score.accuracy, 1)} on {score.num_tracks} {split.description} "
+        f"{subject} has an accuracy of {percent(score.accuracy, 1)} on {score.num_tracks} {split.description} "
         f"tracks (95{SPACE}% interval {percent_interval(score.interval)}{SPACE}%)."
     )
 

@@ -8,15 +8,19 @@ from melgpu import console
 from melgpu.data.manifest import Split
 from melgpu.runs.run import Run
 from melgpu.runs.scores import Score, Scores
-from melgpu.stacking.stack import compared_predictor, final_predictor
+from melgpu.stacking.stack import MEAN, compared_predictor, final_predictor
 
 
 def show_scores(run: Run, round_number: int) -> None:
     """Print the scores of a stacked round, and the gain of stacking."""
     scores = run.scores(round_number)
-    console.show(score_table(f"Round {round_number}{run.variant_suffix}", scores))
-    num_stackers = len(run.round_spec(round_number).blend)
+    spec = run.round_spec(round_number)
+    num_stackers = len(spec.blend)
     predictor = final_predictor(run.recipe.stacking.final_predictor, num_stackers)
+    if len(spec.backbones) == 1:  # a single network is its own mean
+        scores.pop(MEAN)
+        predictor = spec.backbones[0] if predictor == MEAN else predictor
+    console.show(score_table(f"Round {round_number}{run.variant_suffix}", scores, predictor))
     compared = compared_predictor(predictor, num_stackers)
     if compared:
         console.say(gain_line(compared, scores))
@@ -24,8 +28,11 @@ def show_scores(run: Run, round_number: int) -> None:
         console.say(warning)
 
 
-def score_table(title: str, scores: Scores) -> Table:
-    """Accuracies with their 95 % confidence intervals: a row per predictor, a column per split."""
+def score_table(title: str, scores: Scores, predictor: str) -> Table:
+    """Accuracies with their 95 % confidence intervals: a row per predictor, a column per split.
+
+    The row of the predictor whose classes are the result is marked.
+    """
     table = Table(title=title, title_justify="left", box=SIMPLE, caption="accuracy on tracks, 95 % confidence interval")
     table.add_column("")
     splits = list(dict.fromkeys(split for by_split in scores.values() for split in by_split))
@@ -36,7 +43,8 @@ def score_table(title: str, scores: Scores) -> Table:
         table.add_column(f"{split.description}\n{score.num_tracks} tracks{note}", justify="right")
     for name, by_split in scores.items():
         formatted = [_format_score(by_split[split]) if split in by_split else "" for split in splits]
-        table.add_row(escape(name), *formatted)
+        is_final = name == predictor and len(scores) > 1
+        table.add_row(escape(f"{name} (final)" if is_final else name), *formatted, style="bold" if is_final else None)
     return table
 
 

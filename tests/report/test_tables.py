@@ -22,10 +22,11 @@ def test_a_table_of_scores(console_output):
     text = console_output(False)
     quarter = changed(accuracy=0.25, interval=(0.0, 0.75), num_tracks=4, num_pseudo_labelled=0)
     scores = {"resnet50": {Split.VALID: SCORE}, "blend [x]": {Split.VALID: SCORE, Split.PUBLIC: quarter}}
-    console.show(tables.score_table("Round 1", scores))
+    console.show(tables.score_table("Round 1", scores, "blend [x]"))
     for part in ("validation", "public test", "0.500", "0.24-0.76", "10 tracks", "4 tracks", "6 trained on", "0.250"):
         assert part in text.getvalue(), text.getvalue()
-    assert "blend [x]" in text.getvalue()
+    assert "blend [x] (final)" in text.getvalue()
+    assert "resnet50 (final)" not in text.getvalue()
 
 
 def test_gains_have_their_interval():
