@@ -6,6 +6,7 @@ interrupted. Imports nothing heavy, so that `--help` is fast.
 
 import argparse
 import io
+import os
 import re
 import shlex
 import signal
@@ -79,8 +80,11 @@ def _as_called(examples: str) -> str:
 
 def run(main: Callable[[], int | None]) -> None:
     """Call a script's main and exit with its code; errors that users can fix are printed without a traceback."""
-    from melgpu.errors import InputError
+    from melgpu.errors import InputError, is_out_of_memory
 
+    if "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:  # its name in older versions
+        # Read when torch is imported. Networks of other sizes follow one another: segments that cannot grow fragment.
+        os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # like Ctrl-C: with cleanup and code 130
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a file name that the terminal cannot show ends no script
@@ -96,9 +100,7 @@ def run(main: Callable[[], int | None]) -> None:
         print("interrupted; finished work is saved, and the same command resumes from there", file=sys.stderr)
         code = 130
     except (OSError, RuntimeError) as error:
-        # torch's out-of-memory error is known by its name, since torch need not be imported here.
-        is_out_of_memory = type(error).__name__ == "OutOfMemoryError"
-        if not isinstance(error, OSError) and not is_out_of_memory:
+        if not isinstance(error, OSError) and not is_out_of_memory(error):
             raise
         print(f"error: {error}", file=sys.stderr)
         code = 1
@@ -127,18 +129,24 @@ class GracefulStop:
 
 
 def select_device(name: str) -> "torch.device":
-    """The torch device of a name; `auto` is a GPU if there is one. Raises InputError."""
+    """The torch device of a name; `auto` is a GPU if there is one, under torchrun that of the local rank.
+
+    Raises InputError.
+    """
     import torch
 
     from melgpu.errors import InputError
 
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and "LOCAL_RANK" in os.environ:
+        # Before the first use: each process would keep some hundred MB of the first GPU for its context.
+        name = f"cuda:{os.environ['LOCAL_RANK']}"
     try:
         device = torch.device(name)
         torch.empty(0, device=device)  # a name of a device that does not exist fails only here
         if device.index is not None and device.type == "cuda":
-            torch.cuda.set_device(device)  # Triton's kernels run on the current one
+            torch.cuda.set_device(device)  # Triton's kernels and NCCL run on the current one
     except (RuntimeError, AssertionError) as error:  # AssertionError: a torch without CUDA
         raise InputError(f"--device {name}: {str(error).splitlines()[0]}") from None
     return device

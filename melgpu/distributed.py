@@ -1,12 +1,13 @@
 """Rank, world size and collectives of the processes that torchrun starts.
 
 Without torchrun there is one process, and the functions are no-ops. Collectives are synchronous; after the death of a
-process the next collective of the others raises `RankLostError`, unless torchrun ends them first.
+process the next collective of the others raises `RankLostError`, unless torchrun ends them first. Tensors on a GPU go
+through NCCL, tensors and objects on the CPU through gloo.
 """
 
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -28,10 +29,7 @@ def init_distributed(device: torch.device) -> Iterator[torch.device]:
     if "LOCAL_RANK" not in os.environ:  # not started by torchrun
         yield device
         return
-    if device.type == "cuda":
-        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-        torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
     try:
         yield device
     except RuntimeError as error:
@@ -59,7 +57,8 @@ def is_main_process() -> bool:
 def barrier() -> None:
     """Block until every rank has called this."""
     if world_size() > 1:
-        dist.barrier()
+        # Of a tensor on the CPU, so through gloo, which sleeps: NCCL would keep a core and the GPU busy for minutes.
+        dist.all_reduce(torch.zeros(1))
 
 
 def wrap_ddp(module: nn.Module) -> nn.Module:
@@ -67,6 +66,13 @@ def wrap_ddp(module: nn.Module) -> nn.Module:
     if world_size() == 1:
         return module
     return nn.parallel.DistributedDataParallel(module)
+
+
+def skip_gradient_sync(module: nn.Module) -> AbstractContextManager:
+    """While the block runs, gradients of a wrapped module add up on this rank, and are not averaged yet."""
+    if isinstance(module, nn.parallel.DistributedDataParallel):
+        return module.no_sync()
+    return nullcontext()
 
 
 def all_reduce_sum(value: Tensor) -> Tensor:

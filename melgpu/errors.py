@@ -1,6 +1,9 @@
-"""The exception for wrong user input; it carries every problem found."""
+"""The exception for wrong user input, which carries every problem found, and what errors of other libraries mean."""
 
 from collections.abc import Iterable
+
+# What torch says where CUDA, cuBLAS, cuDNN, cuFFT or cuSPARSE could not allocate; the last is cuDNN without workspace.
+OUT_OF_MEMORY_TEXTS = ("out of memory", "ALLOC_FAILED", "ALLOCATION_FAILED", "unable to find an engine")
 
 
 class InputError(ValueError):
@@ -22,3 +25,10 @@ def one_line(error: BaseException) -> str:
     """An error's text as one line of at most 200 printable characters, for messages that quote untrusted files."""
     text = " ".join(str(error).split()) or type(error).__name__
     return "".join(character if character.isprintable() else "?" for character in text[:200])
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a device ran out of memory, by the type or the text of an error: only some of torch's have the type."""
+    if type(error).__name__ == "OutOfMemoryError":  # by name, since torch need not be imported here
+        return True
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in OUT_OF_MEMORY_TEXTS)

@@ -18,7 +18,7 @@ from melgpu.data import windows
 from melgpu.data.batch import Batch
 from melgpu.data.loader import WindowLoader
 from melgpu.data.windows import WindowIndex
-from melgpu.errors import InputError
+from melgpu.errors import InputError, is_out_of_memory
 from melgpu.features import parity
 from melgpu.features.log_mel import LogMel
 from melgpu.models import classifier, inference
@@ -70,8 +70,8 @@ def _features_that_fit(body: nn.Module, pictures: Tensor) -> Tensor:
     """Features (B, D) of pictures (B, 3, S, S), which are halved until they fit into memory."""
     try:
         return body(pictures)
-    except torch.OutOfMemoryError:
-        if len(pictures) == 1:
+    except RuntimeError as error:
+        if len(pictures) == 1 or not is_out_of_memory(error):
             raise
     # Not in the handler, where the exception still holds the memory.
     return torch.cat([_features_that_fit(body, half) for half in pictures.chunk(2)])

@@ -12,7 +12,7 @@ from melgpu.audio.quarantine import AudioError
 from melgpu.data import windows
 from melgpu.data.loader import WindowLoader
 from melgpu.data.windows import WindowIndex
-from melgpu.errors import InputError
+from melgpu.errors import InputError, is_out_of_memory
 from melgpu.models import checkpoint
 from melgpu.prediction.ensemble import load_networks
 from melgpu.prediction.predictor import predict_windows
@@ -67,7 +67,9 @@ def predict_jobs(run: Run, jobs: list[Job], device: torch.device) -> None:
     try:
         predict_together(run, jobs, device)
         return
-    except torch.OutOfMemoryError:
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
         # One of several processes cannot split the work alone: its barriers would not match those of the others.
         if len(jobs) == 1 or distributed.world_size() > 1:
             raise InputError("the device is out of memory: set a smaller loader.predict_batch_size") from None
