@@ -1,4 +1,4 @@
-"""Batches of windows, and prefetching: in a thread on the CPU, on a CUDA stream of its own to the device."""
+"""Batches of windows, and prefetching: in a thread, which on a GPU also copies them, on a CUDA stream of its own."""
 
 import collections
 import contextlib
@@ -32,35 +32,33 @@ class Batch:
 
 def prefetch(batches: Generator[Batch], depth: int, device: torch.device) -> Generator[Batch]:
     """The same batches on the device, `depth` of them made ahead by a thread, which ends when this is closed."""
-    prefetched = _prefetch_in_thread(batches, depth)
-    return _copy_to_gpu(prefetched, device) if device.type == "cuda" else prefetched
+    if device.type == "cuda":
+        return _wait_for_copies(_prefetch_in_thread(_queue_copies(batches, device), depth, device), device)
+    return _prefetch_in_thread(batches, depth, device)
 
 
-def _prefetch_in_thread(batches: Generator[Batch], depth: int) -> Generator[Batch]:
-    executor = ThreadPoolExecutor(1, "prefetch")
-    futures: collections.deque[Future[Batch | None]] = collections.deque()
+def _prefetch_in_thread(items: Generator[Item], depth: int, device: torch.device) -> Generator[Item]:
+    executor = ThreadPoolExecutor(1, "prefetch", functools.partial(_select_device, device))
+    futures: collections.deque[Future[Item | None]] = collections.deque()
     try:
         for _ in range(depth + 1):  # those that wait, and one that is being made
-            futures.append(executor.submit(next, batches, None))
-        while (batch := futures.popleft().result()) is not None:
-            futures.append(executor.submit(next, batches, None))
-            yield batch
+            futures.append(executor.submit(next, items, None))
+        while (item := futures.popleft().result()) is not None:
+            futures.append(executor.submit(next, items, None))
+            yield item
     finally:
         executor.shutdown(cancel_futures=True)  # waits: no decoding after the generator is closed
-        batches.close()  # not if the wait was interrupted: the thread may still be running them
+        items.close()  # not if the wait was interrupted: the thread may still be running them
 
 
-def _copy_to_gpu(batches: Generator[Batch], device: torch.device) -> Generator[Batch]:
-    """Each batch is copied, on a CUDA stream of its own, while the one before it is in use."""
-    with contextlib.closing(delay_by_one(_queue_copies(batches, device))) as queued:
-        for batch, copied in queued:
-            stream = torch.cuda.current_stream(device)
-            stream.wait_event(copied)  # does not block the host
-            batch.waves.record_stream(stream)  # the copy stream may not reuse its memory while this stream reads it
-            yield batch
+def _select_device(device: torch.device) -> None:
+    """Use a GPU in a new thread, which would allocate pinned memory through the first GPU, and take some of its own."""
+    if device.index is not None:
+        torch.cuda.set_device(device)
 
 
 def _queue_copies(batches: Generator[Batch], device: torch.device) -> Generator[tuple[Batch, torch.cuda.Event]]:
+    """Each batch on the device, and the event of its copy, which need not be complete yet."""
     copy_stream = _copy_stream(device)
     with contextlib.closing(batches):
         for batch in batches:
@@ -69,18 +67,17 @@ def _queue_copies(batches: Generator[Batch], device: torch.device) -> Generator[
             yield replace(batch, waves=waves), copy_stream.record_event()
 
 
+def _wait_for_copies(copies: Generator[tuple[Batch, torch.cuda.Event]], device: torch.device) -> Generator[Batch]:
+    """Batches whose copies the current stream waits for; the host does not."""
+    with contextlib.closing(copies):
+        for batch, copied in copies:
+            stream = torch.cuda.current_stream(device)
+            stream.wait_event(copied)
+            batch.waves.record_stream(stream)  # the copy stream may not reuse its memory while this stream reads it
+            yield batch
+
+
 @functools.cache
 def _copy_stream(device: torch.device) -> torch.cuda.Stream:
     """One stream for all epochs: the caching allocator reuses the memory of its batches."""
     return torch.cuda.Stream(device)
-
-
-def delay_by_one(queued: Generator[Item]) -> Generator[Item]:
-    """Each item after the following one has been queued: the device has work while the consumer waits for an item."""
-    pending = []
-    with contextlib.closing(queued):
-        for item in queued:
-            pending.append(item)
-            if len(pending) == 2:
-                yield pending.pop(0)
-        yield from pending

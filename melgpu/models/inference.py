@@ -6,8 +6,8 @@ from collections.abc import Generator, Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
-from melgpu.data.batch import Batch, delay_by_one
-from melgpu.errors import InputError
+from melgpu.data.batch import Batch, Item
+from melgpu.errors import InputError, is_out_of_memory
 from melgpu.features.augment import flip_time
 
 
@@ -58,6 +58,17 @@ def _queue_batches(
         yield batch, probs, nonfinite, copied
 
 
+def delay_by_one(queued: Generator[Item]) -> Generator[Item]:
+    """Each item after the following one has been queued: the device has work while the consumer waits for an item."""
+    pending = []
+    with contextlib.closing(queued):
+        for item in queued:
+            pending.append(item)
+            if len(pending) == 2:
+                yield pending.pop(0)
+        yield from pending
+
+
 def describe_nonfinite(batch: Batch, nonfinite: Tensor) -> list[str]:
     """One problem for each window of a batch that a mask, shape (B,), marks as not finite."""
     windows = zip(batch.tracks[nonfinite].tolist(), batch.starts[nonfinite].tolist(), strict=True)
@@ -67,7 +78,7 @@ def describe_nonfinite(batch: Batch, nonfinite: Tensor) -> list[str]:
 def _mean_probs_that_fit(model: nn.Module, views: list[Tensor], bfloat16: bool, num_chunks: int) -> tuple[Tensor, int]:
     """Mean probabilities, shape (B, C), and the number of chunks in which they fit into memory: doubled until it does.
 
-    Raises OutOfMemoryError where chunks of one window do not fit.
+    Raises torch's RuntimeError where chunks of one window do not fit.
     """
     while True:
         mean_probs = _mean_probs(model, views, bfloat16, num_chunks)
@@ -86,8 +97,8 @@ def _mean_probs(model: nn.Module, views: list[Tensor], bfloat16: bool, num_chunk
         with torch.autocast(views[0].device.type, torch.bfloat16, enabled=bfloat16):
             logits = [_logits_in_chunks(model, view, chunk_size) for view in views]
         return torch.stack([view_logits.float().softmax(1) for view_logits in logits]).mean(0)
-    except torch.OutOfMemoryError:
-        if chunk_size == 1:
+    except RuntimeError as error:
+        if chunk_size == 1 or not is_out_of_memory(error):
             raise
     return None
 

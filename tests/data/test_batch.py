@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from melgpu.data.batch import Batch, delay_by_one, prefetch
+from melgpu.data.batch import Batch, prefetch
 
 CPU = torch.device("cpu")
 
@@ -45,37 +45,18 @@ def test_an_error_is_raised_after_the_items_before_it():
         next(items)
 
 
-@settings(deadline=None)
-@given(st.integers(0, 4))
-def test_an_item_is_delayed_until_the_following_one_is_queued(count):
-    events = []
+def test_the_first_batch_waits_for_no_other():
+    second_may_be_made = threading.Event()
 
-    def queue():
-        for number in range(count):
-            events.append(f"queued {number}")
-            yield number
+    def wait_after_first():
+        yield "first"
+        assert second_may_be_made.wait(60)
+        yield "second"
 
-    for number in delay_by_one(queue()):
-        events.append(f"yielded {number}")
-    last = count - 1
-    for number in range(count):
-        assert events.index(f"yielded {number}") > events.index(f"queued {min(number + 1, last)}")
-        assert f"queued {number + 2}" not in events[: events.index(f"yielded {number}")]
-
-
-def test_closing_a_delayed_generator_closes_the_one_inside():
-    closed = []
-
-    def queue():
-        try:
-            yield from range(5)
-        finally:
-            closed.append(True)
-
-    items = delay_by_one(queue())
-    assert next(items) == 0
-    items.close()
-    assert closed
+    items = prefetch(wait_after_first(), 2, CPU)
+    assert next(items) == "first"
+    second_may_be_made.set()
+    assert next(items) == "second"
 
 
 @pytest.mark.gpu
@@ -89,3 +70,18 @@ def test_copies_to_a_gpu_are_complete_when_they_are_used():
     device = torch.device("cuda")
     sums = [batch.waves.double().sum() for batch in prefetch(batches(), 2, device)]
     assert [float(total) for total in sums] == [64 * 100_000 * number for number in range(20)]
+
+
+@pytest.mark.gpu
+def test_the_first_batch_on_a_gpu_waits_for_no_other():
+    second_may_be_made = threading.Event()
+    rows = torch.arange(4)
+
+    def wait_after_first():
+        yield Batch(torch.ones(4, 100).pin_memory(), rows, rows, rows >= 0)
+        assert second_may_be_made.wait(60)
+
+    batches = prefetch(wait_after_first(), 2, torch.device("cuda"))
+    assert float(next(batches).waves.sum()) == 400
+    second_may_be_made.set()
+    assert next(batches, None) is None

@@ -1,10 +1,12 @@
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 from melgpu.data.batch import Batch
 from melgpu.errors import InputError
-from melgpu.models.inference import window_probs
+from melgpu.models.inference import delay_by_one, window_probs
 from tests.helpers.training import Corner
 
 
@@ -82,3 +84,36 @@ def test_out_of_memory_splits_a_batch_into_chunks():
 
     with pytest.raises(torch.OutOfMemoryError):
         next(window_probs([NoMemory()], Features(), batches(), flip=True, bfloat16=False))
+
+
+@settings(deadline=None)
+@given(st.integers(0, 4))
+def test_an_item_is_delayed_until_the_following_one_is_queued(count):
+    events = []
+
+    def queue():
+        for number in range(count):
+            events.append(f"queued {number}")
+            yield number
+
+    for number in delay_by_one(queue()):
+        events.append(f"yielded {number}")
+    last = count - 1
+    for number in range(count):
+        assert events.index(f"yielded {number}") > events.index(f"queued {min(number + 1, last)}")
+        assert f"queued {number + 2}" not in events[: events.index(f"yielded {number}")]
+
+
+def test_closing_a_delayed_generator_closes_the_one_inside():
+    closed = []
+
+    def queue():
+        try:
+            yield from range(5)
+        finally:
+            closed.append(True)
+
+    items = delay_by_one(queue())
+    assert next(items) == 0
+    items.close()
+    assert closed
