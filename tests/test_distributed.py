@@ -96,7 +96,7 @@ def test_scripts_under_torchrun(corpus, tmp_path):
 
 def test_the_death_of_a_rank_ends_the_others(corpus, tmp_path):
     folder = tmp_path / "run"
-    endless = ["--set", "optim.max_epochs=1000", "--set", "machine.save_every=1"]
+    endless = ["--set", "optim.max_epochs=1000", "--set", "machine.save_minutes=0"]
     process = subprocess.Popen(
         list(map(str, [sys.executable, *train_command(corpus, folder), *endless])),
         cwd=ROOT, env={**os.environ, **ENV}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,

@@ -1,8 +1,9 @@
 """The files of a training in its job's folder: the best weights, its log, and its state.
 
 After each epoch best.safetensors, last.pt and log.csv are written, in this order; last.pt also every
-`machine.save_every` steps. At the end scores.json is written and last.pt is deleted. A training that is killed at any
-point resumes from last.pt, with the same result.
+`machine.save_minutes`. A thread writes them from a copy in host memory, while the device goes on training. At the end
+scores.json is written and last.pt is deleted. A training that is killed at any point resumes from last.pt, with the
+same result.
 """
 
 import fcntl
@@ -22,6 +23,7 @@ from melgpu.models.checkpoint import CheckpointError
 from melgpu.models.metadata import EpochRecord, NetworkMetadata
 from melgpu.models.schema import describe_error
 from melgpu.runs.run import Job, Run
+from melgpu.training.background_writer import BackgroundWriter, HostCopy
 from melgpu.training.state import Training, TrainingState
 
 LOG_COLUMNS = tuple(EpochRecord.model_fields)
@@ -48,27 +50,41 @@ def _lock(descriptor: int, folder: Path) -> None:
         raise InputError(f"{folder}: another process is training this network") from None
 
 
-def save_epoch(run: Run, job: Job, training: Training, parity_figures: ParityFigures) -> None:
-    """Write the files of a training after an epoch."""
-    folder = run.job_folder(job)
+def save_epoch(run: Run, job: Job, training: Training, parity_figures: ParityFigures, writer: BackgroundWriter) -> None:
+    """Write the files of a training after an epoch. Raises OSError of an earlier write."""
+    weights = HostCopy(training.evaluated_model.state_dict()) if training.progress.improved else None
+    is_finished = training.progress.finished(run.recipe.optim_for(job.backbone))
+    # `mark_trained` would delete the state of a finished one.
+    state = None if is_finished else _copy_state(run, job, training)
+    writer.submit(_write_epoch, run, job, list(training.log), parity_figures, weights, state)
+
+
+def _write_epoch(
+    run: Run,
+    job: Job,
+    log: list[EpochRecord],
+    parity_figures: ParityFigures,
+    weights: HostCopy | None,
+    state: HostCopy | None,
+) -> None:
     # The weights come before the state: a training that is killed in between repeats the epoch and writes them again.
-    if training.progress.improved:
+    if weights:
         metadata = NetworkMetadata(
             provenance=run.job_provenance(job),
             class_names=run.class_names,
             recipe=run.recipe,
-            scores=training.log[-1],
+            scores=log[-1],
             parity=parity_figures,
             environment=run.environment,
         )
-        checkpoint.save(run.checkpoint_path(job), training.evaluated_model.state_dict(), metadata)
-    if not training.progress.finished(run.recipe.optim_for(job.backbone)):  # else `mark_trained` would delete the state
-        save_state(run, job, training)
+        checkpoint.save(run.checkpoint_path(job), weights.get(), metadata)
+    if state:
+        _write_state(state_path(run, job), state)
     if run.recipe.machine.tensorboard:
-        _write_tensorboard(folder / "tensorboard", training.log[-1])
+        _write_tensorboard(run.job_folder(job) / "tensorboard", log[-1])
     # The state holds the whole log, so a resumed training writes all epochs again.
-    rows = ([value for _, value in record] for record in training.log)
-    files.write_csv(folder / "log.csv", LOG_COLUMNS, rows)
+    rows = ([value for _, value in record] for record in log)
+    files.write_csv(run.job_folder(job) / "log.csv", LOG_COLUMNS, rows)
 
 
 def load_log(run: Run, job: Job) -> list[EpochRecord]:
@@ -111,14 +127,20 @@ def state_path(run: Run, job: Job) -> Path:
     return run.job_folder(job) / "last.pt"
 
 
-def save_state(run: Run, job: Job, training: Training) -> None:
-    """Write all that a training needs to resume from its current step. Raises OSError."""
-    path = state_path(run, job)
-    state = training.state(run.job_provenance(job))
+def save_state(run: Run, job: Job, training: Training, writer: BackgroundWriter) -> None:
+    """Write all that a training needs to resume from its current step. Raises OSError of an earlier write."""
+    writer.submit(_write_state, state_path(run, job), _copy_state(run, job, training))
+
+
+def _copy_state(run: Run, job: Job, training: Training) -> HostCopy:
+    return HostCopy(training.state(run.job_provenance(job)).model_dump())
+
+
+def _write_state(path: Path, state: HostCopy) -> None:
     with files.atomic_write(path) as temporary:
         try:
             with open(temporary, "wb") as file:  # given a path, torch would write its name into the file
-                torch.save(state.model_dump(), file)
+                torch.save(state.get(), file)
         except RuntimeError:  # its text does not tell the cause
             raise OSError(f"{path}: cannot be written; is the disk full?") from None
 

@@ -1,6 +1,7 @@
 import contextlib
 import io
 import pickle
+import threading
 import zipfile
 from dataclasses import replace
 
@@ -14,7 +15,8 @@ from melgpu.models import checkpoint
 from melgpu.models.metadata import NetworkMetadata
 from melgpu.runs import environment
 from melgpu.training import checkpointing
-from tests.helpers.training import OPTIM, PARITY, epoch_record, fresh_tiny, run, same_weights
+from melgpu.training.background_writer import BackgroundWriter
+from tests.helpers.training import OPTIM, PARITY, epoch_record, fit, fresh_tiny, run, same_weights
 
 
 @pytest.fixture
@@ -23,16 +25,26 @@ def short(made):
     return replace(made, recipe=made.recipe.model_copy(update={"optim": OPTIM}))
 
 
+def save_epoch(run, job, training):
+    with BackgroundWriter() as writer:
+        checkpointing.save_epoch(run, job, training, PARITY, writer)
+
+
+def save_state(run, job, training):
+    with BackgroundWriter() as writer:
+        checkpointing.save_state(run, job, training, writer)
+
+
 def test_a_training_is_saved_resumed_and_finished(short):
     job, uninterrupted, resumed = short.jobs(1)[0], fresh_tiny(), fresh_tiny()
     run(uninterrupted)
     for _ in range(2):  # interrupted after its first epoch, and after its second
         run(resumed, epochs=1)
-        checkpointing.save_epoch(short, job, resumed, PARITY)
+        save_epoch(short, job, resumed)
         resumed = fresh_tiny()
         checkpointing.resume(short, job, resumed)
     run(resumed)
-    checkpointing.save_epoch(short, job, resumed, PARITY)
+    save_epoch(short, job, resumed)
     checkpointing.mark_trained(short, job, resumed)
     assert same_weights(resumed.model, uninterrupted.model)
     assert short.is_trained(job)
@@ -45,7 +57,39 @@ def test_a_training_is_saved_resumed_and_finished(short):
     assert metadata.class_names == ["a", "b"]
     assert metadata.scores in resumed.log
     assert metadata.recipe == short.recipe
-    assert metadata.environment == environment.describe("cpu")
+    assert metadata.environment == environment.describe(torch.device("cpu"))
+
+
+def test_a_saved_state_is_that_of_its_step(short):
+    job, training = short.jobs(1)[0], fresh_tiny()
+    events = fit(training)
+    next(events)
+    expected = {name: value.clone() for name, value in training.model.state_dict().items()}
+    with BackgroundWriter() as writer:
+        blocked = threading.Event()
+        writer.submit(blocked.wait)
+        threading.Timer(0.2, blocked.set).start()
+        checkpointing.save_state(short, job, training, writer)
+        next(events)  # changes the weights while they are written
+    resumed = fresh_tiny()
+    assert checkpointing.resume(short, job, resumed)
+    assert resumed.progress.step == 1
+    assert all(torch.equal(value, expected[name]) for name, value in resumed.model.state_dict().items())
+    assert not same_weights(resumed.model, training.model)
+
+
+def test_a_state_that_cannot_be_written_stops_the_training(short, monkeypatch):
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    job, training = short.jobs(1)[0], fresh_tiny()
+    monkeypatch.setattr(torch, "save", full)
+    with BackgroundWriter() as writer:
+        checkpointing.save_state(short, job, training, writer)
+        with pytest.raises(OSError, match="No space left"):
+            checkpointing.save_state(short, job, training, writer)
+    with pytest.raises(OSError, match="No space left"), BackgroundWriter() as writer:
+        checkpointing.save_state(short, job, training, writer)
 
 
 def test_two_processes_never_train_the_same_network(made):
@@ -65,7 +109,7 @@ def test_two_processes_never_train_the_same_network(made):
 def test_a_training_of_another_recipe_is_rejected(short, made):
     job, training = short.jobs(1)[0], fresh_tiny()
     run(training, epochs=1)
-    checkpointing.save_epoch(short, job, training, PARITY)
+    save_epoch(short, job, training)
     with pytest.raises(checkpoint.CheckpointError, match="made with recipe "):
         checkpointing.resume(made, job, fresh_tiny())
 
@@ -78,10 +122,8 @@ def test_tensorboard_has_each_epoch_once_after_an_interruption(short):
     job, training = with_tensorboard.jobs(1)[0], fresh_tiny()
     for _ in range(2):
         run(training, epochs=1)
-        checkpointing.save_epoch(with_tensorboard, job, training, PARITY)
-    checkpointing.save_epoch(
-        with_tensorboard, job, training, PARITY
-    )  # as after a kill before the epoch's state was saved
+        save_epoch(with_tensorboard, job, training)
+    save_epoch(with_tensorboard, job, training)  # as after a kill before the epoch's state was saved
     events = EventAccumulator(str(with_tensorboard.job_folder(job) / "tensorboard"))
     events.Reload()
     assert [event.step for event in events.Scalars("loss")] == [1, 2]
@@ -139,7 +181,7 @@ def test_damaged_and_untrusted_states_are_rejected_and_run_no_code(short, monkey
     job, training = short.jobs(1)[0], fresh_tiny()
     path = checkpointing.state_path(short, job)
     path.parent.mkdir(parents=True)
-    checkpointing.save_state(short, job, training)
+    save_state(short, job, training)
     intact = path.read_bytes()
     malicious, legacy = io.BytesIO(), io.BytesIO()
     torch.save({"model": Payload()}, malicious)
@@ -169,7 +211,7 @@ def test_any_flipped_bit_of_a_state_is_rejected_or_harmless(short, data):
     expected = {name: value.clone() for name, value in training.model.state_dict().items()}
     path = checkpointing.state_path(short, job)
     path.parent.mkdir(parents=True, exist_ok=True)
-    checkpointing.save_state(short, job, training)
+    save_state(short, job, training)
     content = bytearray(path.read_bytes())
     content[data.draw(st.integers(0, len(content) - 1))] ^= 1 << data.draw(st.integers(0, 7))
     path.write_bytes(content)
