@@ -73,7 +73,8 @@ def _status_mib(key: str) -> float:
 def describe_machine(device: torch.device) -> dict:
     """Device, driver, versions, commit and date of a result."""
     return {
-        **environment.describe(environment.device_name(device)).model_dump(),
+        **environment.describe(device).model_dump(),
+        "device": environment.device_name(device),
         "schema": SCHEMA,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "driver": environment.driver_version(device),

@@ -52,6 +52,11 @@ def read_text(path: Path, max_bytes: int = 2**30) -> str:
         return file.read()
 
 
+def existing_parent(path: Path) -> Path:
+    """A path, or the nearest of its parents that exists."""
+    return next(parent for parent in (path, *path.absolute().parents) if parent.exists())
+
+
 def check_regular_file(path: Path) -> None:
     """Raise OSError for pipes, devices and folders, which an untrusted folder may contain instead of a file."""
     if path.exists() and not path.is_file():

@@ -85,8 +85,9 @@ class Recipe(Spec):
         return self.optim.model_copy(update=override.model_dump(exclude_none=True))
 
     def shuffle_tracks_for(self, backbone: str) -> int | None:
-        """How many tracks are shuffled together; None for all of them, which needs the PCM cache."""
-        return None if self.loader.pcm_cache != "off" else self.optim_for(backbone).shuffle_tracks
+        """How many tracks are shuffled together; None for all of them."""
+        shuffle_tracks = self.optim_for(backbone).shuffle_tracks
+        return None if shuffle_tracks == "all" else shuffle_tracks
 
     @property
     def is_one_step(self) -> bool:
@@ -103,9 +104,8 @@ class Recipe(Spec):
         return json.dumps(self.model_dump(mode="json", exclude_none=True), sort_keys=True)
 
     def digest(self) -> str:
-        """A short hash of all settings that can change results; of `loader` only the shuffling can."""
+        """A short hash of all settings that can change results."""
         settings = self.model_dump(mode="json", exclude_none=True, exclude={"loader", "machine"})
-        settings["one_shuffle"] = self.loader.pcm_cache != "off"  # with a cache all tracks are shuffled together
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
     def to_toml(self) -> str:

@@ -59,10 +59,10 @@ class MelSpec(Spec):
 
 
 class LoaderSpec(Spec):
-    workers: Annotated[int, Field(ge=0, le=1024)]
+    workers: Literal["auto"] | Annotated[int, Field(ge=0, le=1024)]
     prefetch_tracks: Count
     predict_batch_size: Count
-    pcm_cache: Literal["off", "disk", "gpu"]
+    pcm_cache: Literal["auto", "off", "disk", "gpu"]
     on_error: Literal["raise", "quarantine"]
     max_error_fraction: Fraction
     timeout_s: Annotated[float, Field(gt=0, le=86_400)]
@@ -73,7 +73,7 @@ class MachineSpec(Spec):
     channels_last: bool
     feature_batch: Annotated[int, Field(ge=0)]
     micro_batch: Count
-    save_every: Count
+    save_minutes: Annotated[float, Field(ge=0, le=10_000)]
     tensorboard: bool
     tuned_on: Annotated[str, Field(max_length=500)]
 
@@ -90,7 +90,7 @@ class OptimSpec(Spec):
     warmup_epochs: Annotated[int, Field(ge=0)]
     max_epochs: Count
     batch_size: Annotated[int, Field(ge=2)]
-    shuffle_tracks: Count
+    shuffle_tracks: Literal["all"] | Count
     weight_decay: Annotated[float, Field(ge=0, lt=1)]
     first_layer_lr_scale: Annotated[float, Field(gt=0, le=1)]
     balance: Literal["none", "sampling", "weights"]

@@ -25,6 +25,8 @@ from melgpu.runs import run
 from melgpu.runs.folder import create_run
 from tests.helpers import SMALL, run_script, write_audio, write_list
 
+CPU = torch.device("cpu")
+
 
 def pytest_collection_modifyitems(items):
     for item in items:
@@ -102,7 +104,7 @@ def made(tmp_path, small_recipe) -> run.Run:
     for path in (*train.paths, *tests.paths):
         Path(path).touch()
     return create_run(
-        tmp_path / "run", small_recipe, manifest.build({Split.TRAIN: train, Split.PUBLIC: tests}, 3, 8), "cpu"
+        tmp_path / "run", small_recipe, manifest.build({Split.TRAIN: train, Split.PUBLIC: tests}, 3, 8), CPU
     )
 
 

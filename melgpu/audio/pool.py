@@ -11,9 +11,10 @@ import tempfile
 import threading
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from melgpu.audio.quarantine import AudioError
+from melgpu.machine import usable_cores
 
 Result = TypeVar("Result")
 
@@ -22,9 +23,15 @@ class WorkerLostError(Exception):
     """A worker process that crashed or timed out; the message holds which."""
 
 
-def num_processes(workers: int) -> int:
-    """`workers`, limited to the number of CPU cores."""
-    return min(workers, os.cpu_count() or 1)
+def num_processes(workers: int | Literal["auto"]) -> int:
+    """`workers`, limited to the usable cores; "auto": all of them but two, divided among the ranks of this machine.
+
+    One of the two is for the main process, the other for its threads, which gather batches and write files.
+    """
+    cores = usable_cores()
+    if workers == "auto":
+        return max(1, (cores - 2) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+    return min(workers, cores)
 
 
 def wait_for_end(future: Future) -> None:
@@ -44,7 +51,7 @@ def decoding_error(path: str, future: Future[AudioError | None]) -> AudioError |
 class WorkerPool(contextlib.AbstractContextManager):
     """Calls functions in `workers` processes, started lazily; 0 calls them synchronously in this process."""
 
-    def __init__(self, workers: int, timeout_s: float):
+    def __init__(self, workers: int | Literal["auto"], timeout_s: float):
         self.workers = num_processes(workers)
         self.timeout_s = timeout_s
         self._threads = ThreadPoolExecutor(max(1, self.workers), "decoding")  # one per process

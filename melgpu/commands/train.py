@@ -55,7 +55,7 @@ def main() -> int:
         console.set_quiet(not distributed.is_main_process())
         run = None
         if distributed.is_main_process():  # it alone writes files
-            run = setup.open_or_create(request, sources, str(device))
+            run = setup.open_or_create(request, sources, device)
         distributed.barrier()  # until the main process has created the run
         run = run or setup.reopen(request)
         train_round(run, args.backbone, args.fold, device)

@@ -5,6 +5,7 @@ import filecmp
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
+from typing import Literal
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from melgpu.console import duration, say
 from melgpu.data.manifest import Manifest, Split
 
 
-def inspect_files(paths: Sequence[str], workers: int, timeout_s: float) -> Iterator[FileSummary]:
+def inspect_files(paths: Sequence[str], workers: int | Literal["auto"], timeout_s: float) -> Iterator[FileSummary]:
     """`inspect_file` of every file, in the order given."""
     calls = ((inspect_file, path) for path in paths)
     with WorkerPool(workers, timeout_s) as pool:

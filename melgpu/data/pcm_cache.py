@@ -27,16 +27,38 @@ from melgpu.audio.pool import WorkerPool, decoding_error
 from melgpu.audio.quarantine import AudioError, has_usable_audio
 from melgpu.data.windows import WindowIndex, to_samples
 from melgpu.errors import InputError
+from melgpu.machine import memory_bytes
 from melgpu.recipe_schema import AudioSpec, LoaderSpec
 
 SYNC_EVERY = 16  # tracks: a killed job loses few, and few syncs wait for the disk
 
 
-def open_cache(folder: Path, audio: AudioSpec, spec: LoaderSpec) -> "PcmCache | None":
-    """The PCM cache of a recipe; None where `loader.pcm_cache` is off."""
+# What `loader.pcm_cache = "auto"` needs: room on the disk for more than the cache, and memory in which the pages that
+# were read stay, since a disk is slower than decoding.
+FREE_DISK_FACTOR = 1.5
+MAX_MEMORY_FRACTION = 0.6
+
+
+def open_cache(folder: Path, audio: AudioSpec, spec: LoaderSpec, num_tracks: int) -> "PcmCache | None":
+    """The PCM cache of a recipe; None where `loader.pcm_cache` is off, or auto and there is no room for all tracks."""
     if spec.pcm_cache == "off":
         return None
-    return PcmCache(folder, audio.sample_rate, to_samples(audio.track_s, audio.sample_rate))
+    cache = PcmCache(folder, audio.sample_rate, to_samples(audio.track_s, audio.sample_rate))
+    if spec.pcm_cache != "auto" or cache.entries:  # what was decoded before is used
+        return cache
+    return None if lack_of_room(cache, num_tracks) else cache
+
+
+def lack_of_room(cache: "PcmCache", num_tracks: int) -> str | None:
+    """Why a cache of so many tracks would not be of use on this machine; None if it would."""
+    needed = num_tracks * cache.slot_bytes
+    free = shutil.disk_usage(files.existing_parent(cache.folder)).free
+    if free < FREE_DISK_FACTOR * needed:
+        return f"the disk has {free / 1e9:.1f} GB left"
+    memory = memory_bytes()
+    if needed > MAX_MEMORY_FRACTION * memory:
+        return f"it would not stay in the memory of {memory / 1e9:.1f} GB"
+    return None
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,8 @@ class Environment(Schema):
 
     python: str
     platform: str
-    device: str
+    device: str  # as torch names it
+    device_name: str  # of the product
     packages: dict[str, str]
     git_commit: str | None = None
 

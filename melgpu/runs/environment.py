@@ -1,6 +1,5 @@
 """The environment of a result: versions, device, driver, commit."""
 
-import os
 import platform
 import re
 import subprocess
@@ -8,6 +7,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from melgpu.machine import usable_cores
 from melgpu.models.metadata import Environment
 
 if TYPE_CHECKING:
@@ -18,12 +18,13 @@ PACKAGES = ("torch", "torchaudio", "nnAudio", "timm", "numpy", "lightgbm", "soun
 SPEED_PACKAGES = ("torch", "nnAudio", "timm", "soundfile", "soxr")
 
 
-def describe(device_name: str) -> Environment:
-    """The environment of this process."""
+def describe(device: "torch.device") -> Environment:
+    """The environment of this process, which computes on a device."""
     return Environment(
         python=platform.python_version(),
         platform=platform.platform(),
-        device=device_name,
+        device=str(device),
+        device_name=device_name(device),
         packages={name: metadata.version(name) for name in PACKAGES},
         git_commit=_git_commit(),
     )
@@ -56,7 +57,7 @@ def parse_driver_version(text: str) -> str:
 
 def tuning_signature(device: "torch.device") -> str:
     """One line that identifies what measured speeds depend on: device, cores, driver, versions of packages."""
-    parts = [device_name(device), f"{os.cpu_count()} cores"]
+    parts = [device_name(device), f"{usable_cores()} cores"]
     driver = driver_version(device)
     if driver:
         parts.append(f"driver {driver}")

@@ -6,6 +6,8 @@ The number of a folder's format, `FORMAT`, is in environment.json; a folder of a
 import json
 from pathlib import Path
 
+import torch
+
 from melgpu import cli, files, toml_tables
 from melgpu.data import manifest
 from melgpu.data.manifest import Manifest
@@ -16,7 +18,7 @@ from melgpu.recipe import Recipe, apply_overrides, recipe_differences, validate_
 from melgpu.runs import environment
 from melgpu.runs.run import Run
 
-FORMAT = 3  # changes with the names of files, columns and recipe settings; 1 was not recorded
+FORMAT = 4  # changes with the names of files, columns and recipe settings; 1 was not recorded
 
 
 class RunFormat(Schema):
@@ -25,10 +27,10 @@ class RunFormat(Schema):
     format: int = 1
 
 
-def create_run(folder: Path, recipe: Recipe, tracks: Manifest, device_name: str) -> Run:
+def create_run(folder: Path, recipe: Recipe, tracks: Manifest, device: torch.device) -> Run:
     """Write the files of a new run; recipe.toml comes last, its presence marks a complete run folder."""
     manifest.save(tracks, folder / "manifest.csv")
-    environment_data = {"format": FORMAT, **environment.describe(device_name).model_dump()}
+    environment_data = {"format": FORMAT, **environment.describe(device).model_dump()}
     files.write_text(folder / "environment.json", json.dumps(environment_data, indent=1) + "\n")
     files.write_text(folder / "recipe.toml", recipe.to_toml())
     return Run(folder, recipe, tracks)

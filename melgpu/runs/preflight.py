@@ -8,15 +8,16 @@ from pathlib import Path
 
 import numpy as np
 
-from melgpu import console
+from melgpu import console, files
 from melgpu.audio import quarantine
 from melgpu.audio.quarantine import AudioError
 from melgpu.audio.remote import absolute_path, is_url
 from melgpu.data import dataset_check, manifest
 from melgpu.data.loader import WindowLoader, check_files
 from melgpu.data.manifest import Manifest, Split
-from melgpu.data.pcm_cache import PcmCache
+from melgpu.data.pcm_cache import PcmCache, open_cache
 from melgpu.data.sources import SourceList, read_source
+from melgpu.data.windows import to_samples
 from melgpu.errors import InputError
 from melgpu.features.log_mel import LogMel
 from melgpu.models import classifier
@@ -27,8 +28,7 @@ from melgpu.runs.run import Run
 
 def check_writable(folder: Path) -> None:
     """Raise InputError if a run folder cannot be created."""
-    # The folder may not exist yet: what counts is the nearest parent that does.
-    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    existing = files.existing_parent(folder)  # the folder may not exist yet
     if not existing.is_dir():
         raise InputError(f"--run {folder}: {existing} is not a folder; choose another")
     if not os.access(existing, os.W_OK | os.X_OK):
@@ -36,9 +36,9 @@ def check_writable(folder: Path) -> None:
 
 
 def build_manifest(
-    sources: dict[Split, Path | None], data: str | None, recipe: Recipe, cache: PcmCache | None = None
+    sources: dict[Split, Path | None], data: str | None, recipe: Recipe, cache_folder: Path
 ) -> tuple[Manifest, list[AudioError]]:
-    """Read the source lists of all splits, decode every file (into the PCM cache, if there is one), draw the folds.
+    """Read the source lists of all splits, decode every file (into the PCM cache, if there is room), draw the folds.
 
     Returns the manifest and the audio errors for the quarantine. Raises InputError with all problems: of the format of
     the lists if there are any, else of tracks, audio, networks, weights and pictures.
@@ -54,7 +54,8 @@ def build_manifest(
     # Each file once, in order: several lists may name it.
     paths = list(dict.fromkeys(path for listed in source_lists.values() for path in listed.paths))
     # A run that cannot start needs no cache, but the problems of its files are reported with the others.
-    audio_errors = find_errors(paths, recipe, None if problems else cache)
+    cache = None if problems else _choose_cache(cache_folder, recipe, len(paths))
+    audio_errors = find_errors(paths, recipe, cache)
     if audio_errors and recipe.loader.on_error == "raise":
         console.say("Audio errors stop a new run; --set loader.on_error=quarantine uses only their usable seconds")
         problems += _locate_errors(audio_errors, source_lists)
@@ -70,6 +71,19 @@ def build_manifest(
     # Absolute paths, as the manifest has them: the loader's errors of later calls must replace these.
     quarantined = [replace(audio_error, path=absolute_path(audio_error.path)) for audio_error in audio_errors.values()]
     return tracks, quarantined
+
+
+def _choose_cache(folder: Path, recipe: Recipe, num_tracks: int) -> PcmCache | None:
+    """The PCM cache of a new run; what `loader.pcm_cache = "auto"` chose is said."""
+    cache = open_cache(folder, recipe.audio, recipe.loader, num_tracks)
+    if recipe.loader.pcm_cache == "auto":
+        gigabytes = 4e-9 * num_tracks * to_samples(recipe.audio.track_s, recipe.audio.sample_rate)
+        tracks = f"{console.counted(num_tracks, 'track')}, {gigabytes:.1f} GB"
+        if cache:
+            console.say(f"Decoded audio is kept in {folder} ({tracks}), for all epochs")
+        else:
+            console.say(f"No room for decoded audio ({tracks}): files are decoded anew in each epoch")
+    return cache
 
 
 def _manifest_problems(build: Callable[[], Manifest], recipe: Recipe) -> list[str]:
@@ -136,9 +150,7 @@ def fill_cache(run: Run) -> None:
 
 
 def load_to_device(loader: WindowLoader, rows: np.ndarray) -> None:
-    """Load the tracks of these rows from the PCM cache into the device cache, if loader.pcm_cache is gpu."""
-    if loader.spec.pcm_cache != "gpu":
-        return
+    """Load the tracks of these rows from the PCM cache into the device cache."""
     with console.progress(f"loading the PCM cache into {loader.device}", len(rows), "tracks") as tracker:
         for _ in loader.load_to_device(rows):
             tracker.advance(1)

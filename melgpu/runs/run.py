@@ -10,7 +10,7 @@ submission.csv submission-private.csv
 timings.csv                          wall time of each stage
 report.html
 quarantine.csv                       files with an audio error, if any
-pcm_cache/                           decoded tracks, if loader.pcm_cache is not off
+pcm_cache/                           decoded tracks, if there is a PCM cache
 """
 
 import hashlib
@@ -147,7 +147,7 @@ class Run:
 
     @cached_property
     def pcm_cache(self) -> PcmCache | None:
-        return open_cache(self.folder / "pcm_cache", self.recipe.audio, self.recipe.loader)
+        return open_cache(self.folder / "pcm_cache", self.recipe.audio, self.recipe.loader, len(self.manifest))
 
     @property
     def quarantine_path(self) -> Path:

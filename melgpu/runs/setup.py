@@ -4,11 +4,12 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
+
 from melgpu import cli, console
 from melgpu.audio import quarantine
 from melgpu.data import manifest
 from melgpu.data.manifest import Split
-from melgpu.data.pcm_cache import open_cache
 from melgpu.errors import InputError
 from melgpu.recipe import Recipe, load_recipe
 from melgpu.runs import preflight, timings
@@ -48,10 +49,10 @@ class RunRequest:
     without_pseudo: bool
 
 
-def open_or_create(request: RunRequest, sources: Sources, device_name: str) -> Run:
+def open_or_create(request: RunRequest, sources: Sources, device: torch.device) -> Run:
     """The existing run in the requested folder, or a new one. Raises InputError."""
     if not is_run(request.folder):
-        return create(request, sources, device_name)
+        return create(request, sources, device)
     opened = reopen(request)
     if sources.labels:
         _check_same_tracks(opened, sources)
@@ -72,7 +73,7 @@ def _check_same_tracks(run: Run, sources: Sources) -> None:
         )
 
 
-def create(request: RunRequest, sources: Sources, device_name: str) -> Run:
+def create(request: RunRequest, sources: Sources, device: torch.device) -> Run:
     """Create a run. Raises InputError with all problems of its input."""
     folder = request.folder
     if not sources.labels:
@@ -80,14 +81,14 @@ def create(request: RunRequest, sources: Sources, device_name: str) -> Run:
     if request.without_pseudo:
         raise InputError("--without-pseudo needs a run whose first round is done: leave it out")
     preflight.check_writable(folder)  # now rather than after all files are decoded
-    recipe = resolve_recipe(request, on_cpu=device_name == "cpu")
-    cache = open_cache(folder / "pcm_cache", recipe.audio, recipe.loader)
+    recipe = resolve_recipe(request, on_cpu=device.type == "cpu")
     started = time.monotonic()
-    tracks, audio_errors = preflight.build_manifest(sources.lists, sources.data, recipe, cache)
+    tracks, audio_errors = preflight.build_manifest(sources.lists, sources.data, recipe, folder / "pcm_cache")
     seconds = time.monotonic() - started
     # Only now the folder is a run: an interrupted creation starts anew, with what the cache has.
-    run = create_run(folder, recipe, tracks, device_name)
-    timings.record(run.timings_path, 1, "decode" if cache else "check files", seconds, len(tracks), "tracks")
+    run = create_run(folder, recipe, tracks, device)
+    stage = "decode" if run.pcm_cache else "check files"
+    timings.record(run.timings_path, 1, stage, seconds, len(tracks), "tracks")
     quarantine.record_errors(run.quarantine_path, audio_errors)
     if audio_errors:
         console.say(quarantine.summarize(audio_errors, run.quarantine_path))

@@ -6,6 +6,7 @@ device until their mean is read. Of several processes (see `distributed`) each t
 gradients.
 """
 
+import contextlib
 import itertools
 import math
 from collections.abc import Callable, Generator, Iterable
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from melgpu import distributed
 from melgpu.data.batch import Batch
 from melgpu.data.targets import Targets
-from melgpu.errors import InputError
+from melgpu.errors import InputError, is_out_of_memory
 from melgpu.features.augment import augment, mixup
 from melgpu.models.classifier import use_bfloat16
 from melgpu.models.inference import describe_nonfinite, window_probs
@@ -105,13 +106,13 @@ def train_epoch(
         num_valid = max(1, int(batch.valid.sum()))
         soft_targets = (soft_targets / num_valid).to(pictures.device, non_blocking=True)
         timer.mark("pictures")
-        _train_step(training, model, pictures, soft_targets, bfloat16)
+        train_step(training, model, pictures, soft_targets, bfloat16)
         timer.mark("network")
         yield StepDone(len(batch.tracks))
         timer.mark("other")
 
 
-def _train_step(training: Training, model: nn.Module, pictures: Tensor, soft_targets: Tensor, bfloat16: bool) -> None:
+def train_step(training: Training, model: nn.Module, pictures: Tensor, soft_targets: Tensor, bfloat16: bool) -> None:
     """One optimizer step; the micro-batch is halved, for all later steps too, until it fits the device's memory."""
     sums = _accumulate_gradients(training, model, pictures, soft_targets, bfloat16)
     while sums is None:  # out of memory
@@ -126,6 +127,8 @@ def _accumulate_gradients(
 ) -> Tensor | None:
     """Accumulate a batch's gradients over micro-batches; returns its mean loss and accuracy, shape (2,).
 
+    Of several processes the gradients are averaged once, in the last micro-batch.
+
     `soft_targets`, shape (B, C), are divided by the number of valid windows; rows of 0 are windows that are not valid.
     None where the device is out of memory and a smaller micro-batch is possible.
     """
@@ -133,15 +136,20 @@ def _accumulate_gradients(
     sums = torch.zeros_like(training.metric_sums)
     num_valid = (soft_targets.sum(1) > 0).sum().clamp(min=1)  # on the device: reading it would synchronize
     micro_batches = zip(pictures.split(training.micro_batch), soft_targets.split(training.micro_batch), strict=True)
+    num_left = len(pictures)
     try:
         for micro_pictures, micro_targets in micro_batches:
-            with torch.autocast(pictures.device.type, torch.bfloat16, enabled=bfloat16):
-                logits = model(micro_pictures)
-            loss = F.cross_entropy(logits.float(), micro_targets, reduction="sum")
-            loss.backward()
+            num_left -= len(micro_pictures)
+            with distributed.skip_gradient_sync(model) if num_left else contextlib.nullcontext():
+                with torch.autocast(pictures.device.type, torch.bfloat16, enabled=bfloat16):
+                    logits = model(micro_pictures)
+                loss = F.cross_entropy(logits.float(), micro_targets, reduction="sum")
+                loss.backward()
             correct = (logits.argmax(1) == micro_targets.argmax(1)) & (micro_targets.sum(1) > 0)
             sums += torch.stack([loss.detach(), correct.sum() / num_valid])
-    except torch.OutOfMemoryError:
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
         # Of several processes the others would not repeat the step: their collectives would no longer match.
         if distributed.world_size() > 1 or min(training.micro_batch, len(pictures)) == 1:
             raise InputError("the device is out of memory: set a smaller machine.micro_batch") from None

@@ -1,5 +1,6 @@
 """Train the networks of a run's current round to checkpoints."""
 
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -18,9 +19,11 @@ from melgpu.features.parity import ParityFigures
 from melgpu.models import classifier
 from melgpu.models.metadata import EpochRecord
 from melgpu.recipe_schema import OptimSpec
-from melgpu.runs import environment, preflight, sampling
+from melgpu.runs import environment, sampling
 from melgpu.runs.run import Job, Run
 from melgpu.training import checkpointing, loop
+from melgpu.training.background_writer import BackgroundWriter
+from melgpu.training.device_cache import load_device_cache
 from melgpu.training.loop import EpochDone, Event, StepDone, TrainingData, ValidationBatch
 from melgpu.training.stage_timer import fractions
 from melgpu.training.state import Training, start_training
@@ -41,6 +44,8 @@ def train_round(run: Run, backbone: str | None, fold: int | None, device: torch.
     features = LogMel(run.recipe.mel, run.recipe.audio.sample_rate, machine.feature_batch).to(device)
     parity_figures = parity.measure_parity(features, run.recipe.audio.sample_rate, device)
     parity.check_parity(parity_figures)
+    # Steps have one shape: cuDNN measures its algorithms in the first, for up to 20 s, and saves up to 2 % of the rest.
+    torch.backends.cudnn.benchmark = device.type == "cuda"
     with WindowLoader(run.manifest.paths, run.recipe.audio, run.recipe.loader, device, run.pcm_cache) as loader:
         train_jobs(run, missing, loader, features, parity_figures)
     distributed.barrier()  # until the main process has written the last network's files
@@ -53,7 +58,7 @@ def train_jobs(
     """Train networks of one round one after another."""
     if not jobs:
         return
-    preflight.load_to_device(loader, run.labelled_rows(jobs[0].round))
+    load_device_cache(run, jobs, loader)
     total = sum(run.recipe.optim_for(job.backbone).max_epochs * epoch_work(run, job) for job in jobs)
     title = f"round {jobs[0].round}: training {console.counted(len(jobs), 'network')}"
     with console.progress(title, total, "windows") as tracker, cli.GracefulStop() as stop:
@@ -131,16 +136,17 @@ class JobTraining:
         work = epoch_work(self.run, self.job)
         tracker.skip(training.progress.epoch * work + training.progress.step * self.windows_per_step)
         micro_batch = training.micro_batch
-        for event in self.training_events(training):
-            if isinstance(event, EpochDone):
-                self.end_epoch(training, event.record)
-                continue
-            self.update_progress(tracker, training, windows_per_epoch, event)
-            if training.micro_batch < micro_batch:
-                micro_batch = training.micro_batch
-                console.say(f"{self.title}: GPU out of memory, continuing with micro-batches of {micro_batch} windows")
-            if distributed.is_main_process():
-                self.save_if_due(training, stop, event)
+        with BackgroundWriter() as writer:
+            for event in self.training_events(training):
+                if isinstance(event, EpochDone):
+                    self.end_epoch(training, event.record, writer)
+                    continue
+                self.update_progress(tracker, training, windows_per_epoch, event)
+                if training.micro_batch < micro_batch:
+                    micro_batch = training.micro_batch
+                    console.say(f"{self.title}: out of memory, continuing with micro-batches of {micro_batch} windows")
+                if distributed.is_main_process():
+                    self.save_if_due(training, stop, event, writer)
         tracker.skip((self.optim.max_epochs - training.progress.epoch) * work)  # after early stopping
         if distributed.is_main_process():
             checkpointing.mark_trained(self.run, self.job, training)
@@ -152,12 +158,20 @@ class JobTraining:
         data = TrainingData(self.train_batches, self.valid_batches, targets)
         return loop.fit(training, self.features, data, self.optim, recipe.augment, recipe.seed)
 
-    def save_if_due(self, training: Training, stop: cli.GracefulStop, event: StepDone | ValidationBatch) -> None:
-        """Save the state every `machine.save_every` steps, and where `stop` is requested; then KeyboardInterrupt."""
-        is_due = isinstance(event, StepDone) and training.progress.step % self.run.recipe.machine.save_every == 0
+    def save_if_due(
+        self,
+        training: Training,
+        stop: cli.GracefulStop,
+        event: StepDone | ValidationBatch,
+        writer: BackgroundWriter,
+    ) -> None:
+        """Save the state every `machine.save_minutes`, and where `stop` is requested; then KeyboardInterrupt."""
+        seconds = time.monotonic() - writer.submitted_at
+        is_due = isinstance(event, StepDone) and seconds >= 60 * self.run.recipe.machine.save_minutes
         if stop.requested or is_due:
-            checkpointing.save_state(self.run, self.job, training)
+            checkpointing.save_state(self.run, self.job, training, writer)
         if stop.requested:  # the other processes end with this one
+            writer.wait()
             raise KeyboardInterrupt
 
     def update_progress(
@@ -173,11 +187,11 @@ class JobTraining:
         num_windows = event.num_windows * distributed.world_size()
         tracker.advance(num_windows, f"{self.title}, epoch {epoch}/{self.optim.max_epochs}, {position}")
 
-    def end_epoch(self, training: Training, record: EpochRecord) -> None:
+    def end_epoch(self, training: Training, record: EpochRecord, writer: BackgroundWriter) -> None:
         """Save an epoch's results and the audio errors of all processes, and print the scores."""
         audio_errors = distributed.gather_to_main(self.loader.errors)  # None except on the main process
         if audio_errors:
-            checkpointing.save_epoch(self.run, self.job, training, self.parity_figures)
+            checkpointing.save_epoch(self.run, self.job, training, self.parity_figures, writer)
             errors = [audio_error for rank_errors in audio_errors for audio_error in rank_errors.values()]
             quarantine.record_errors(self.run.quarantine_path, errors)
         console.say(

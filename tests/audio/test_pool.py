@@ -6,8 +6,9 @@ import time
 import numpy as np
 import pytest
 
+from melgpu.audio import pool as pool_module
 from melgpu.audio import worker
-from melgpu.audio.pool import WorkerLostError, WorkerPool
+from melgpu.audio.pool import WorkerLostError, WorkerPool, num_processes
 from tests.helpers import write_audio
 
 
@@ -102,3 +103,20 @@ def test_closing_does_not_wait_for_a_process_that_hangs():
             time.sleep(0.01)
     with pytest.raises(WorkerLostError):
         hung.result(timeout=0)
+
+
+@pytest.mark.parametrize(
+    ("workers", "cores", "ranks", "expected"),
+    [
+        ("auto", 16, "1", 14),
+        ("auto", 16, "4", 3),
+        ("auto", 2, "1", 1),
+        ("auto", 1, "8", 1),
+        (6, 4, "1", 4),
+        (0, 4, "1", 0),
+    ],
+)
+def test_the_number_of_processes_follows_the_usable_cores(monkeypatch, workers, cores, ranks, expected):
+    monkeypatch.setattr(pool_module, "usable_cores", lambda: cores)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", ranks)
+    assert num_processes(workers) == expected

@@ -380,10 +380,17 @@ def test_scripts_reject_a_missing_run(corpus, tmp_path):
 
 
 @pytest.mark.parametrize("signal_number", [signal.SIGKILL, signal.SIGTERM])
-def test_a_training_interrupted_at_random_moments_ends_with_the_same_weights(finished, corpus, tmp_path, signal_number):
+def test_without_a_cache_an_interrupted_training_ends_with_the_same_weights(finished, corpus, tmp_path, signal_number):
     uninterrupted, _ = finished
     folder = tmp_path / "interrupted"
-    flags = [*override_flags(), "--set", "machine.save_every=1", *source_flags(corpus)]
+    flags = [
+        *override_flags(),
+        "--set",
+        "machine.save_minutes=0",
+        "--set",
+        "loader.pcm_cache=off",
+        *source_flags(corpus),
+    ]
     command = [sys.executable, "train.py", "--run", folder, "--recipe", "demo", *flags]
     start_s = 0.0
     for _ in range(3):

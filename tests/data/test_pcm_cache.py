@@ -12,9 +12,11 @@ from melgpu.audio import worker
 from melgpu.audio.decode import conform, decode
 from melgpu.audio.pool import WorkerPool
 from melgpu.data import pcm_cache as pcm_cache_module
-from melgpu.data.pcm_cache import DeviceCache, PcmCache
+from melgpu.data.pcm_cache import DeviceCache, PcmCache, lack_of_room, open_cache
 from melgpu.data.windows import WindowIndex
 from melgpu.errors import InputError
+from melgpu.recipe import load_recipe
+from melgpu.recipe_schema import AudioSpec
 from tests.helpers import write_audio
 
 RATE, SAMPLES = 8_000, 20_000
@@ -226,3 +228,29 @@ def test_the_device_cache_gathers_the_windows_of_its_waves():
 def test_too_little_device_memory_is_an_error():
     with pytest.raises(InputError, match=r"--set loader\.pcm_cache=disk"):
         DeviceCache(np.arange(10**7), 10**7, torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("free", "memory", "lacking"),
+    [
+        (15 * 4 * SAMPLES, 10**12, None),
+        (15 * 4 * SAMPLES - 1, 10**12, "the disk has"),
+        (10**12, 10 * 4 * SAMPLES, "would not stay in the memory"),
+        (10**12, 17 * 4 * SAMPLES, None),
+    ],
+)
+def test_auto_is_a_cache_where_disk_and_memory_have_room(tmp_path, monkeypatch, free, memory, lacking):
+    monkeypatch.setattr(pcm_cache_module.shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(10**12, 0, free))
+    monkeypatch.setattr(pcm_cache_module, "memory_bytes", lambda: memory)
+    spec = load_recipe([]).loader
+    cache = open_cache(tmp_path / "pcm_cache", AudioSpec(sample_rate=RATE, track_s=SAMPLES / RATE), spec, 10)
+    assert (cache is None) == bool(lacking)
+    reason = lack_of_room(PcmCache(tmp_path / "pcm_cache", RATE, SAMPLES), 10)
+    assert reason is None if lacking is None else lacking in reason
+
+
+def test_auto_uses_a_cache_that_is_there(tmp_path, paths, monkeypatch):
+    filled(tmp_path / "pcm_cache", paths[:1])
+    monkeypatch.setattr(pcm_cache_module, "memory_bytes", lambda: 0)
+    audio = AudioSpec(sample_rate=RATE, track_s=SAMPLES / RATE)
+    assert open_cache(tmp_path / "pcm_cache", audio, load_recipe([]).loader, 10) is not None

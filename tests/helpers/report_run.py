@@ -4,9 +4,11 @@ Real audio, one file of it too short; names that a report must escape; random pr
 """
 
 import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from melgpu import files
 from melgpu.audio import quarantine
@@ -59,7 +61,10 @@ def create(folder: Path, classes: tuple[str, ...], per_class: int, labelled: boo
             if audio:
                 write_audio(folder / name, 7.0 if name == SHORT else 19.0, 11_025, seed=seed)
     recipe = load_recipe(["demo"], OVERRIDES)
-    return create_run(folder / "run", recipe, manifest.build(sources, 3, 8), "a 'device' & more")
+    made = create_run(folder / "run", recipe, manifest.build(sources, 3, 8), torch.device("cpu"))
+    path = made.folder / "environment.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "device_name": "a 'device' & more"}))
+    return made
 
 
 def stack(run: Run, round_number: int) -> evaluation.RoundEvaluation:

@@ -32,7 +32,7 @@ def network_metadata(**changes) -> NetworkMetadata:
         recipe=recipe,
         scores=epoch_record(3),
         parity=PARITY,
-        environment=environment.describe("cpu"),
+        environment=environment.describe(torch.device("cpu")),
     )
     return metadata.model_copy(update=changes)
 

@@ -13,8 +13,9 @@ GCC version:  gcc version 11.4.0
 
 
 def test_describe_has_packages_device_and_commit():
-    described = environment.describe("cuda:1")
-    assert described.device == "cuda:1"
+    described = environment.describe(torch.device("cpu"))
+    assert described.device == "cpu"
+    assert described.device_name == environment.device_name(torch.device("cpu"))
     assert described.packages["torch"] == metadata.version("torch")
     assert described.git_commit is None or len(described.git_commit) == 40
 

@@ -25,8 +25,9 @@ def make_recipe(*overrides):
 
 def build_manifest(folder, recipe=None, **sources):
     recipe = recipe or make_recipe()
-    cache = open_cache(folder / "pcm_cache", recipe.audio, recipe.loader)
-    return preflight.build_manifest({split: sources.get(split) for split in MANIFEST_SPLITS}, None, recipe, cache)
+    return preflight.build_manifest(
+        {split: sources.get(split) for split in MANIFEST_SPLITS}, None, recipe, folder / "pcm_cache"
+    )
 
 
 def test_every_problem_of_the_tracks_is_listed_together(tmp_path):
@@ -114,7 +115,7 @@ def test_the_cache_is_full_afterwards(tmp_path):
     rows = [(write_audio(tmp_path / f"{i}.wav", 1, seed=i).name, "ab"[i % 2]) for i in range(6)]
     build_manifest(tmp_path, make_recipe("loader.pcm_cache=disk"), train=write_list(tmp_path / "train.csv", rows))
     recipe = make_recipe("loader.pcm_cache=disk")
-    cache = open_cache(tmp_path / "pcm_cache", recipe.audio, recipe.loader)
+    cache = open_cache(tmp_path / "pcm_cache", recipe.audio, recipe.loader, 10)
     assert all(cache.find(str(tmp_path / name)) for name, _ in rows)
     paths = [str(write_audio(tmp_path / f"{name}.wav", 1)) for name in ("more", "unusable", "cut")] + [
         str(tmp_path / "0.wav")

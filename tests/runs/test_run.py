@@ -108,7 +108,7 @@ def test_damaged_recipes_are_rejected(made, text):
         open_run(made.folder)
 
 
-@pytest.mark.parametrize("run_format", [None, 1, 2, 4])
+@pytest.mark.parametrize("run_format", [None, 1, FORMAT - 1, FORMAT + 1])
 def test_a_folder_of_another_format_is_rejected_with_one_problem(made, run_format):
     path = made.folder / "environment.json"
     environment = json.loads(path.read_text())

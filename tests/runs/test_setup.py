@@ -1,10 +1,13 @@
 import pytest
+import torch
 
 from melgpu.errors import InputError
 from melgpu.recipe import load_recipe
 from melgpu.runs import preflight, setup
 from melgpu.runs.setup import RunRequest, Sources
 from tests.helpers import QUICK, write_labelled_tracks, write_list
+
+CPU = torch.device("cpu")
 
 
 def request(folder, *overrides: str) -> RunRequest:
@@ -19,7 +22,7 @@ def sources(tmp_path) -> Sources:
 
 def test_without_weights_a_run_is_made_to_train_from_scratch(tmp_path, sources, monkeypatch, capsys):
     monkeypatch.setattr(preflight, "missing_weights", lambda recipe: ["no network"])
-    made = setup.create(request(tmp_path / "run"), sources, "cpu")
+    made = setup.create(request(tmp_path / "run"), sources, CPU)
     output = capsys.readouterr().out
     assert "Training from scratch, which is less accurate: no network" in output
     assert "No GPU: smaller pictures" in output
@@ -39,13 +42,13 @@ def test_with_weights_a_run_is_made_to_use_them(tmp_path, monkeypatch):
 
 def test_other_tracks_are_refused_with_the_command_for_a_new_run(tmp_path, sources, monkeypatch, capsys):
     monkeypatch.setattr(preflight, "missing_weights", lambda recipe: ["no network"])
-    made = setup.open_or_create(request(tmp_path / "my run"), sources, "cpu")
-    assert setup.open_or_create(request(tmp_path / "my run"), sources, "cpu").manifest == made.manifest
+    made = setup.open_or_create(request(tmp_path / "my run"), sources, CPU)
+    assert setup.open_or_create(request(tmp_path / "my run"), sources, CPU).manifest == made.manifest
     capsys.readouterr()
-    setup.open_or_create(request(tmp_path / "my run"), Sources(None, sources.labels, None, None), "cpu")
+    setup.open_or_create(request(tmp_path / "my run"), Sources(None, sources.labels, None, None), CPU)
     assert f"has its tracks already; ignored: --test {sources.labels}" in capsys.readouterr().out
     other = write_list(tmp_path / "other.csv", [("file", "label"), *((f"{i}.wav", "ab"[i // 4]) for i in range(8))])
     with pytest.raises(InputError) as caught:
-        setup.open_or_create(request(tmp_path / "my run"), Sources(other, None, None, None), "cpu")
+        setup.open_or_create(request(tmp_path / "my run"), Sources(other, None, None, None), CPU)
     assert f"train.py --run NEW_FOLDER --labels {other}" in str(caught.value)
     assert f"--run '{tmp_path / 'my run'}'" in str(caught.value)  # quoted for the shell

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from melgpu.commands import stack
 from melgpu.data import manifest
@@ -17,6 +18,8 @@ from melgpu.runs.folder import create_run
 from melgpu.stacking import evaluation
 from melgpu.stacking.round import stack_round
 from tests.helpers.runs import write_predictions
+
+CPU = torch.device("cpu")
 
 
 def source_list(folder: Path, names: list[str], labels: list[str]) -> SourceList:
@@ -34,7 +37,7 @@ def same_names(tmp_path, small_recipe, monkeypatch) -> run.Run:
         for path in map(Path, sources.paths):
             path.parent.mkdir(exist_ok=True)
             path.touch()
-    new_run = create_run(tmp_path / "run", small_recipe, manifest.build({Split.TRAIN: train, **tests}, 3, 8), "cpu")
+    new_run = create_run(tmp_path / "run", small_recipe, manifest.build({Split.TRAIN: train, **tests}, 3, 8), CPU)
     write_predictions(new_run, 1, monkeypatch)
     return new_run
 
@@ -84,7 +87,7 @@ def test_a_round_without_stackers_is_the_mean_of_its_networks(tmp_path, small_re
     train = source_list(tmp_path, names, ["a", "b"] * 3)
     public = source_list(tmp_path, ["x.wav"], ["a"])
     tracks = manifest.build({Split.TRAIN: train, Split.PUBLIC: public}, 3, 8)  # two validation tracks in each fold
-    plain = create_run(tmp_path / "run", apply_overrides(small_recipe, [rounds]), tracks, "cpu")
+    plain = create_run(tmp_path / "run", apply_overrides(small_recipe, [rounds]), tracks, CPU)
     write_predictions(plain, 1, monkeypatch, unusable_row=None)
     stack.finish_round(plain)
     evaluated = evaluation.load(plain.evaluation_path(1))
