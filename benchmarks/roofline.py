@@ -7,7 +7,7 @@ import copy
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
 from benchmarks import timing
 from melgpu.data.windows import to_samples
@@ -47,11 +47,36 @@ def host_to_device(device: torch.device, seconds: float = 1.0) -> float:
     return source.numel() / min(timing.measure(lambda: target.copy_(source, non_blocking=True), device, seconds))
 
 
+def _convolution_backward_flops(
+    grad_shape: list[int],
+    x_shape: list[int],
+    weight_shape: list[int],
+    _bias: object,
+    _stride: object,
+    _padding: object,
+    _dilation: object,
+    transposed: bool,
+    _output_padding: object,
+    _groups: int,
+    output_mask: list[bool],
+    out_shape: object = None,
+) -> int:
+    """FLOPs of a convolution's backward: each of the two gradients that is asked for takes as many as forward.
+
+    torch's own count ignores `groups`: a depthwise convolution of C channels would count C times over. A weight's shape
+    has the channels of one group, so that its forward count is right for groups too.
+    """
+    gradients = sum(bool(wanted) for wanted in output_mask[:2])  # of input and weights; that of the bias only adds
+    return gradients * conv_flop_count(x_shape, weight_shape, grad_shape, transposed)
+
+
 def network_flops(model: nn.Module, image_size: int, training: bool) -> float:
     """FLOPs of a network for one picture: forward, or (`training`) forward and backward."""
     meta_model = copy.deepcopy(model).to("meta").train(training)
     images = torch.zeros(2, 3, image_size, image_size, device="meta")
-    with torch.set_grad_enabled(training), FlopCounterMode(display=False) as counter:
+    formulas = {torch.ops.aten.convolution_backward: _convolution_backward_flops}
+    counter = FlopCounterMode(display=False, custom_mapping=formulas)
+    with torch.set_grad_enabled(training), counter:
         logits = meta_model(images)
         if training:
             logits.sum().backward()

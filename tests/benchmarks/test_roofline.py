@@ -31,6 +31,27 @@ def test_flops_of_a_network_by_hand():
     )
 
 
+@pytest.mark.parametrize("groups", [1, 2, 8])
+def test_flops_of_a_grouped_convolution_by_hand(groups):
+    first = nn.Conv2d(3, 8, 1, bias=False)
+    grouped = nn.Conv2d(8, 16, 3, padding=1, stride=2, groups=groups, bias=False)
+    network = nn.Sequential(first, grouped, nn.AdaptiveAvgPool2d(1))
+    first_flops = 2 * 10 * 10 * 8 * 3
+    grouped_flops = 2 * 5 * 5 * 16 * 9 * (8 // groups)  # each output channel sees the inputs of its group
+    assert roofline.network_flops(network, 10, training=False) == first_flops + grouped_flops
+    # Backward: the gradients of both weights, and of the input of the second layer.
+    assert roofline.network_flops(network, 10, training=True) == 2 * first_flops + 3 * grouped_flops
+
+
+def test_flops_of_a_depthwise_transposed_convolution_by_hand():
+    first = nn.Conv2d(3, 4, 1, bias=False)
+    transposed = nn.ConvTranspose2d(4, 4, 2, stride=2, groups=4, bias=False)
+    network = nn.Sequential(first, transposed, nn.AdaptiveAvgPool2d(1))
+    first_flops = 2 * 6 * 6 * 4 * 3
+    transposed_flops = 2 * 6 * 6 * 4 * 4  # each input value times the 2 x 2 weights of its channel
+    assert roofline.network_flops(network, 6, training=True) == 2 * first_flops + 3 * transposed_flops
+
+
 def test_bytes_of_a_network_by_hand():
     forward = (3 * 64 + 4 * 64 + 108 / 4) + (4 + 2 + 8 / 4)  # inputs, outputs, weights shared by 4 pictures
     assert roofline.network_bytes(TwoLayers(), 8, 2, training=False, batch_size=4) == 2 * forward
