@@ -8,9 +8,8 @@ move (waves in, one picture out) divided by the measured bandwidth of a large co
 run.
 """
 
-import importlib.util
-import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -26,24 +25,31 @@ from melgpu.recipe import Recipe
 from melgpu.recipe_schema import MelSpec
 
 FrontEnd = Callable[[torch.Tensor], torch.Tensor]
+Builders = dict[str, Callable[[], FrontEnd]]  # by name; each fails where its front end does not run here
 
 
-def engines(spec: MelSpec, sample_rate: int, device: torch.device) -> Iterator[tuple[str, FrontEnd]]:
-    """melgpu's engines that run on this device, by name."""
-    for engine in ("nnaudio", "fft", *(["fused"] if device.type == "cuda" else [])):
-        yield engine, LogMel(spec.model_copy(update={"engine": engine}), sample_rate).to(device)
+def engines(recipe: Recipe, device: torch.device) -> dict[str, Callable[[], LogMel]]:
+    """melgpu's engines for a device."""
+    names = ("nnaudio", "fft", *(["fused"] if device.type == "cuda" else []))
+    return {name: partial(_engine, name, recipe, device) for name in names}
 
 
-def baseline_front_ends(spec: MelSpec, sample_rate: int, device: torch.device) -> Iterator[tuple[str, FrontEnd]]:
-    """Front ends of other libraries, by name."""
-    yield "stock nnAudio", _stock_nnaudio(spec, sample_rate, device, "ieee")
+def _engine(name: str, recipe: Recipe, device: torch.device) -> LogMel:
+    """Raises InputError for pictures that the engine does not draw."""
+    return measurement.front_end(measurement.with_value(recipe, "mel.engine", name), device)
+
+
+def baselines(recipe: Recipe, device: torch.device) -> Builders:
+    """Front ends of other libraries."""
+    args = recipe.mel, recipe.audio.sample_rate
+    builders: Builders = {"stock nnAudio": partial(_stock_nnaudio, *args, device, "ieee")}
     if device.type == "cuda":
-        yield "stock nnAudio, TF32", _stock_nnaudio(spec, sample_rate, device, "tf32")
-    yield "torchaudio", _torchaudio(spec, sample_rate, device)
-    if importlib.util.find_spec("torchlibrosa"):
-        yield "torchlibrosa", _torchlibrosa(spec, sample_rate, device)
+        builders["stock nnAudio, TF32"] = partial(_stock_nnaudio, *args, device, "tf32")
+    builders["torchaudio"] = partial(_torchaudio, *args, device)
+    builders["torchlibrosa"] = partial(_torchlibrosa, *args, device)
     if device.type == "cpu":
-        yield "librosa", _librosa(spec, sample_rate)
+        builders["librosa"] = partial(_librosa, *args)
+    return builders
 
 
 def _pictures(decibels: torch.Tensor, spec: MelSpec) -> torch.Tensor:
@@ -125,19 +131,26 @@ def _fft_rate(spec: MelSpec, waves: torch.Tensor) -> float:
 
 
 def run(recipe: Recipe, batch_sizes: list[int], device: torch.device, seconds: float) -> dict:
-    """Time all front ends at every batch size."""
-    sample_rate, window_s = recipe.audio.sample_rate, recipe.windows.window_s
-    result = {"benchmark": "features", **timing.describe_machine(device), "window_s": window_s, "rows": []}
+    """Time all front ends at every batch size; one that fails here costs its rows."""
+    window_s = recipe.windows.window_s
+    result = {"benchmark": "features", **timing.describe_machine(device), "window_s": window_s}
+    rows: list[dict] = []
+    failed: dict[str, str] = {}
     limit_name, limit_rate = limit(recipe.mel, measurement.noise(recipe, max(batch_sizes), device))
-    for batch_size in batch_sizes:
-        waves = measurement.noise(recipe, batch_size, device)
-        melgpu_engines = ((f"melgpu {name}", engine) for name, engine in engines(recipe.mel, sample_rate, device))
-        for name, front_end in itertools.chain(melgpu_engines, baseline_front_ends(recipe.mel, sample_rate, device)):
-            row = time_front_end(front_end, waves, seconds)
-            row |= {"limit": limit_name, "limit_windows_per_s": limit_rate}
-            row |= {"share_of_limit": row["windows_per_s"] / limit_rate}
-            result["rows"].append({"front_end": name, "batch_size": batch_size, **row})
-    return result
+    builders: Builders = {f"melgpu {name}": build for name, build in engines(recipe, device).items()}
+    builders |= baselines(recipe, device)
+    for name, build in builders.items():
+        try:
+            front_end = build()
+            for batch_size in batch_sizes:
+                row = time_front_end(front_end, measurement.noise(recipe, batch_size, device), seconds)
+                row |= {"limit": limit_name, "limit_windows_per_s": limit_rate}
+                row |= {"share_of_limit": row["windows_per_s"] / limit_rate}
+                rows.append({"front_end": name, "batch_size": batch_size, **row})
+        except Exception as error:  # each library fails in its own way
+            failed[name] = measurement.failure(error)
+    rows.sort(key=lambda row: batch_sizes.index(row["batch_size"]))  # stable: by batch size, then as built
+    return {**result, "rows": rows, "failed": failed}
 
 
 def time_front_end(front_end: FrontEnd, waves: torch.Tensor, seconds: float) -> dict:
@@ -192,6 +205,8 @@ def main() -> int:
     torch.set_num_threads(args.threads)
     result = run(recipe_of(args), args.batch_sizes, cli.select_device(args.device), args.seconds)
     timing.console().print(make_table(result))
+    for name, reason in result["failed"].items():
+        timing.console().print(f"{name} failed: {reason}")
     if args.plot:
         plot(result, args.plot)
     implausible = (row["front_end"] for row in result["rows"] if row["share_of_limit"] > 1)

@@ -33,7 +33,7 @@ from melgpu.recipe import Recipe
 
 
 def with_cache(recipe: Recipe, cache: str) -> Recipe:
-    return recipe.model_copy(update={"loader": recipe.loader.model_copy(update={"pcm_cache": cache})})
+    return measurement.with_value(recipe, "loader.pcm_cache", cache)
 
 
 def epoch_index(recipe: Recipe, num_tracks: int, epoch: int) -> windows.WindowIndex:

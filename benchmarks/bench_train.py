@@ -57,7 +57,7 @@ def prefetched_steps(recipe: Recipe, batch_size: int) -> int:
 
 def new_training(name: str, recipe: Recipe, device: torch.device) -> Training:
     """A network with random weights on the device, no layer frozen, before its first step."""
-    optim = recipe.optim_for(name).model_copy(update={"warmup_epochs": 0})
+    optim = measurement.with_value(recipe, "optim.warmup_epochs", 0).optim_for(name)
     return start_training(classifier.build(name, NUM_CLASSES, recipe).to(device), optim, recipe.machine)
 
 

@@ -1,10 +1,12 @@
-"""Helpers for measuring single stages: random waves, constant batches, training batches, rates in windows a second."""
+"""Helpers for measuring single stages: recipes with one change, random waves, constant and training batches, rates."""
 
 import contextlib
+import importlib.util
 import itertools
 from collections.abc import Generator, Iterator
 
 import numpy as np
+import tomli_w
 import torch
 from torch import nn
 
@@ -12,8 +14,11 @@ from benchmarks import timing
 from melgpu.data import windows
 from melgpu.data.batch import Batch
 from melgpu.data.loader import WindowLoader
+from melgpu.errors import InputError, one_line
 from melgpu.features.log_mel import LogMel
-from melgpu.recipe import Recipe
+from melgpu.recipe import Recipe, apply_overrides
+
+ENGINES = "melgpu.features.engines"  # what chooses an engine for `auto`, where this melgpu has it
 
 
 class PrecomputedPictures(nn.Module):
@@ -21,6 +26,17 @@ class PrecomputedPictures(nn.Module):
 
     def forward(self, pictures: torch.Tensor) -> torch.Tensor:
         return pictures
+
+
+def with_value(recipe: Recipe, key: str, value: object) -> Recipe:
+    """A recipe with one `table.key` replaced. Raises InputError for a value that is not valid in this recipe."""
+    return apply_overrides(recipe, [f"{key}={tomli_w.dumps({'x': value}).partition('=')[2].strip()}"])
+
+
+def failure(error: Exception) -> str:
+    """Why a measurement failed, in one line; it costs its row and not the run."""
+    reason = one_line(error)
+    return reason if isinstance(error, InputError) else f"{type(error).__name__}: {reason}"
 
 
 def rate_summary(samples: list[float]) -> dict:
@@ -40,19 +56,22 @@ def noise(recipe: Recipe, batch_size: int, device: torch.device) -> torch.Tensor
 
 
 def front_end(recipe: Recipe, device: torch.device) -> LogMel:
-    """The front end of a recipe, as training and prediction use it."""
-    return LogMel(recipe.mel, recipe.audio.sample_rate, recipe.machine.feature_batch).to(device)
+    """The front end of a recipe, as training and prediction use it, with the engine that `auto` is on this device."""
+    features = LogMel(recipe.mel, recipe.audio.sample_rate, recipe.machine.feature_batch).to(device)
+    if recipe.mel.engine == "auto" and device.type == "cuda" and importlib.util.find_spec(ENGINES):
+        importlib.import_module(ENGINES).resolve_engine(features, recipe.audio.sample_rate, device)
+    return features
 
 
 @contextlib.contextmanager
 def convolution_precision(precision: str) -> Iterator[None]:
     """cuDNN's convolutions of float32 in "ieee" or "tf32" inside the block."""
     convolutions = torch.backends.cudnn.conv  # type: ignore[attr-defined]  # torch adds it at run time
-    convolutions.fp32_precision = precision
+    before, convolutions.fp32_precision = convolutions.fp32_precision, precision
     try:
         yield
     finally:
-        convolutions.fp32_precision = "none"
+        convolutions.fp32_precision = before
 
 
 def repeat_batch(waves: torch.Tensor) -> Iterator[Batch]:

@@ -9,6 +9,8 @@ nnAudio's convolution in TF32.
 
 import argparse
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +19,7 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import measurement, timing
+from benchmarks import bench_features, measurement, timing
 from benchmarks.references import reference
 from melgpu import cli
 from melgpu.audio.decode import conform, decode
@@ -26,6 +28,7 @@ from melgpu.features.log_mel import LogMel
 from melgpu.features.parity import MAX_ERROR_DB, MAX_MEAN_ERROR_DB
 from melgpu.recipe import Recipe, load_recipe
 
+Decibels = Callable[[torch.Tensor], torch.Tensor]
 BANDS = ("low", "middle", "high")  # thirds of the mel bands
 
 
@@ -40,18 +43,28 @@ def file_windows(path: Path, recipe: Recipe) -> Iterator[np.ndarray]:
         yield track[start : start + windows.to_samples(recipe.windows.window_s, audio.sample_rate)]
 
 
-def engines(recipe: Recipe, device: torch.device) -> Iterator[tuple[str, Callable[[torch.Tensor], torch.Tensor]]]:
-    """dB by each engine that runs on this device, waves (B, T) to (B, M, N)."""
-    for engine in ("nnaudio", "fft", *(["fused"] if device.type == "cuda" else [])):
-        front_end = LogMel(recipe.mel.model_copy(update={"engine": engine}), recipe.audio.sample_rate).to(device)
-        yield engine, front_end.exact_decibels
+def engines(recipe: Recipe, device: torch.device) -> dict[str, Callable[[], Decibels]]:
+    """By name, what makes dB, waves (B, T) to (B, M, N), by each engine for this device; it fails where one does."""
+    builders: dict[str, Callable[[], Decibels]] = {
+        name: partial(_exact_decibels, build) for name, build in bench_features.engines(recipe, device).items()
+    }
     if device.type == "cuda":
-        yield "nnaudio, TF32", lambda waves: _in_tf32(front_end, waves)
+        builders["nnaudio, TF32"] = partial(_decibels_in_tf32, recipe, device)
+    return builders
 
 
-def _in_tf32(front_end: LogMel, waves: torch.Tensor) -> torch.Tensor:
-    with measurement.convolution_precision("tf32"):
-        return front_end.power_to_db(front_end.mels[0](waves))
+def _exact_decibels(build: Callable[[], LogMel]) -> Decibels:
+    return build().exact_decibels
+
+
+def _decibels_in_tf32(recipe: Recipe, device: torch.device) -> Decibels:
+    front_end = measurement.front_end(measurement.with_value(recipe, "mel.engine", "nnaudio"), device)
+
+    def decibels(waves: torch.Tensor) -> torch.Tensor:
+        with measurement.convolution_precision("tf32"):
+            return front_end.power_to_db(front_end.mels[0](waves))
+
+    return decibels
 
 
 def statistics(error: np.ndarray, above: np.ndarray) -> dict:
@@ -66,18 +79,46 @@ def statistics(error: np.ndarray, above: np.ndarray) -> dict:
     }
 
 
-@torch.no_grad()
-def run(paths: list[Path], recipe: Recipe, device: torch.device) -> dict:
-    """Compare every engine with the reference on all windows of the files."""
+@dataclass(frozen=True)
+class Reference:
+    """The windows of audio files, waves (W, T), and their dB in float64, (W, M, N)."""
+
+    waves: np.ndarray
+    decibels: np.ndarray
+    top_db: float
+
+    @torch.no_grad()
+    def compare(self, decibels: Decibels, device: torch.device) -> dict:
+        """The errors of an engine."""
+        batches = torch.from_numpy(self.waves).split(8)
+        actual = torch.cat([decibels(batch.to(device)).cpu() for batch in batches]).numpy()
+        return statistics(np.abs(actual - self.decibels), self.decibels > -self.top_db)
+
+
+def make_reference(paths: list[Path], recipe: Recipe) -> Reference:
+    """The reference of all windows of files. Raises InputError."""
     waves = np.stack([wave for path in paths for wave in file_windows(path, recipe)])
     expected = np.stack([reference.decibels(wave, recipe.audio.sample_rate, recipe.mel) for wave in waves])
-    above = expected > -recipe.mel.top_db
-    result = {"benchmark": "parity", **timing.describe_machine(device), "windows": len(waves), "engines": {}}
-    for name, decibels in engines(recipe, device):
-        batches = torch.from_numpy(waves).split(8)
-        actual = torch.cat([decibels(batch.to(device)).cpu() for batch in batches]).numpy()
-        result["engines"][name] = statistics(np.abs(actual - expected), above)
-    return result
+    return Reference(waves, expected, recipe.mel.top_db)
+
+
+def run(paths: list[Path], recipe: Recipe, device: torch.device) -> dict:
+    """Compare every engine with the reference on all windows of the files; one that fails here costs its row."""
+    expected = make_reference(paths, recipe)
+    result = {"benchmark": "parity", **timing.describe_machine(device), "windows": len(expected.waves)}
+    rows: dict[str, dict] = {}
+    failed: dict[str, str] = {}
+    for name, build in engines(recipe, device).items():
+        try:
+            rows[name] = expected.compare(build(), device)
+        except Exception as error:  # no compiler, out of memory: each engine fails in its own way
+            failed[name] = measurement.failure(error)
+    return {**result, "engines": rows, "failed": failed}
+
+
+def passes_gate(row: dict) -> bool:
+    """Whether errors of an engine are within the parity gate."""
+    return row["max_db"] <= MAX_ERROR_DB and row["mean_db"] <= MAX_MEAN_ERROR_DB
 
 
 def make_table(result: dict) -> Table:
@@ -91,7 +132,6 @@ def make_table(result: dict) -> Table:
     for column in ("engine", "largest", "99 %", "mean", *BANDS, "gate"):
         table.add_column(column, justify="left" if column == "engine" else "right")
     for name, row in result["engines"].items():
-        passed = row["max_db"] <= MAX_ERROR_DB and row["mean_db"] <= MAX_MEAN_ERROR_DB
         bands = [f"{row['max_db_by_band'][band]:.4f}" for band in BANDS]
         table.add_row(
             name,
@@ -99,7 +139,7 @@ def make_table(result: dict) -> Table:
             f"{row['p99_db']:.5f}",
             f"{row['mean_db']:.6f}",
             *bands,
-            "passed" if passed else "failed",
+            "passed" if passes_gate(row) else "failed",
         )
     return table
 
@@ -113,6 +153,8 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     result = run(args.audio, load_recipe(args.recipe), cli.select_device(args.device))
     Console().print(make_table(result))
+    for name, reason in result["failed"].items():
+        Console().print(f"{name} failed: {reason}")
     timing.finish(result, args.out, ())
 
 

@@ -70,8 +70,25 @@ def _status_mib(key: str) -> float:
     return int(line.split()[1]) / 1024
 
 
+def usable_cores() -> int:
+    """Cores that this process may run on."""
+    return len(os.sched_getaffinity(0))
+
+
+def warn_if_loaded() -> float:
+    """The load average, with a warning where other processes load the machine: no measurement has begun yet."""
+    load = os.getloadavg()[0]
+    if load > usable_cores():
+        message = f"warning: load average {load:.1f} on {usable_cores()} cores: other processes load this machine"
+        print(f"{message}, these numbers are not to be kept", file=sys.stderr)
+    return load
+
+
 def describe_machine(device: torch.device) -> dict:
-    """Device, driver, versions, commit and date of a result."""
+    """Device, driver, versions, commit, date and load average of a result; to be called before anything is measured.
+
+    Warns where other processes load the machine.
+    """
     return {
         **environment.describe(device).model_dump(),
         "device": environment.device_name(device),
@@ -79,6 +96,7 @@ def describe_machine(device: torch.device) -> dict:
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "driver": environment.driver_version(device),
         "cores": os.cpu_count(),
+        "load_average": round(warn_if_loaded(), 2),
         "threads": torch.get_num_threads(),
     }
 

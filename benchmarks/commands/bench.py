@@ -88,8 +88,7 @@ class Bench:
         """The recipe for timing steps from files: on a CPU, whose steps are slow, with one prefetched track."""
         if self.device.type == "cuda":
             return recipe
-        loader = recipe.loader.model_copy(update={"prefetch_tracks": 1})
-        return recipe.model_copy(update={"loader": loader})
+        return measurement.with_value(recipe, "loader.prefetch_tracks", 1)
 
     @property
     def track_windows(self) -> int:

@@ -135,6 +135,12 @@ def _faster_networks(result: dict, factor: float) -> list[Change]:
     return [Change("network", description, factor, at_most=True)] if off else []
 
 
+def is_complete(result: dict, stages: list[str]) -> bool:
+    """Whether a suite has rows of all stages, and those that the advice is computed from."""
+    measured = {row["stage"] for row in result["rows"]}
+    return set(stages) <= measured and {"audio", "pictures"} <= before_networks(result).keys()
+
+
 def findings(result: dict) -> list[str]:
     """A summary of the training of each network from files, and of prediction."""
     rows, texts = {(row["stage"], row["way"]): row for row in result["rows"]}, []

@@ -13,6 +13,7 @@ import itertools
 import tempfile
 import time
 from collections.abc import Callable, Generator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -34,18 +35,28 @@ ORIGINAL = "original: librosa, matplotlib, JPEG"
 READ_BACK = "original, later epochs: JPEG read back"
 
 
-def front_ends(recipe: Recipe, device: torch.device) -> dict[str, bench_features.FrontEnd]:
-    """Baseline front ends by name; NVIDIA DALI where it is installed."""
-    spec, rate = recipe.mel, recipe.audio.sample_rate
-    baseline = dict(bench_features.baseline_front_ends(spec, rate, device))
+def front_ends(recipe: Recipe, device: torch.device) -> bench_features.Builders:
+    """What builds the baseline front ends, by name; NVIDIA DALI where it is installed."""
+    baseline = bench_features.baselines(recipe, device)
     if "librosa" in baseline:
         baseline["librosa in one process"] = baseline.pop("librosa")
     with contextlib.suppress(ModuleNotFoundError):
         if importlib.util.find_spec("nvidia.dali"):
-            from benchmarks.references import dali
-
-            baseline["NVIDIA DALI"] = dali.front_end(recipe, device)
+            baseline["NVIDIA DALI"] = partial(_dali, recipe, device)
     return baseline
+
+
+def _dali(recipe: Recipe, device: torch.device) -> bench_features.FrontEnd:
+    from benchmarks.references import dali  # only here: few machines have it
+
+    return dali.front_end(recipe, device)
+
+
+def baseline_epochs(
+    bench: Bench, recipe: Recipe, loader: WindowLoader, build: Callable[[], bench_features.FrontEnd]
+) -> Generator[dict]:
+    """Timings of epochs with a baseline front end, which is built, or fails, when the first is asked for."""
+    yield from loader_epochs(bench, recipe, loader, build())
 
 
 def loader_epochs(bench: Bench, recipe: Recipe, loader: WindowLoader, front_end: Callable) -> Generator[dict]:
@@ -83,21 +94,30 @@ def variants(bench: Bench, stack: contextlib.ExitStack) -> dict[str, Generator[d
         BASE: loader_epochs(bench, recipe, uncached, log_mel),
         CACHED: loader_epochs(bench, disk, cached, log_mel),
     }
-    for name, front_end in front_ends(recipe, device).items():
-        loops[f"melgpu's loader, {name}"] = loader_epochs(bench, recipe, uncached, front_end)
+    for name, build in front_ends(recipe, device).items():
+        loops[f"melgpu's loader, {name}"] = baseline_epochs(bench, recipe, uncached, build)
     return {**loops, ORIGINAL: original_pictures(bench), READ_BACK: original_read_back(bench)}
 
 
 def run(bench: Bench) -> dict:
-    """Measure all variants in turn; rates, disk space and the time until the first step of each."""
-    result = {"benchmark": "compare", **bench.metadata(), "corpus_tracks": TRACKS, "rows": []}
+    """Measure all variants in turn; rates, disk space and the time until the first step of each.
+
+    A variant that fails here costs its row, melgpu's own the run.
+    """
+    result = {"benchmark": "compare", **bench.metadata(), "corpus_tracks": TRACKS, "rows": [], "failed": {}}
     check_s, fill_s, cache_bytes = preparation(bench)
     with contextlib.ExitStack() as stack:
         loops = variants(bench, stack)
         timings: dict[str, list[dict]] = {name: [] for name in loops}
         for _ in range(bench.effort.repeats + 1):
-            for name, loop in loops.items():
-                timings[name].append(next(loop))
+            for name in list(timings):
+                try:
+                    timings[name].append(next(loops[name]))
+                except Exception as error:  # each library fails in its own way
+                    if name in (BASE, CACHED):
+                        raise
+                    del timings[name]
+                    result["failed"][name] = measurement.failure(error)
     first_s = {CACHED: timings[CACHED][0]["first_batch_s"], ORIGINAL: 0.0}
     base_rates = [timed["windows_per_s"] for timed in timings[BASE][1:]]  # the first is a warm-up
     for name, samples in timings.items():
@@ -166,6 +186,8 @@ def main(args: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory() as folder:
         result = run(prepare(args, Path(folder)))
     timing.console().print(make_table(result))
+    for name, reason in result["failed"].items():
+        timing.console().print(f"{name} failed: {reason}")
     if args.plot:
         rates = {(row["way"], ""): row["windows_per_s"] for row in result["rows"]}
         plots.bars(rates, "windows a second", f"From files to pictures, {result['device']}", args.plot)

@@ -4,7 +4,6 @@ The competition's data: 5,158 training tracks in ten classes, 1,733 test tracks.
 """
 
 import argparse
-import json
 import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -17,6 +16,7 @@ from benchmarks import timing
 from benchmarks.commands import bottleneck, suite
 from benchmarks.commands.bench import networks, prepare
 from benchmarks.commands.compare import duration
+from benchmarks.commands.saved import read_suite
 from melgpu.data import windows
 from melgpu.errors import InputError
 from melgpu.recipe import Recipe, load_recipe
@@ -191,17 +191,6 @@ def suite_result(args: argparse.Namespace) -> tuple[dict, str]:
         return read_suite(args.suite_file), str(args.suite_file)
     with tempfile.TemporaryDirectory() as folder:
         return suite.run(prepare(args, Path(folder), "loader.workers"), REQUIRED_STAGES), "suite.json"
-
-
-def read_suite(path: Path) -> dict:
-    """A saved result of a suite. Raises InputError."""
-    try:
-        result = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: not a result of a benchmark ({error})") from None
-    if not isinstance(result, dict) or result.get("benchmark") != "suite" or result.get("schema") != timing.SCHEMA:
-        raise InputError(f"{path}: not a result of python -m benchmarks with schema {timing.SCHEMA}")
-    return result
 
 
 def main(args: argparse.Namespace) -> int:

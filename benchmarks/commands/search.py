@@ -10,8 +10,8 @@ import tomli_w
 from rich.box import SIMPLE
 from rich.table import Table
 
-from melgpu.errors import InputError
-from melgpu.recipe import Recipe, apply_overrides
+from benchmarks.measurement import with_value
+from melgpu.recipe import Recipe
 
 Value = TypeVar("Value")
 MIN_GAIN = 1.03  # a setting that gains less stays as it is
@@ -55,11 +55,6 @@ class Trial:
         return self.initial if (self.setting, self.initial) == ("loader.pcm_cache", "off") else self.best
 
 
-def with_value(recipe: Recipe, key: str, value: object) -> Recipe:
-    """A recipe with one `table.key` replaced. Raises InputError."""
-    return apply_overrides(recipe, [f"{key}={tomli_w.dumps({'x': value}).partition('=')[2].strip()}"])
-
-
 def value_of(recipe: Recipe, key: str) -> object:
     table, name = key.split(".")
     return getattr(getattr(recipe, table), name)
@@ -73,7 +68,7 @@ def try_values(recipe: Recipe, key: str, values: list, measure: Callable[[Recipe
         try:
             if value not in trial.rejected:
                 trial.rates.setdefault(value, []).append(measure(with_value(recipe, key, value)))
-        except (InputError, RuntimeError) as error:  # an inexact engine, out of memory, no compiler
+        except Exception as error:  # an inexact engine, out of memory, no compiler: each fails in its own way
             trial.rates.pop(value, None)
             trial.rejected[value] = (str(error).strip() or type(error).__name__).splitlines()[0]
     return trial

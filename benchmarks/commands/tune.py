@@ -16,7 +16,8 @@ from rich.console import Console
 
 from benchmarks import bench_features, bench_loader, bench_predict, bench_train, measurement, plots, timing
 from benchmarks.commands.bench import Bench, powers_of_two, prepare
-from benchmarks.commands.search import Trial, distinct, hints, make_table, to_toml, try_values, with_value
+from benchmarks.commands.search import Trial, distinct, hints, make_table, to_toml, try_values
+from benchmarks.measurement import with_value
 from melgpu import files
 from melgpu.data.loader import WindowLoader
 from melgpu.data.pcm_cache import PcmCache
@@ -74,7 +75,7 @@ def trials(bench: Bench, recipe: Recipe, quick: bool) -> Iterator[tuple[Trial, R
     default = max_size if on_gpu else CPU_CHUNK_SIZE  # of machine.feature_batch = 0
     feature_batches = distinct(recipe.machine.feature_batch, batch_sizes, lambda size: min(size or default, max_size))
     workers = distinct(recipe.loader.workers, powers_of_two(bench.cores), lambda count: min(count, bench.cores))
-    engines = [name for name, _ in bench_features.engines(recipe.mel, recipe.audio.sample_rate, bench.device)]
+    engines = list(bench_features.engines(recipe, bench.device))
     if recipe.mel.engine == "auto":  # which selects one of them
         engines.remove(measurement.front_end(recipe, bench.device).engine_on(bench.device))
     plan: list[tuple[str, list, Callable[[Recipe], list[float]]]] = [

@@ -70,5 +70,5 @@ def test_dali_renders_the_same_pictures():
     pytest.importorskip("nvidia.dali")
     recipe, device = load_recipe([]), torch.device("cuda" if torch.cuda.is_available() else "cpu")
     waves = measurement.noise(recipe, 2, device)
-    pictures = compare.front_ends(recipe, device)["NVIDIA DALI"](waves)
+    pictures = compare.front_ends(recipe, device)["NVIDIA DALI"]()(waves)
     assert (pictures - measurement.front_end(recipe, device)(waves)).abs().mean() < 1e-3

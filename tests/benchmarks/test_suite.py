@@ -5,8 +5,8 @@ import json
 import pytest
 import torch
 
-from benchmarks import __main__, bench_train, timing
-from benchmarks.commands import bench, suite
+from benchmarks import __main__, timing
+from benchmarks.commands import bench, stages
 from melgpu.errors import InputError
 from melgpu.models import classifier
 from melgpu.recipe import load_recipe
@@ -51,9 +51,10 @@ def test_the_suite_trains_the_first_rounds_networks(short_music, tmp_path, monke
     first = "{backbones=['test_resnet', 'resnet10t'], folds=[0], blend={cnn=1.0}}"
     args = __main__.suite().parse_args([*map(str, flags(short_music)), "--set", TINY.replace("[{", f"[{first}, {{", 1)])
     trained = []
-    monkeypatch.setattr(suite, "_train_network", lambda bench, loader, recipe, name: trained.append(name) or [])
-    monkeypatch.setattr(bench_train, "time_ready", lambda *args: [1.0])
-    list(suite.train(bench.prepare(args, tmp_path)))
+    monkeypatch.setattr(stages, "_train_network", lambda bench, loader, recipe, name: trained.append(name) or [])
+    monkeypatch.setattr(stages, "_train_curve_row", lambda bench, name, batch_size: [])
+    for _, measure in stages.train(bench.prepare(args, tmp_path)):
+        measure()
     assert trained == ["test_resnet", "resnet10t", "test_efficientnet"]
 
 
