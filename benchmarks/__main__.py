@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from benchmarks.cli import make_parser
+from benchmarks.gpu.steps import NAMES as STEPS
 from melgpu import cli
 
 STAGES = ("decode", "resample", "copy", "features", "loader", "train", "predict")
@@ -17,6 +18,7 @@ SUITE = """examples:
   python -m benchmarks tune --help            which settings are the fastest here? writes tuned.toml
   python -m benchmarks compare --help         how much faster than the baselines?
   python -m benchmarks cost --help            how long will the whole recipe take here?
+  python -m benchmarks gpu --help             what does a GPU settle? nine minutes
   python -m benchmarks readme                 update README.md's tables of results
 
 Each stage is measured alone, then overlapped, and compared with its physical limit; the summary names the bottleneck,
@@ -57,6 +59,18 @@ COST_EXAMPLES = """examples:
   python -m benchmarks cost                       measures the rates first (minutes)
   python -m benchmarks cost --recipe modern"""
 
+GPU = """What does a GPU settle? Compiler and driver, tests, exactness and speed of the front end, training from files,
+the ensemble, the loader, resuming, running out of memory, memory formats, torch.compile: in steps, the most important
+ones first, each saved as soon as it is measured. Ends with the table of claims: goal, measured, held or not.
+
+The same command with the same file measures what is missing. A row that fails, crashes or takes too long is said to,
+and costs nothing else. On a CPU everything is small and no claim is settled."""
+GPU_EXAMPLES = """examples:
+  python -m benchmarks gpu --out benchmarks/results/gpu-my-card.json
+  python -m benchmarks gpu --minutes 4 --only features training    these steps anew
+  python -m benchmarks gpu --wheels                                what a bare machine needs, as name==version
+  pip download --no-deps -d wheels $(python -m benchmarks gpu --wheels)"""
+
 README_EXAMPLES = """examples:
   python -m benchmarks --out benchmarks/results/suite-my-gpu.json
   python -m benchmarks readme"""
@@ -92,6 +106,23 @@ def cost() -> argparse.ArgumentParser:
     return parser
 
 
+def gpu() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "python -m benchmarks gpu",
+        description=GPU,
+        epilog=GPU_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--minutes", type=float, default=9.0, help="stop after so many (default: 9)")
+    parser.add_argument("--only", nargs="+", choices=STEPS, metavar="STEP", help=f"anew, of {', '.join(STEPS)}")
+    parser.add_argument("--wheels", action="store_true", help="list the packages that a bare machine needs, and stop")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ...; default: a GPU where there is one")
+    parser.add_argument(
+        "--out", type=Path, default=Path("gpu.json"), metavar="FILE.json", help="the result (default: gpu.json)"
+    )
+    return parser
+
+
 def readme() -> argparse.ArgumentParser:
     return argparse.ArgumentParser(
         "python -m benchmarks readme",
@@ -108,7 +139,7 @@ def _parser(command: str, description: str, examples: str) -> argparse.ArgumentP
     return parser
 
 
-COMMANDS = {"suite": suite, "tune": tune, "compare": compare, "cost": cost, "readme": readme}
+COMMANDS = {"suite": suite, "tune": tune, "compare": compare, "cost": cost, "gpu": gpu, "readme": readme}
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -4,8 +4,10 @@ import argparse
 import math
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from melgpu.recipe import Recipe, load_recipe
+if TYPE_CHECKING:
+    from melgpu.recipe import Recipe
 
 
 def make_parser(description: str, tracks: int | str = "", epilog: str = "") -> argparse.ArgumentParser:
@@ -27,11 +29,13 @@ def make_parser(description: str, tracks: int | str = "", epilog: str = "") -> a
     return parser
 
 
-def recipe_of(args: argparse.Namespace, *unchanged: str) -> Recipe:
+def recipe_of(args: argparse.Namespace, *unchanged: str) -> "Recipe":
     """The recipe that the flags select, with random weights, no PCM cache, and decoding on all cores.
 
     `unchanged` are those of these settings ("loader.workers") that stay as the recipe has them. Raises InputError.
     """
+    from melgpu.recipe import load_recipe  # only here: a bare machine, which asks for its wheels, has no pydantic
+
     fixed = {"loader.pcm_cache": "off", "backbone.pretrained": "false", "loader.workers": os.cpu_count()}
     return load_recipe(
         args.recipe, [*(f"{key}={fixed[key]}" for key in fixed if key not in unchanged), *args.overrides]

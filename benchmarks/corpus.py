@@ -30,15 +30,16 @@ def compose(folder: Path, suffix: str, count: int, pieces: int = 4, seconds: int
     for i in range(count):
         path = folder / f"{i}.{suffix}"
         if i < pieces:
-            _write(path, LABELS[i % len(LABELS)], i, seconds)
+            write_piece(path, i, seconds)
         else:
             os.link(folder / f"{i % pieces}.{suffix}", path)
         paths.append(str(path))
     return paths
 
 
-def _write(path: Path, label: str, seed: int, seconds: int) -> None:
-    rng = np.random.default_rng(seed)
+def write_piece(path: Path, seed: int, seconds: int) -> None:
+    """A synthetic track of a class that its seed selects, in the format of the path's suffix."""
+    rng, label = np.random.default_rng(seed), LABELS[seed % len(LABELS)]
     wave = np.concatenate([synthesizer.compose(label, rng) for _ in range(-(-seconds // 20))])
     wave = soxr.resample(
         np.resize(wave, seconds * synthesizer.SAMPLE_RATE).astype(np.float32), synthesizer.SAMPLE_RATE, RATE

@@ -1,1 +1,1 @@
-"""The commands of `python -m benchmarks` (suite, tune, compare, cost, readme) and their common modules."""
+"""The commands of `python -m benchmarks` (suite, tune, compare, cost, gpu, readme) and their common modules."""
