@@ -29,8 +29,9 @@ def main(args: argparse.Namespace) -> int:
     steps = [step for step in STEPS if step.name in args.only] if args.only else _missing(result)
     for step in steps if args.only else []:
         result.forget(step.name)
-    with tempfile.TemporaryDirectory() as folder, Runner(result, args.device, Path(folder), deadline, _say) as runner:
-        runner.run(steps)
+    if steps:
+        with tempfile.TemporaryDirectory() as folder, Runner(result, args.device, Path(folder), deadline, _say) as run:
+            run.run(steps)
     _print(result)
     return 0 if all(result.is_done(step.name) for step in steps) else 1
 
@@ -58,7 +59,8 @@ def _print(result: GpuResult) -> None:
     console.print(make_table(result.data))
     if result.small:
         console.print("No GPU: small pictures, networks and numbers of repetitions; this run settles no claim.")
-    console.print(f"{result.path} has all values; the same command measures what is missing.")
+    log = result.path.with_suffix(".log")
+    console.print(f"{result.path} has all values, {log} the output; the same command measures what is missing.")
 
 
 def make_table(data: dict) -> Table:

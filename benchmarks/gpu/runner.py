@@ -29,10 +29,10 @@ class WorkerLostError(Exception):
 
 
 class Worker:
-    """A worker process and the messages that it sends."""
+    """A worker process and the messages that it sends; its output is appended to a log."""
 
-    def __init__(self, device: str, folder: Path):
-        self.log = folder / "worker.log"
+    def __init__(self, device: str, folder: Path, log_path: Path):
+        self.log = log_path
         receiving, sending = os.pipe()
         command = [sys.executable, "-m", "benchmarks.gpu.worker", device, str(folder), str(sending)]
         with open(self.log, "ab") as log:
@@ -50,11 +50,11 @@ class Worker:
                 self._messages.put(json.loads(line))
         self._messages.put(None)
 
-    def request(self, step: str, skip: Iterable[str]) -> None:
+    def request(self, step: Step, skip: Iterable[str]) -> None:
         if self._process.stdin is None:
             raise ValueError("a worker without stdin")
         with contextlib.suppress(BrokenPipeError):  # it has crashed, which `receive` will say
-            self._process.stdin.write(json.dumps({"step": step, "skip": list(skip)}) + "\n")
+            self._process.stdin.write(json.dumps({"function": step.function, "skip": list(skip)}) + "\n")
             self._process.stdin.flush()
 
     def receive(self, limit_s: float) -> dict:
@@ -114,7 +114,7 @@ class Runner(contextlib.AbstractContextManager):
         return self.deadline - time.monotonic()
 
     def _start_worker(self) -> Worker:
-        self._worker = Worker(self.device, self.folder)
+        self._worker = Worker(self.device, self.folder, self.result.path.with_suffix(".log"))
         try:
             message = self._worker.receive(min(START_LIMIT_S, self._left()))
         except TimeoutError:
@@ -146,7 +146,7 @@ class Runner(contextlib.AbstractContextManager):
                 worker = self._worker or self._start_worker()
             except InputError as error:  # after a row that has taken the device with it
                 return str(error)
-            worker.request(step.name, tried)
+            worker.request(step, tried)
             row, reason = self._receive_rows(worker, step.name, deadline, factor * step.row_limit_s)
             if row is None:
                 return reason
@@ -177,7 +177,7 @@ class Runner(contextlib.AbstractContextManager):
                 self.say(f"  {message['measured']}: {message['row'].get('text') or message['row'].get('error')}")
                 row, row_deadline = None, deadline
             else:
-                return None, message["reason"]
+                return None, message["ended"]
 
     def _too_long(self, deadline: float, row_limit_s: float) -> str:
         now = time.monotonic()

@@ -33,20 +33,19 @@ def describe(current: Setting) -> dict:
     return {**machine, "small": current.small, "networks": current.networks, "recipe": kept}
 
 
-def run_step(name: str, skip: list[str], current: Setting, send: Send) -> None:
+def run_step(function: str, skip: list[str], current: Setting, send: Send) -> None:
     """Measure the rows of a step but those to skip; what fails is said instead of its values."""
-    step = next(step for step in steps.STEPS if step.name == name)
     try:
-        for row in step.load()(current):
+        for row in steps.load(function)(current):
             if row.name not in skip:
                 send({"began": row.name})
                 values = measure(row)
                 free_memory(current.device, values.get("error", ""))
                 send({"measured": row.name, "row": values})
     except Exception as error:  # while a step prepares its rows
-        send({"ended": name, "reason": measurement.failure(error)})
+        send({"ended": measurement.failure(error)})
     else:
-        send({"ended": name, "reason": ""})
+        send({"ended": ""})
 
 
 def measure(row: Measurement) -> dict:
@@ -82,7 +81,7 @@ def main() -> None:
         send({"machine": describe(current)})
         for line in sys.stdin:
             request = json.loads(line)
-            run_step(request["step"], request["skip"], current, send)
+            run_step(request["function"], request["skip"], current, send)
 
 
 if __name__ == "__main__":
