@@ -1,8 +1,10 @@
 """The environment of a result: versions, device, driver, commit."""
 
+import contextlib
 import platform
 import re
 import subprocess
+from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,9 +27,18 @@ def describe(device: "torch.device") -> Environment:
         platform=platform.platform(),
         device=str(device),
         device_name=device_name(device),
-        packages={name: metadata.version(name) for name in PACKAGES},
+        packages=_installed(PACKAGES),
         git_commit=_git_commit(),
     )
+
+
+def _installed(names: Iterable[str]) -> dict[str, str]:
+    """The versions of those packages that are installed: a training needs no lightgbm."""
+    versions = {}
+    for name in names:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    return versions
 
 
 def device_name(device: "torch.device") -> str:
@@ -61,7 +72,7 @@ def tuning_signature(device: "torch.device") -> str:
     driver = driver_version(device)
     if driver:
         parts.append(f"driver {driver}")
-    parts += [f"{name} {metadata.version(name)}" for name in SPEED_PACKAGES]
+    parts += [f"{name} {version}" for name, version in _installed(SPEED_PACKAGES).items()]
     return ", ".join(parts)
 
 

@@ -20,6 +20,11 @@ def test_describe_has_packages_device_and_commit():
     assert described.git_commit is None or len(described.git_commit) == 40
 
 
+def test_a_package_that_is_not_installed_has_no_version(monkeypatch):
+    monkeypatch.setattr(environment, "PACKAGES", ("torch", "no-such-package"))
+    assert environment.describe("cpu").packages == {"torch": metadata.version("torch")}
+
+
 def test_the_tuning_signature_has_device_and_versions():
     device = torch.device("cpu")
     signature = environment.tuning_signature(device)
