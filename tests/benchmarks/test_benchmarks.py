@@ -15,6 +15,7 @@ from benchmarks import (
     bench_train,
     cli,
     corpus,
+    measurement,
     parity,
     timing,
 )
@@ -65,6 +66,43 @@ def test_the_limit_is_that_of_the_fastest_batch_size(monkeypatch):
     monkeypatch.setattr(torch, "stft", lambda waves, *args, **kwargs: batch_sizes.append(len(waves)))
     monkeypatch.setattr(timing, "measure", measure)
     assert bench_features.limit(load_recipe([]).mel, torch.zeros(8, 10)) == ("bare FFT", 8.0)  # 4 in half a second
+
+
+def test_a_front_end_that_fails_costs_its_rows(monkeypatch):
+    def fail():
+        raise ModuleNotFoundError("no such library")
+
+    broken = {"broken": fail, "fine": lambda: lambda waves: waves}
+    monkeypatch.setattr(bench_features, "baselines", lambda recipe, device: broken)
+    result = bench_features.run(load_recipe(["demo"]), [2], torch.device("cpu"), 0.01)
+    assert [row["front_end"] for row in result["rows"]] == ["melgpu nnaudio", "melgpu fft", "fine"]
+    assert result["failed"] == {"broken": "ModuleNotFoundError: no such library"}
+
+
+def test_an_engine_is_not_measured_on_pictures_that_it_does_not_draw():
+    recipe = load_recipe([], ["mel.channels='viridis'"])
+    with pytest.raises(InputError, match="fused renders grey pictures"):
+        bench_features.engines(recipe, torch.device("cuda"))["fused"]()
+    with pytest.raises(InputError, match=r"loader\.pcm_cache"):
+        bench_loader.with_cache(recipe, "tape")
+
+
+def test_the_precision_of_convolutions_is_restored_as_it_was():
+    convolutions = torch.backends.cudnn.conv
+    with measurement.convolution_precision("ieee"):
+        with measurement.convolution_precision("tf32"):
+            assert convolutions.fp32_precision == "tf32"
+        assert convolutions.fp32_precision == "ieee"
+
+
+def test_a_machine_that_others_load_is_warned_of(monkeypatch, capsys):
+    monkeypatch.setattr(timing, "usable_cores", lambda: 2)
+    monkeypatch.setattr(os, "getloadavg", lambda: (2.5, 0.0, 0.0))
+    assert timing.describe_machine(torch.device("cpu"))["load_average"] == 2.5
+    assert "load average 2.5 on 2 cores" in capsys.readouterr().err
+    monkeypatch.setattr(os, "getloadavg", lambda: (2.0, 9.0, 9.0))
+    timing.describe_machine(torch.device("cpu"))
+    assert capsys.readouterr().err == ""
 
 
 def test_parity(tmp_path, capsys):
