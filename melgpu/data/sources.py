@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from melgpu.audio import pyav
-from melgpu.audio.remote import file_suffix, is_url
+from melgpu.audio.remote import file_suffix, is_url, join_url
 from melgpu.errors import InputError
 
 AUDIO_SUFFIXES = (".mp3", ".ogg", ".oga", ".opus", ".flac", ".wav", ".aif", ".aiff", *pyav.SUFFIXES)
@@ -139,7 +139,7 @@ def _resolve(name: str, data: str | None, csv_folder: Path) -> str:
     if is_url(name):
         return name
     if data and is_url(data):
-        return f"{data.rstrip('/')}/{name}"
+        return join_url(data, name)
     folders = [Path(data), Path(data) / "audio"] if data else []
     folders += [csv_folder, csv_folder / "audio"]
     candidates = [folder / name for folder in folders]
