@@ -8,7 +8,7 @@ import soundfile
 import soxr
 
 from melgpu.audio import pyav
-from melgpu.data.sources import find_audio
+from melgpu.audio.walk import AudioWalk
 from melgpu.demo import synthesizer
 from melgpu.errors import InputError
 
@@ -18,7 +18,8 @@ LABELS = ("house", "waltz", "chorale", "breakbeat")
 
 def select(folder: Path, count: int) -> list[str]:
     """`count` evenly spaced files of a folder that libsndfile reads (baselines need it). Raises InputError for none."""
-    paths = [path for path in find_audio(folder) if path.suffix.lower() not in pyav.SUFFIXES]
+    found = (Path(file.path) for file in AudioWalk([folder]) if not file.error)
+    paths = [path for path in found if path.suffix.lower() not in pyav.SUFFIXES]
     if not paths:
         raise InputError(f"{folder}: no audio file that libsndfile reads")
     return [str(paths[i]) for i in np.linspace(0, len(paths) - 1, min(count, len(paths))).astype(int)]

@@ -16,7 +16,8 @@ import numpy as np
 
 from melgpu import files
 from melgpu.audio.remote import absolute_path
-from melgpu.data.sources import SourceList, is_utf8, natural_key
+from melgpu.audio.walk import is_utf8, natural_key
+from melgpu.data.sources import SourceList
 from melgpu.errors import InputError
 
 COLUMNS = ("id", "path", "label", "split", "fold")

@@ -1,32 +1,18 @@
 """Source lists: a CSV of files and labels, or a folder of audio files; no file is opened, only names are read."""
 
 import csv
-import re
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from melgpu.audio import pyav
 from melgpu.audio.remote import file_suffix, is_url, join_url
+from melgpu.audio.walk import AUDIO_SUFFIXES, AudioWalk, natural_key, summarize_ignored
 from melgpu.errors import InputError
 
-AUDIO_SUFFIXES = (".mp3", ".ogg", ".oga", ".opus", ".flac", ".wav", ".aif", ".aiff", *pyav.SUFFIXES)
+MAX_NAMED = 10  # folders in a message
 FILE_COLUMNS = ("file", "filename", "path", "id", "track", "name")
 LABEL_COLUMNS = ("label", "class", "genre")
 GROUP_COLUMNS = ("artist",)
-
-
-def natural_key(text: str) -> tuple:
-    """Sort key of natural order: `2` before `10`, and `1` apart from `01`."""
-    parts = re.split(r"(\d+)", text)
-    # Pairs, so that a number can be compared with text: text sorts first.
-    key = [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
-    return key, text
-
-
-def is_utf8(name: str) -> bool:
-    """False for a file name in another encoding; it could not be written to any result."""
-    # Python decodes bytes that are not UTF-8 to lone surrogates.
-    return name.isascii() or not any("\ud800" <= character <= "\udfff" for character in name)
 
 
 @dataclass(frozen=True)
@@ -38,6 +24,7 @@ class SourceList:
     labels: list[str]
     groups: list[str]
     locations: list[str]  # where each row comes from, for error messages
+    notes: list[str] = field(default_factory=list)  # what the user should know of the list
 
 
 def read_source(source: Path, data: str | None, labelled: bool) -> SourceList:
@@ -53,23 +40,33 @@ def read_source(source: Path, data: str | None, labelled: bool) -> SourceList:
     return _read_csv(source, data, labelled)
 
 
-def find_audio(folder: Path) -> list[Path]:
-    """Every audio file below a folder, sorted by name."""
-    paths = (path for path in folder.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES and path.is_file())
-    return sorted(paths, key=lambda path: natural_key(path.as_posix()))
-
-
 def _read_folder(folder: Path, labelled: bool) -> SourceList:
-    paths = find_audio(folder)
-    if not paths:
-        raise InputError(f"{folder}: no audio files ({' '.join(AUDIO_SUFFIXES)}) in this folder")
-    ids = [path.relative_to(folder).as_posix() for path in paths]
-    without_class = [name for name in ids if "/" not in name] if labelled else []
-    if without_class:
-        raise InputError(f"{folder / name}: not in a sub-folder that names its class" for name in without_class)
+    walk = AudioWalk([folder])
+    paths = []
+    problems = []
+    for found in walk:
+        if found.error:
+            problems.append(str(found))
+        else:
+            paths.append(found.path)
+    ids = [Path(path).relative_to(folder).as_posix() for path in paths]
+    if labelled:
+        problems += [f"{folder / name}: not in a sub-folder that names its class" for name in ids if "/" not in name]
+    if problems:
+        raise InputError(problems)
     labels = [name.split("/")[0] if labelled else "" for name in ids]
-    names = [str(path) for path in paths]
-    return SourceList(ids, names, labels, groups=[""] * len(ids), locations=names)
+    notes = _folder_notes(folder, walk, labels) if labelled else [summarize_ignored(walk.ignored)]
+    notes = [f"{folder}: {note}" for note in notes if note]
+    return SourceList(ids, paths, labels, [""] * len(ids), paths, notes=notes)
+
+
+def _folder_notes(folder: Path, walk: AudioWalk, labels: Sequence[str]) -> list[str]:
+    """What was left out of class folders, in one line, that names the classes without audio."""
+    empty = sorted(set(walk.top_folders) - set(labels), key=natural_key)
+    parts = [summarize_ignored(walk.ignored)]
+    if empty:
+        parts.append(f"class folders without audio: {_listed(empty)}")
+    return ["; ".join(part for part in parts if part)]
 
 
 def _read_csv(source: Path, data: str | None, labelled: bool) -> SourceList:
@@ -125,7 +122,7 @@ def _parse_header(source: Path, rows: list, labelled: bool) -> tuple[dict[str, i
         columns = {"file": 0, "label": 1} if len(first) > 1 else {"file": 0}
     else:
         raise InputError(
-            f"{source}, line {line}: {first[0]!r} is neither an audio file ({' '.join(AUDIO_SUFFIXES)}) "
+            f"{source}, line {line}: {first[0]!r} is neither an audio file "
             f"nor a header with a column named {' or '.join(FILE_COLUMNS)}"
         )
     if labelled and "label" not in columns:
@@ -145,3 +142,8 @@ def _resolve(name: str, data: str | None, csv_folder: Path) -> str:
     candidates = [folder / name for folder in folders]
     # A missing file keeps the first candidate, as its path in later error messages.
     return str(next((path for path in candidates if path.is_file()), candidates[0]))
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
+    return ", ".join(names[:MAX_NAMED]) + more

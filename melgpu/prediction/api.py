@@ -7,7 +7,6 @@ is printed, and no file is written.
 import contextlib
 import itertools
 import math
-import os
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +17,11 @@ from torch import Tensor
 
 from melgpu.audio import decode
 from melgpu.audio.quarantine import AudioError, has_usable_audio
+from melgpu.audio.walk import AudioWalk
 from melgpu.cli import select_device
 from melgpu.data import windows
 from melgpu.data.batch import Batch
 from melgpu.data.loader import WindowLoader
-from melgpu.data.sources import AUDIO_SUFFIXES, find_audio, is_utf8
 from melgpu.features.front_end import INT16_SCALE
 from melgpu.prediction.embedding import Embedding
 from melgpu.prediction.ensemble import Ensemble, load_ensemble
@@ -146,7 +145,9 @@ class Model:
         self, paths: AudioPaths, compute: Callable[[Iterable[Batch]], BatchOutputs]
     ) -> Generator[_FileMean]:
         """The mean over each file's windows of what `compute` makes of them."""
-        remaining = _expand_folders(paths)
+        # A path is not a list of its characters.
+        walk = AudioWalk([paths] if isinstance(paths, str | Path) else paths)
+        remaining = (_FileMean(found.path, error=found.error) for found in walk)
         while chunk := list(itertools.islice(remaining, CHUNK_FILES)):
             to_load = [file.path for file in chunk if not file.error]
             with contextlib.closing(self._loaded_means(to_load, compute)) as means:
@@ -190,17 +191,6 @@ class Model:
             waves = np.stack([track[start : start + window_samples] for start in starts.tolist()])
             is_valid = torch.ones(len(starts), dtype=torch.bool)
             yield Batch(torch.from_numpy(waves).to(self._device), torch.zeros_like(starts), starts, is_valid)
-
-
-def _expand_folders(paths: AudioPaths) -> Iterator[_FileMean]:
-    """Each file or URL, and each file of a folder; with its error, where it has one without being opened."""
-    for path in [paths] if isinstance(paths, str | Path) else paths:
-        name = str(path)
-        names = [str(found) for found in find_audio(Path(name))] if os.path.isdir(name) else [name]
-        if not names:
-            yield _FileMean(name, error=f"no audio files ({' '.join(AUDIO_SUFFIXES)}) in this folder")
-        for file in names:
-            yield _FileMean(file, error=None if is_utf8(file) else "the file's name is not UTF-8")
 
 
 def _to_track(wave: np.ndarray | Tensor, sample_rate: int, audio: AudioSpec) -> np.ndarray:

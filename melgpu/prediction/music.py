@@ -14,9 +14,9 @@ from rich.table import Table
 
 from melgpu import console
 from melgpu.audio.remote import is_url
+from melgpu.audio.walk import AudioWalk, summarize_ignored
 from melgpu.console import Tracker
 from melgpu.data.loader import WindowLoader
-from melgpu.data.sources import AUDIO_SUFFIXES, find_audio, is_utf8
 from melgpu.errors import InputError
 from melgpu.prediction import timeline_plot
 from melgpu.prediction.api import Model
@@ -156,20 +156,21 @@ def _tracked(embeddings: Iterable[Embedding], tracker: Tracker, problems: list[s
 
 
 def find_music(names: list[str]) -> tuple[list[str], list[str]]:
-    """Paths of all audio files and URLs among `names` or in folders among them, each once; problems of the others."""
-    paths = []
+    """Paths of all audio files and URLs among `names` or in folders among them, each once; problems of the others.
+
+    Says what was ignored in folders.
+    """
+    walk = AudioWalk(names)
+    paths: dict[str, None] = {}  # a dict keeps their order
     problems = []
-    for name in names:
-        is_folder = Path(name).is_dir()
-        candidates = [str(path) for path in find_audio(Path(name))] if is_folder else [name]
-        if not candidates:
-            problems.append(f"{name}: no audio files ({' '.join(AUDIO_SUFFIXES)}) in this folder")
-        for path in candidates:
-            if is_utf8(path):  # others could not be written to any result
-                paths.append(path)
-            else:
-                problems.append(f"{path!r}: the file's name is not UTF-8")
-    return list(dict.fromkeys(paths)), problems  # a dict keeps their order
+    for found in walk:
+        if found.error:
+            problems.append(str(found))
+        else:
+            paths[found.path] = None
+    if summary := summarize_ignored(walk.ignored):
+        console.say(f"note: {summary}")
+    return list(paths), problems
 
 
 def show_predictions(predictions: PredictionTable, problems: Sequence[str]) -> None:

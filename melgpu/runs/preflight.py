@@ -110,7 +110,7 @@ def too_few_validation_tracks(tracks: Manifest, recipe: Recipe) -> list[str]:
 
 
 def read_sources(sources: dict[Split, Path | None], data: str | None) -> dict[Split, SourceList]:
-    """The source lists of all splits. Raises InputError with all problems of their format."""
+    """The source lists of all splits; what is ignored in them is said. Raises InputError with all their problems."""
     source_lists = {}
     problems = []
     if data and not is_url(data) and not Path(data).is_dir():
@@ -121,6 +121,9 @@ def read_sources(sources: dict[Split, Path | None], data: str | None) -> dict[Sp
                 source_lists[split] = read_source(source, data, labelled=split is Split.TRAIN)
             except InputError as error:
                 problems += error.problems
+                continue
+            for note in source_lists[split].notes:
+                console.say(f"note: {note}")
     if problems:
         raise InputError(problems)
     return source_lists

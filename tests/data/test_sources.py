@@ -1,6 +1,6 @@
 import pytest
 
-from melgpu.data.sources import natural_key, read_source
+from melgpu.data.sources import read_source
 from melgpu.errors import InputError
 from tests.helpers.runs import read_source_text, touch
 
@@ -65,6 +65,27 @@ def test_class_folders(tmp_path):
     }
 
 
+def test_what_is_left_out_of_class_folders_is_noted(tmp_path):
+    touch(tmp_path, "rock/a.mp3", "rock/booklet.pdf", "rock/scan.pdf", "pop/disc.cue", "jazz/.Trash/b.mp3", "list.txt")
+    (note,) = read_source(tmp_path, None, labelled=True).notes
+    assert (
+        note
+        == f"{tmp_path}: ignored: 2 .pdf, 1 .cue, 1 .txt, 1 hidden or system; class folders without audio: jazz, pop"
+    )
+    assert read_source(tmp_path / "rock", None, labelled=False).notes == [f"{tmp_path}/rock: ignored: 2 .pdf"]
+    assert read_source(tmp_path / "rock", None, labelled=False).labels == [""]
+
+
+def test_a_class_folder_that_is_a_link_is_a_class(tmp_path):
+    touch(tmp_path, "elsewhere/a.mp3", "music/pop/b.mp3")
+    (tmp_path / "music" / "rock").symlink_to(tmp_path / "elsewhere")
+    source_list = read_source(tmp_path / "music", None, labelled=True)
+    assert (source_list.ids, source_list.labels) == (["pop/b.mp3", "rock/a.mp3"], ["pop", "rock"])
+    (tmp_path / "music" / "jazz").symlink_to(tmp_path / "unmounted")
+    with pytest.raises(InputError, match=r"music/jazz: a link that cannot be followed \(No such file"):
+        read_source(tmp_path / "music", None, labelled=True)
+
+
 def test_folder_problems(tmp_path):
     with pytest.raises(InputError, match="no audio files"):
         read_source(tmp_path, None, labelled=True)
@@ -87,8 +108,3 @@ def test_urls_are_unchanged(tmp_path):
 def test_the_first_known_column_takes_precedence(tmp_path):
     source_list = read_source_text(tmp_path / "x.csv", "name,file,genre,class\nSong One,a.mp3,rock,7\n")
     assert (source_list.ids, source_list.labels) == (["a.mp3"], ["7"])
-
-
-def test_classes_sort_in_natural_order_and_leading_zeros_matter():
-    labels = ("10", "2", "01", "1", "pop", "Rock 12", "Rock 3")
-    assert sorted(labels, key=natural_key) == ["01", "1", "2", "10", "Rock 3", "Rock 12", "pop"]
