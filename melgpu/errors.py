@@ -23,8 +23,13 @@ class InputError(ValueError):
 
 def one_line(error: BaseException) -> str:
     """An error's text as one line of at most 200 printable characters, for messages that quote untrusted files."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return "".join(character if character.isprintable() else "?" for character in text[:200])
+    return printable(" ".join(str(error).split()) or type(error).__name__)
+
+
+def printable(text: str, max_chars: int = 200) -> str:
+    """A text of an untrusted file in a message: one line of at most `max_chars` printable characters."""
+    shortened = text if len(text) <= max_chars else text[: max_chars - 3] + "..."
+    return "".join(character if character.isprintable() else "?" for character in shortened)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

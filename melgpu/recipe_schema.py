@@ -43,6 +43,7 @@ class FoldSpec(Spec):
     num_folds: Annotated[int, Field(ge=2, le=1000)]
     small_classes: Literal["refuse", "train"]
     seed: Seed
+    column: Annotated[str, Field(min_length=1, max_length=100)] | None = None
 
 
 class MelSpec(Spec):

@@ -2,9 +2,11 @@
 
 A manifest is columns, one row a track; nothing is decoded. Labels are text as written (`1` and `01` differ); an empty
 label means unknown. Folds count from 0 in the training split and are -1 elsewhere, and for training tracks without
-usable audio; the number of folds stands for training tracks that are in no fold's validation set.
+usable audio; the number of folds stands for training tracks that are in no fold's validation set. Columns that were
+added later are optional: a run without them is read, too.
 """
 
+import itertools
 import os
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
@@ -17,12 +19,12 @@ import numpy as np
 from melgpu import files
 from melgpu.audio.remote import absolute_path
 from melgpu.audio.walk import is_utf8, natural_key
-from melgpu.data.sources import SourceList
-from melgpu.errors import InputError
+from melgpu.data.folds import assign_folds, check_classes, check_listed_folds, find_small_classes, listed_folds
+from melgpu.data.sources import SourceList, folded_label
+from melgpu.errors import InputError, printable
 
 COLUMNS = ("id", "path", "label", "split", "fold")
-MAX_CLASSES = 10_000
-MAX_NAMED = 10  # classes in a message
+OPTIONAL_COLUMNS = ("submission_id",)
 
 
 class Split(StrEnum):
@@ -54,13 +56,17 @@ EVALUATED_SPLITS = (Split.VALID, *TEST_SPLITS)
 
 @dataclass(frozen=True)
 class Manifest:
-    """Columns of equal length N; an id is the file's name in its source list, a path is absolute, or a URL."""
+    """Columns of equal length N; an id is the file's name in its source list, a path is absolute, or a URL.
+
+    submission_ids : of a test list's own column of ids; empty texts where it has none, no column where no list has
+    """
 
     ids: tuple[str, ...]
     paths: tuple[str, ...]
     labels: tuple[str, ...]
     splits: tuple[Split, ...]  # of MANIFEST_SPLITS
     folds: np.ndarray = field(compare=False)  # (N,), int64
+    submission_ids: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -68,6 +74,13 @@ class Manifest:
     def rows(self, split: Split) -> np.ndarray:
         """The rows of a split, in the order of its source list."""
         return np.flatnonzero(in_split(self.splits, split))
+
+    def ids_for_submission(self, split: Split) -> list[str]:
+        """The ids of a test set's tracks in its submission, in the order of its list."""
+        rows = self.rows(split).tolist()
+        if not self.submission_ids:
+            return [self.ids[row] for row in rows]
+        return [self.submission_ids[row] or self.ids[row] for row in rows]
 
     @property
     def class_names(self) -> list[str]:
@@ -94,52 +107,55 @@ def build(
 ) -> Manifest:
     """Join the source lists of the splits and assign the folds of the training tracks; paths in `unusable` get none.
 
-    Where `small_classes` is `train`, tracks of classes that are too small for the folds get the fold `num_folds`: every
-    network trains on them, and none is validated on them. Raises InputError with every duplicate id and unknown test
-    label, and with the classes that are too small.
+    The folds are those that the list names, or drawn. Where `small_classes` is `train`, tracks of classes that are too
+    small to be drawn get the fold `num_folds`: every network trains on them, and none is validated on them. Raises
+    InputError with every duplicate id and unknown test label, and with the classes that are too small.
     """
     problems = [problem for source_list in source_lists.values() for problem in _check_names(source_list)]
     problems += _check_duplicates(source_lists)
-    train = _without(source_lists[Split.TRAIN], unusable)
-    counts = Counter(train.labels)
-    small = _small_classes(train, num_folds)
-    problems += _check_classes(counts, small, num_folds, small_classes)
+    train = source_lists[Split.TRAIN]
+    is_usable = np.array([path not in unusable for path in train.paths])
+    usable_rows = np.flatnonzero(is_usable).tolist()
+    labels = [train.labels[row] for row in usable_rows]
+    groups = [train.groups[row] for row in usable_rows]
+    counts = Counter(labels)
+    small = {} if train.folds else find_small_classes(labels, groups, num_folds)
+    problems += check_classes(counts, small, num_folds, small_classes)
     for split in TEST_SPLITS:
         if split in source_lists:
             problems += _check_labels(source_lists[split], counts)
+    folds = np.full(len(train.ids), -1)
+    if train.folds:
+        problems += _collect_listed_folds(train, num_folds, is_usable, folds)
     if problems:
         raise InputError(problems)
-    folds = np.full(len(source_lists[Split.TRAIN].ids), -1)
-    is_usable = np.array([path not in unusable for path in source_lists[Split.TRAIN].paths])
-    is_small = np.array([label in small for label in source_lists[Split.TRAIN].labels])
-    folds[is_usable & is_small] = num_folds
-    divided = [row for row, label in enumerate(train.labels) if label not in small]
-    labels = [train.labels[row] for row in divided]
-    groups = [train.groups[row] for row in divided]
-    folds[is_usable & ~is_small] = assign_folds(labels, num_folds, seed, groups)
+    if not train.folds:
+        is_small = np.array([label in small for label in labels], bool)
+        usable_folds = np.full(len(labels), num_folds)
+        divided = np.flatnonzero(~is_small).tolist()
+        usable_folds[divided] = assign_folds(
+            [labels[row] for row in divided], num_folds, seed, [groups[row] for row in divided]
+        )
+        folds[is_usable] = usable_folds
     return _join(source_lists, folds)
 
 
-def _without(source_list: SourceList, unusable: Collection[str]) -> SourceList:
-    usable_rows = [row for row, path in enumerate(source_list.paths) if path not in unusable]
-
-    def select(column: list[str]) -> list[str]:
-        return [column[row] for row in usable_rows]
-
-    return SourceList(
-        select(source_list.ids),
-        select(source_list.paths),
-        select(source_list.labels),
-        select(source_list.groups),
-        select(source_list.locations),
-    )
+def _collect_listed_folds(train: SourceList, num_folds: int, is_usable: np.ndarray, folds: np.ndarray) -> list[str]:
+    """Write the folds that the list names to those of the usable tracks, both (N,); returns the problems with them."""
+    try:
+        listed = listed_folds(train.folds, num_folds)
+    except InputError as error:
+        return error.problems
+    folds[is_usable] = listed[is_usable]
+    usable_labels = [label for label, usable in zip(train.labels, is_usable.tolist(), strict=True) if usable]
+    return list(check_listed_folds(listed[is_usable], usable_labels))
 
 
 def _check_names(source_list: SourceList) -> Iterable[str]:
     seen: dict[str, str] = {}
     for name, line in zip(source_list.ids, source_list.locations, strict=True):
         if name in seen:
-            yield f"{line}: {name} is listed twice (first: {seen[name]})"
+            yield f"{line}: {printable(name)} is listed twice (first: {seen[name]})"
         elif not is_utf8(name):
             yield f"{line}: {name!r}: the file's name is not UTF-8"
         seen.setdefault(name, line)
@@ -157,43 +173,18 @@ def _check_duplicates(source_lists: dict[Split, SourceList]) -> Iterable[str]:
             # The real path, so that links to the same file are found.
             first_name, first_split = seen.setdefault(os.path.realpath(path), (name, split))
             if first_split != split:
-                yield f"{line}: {name} is also a {first_split.description} track ({first_name})"
+                yield f"{line}: {printable(name)} is also a {first_split.description} track ({printable(first_name)})"
             elif split is Split.TRAIN and first_name != name:
-                yield f"{line}: {name} is the same file as {first_name}"
-
-
-def _small_classes(train: SourceList, num_folds: int) -> dict[str, int]:
-    """The classes with fewer artists than folds, and how many; a track without an artist counts as one of its own."""
-    artists: dict[str, set[str]] = {}
-    for row, (label, group) in enumerate(zip(train.labels, train.groups, strict=True)):
-        artists.setdefault(label, set()).add(group or f"\0{row}")
-    counts = {label: len(names) for label, names in artists.items() if len(names) < num_folds}
-    return dict(sorted(counts.items(), key=lambda item: natural_key(item[0])))
-
-
-def _check_classes(counts: Counter, small: dict[str, int], num_folds: int, small_classes: str) -> Iterable[str]:
-    if small and small_classes == "refuse":
-        named = ", ".join(f"{label} ({count})" for label, count in list(small.items())[:MAX_NAMED])
-        more = f" and {len(small) - MAX_NAMED} more" if len(small) > MAX_NAMED else ""
-        smallest = min(small.values())
-        fewer_folds = f"use fewer folds (--set folds.num_folds={smallest}), " if smallest > 1 else ""
-        yield (
-            f"{len(small)} of {len(counts)} classes have fewer tracks (or artists) than {num_folds} folds: "
-            f"{named}{more}; {fewer_folds}leave them out, or train on them without validation "
-            "(--set folds.small_classes=train)"
-        )
-    elif small and len(small) == len(counts):
-        yield f"every class has fewer tracks, or artists, than {num_folds} folds: none could be validated"
-    if len(counts) < 2:
-        yield f"training needs at least two classes, the labels have {len(counts)}: {', '.join(counts)}"
-    if len(counts) > MAX_CLASSES:
-        yield f"the labels have {len(counts)} classes, more than {MAX_CLASSES}"
+                yield f"{line}: {printable(name)} is the same file as {printable(first_name)}"
 
 
 def _check_labels(source_list: SourceList, known: Counter) -> Iterable[str]:
+    known_spellings = {folded_label(label): label for label in known}
     for name, label, line in zip(source_list.ids, source_list.labels, source_list.locations, strict=True):
         if label and label not in known:
-            yield f"{line}: {name} has the label {label!r}, which no training track has"
+            similar = known_spellings.get(folded_label(label))
+            hint = f"; {similar!r} only looks the same" if similar else ""
+            yield f"{line}: {printable(name)} has the label {label!r}, which no training track has{hint}"
 
 
 def track_columns(
@@ -207,32 +198,27 @@ def track_columns(
     return ids, labels, split_column
 
 
+def listed_paths(source_lists: dict[Split, SourceList]) -> list[str]:
+    """The paths of these lists, as they are in the lists, in the order of a manifest."""
+    return [path for source_list in _in_order(source_lists) for path in source_list.paths]
+
+
+def _in_order(source_lists: dict[Split, SourceList]) -> list[SourceList]:
+    return [source_lists[split] for split in MANIFEST_SPLITS if split in source_lists]
+
+
 def _join(source_lists: dict[Split, SourceList], folds: np.ndarray) -> Manifest:
     ids, labels, splits = track_columns(source_lists)
-    ordered = [source_lists[split] for split in MANIFEST_SPLITS if split in source_lists]
+    ordered = _in_order(source_lists)
     # Absolute: a later command may run in another folder.
-    paths = tuple(absolute_path(path) for source_list in ordered for path in source_list.paths)
+    paths = tuple(map(absolute_path, listed_paths(source_lists)))
     # The first split is the training split; tracks of all others have no fold.
     fold_column = np.concatenate([folds, np.full(len(ids) - len(folds), -1)])
-    return Manifest(ids, paths, labels, splits, fold_column)
-
-
-def assign_folds(labels: Sequence[str], num_folds: int, seed: int, groups: Sequence[str] = ()) -> np.ndarray:
-    """The fold of each track, shape (N,): stratified by label; tracks of one (non-empty) group are in one fold."""
-    # Imported here, since no other function needs scikit-learn.
-    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
-
-    folds = np.empty(len(labels), np.int64)
-    if any(groups):
-        unique_groups = [group or f"\0{row}" for row, group in enumerate(groups)]  # without a group: one of its own
-        grouped = StratifiedGroupKFold(num_folds, shuffle=True, random_state=seed)
-        splits = grouped.split(labels, labels, unique_groups)
-    else:
-        stratified = StratifiedKFold(num_folds, shuffle=True, random_state=seed)
-        splits = stratified.split(labels, labels)
-    for fold, (_, held_out) in enumerate(splits):
-        folds[held_out] = fold
-    return folds
+    submission_ids: tuple[str, ...] = ()
+    if any(source_list.submission_ids for source_list in ordered):
+        listed = (source_list.submission_ids or [""] * len(source_list.ids) for source_list in ordered)
+        submission_ids = tuple(itertools.chain.from_iterable(listed))
+    return Manifest(ids, paths, labels, splits, fold_column, submission_ids)
 
 
 def with_labels(manifest: Manifest, rows: Sequence[int], labels: Sequence[str]) -> Manifest:
@@ -247,16 +233,35 @@ def with_labels(manifest: Manifest, rows: Sequence[int], labels: Sequence[str]) 
 
 def save(manifest: Manifest, path: Path) -> None:
     """Write a CSV file, one row a track."""
-    columns = (manifest.ids, manifest.paths, manifest.labels, manifest.splits, manifest.folds.tolist())
-    files.write_csv(path, COLUMNS, zip(*columns, strict=True))
+    columns = {
+        "id": manifest.ids,
+        "path": manifest.paths,
+        "label": manifest.labels,
+        "split": manifest.splits,
+        "fold": manifest.folds.tolist(),
+    }
+    optional = zip(OPTIONAL_COLUMNS, (manifest.submission_ids,), strict=True)
+    columns |= {name: column for name, column in optional if column}
+    files.write_csv(path, list(columns), zip(*columns.values(), strict=True))
 
 
 def load(path: Path, num_folds: int) -> Manifest:
     """Read what `save` wrote. Raises InputError for a damaged file, or one that was not written by melgpu."""
     # Parsed inside the block, which turns each ValueError into an InputError that names the file.
-    with files.read_csv(path, "a manifest", COLUMNS) as (_, rows):
-        ids, paths, labels, splits, folds = zip(*rows, strict=True)
-        manifest = Manifest(ids, paths, labels, tuple(map(Split, splits)), np.array(folds, np.int64))
+    with files.read_csv(path, "a manifest") as (header, rows):
+        optional = [name for name in OPTIONAL_COLUMNS if name in header]
+        if header != [*COLUMNS, *optional]:
+            raise ValueError(f"its columns are {', '.join(header)}")
+        ids, paths, labels, splits, folds, *others = zip(*rows, strict=True)
+        column_of = dict(zip(optional, others, strict=True))
+        manifest = Manifest(
+            ids,
+            paths,
+            labels,
+            tuple(map(Split, splits)),
+            np.array(folds, np.int64),
+            column_of.get("submission_id", ()),
+        )
         _check_columns(manifest, num_folds)
     return manifest
 

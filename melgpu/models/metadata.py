@@ -4,7 +4,7 @@ from typing import Annotated, Self
 
 from pydantic import AfterValidator, FailFast, Field, model_validator
 
-from melgpu.data.manifest import MAX_CLASSES
+from melgpu.data.folds import MAX_CLASSES
 from melgpu.features.parity import ParityFigures
 from melgpu.models.checkpoint import Metadata
 from melgpu.models.schema import Count, NonNegative, Schema

@@ -43,8 +43,8 @@ def build_manifest(
     Returns the manifest and the audio errors for the quarantine. Raises InputError with all problems: of the format of
     the lists if there are any, else of tracks, audio, networks, weights and pictures.
     """
-    source_lists = read_sources(sources, data)
     folds = recipe.folds
+    source_lists = read_sources(sources, data, folds.column)
     build = functools.partial(
         manifest.build, source_lists, folds.num_folds, folds.seed, small_classes=folds.small_classes
     )
@@ -109,7 +109,9 @@ def too_few_validation_tracks(tracks: Manifest, recipe: Recipe) -> list[str]:
     return problems
 
 
-def read_sources(sources: dict[Split, Path | None], data: str | None) -> dict[Split, SourceList]:
+def read_sources(
+    sources: dict[Split, Path | None], data: str | None, fold_column: str | None = None
+) -> dict[Split, SourceList]:
     """The source lists of all splits; what is ignored in them is said. Raises InputError with all their problems."""
     source_lists = {}
     problems = []
@@ -118,7 +120,7 @@ def read_sources(sources: dict[Split, Path | None], data: str | None) -> dict[Sp
     for split, source in sources.items():
         if source:
             try:
-                source_lists[split] = read_source(source, data, labelled=split is Split.TRAIN)
+                source_lists[split] = read_source(source, data, split is Split.TRAIN, fold_column)
             except InputError as error:
                 problems += error.problems
                 continue

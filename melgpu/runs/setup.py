@@ -9,7 +9,9 @@ import torch
 from melgpu import cli, console
 from melgpu.audio import quarantine
 from melgpu.data import manifest
+from melgpu.data.folds import listed_folds
 from melgpu.data.manifest import Split
+from melgpu.data.sources import SourceList
 from melgpu.errors import InputError
 from melgpu.recipe import Recipe, load_recipe
 from melgpu.runs import preflight, timings
@@ -64,13 +66,26 @@ def open_or_create(request: RunRequest, sources: Sources, device: torch.device) 
 
 def _check_same_tracks(run: Run, sources: Sources) -> None:
     """Raise InputError where source lists are not those that a run was made of: it never learns other tracks."""
-    listed = preflight.read_sources(sources.lists, sources.data)
-    if manifest.track_columns(listed) != (run.manifest.ids, run.manifest.labels, run.manifest.splits):
+    listed = preflight.read_sources(sources.lists, sources.data, run.recipe.folds.column)
+    if not _is_made_of(run, listed):
         command = cli.command_line("train", "--run", "NEW_FOLDER", *sources.arguments)
         raise InputError(
             f"{run.folder} is of other tracks or labels than these lists. A run never learns new ones: start another, "
             f"{command}, or go on with its own, {run.command_line('train')}"
         )
+
+
+def _is_made_of(run: Run, listed: dict[Split, SourceList]) -> bool:
+    """Whether source lists have a run's ids, labels and splits, and its folds, if they name any."""
+    tracks = run.manifest
+    if manifest.track_columns(listed) != (tracks.ids, tracks.labels, tracks.splits):
+        return False
+    cells = listed[Split.TRAIN].folds
+    if not cells:
+        return True
+    folds = tracks.folds[tracks.rows(Split.TRAIN)]
+    has_fold = folds >= 0  # without usable audio it has none
+    return bool((folds == listed_folds(cells, run.recipe.folds.num_folds))[has_fold].all())
 
 
 def create(request: RunRequest, sources: Sources, device: torch.device) -> Run:
@@ -141,5 +156,5 @@ def check_dataset(request: RunRequest, sources: Sources) -> int:
         opened = open_run(request.folder, request.overrides, request.without_pseudo)
         return preflight.check_manifest(opened.manifest, opened.recipe)
     recipe = load_recipe(request.recipes, request.overrides)
-    source_lists = preflight.read_sources(sources.lists, sources.data)
+    source_lists = preflight.read_sources(sources.lists, sources.data, recipe.folds.column)
     return preflight.check_dataset(source_lists, recipe)

@@ -90,7 +90,7 @@ def write_submissions(run: Run, round_evaluation: RoundEvaluation) -> None:
         rows = [row for row, row_split in enumerate(round_evaluation.splits) if row_split is split]
         classes = round_evaluation.final_probs[rows].argmax(axis=1)
         labels = [round_evaluation.class_names[index] for index in classes]
-        submission.write_submission(path, [round_evaluation.ids[row] for row in rows], labels)
+        submission.write_submission(path, run.manifest.ids_for_submission(split), labels)
 
 
 def write_pseudo_labels(run: Run, round_number: int, round_evaluation: RoundEvaluation, base: BasePredictions) -> None:

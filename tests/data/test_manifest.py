@@ -1,15 +1,12 @@
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from melgpu.data import manifest
 from melgpu.data.sources import SourceList, read_source
 from melgpu.errors import InputError
-from tests.helpers.runs import ZALO_COUNTS, read_source_text, touch
+from tests.helpers.runs import read_source_text, touch
 
 
 def read_source_lists(
@@ -143,6 +140,7 @@ HEADER = b"id,path,label,split,fold\n"
         (HEADER + b"a,/a,x,secret,0\n", "'secret' is not a valid Split"),
         (HEADER + b"a,/a,x,valid,0\n", "a split other than train, public, private"),
         (HEADER + b"a,/a,x,train,0\na,/b,x,train,1\n", "listed twice"),
+        (b"id,path,label,split,fold,more\na,/a,x,train,0,\n", "its columns are id, path"),
         (HEADER + b"a" * 200_000 + b",/a,x,train,0\n", "field larger"),
     ],
 )
@@ -152,24 +150,51 @@ def test_malformed_manifests_are_rejected(tmp_path, content, reason):
         manifest.load(tmp_path / "x.csv", 3)
 
 
-def test_folds_of_the_competition_are_stratified():
-    labels = [label for label, count in ZALO_COUNTS.items() for _ in range(count)]
-    folds = manifest.assign_folds(labels, 5, seed=8)
-    assert (folds == manifest.assign_folds(labels, 5, seed=8)).all()
-    for label, count in ZALO_COUNTS.items():
-        sizes = Counter(folds[np.array(labels) == label].tolist())
-        assert set(sizes) == set(range(5))
-        assert max(sizes.values()) - min(sizes.values()) <= 1, (label, count)
+def read_with_folds(folder: Path, rows: list[tuple[str, str, str]], artist: str = "") -> SourceList:
+    touch(folder, *(name for name, _, _ in rows))
+    path = folder / "folds.csv"
+    path.write_text("file,label,fold,artist\n" + "".join(f"{','.join(row)},{artist}\n" for row in rows))
+    return read_source(path, None, True, "fold")
 
 
-@settings(max_examples=30, deadline=None)
-@given(st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from(["", "x", "y", "z", "w"])), min_size=30, max_size=60))
-def test_an_artist_is_never_split_between_folds(rows):
-    labels, artists = ["a", "b", *(r[0] for r in rows)], ["p", "q", *(r[1] for r in rows)]
-    folds = manifest.assign_folds(labels, 2, 8, artists)
-    assert set(folds) <= {0, 1}
-    for artist in set(artists) - {""}:
-        assert len({fold for fold, group in zip(folds, artists, strict=True) if group == artist}) == 1
+def test_listed_folds_are_taken_as_they_are(tmp_path):
+    rows = [(f"{i}.mp3", "ab"[i % 2], str(1 + i // 2 % 3)) for i in range(12)]
+    train = read_with_folds(tmp_path, rows, "Anna")
+    assert train.notes == [
+        f"{tmp_path}/folds.csv: its folds 1, 2, 3 are the folds 0 to 2",
+        f"{tmp_path}/folds.csv: 1 artists have tracks in several of its folds: Anna",
+    ]
+    built = manifest.build({"train": train}, 3, 8, {train.paths[4]})
+    assert built.folds.tolist() == [0, 0, 1, 1, -1, 2, 0, 0, 1, 1, 2, 2]
+    with pytest.raises(InputError, match=r"has 3 folds \(1, 2, 3\) and the recipe 5: --set folds.num_folds=3"):
+        manifest.build({"train": train}, 5, 8)
+
+
+def test_a_class_in_a_single_listed_fold_is_refused(tmp_path):
+    rows = [(f"{i}.mp3", "ab"[i % 2], str(i % 2)) for i in range(6)]
+    with pytest.raises(InputError, match="2 of 2 classes are in one fold of the list only"):
+        manifest.build({"train": read_with_folds(tmp_path, rows)}, 2, 8)
+
+
+def test_ids_of_a_test_list_are_those_of_its_submission(tmp_path):
+    touch(tmp_path, "t.mp3", "u.mp3", "p.mp3")
+    rows = [(f"{i}.mp3", "ab"[i % 2]) for i in range(4)]
+    public = read_source_text(tmp_path / "public.csv", "id,file\n17,t.mp3\n4,u.mp3\n", labelled=False)
+    source_lists = read_source_lists(tmp_path, rows, private=[("p.mp3", "")]) | {"public": public}
+    tracks = manifest.build(source_lists, 2, 8)
+    assert tracks.ids[4:] == ("t.mp3", "u.mp3", "p.mp3")
+    manifest.save(tracks, tmp_path / "manifest.csv")
+    for same in (tracks, manifest.load(tmp_path / "manifest.csv", 2)):
+        assert same.ids_for_submission("public") == ["17", "4"]
+        assert same.ids_for_submission("private") == ["p.mp3"]
+
+
+def test_a_test_label_that_only_looks_like_a_class_is_shown_beside_it(tmp_path):
+    rows = [(f"{i}.mp3", ("rock", "pop")[i % 2]) for i in range(4)]
+    with pytest.raises(
+        InputError, match="has the label 'Rock', which no training track has; 'rock' only looks the same"
+    ):
+        manifest.build(read_source_lists(tmp_path, rows, [("t.mp3", "Rock")]), 2, 8)
 
 
 def test_pseudo_labels_never_replace_training_labels(tmp_path):

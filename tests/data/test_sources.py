@@ -1,58 +1,11 @@
+import unicodedata
+
 import pytest
 
-from melgpu.data.sources import read_source
+from melgpu.data import sources
+from melgpu.data.sources import FileFinder, read_source, similar_labels
 from melgpu.errors import InputError
 from tests.helpers.runs import read_source_text, touch
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "a.mp3,1\nb.mp3,01\n",
-        "file,class\na.mp3,1\nb.mp3,01\n",
-        "genre,filename\n1,a.mp3\n01,b.mp3\n",
-        b"\xef\xbb\xbffilename,label\r\na.mp3,1\r\nb.mp3,01\r\n",
-        "a.mp3, 1\n\nb.mp3 ,01\n\n",
-        '"a.mp3","1"\n"b.mp3","01"\n',
-    ],
-)
-def test_csv_forms(tmp_path, text):
-    source_list = read_source_text(tmp_path / "x.csv", text)
-    assert source_list.ids == ["a.mp3", "b.mp3"]
-    assert source_list.labels == ["1", "01"]
-
-
-def test_a_test_source_list_needs_no_labels_and_stays_in_order(tmp_path):
-    source_list = read_source_text(tmp_path / "x.csv", "z.mp3\na.mp3\n", labelled=False)
-    assert source_list.ids == ["z.mp3", "a.mp3"]
-    assert source_list.labels == ["", ""]
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("a.mp3,1\nb.mp3\n", "line 2: 1 fields instead of 2"),
-        ("a.mp3,1\nb.mp3,2,3\n", "line 2: 3 fields instead of 2"),
-        ("a.mp3,1\nb.mp3,\n", "line 2: b.mp3 has no label"),
-        ("song,style\na.mp3,1\n", "line 1: 'song' is neither an audio file"),
-        ("filename,mood\na.mp3,1\n", "no column of labels"),
-        ("filename,label\n", "a header and no rows"),
-        ("", "the file is empty"),
-        (b"a.mp3,\xff\xfe\n", "cannot be read as CSV in UTF-8"),
-        ('a.mp3,"1\nb.mp3,2\n', "cannot be read as CSV"),
-    ],
-)
-def test_a_malformed_csv_is_rejected(tmp_path, text, message):
-    with pytest.raises(InputError) as caught:
-        read_source_text(tmp_path / "x.csv", text)
-    assert message in str(caught.value)
-    assert "x.csv" in str(caught.value)
-
-
-def test_all_malformed_rows_are_reported(tmp_path):
-    with pytest.raises(InputError) as caught:
-        read_source_text(tmp_path / "x.csv", "a.mp3,1\nb.mp3\nc.mp3,2\nd.mp3,\n")
-    assert len(caught.value.problems) == 2
 
 
 def test_class_folders(tmp_path):
@@ -105,6 +58,84 @@ def test_urls_are_unchanged(tmp_path):
     assert read_source(tmp_path / "y.csv", None, labelled=True).ids == ["https://x.org/c.flac?token=1"]
 
 
-def test_the_first_known_column_takes_precedence(tmp_path):
-    source_list = read_source_text(tmp_path / "x.csv", "name,file,genre,class\nSong One,a.mp3,rock,7\n")
-    assert (source_list.ids, source_list.labels) == (["a.mp3"], ["7"])
+def test_names_are_found_in_any_unicode_form(tmp_path):
+    names = ["Beyoncé/Halo é.mp3", "nhạc số.mp3", "plain.mp3"]
+    for form, other in (("NFC", "NFD"), ("NFD", "NFC")):
+        folder = tmp_path / form
+        touch(folder, *(unicodedata.normalize(form, name) for name in names))
+        listed = [unicodedata.normalize(other, name) for name in names]
+        source_list = read_source_text(folder / "x.csv", "".join(f"{name},a\n" for name in listed))
+        assert source_list.ids == listed
+        assert source_list.paths == [str(folder / unicodedata.normalize(form, name)) for name in names]
+        assert "2 files have their names in another Unicode form" in source_list.notes[0]
+    mixed = f"{unicodedata.normalize('NFD', 'é')}/{unicodedata.normalize('NFC', 'é')}.mp3"
+    touch(tmp_path, mixed)
+    assert FileFinder(str(tmp_path)).find("é/é.mp3") == str(tmp_path / mixed)
+
+
+def test_the_exact_name_comes_before_another_form(tmp_path):
+    for form in ("NFC", "NFD"):
+        touch(tmp_path, unicodedata.normalize(form, "é.mp3"))
+    for form in ("NFC", "NFD"):
+        name = unicodedata.normalize(form, "é.mp3")
+        assert FileFinder(str(tmp_path)).path(name) == str(tmp_path / name)
+
+
+def test_files_are_searched_in_data_then_beside_the_list(tmp_path):
+    touch(tmp_path, "data/a.mp3", "data/audio/b.mp3", "list/b.mp3", "list/audio/c.mp3")
+    (tmp_path / "list" / "x.csv").write_text("a.mp3,1\nb.mp3,1\nc.mp3,1\nd.mp3,1\n")
+    paths = read_source(tmp_path / "list" / "x.csv", str(tmp_path / "data"), labelled=True).paths
+    assert paths == [
+        str(tmp_path / name) for name in ("data/a.mp3", "data/audio/b.mp3", "list/audio/c.mp3", "data/d.mp3")
+    ]
+
+
+def test_paths_that_no_list_can_have_get_a_hint(tmp_path):
+    touch(tmp_path, "a\\b.mp3")
+    assert read_source_text(tmp_path / "x.csv", "a\\b.mp3,1\n").ids == ["a\\b.mp3"]  # it is there
+    text = "C:\\music\\x.mp3,1\nrock\\y.mp3,1\n~/z.mp3,1\n~anna/z.mp3,1\n"
+    with pytest.raises(InputError) as caught:
+        read_source_text(tmp_path / "x.csv", text)
+    windows, home = caught.value.problems
+    assert windows.startswith(f"{tmp_path}/x.csv: 2 names, such as C:\\music\\x.mp3, are paths of Windows")
+    assert "2 names, such as ~/z.mp3, are relative to a home folder" in home
+
+
+@pytest.mark.parametrize(
+    ("labels", "code_points"),
+    [
+        (["rock", "Rock"], "U+0072 U+006F U+0063 U+006B"),
+        (["Beyoncé", unicodedata.normalize("NFD", "Beyoncé")], "U+0065 U+0301"),
+        (["rock", "ro\u200bck"], "U+200B"),
+        (["hip hop", "hip\u00a0hop"], "U+00A0"),
+        (["STRASSE", "straße"], "U+00DF"),
+        (["rock", "\ufeffrock"], "U+FEFF"),
+    ],
+)
+def test_labels_that_look_the_same_are_noted_with_their_code_points(labels, code_points):
+    (note,) = similar_labels([*labels, "jazz", "jazz", "1", "01"])
+    assert code_points in note
+    assert "jazz" not in note
+    assert similar_labels([labels[0], "jazz", "1", "01"]) == []
+
+
+def test_notes_of_labels_are_bounded():
+    (note,) = similar_labels([f"{word}{'x' * 900}{i}" for i in range(40) for word in ("a", "A")])
+    assert note.endswith("; and 30 more")
+    assert len(note) < 8000
+
+
+def test_folders_have_no_column_of_folds(tmp_path):
+    touch(tmp_path, "rock/a.mp3")
+    with pytest.raises(InputError, match=r"a folder has no column fold, which folds\.column names"):
+        read_source(tmp_path, None, True, "fold")
+    assert read_source(tmp_path, None, False, "fold").ids == ["rock/a.mp3"]
+
+
+def test_a_list_that_may_not_be_reached_names_the_reason(tmp_path, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr(sources.os, "stat", refuse)
+    with pytest.raises(InputError, match="x: Permission denied"):
+        read_source(tmp_path / "x", None, labelled=True)

@@ -52,3 +52,20 @@ def test_other_tracks_are_refused_with_the_command_for_a_new_run(tmp_path, sourc
         setup.open_or_create(request(tmp_path / "my run"), Sources(other, None, None, None), CPU)
     assert f"train.py --run NEW_FOLDER --labels {other}" in str(caught.value)
     assert f"--run '{tmp_path / 'my run'}'" in str(caught.value)  # quoted for the shell
+
+
+def test_the_folds_of_a_list_are_those_of_the_run(tmp_path, sources, monkeypatch, capsys):
+    monkeypatch.setattr(preflight, "missing_weights", lambda recipe: ["no network"])
+    rows = [("file", "label", "fold")] + [(f"{i}.wav", "ab"[i % 2], str(1 + i // 2 % 2)) for i in range(8)]
+    listed = Sources(write_list(tmp_path / "folds.csv", rows), None, None, None)
+    setup.create(request(tmp_path / "drawn"), listed, "cpu")
+    assert "--set folds.column=fold takes the folds from it" in capsys.readouterr().out
+    by_column = request(tmp_path / "run", "folds.column=fold")
+    made = setup.create(by_column, listed, "cpu")
+    assert made.manifest.folds.tolist() == [0, 0, 1, 1, 0, 0, 1, 1]
+    assert "its folds 1, 2 are the folds 0 to 1" in capsys.readouterr().out
+    assert setup.open_or_create(by_column, listed, "cpu").recipe.folds.column == "fold"
+    rows[1] = ("0.wav", "a", "2")
+    write_list(tmp_path / "folds.csv", rows)
+    with pytest.raises(InputError, match="is of other tracks or labels than these lists"):
+        setup.open_or_create(by_column, listed, "cpu")
