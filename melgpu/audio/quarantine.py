@@ -1,7 +1,7 @@
 """The quarantine: a CSV file of the audio files with errors, with the reason and the usable duration of each."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from melgpu import files
@@ -37,11 +37,21 @@ def record_errors(path: Path, audio_errors: Iterable[AudioError]) -> None:
     updated = recorded | {audio_error.path: audio_error for audio_error in audio_errors}
     if updated == recorded:
         return
-    rows = (
-        (audio_error.path, audio_error.reason, f"{audio_error.usable_s:.1f}")
-        for _, audio_error in sorted(updated.items())
-    )
+    _write_errors(path, updated.values())
+
+
+def _write_errors(path: Path, audio_errors: Iterable[AudioError]) -> None:
+    in_order = sorted(audio_errors, key=lambda audio_error: audio_error.path)
+    rows = [(audio_error.path, audio_error.reason, f"{audio_error.usable_s:.1f}") for audio_error in in_order]
     files.write_csv(path, COLUMNS, rows)
+
+
+def rename_files(path: Path, new_paths: Mapping[str, str]) -> None:
+    """Replace the paths of files that were moved, in a quarantine file, if there is one."""
+    audio_errors = load_errors(path)
+    if audio_errors:
+        renamed = [replace(error, path=new_paths.get(error.path, error.path)) for error in audio_errors]
+        _write_errors(path, renamed)
 
 
 def load_errors(path: Path) -> list[AudioError]:

@@ -11,6 +11,7 @@ EPILOG = """examples:
   python train.py --run runs/zalo --data audio/ --labels train.csv --test test.csv --private private.csv
   python train.py --run runs/mine --labels music/ --check             check the data set only
   python train.py --run runs/mine                                     resume the current round
+  python train.py --run runs/mine --data /new/music/                  go on after the music was moved
   python train.py --run runs/mine --backbone resnet50 --fold 2        this network and fold only
   torchrun --nproc-per-node 4 -- train.py --run runs/mine             on four GPUs (with the two dashes)
 
@@ -24,7 +25,8 @@ def parse_args() -> argparse.Namespace:
     new.add_argument("--labels", type=Path, metavar="CSV_OR_DIR", help="training tracks: file,label or class folders")
     new.add_argument("--test", type=Path, metavar="CSV_OR_DIR", help="the public test set, source of pseudo labels")
     new.add_argument("--private", type=Path, metavar="CSV_OR_DIR", help="the private test set")
-    new.add_argument("--data", metavar="DIR_OR_URL", help="folder or URL of the files that the CSVs name")
+    data_help = "folder or URL of the files that the CSVs name; of an existing run: their new place"
+    new.add_argument("--data", metavar="DIR_OR_URL", help=data_help)
     new.add_argument(
         "--recipe",
         action="append",

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from melgpu import files
+from melgpu.audio.content import CONTENT_ID, content_id
 from melgpu.audio.remote import absolute_path
 from melgpu.audio.walk import is_utf8, natural_key
 from melgpu.data.folds import assign_folds, check_classes, check_listed_folds, find_small_classes, listed_folds
@@ -24,7 +25,7 @@ from melgpu.data.sources import SourceList, folded_label
 from melgpu.errors import InputError, printable
 
 COLUMNS = ("id", "path", "label", "split", "fold")
-OPTIONAL_COLUMNS = ("submission_id",)
+OPTIONAL_COLUMNS = ("submission_id", "content")
 
 
 class Split(StrEnum):
@@ -59,6 +60,8 @@ class Manifest:
     """Columns of equal length N; an id is the file's name in its source list, a path is absolute, or a URL.
 
     submission_ids : of a test list's own column of ids; empty texts where it has none, no column where no list has
+    contents : `audio.content.content_id` of the files when the run was made; empty texts for URLs and where there was
+        no file, no column in runs that were made before there was this one
     """
 
     ids: tuple[str, ...]
@@ -67,6 +70,7 @@ class Manifest:
     splits: tuple[Split, ...]  # of MANIFEST_SPLITS
     folds: np.ndarray = field(compare=False)  # (N,), int64
     submission_ids: tuple[str, ...] = ()
+    contents: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -231,6 +235,11 @@ def with_labels(manifest: Manifest, rows: Sequence[int], labels: Sequence[str]) 
     return replace(manifest, labels=tuple(column))
 
 
+def with_contents(manifest: Manifest) -> Manifest:
+    """The same tracks, with what tells their files from others, as they are now."""
+    return replace(manifest, contents=tuple(map(content_id, manifest.paths)))
+
+
 def save(manifest: Manifest, path: Path) -> None:
     """Write a CSV file, one row a track."""
     columns = {
@@ -240,7 +249,7 @@ def save(manifest: Manifest, path: Path) -> None:
         "split": manifest.splits,
         "fold": manifest.folds.tolist(),
     }
-    optional = zip(OPTIONAL_COLUMNS, (manifest.submission_ids,), strict=True)
+    optional = zip(OPTIONAL_COLUMNS, (manifest.submission_ids, manifest.contents), strict=True)
     columns |= {name: column for name, column in optional if column}
     files.write_csv(path, list(columns), zip(*columns.values(), strict=True))
 
@@ -261,6 +270,7 @@ def load(path: Path, num_folds: int) -> Manifest:
             tuple(map(Split, splits)),
             np.array(folds, np.int64),
             column_of.get("submission_id", ()),
+            column_of.get("content", ()),
         )
         _check_columns(manifest, num_folds)
     return manifest
@@ -276,3 +286,5 @@ def _check_columns(manifest: Manifest, num_folds: int) -> None:
         raise ValueError(f"a fold other than 0 to {num_folds}, or of a test track")
     if len(set(zip(manifest.ids, manifest.splits, strict=True))) < len(manifest):
         raise ValueError("a track is listed twice")
+    if not all(CONTENT_ID.fullmatch(content) for content in manifest.contents if content):
+        raise ValueError("a content that is not a size and a hash")

@@ -14,7 +14,7 @@ from melgpu.data.manifest import Split
 from melgpu.data.sources import SourceList
 from melgpu.errors import InputError
 from melgpu.recipe import Recipe, load_recipe
-from melgpu.runs import preflight, timings
+from melgpu.runs import preflight, relocation, timings
 from melgpu.runs.folder import check_same_recipe, create_run, is_run, open_run
 from melgpu.runs.run import Run
 
@@ -56,16 +56,25 @@ def open_or_create(request: RunRequest, sources: Sources, device: torch.device) 
     if not is_run(request.folder):
         return create(request, sources, device)
     opened = reopen(request)
-    if sources.labels:
-        _check_same_tracks(opened, sources)
-    elif sources.arguments:
-        console.say(f"{request.folder} has its tracks already; ignored: {' '.join(sources.arguments)}")
-    preflight.fill_cache(opened)
-    return opened
+    moved = _move_to_listed(opened, sources) if sources.labels else _move(opened, sources)
+    relocation.save(opened, moved)
+    preflight.fill_cache(moved)
+    return moved
 
 
-def _check_same_tracks(run: Run, sources: Sources) -> None:
-    """Raise InputError where source lists are not those that a run was made of: it never learns other tracks."""
+def _move(run: Run, sources: Sources) -> Run:
+    """The run with its files in `--data`, if that is given; other sources are ignored, which is said."""
+    ignored = replace(sources, data=None).arguments
+    if ignored:
+        console.say(f"{run.folder} has its tracks already; ignored: {' '.join(ignored)}")
+    return relocation.move_to(run, sources.data) if sources.data else run
+
+
+def _move_to_listed(run: Run, sources: Sources) -> Run:
+    """The run with its files where the source lists find them now.
+
+    Raises InputError where the lists are not those that the run was made of: it never learns other tracks.
+    """
     listed = preflight.read_sources(sources.lists, sources.data, run.recipe.folds.column)
     if not _is_made_of(run, listed):
         command = cli.command_line("train", "--run", "NEW_FOLDER", *sources.arguments)
@@ -73,6 +82,7 @@ def _check_same_tracks(run: Run, sources: Sources) -> None:
             f"{run.folder} is of other tracks or labels than these lists. A run never learns new ones: start another, "
             f"{command}, or go on with its own, {run.command_line('train')}"
         )
+    return relocation.move_to_listed(run, manifest.listed_paths(listed))
 
 
 def _is_made_of(run: Run, listed: dict[Split, SourceList]) -> bool:
@@ -101,7 +111,7 @@ def create(request: RunRequest, sources: Sources, device: torch.device) -> Run:
     tracks, audio_errors = preflight.build_manifest(sources.lists, sources.data, recipe, folder / "pcm_cache")
     seconds = time.monotonic() - started
     # Only now the folder is a run: an interrupted creation starts anew, with what the cache has.
-    run = create_run(folder, recipe, tracks, device)
+    run = create_run(folder, recipe, manifest.with_contents(tracks), device)
     stage = "decode" if run.pcm_cache else "check files"
     timings.record(run.timings_path, 1, stage, seconds, len(tracks), "tracks")
     quarantine.record_errors(run.quarantine_path, audio_errors)
@@ -154,7 +164,7 @@ def check_dataset(request: RunRequest, sources: Sources) -> int:
     """
     if not sources.labels:
         opened = open_run(request.folder, request.overrides, request.without_pseudo)
-        return preflight.check_manifest(opened.manifest, opened.recipe)
+        return preflight.check_manifest(_move(opened, sources).manifest, opened.recipe)
     recipe = load_recipe(request.recipes, request.overrides)
     source_lists = preflight.read_sources(sources.lists, sources.data, recipe.folds.column)
     return preflight.check_dataset(source_lists, recipe)

@@ -140,7 +140,8 @@ HEADER = b"id,path,label,split,fold\n"
         (HEADER + b"a,/a,x,secret,0\n", "'secret' is not a valid Split"),
         (HEADER + b"a,/a,x,valid,0\n", "a split other than train, public, private"),
         (HEADER + b"a,/a,x,train,0\na,/b,x,train,1\n", "listed twice"),
-        (b"id,path,label,split,fold,more\na,/a,x,train,0,\n", "its columns are id, path"),
+        (b"id,path,label,split,fold,content\na,/a,x,train,0,7\n", "a content that is not a size and a hash"),
+        (b"id,path,label,split,fold,content,more\na,/a,x,train,0,,\n", "its columns are id, path"),
         (HEADER + b"a" * 200_000 + b",/a,x,train,0\n", "field larger"),
     ],
 )
@@ -187,6 +188,17 @@ def test_ids_of_a_test_list_are_those_of_its_submission(tmp_path):
     for same in (tracks, manifest.load(tmp_path / "manifest.csv", 2)):
         assert same.ids_for_submission("public") == ["17", "4"]
         assert same.ids_for_submission("private") == ["p.mp3"]
+
+
+def test_contents_are_optional_and_kept(tmp_path):
+    tracks = manifest.build(read_source_lists(tmp_path, [(f"{i}.mp3", "ab"[i % 2]) for i in range(4)]), 2, 8)
+    manifest.save(tracks, tmp_path / "old.csv")
+    assert (tmp_path / "old.csv").read_text().startswith("id,path,label,split,fold\n".replace("\n", ""))
+    assert manifest.load(tmp_path / "old.csv", 2).contents == ()
+    with_contents = manifest.with_contents(tracks)
+    manifest.save(with_contents, tmp_path / "new.csv")
+    assert manifest.load(tmp_path / "new.csv", 2) == with_contents
+    assert [content.partition("-")[0] for content in with_contents.contents] == ["1"] * 4
 
 
 def test_a_test_label_that_only_looks_like_a_class_is_shown_beside_it(tmp_path):

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -52,6 +54,26 @@ def test_other_tracks_are_refused_with_the_command_for_a_new_run(tmp_path, sourc
         setup.open_or_create(request(tmp_path / "my run"), Sources(other, None, None, None), CPU)
     assert f"train.py --run NEW_FOLDER --labels {other}" in str(caught.value)
     assert f"--run '{tmp_path / 'my run'}'" in str(caught.value)  # quoted for the shell
+
+
+def test_a_run_goes_on_with_music_that_was_moved(tmp_path, sources, monkeypatch, capsys):
+    monkeypatch.setattr(preflight, "missing_weights", lambda recipe: ["no network"])
+    made = setup.open_or_create(request(tmp_path / "run"), sources, "cpu")
+    assert all(made.manifest.contents)
+    new = tmp_path / "new"
+    new.mkdir()
+    for path in made.manifest.paths:
+        Path(path).rename(new / Path(path).name)
+    moved = setup.open_or_create(request(tmp_path / "run"), Sources(None, None, None, str(new)), "cpu")
+    assert moved.manifest.paths == tuple(str(new / name) for name in made.manifest.ids)
+    reopened = setup.open_or_create(request(tmp_path / "run"), Sources(None, None, None, None), "cpu")
+    assert reopened.manifest == moved.manifest
+    for path in moved.manifest.paths:
+        Path(path).rename(tmp_path / Path(path).name)
+    assert setup.check_dataset(request(tmp_path / "run"), Sources(None, None, None, str(tmp_path))) == 0
+    back = setup.open_or_create(request(tmp_path / "run"), sources, "cpu")  # by the same lists
+    assert back.manifest == made.manifest
+    assert "8 of its files have a new place" in capsys.readouterr().out
 
 
 def test_the_folds_of_a_list_are_those_of_the_run(tmp_path, sources, monkeypatch, capsys):
