@@ -22,7 +22,7 @@ def test_describe_has_packages_device_and_commit():
 
 def test_a_package_that_is_not_installed_has_no_version(monkeypatch):
     monkeypatch.setattr(environment, "PACKAGES", ("torch", "no-such-package"))
-    assert environment.describe("cpu").packages == {"torch": metadata.version("torch")}
+    assert environment.describe(torch.device("cpu")).packages == {"torch": metadata.version("torch")}
 
 
 def test_the_tuning_signature_has_device_and_versions():

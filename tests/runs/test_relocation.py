@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 
 from melgpu.audio import quarantine
 from melgpu.audio.quarantine import AudioError
@@ -16,6 +17,8 @@ from melgpu.runs import relocation
 from melgpu.runs.folder import create_run, open_run
 from melgpu.runs.run import Run
 from tests.helpers.runs import touch
+
+CPU = torch.device("cpu")
 
 
 @pytest.fixture
@@ -33,7 +36,7 @@ def music_run(tmp_path, small_recipe) -> Run:
         Split.PUBLIC: read_source(tmp_path / "test.csv", data, labelled=False),
     }
     tracks = manifest.build(source_lists, small_recipe.folds.num_folds, 8)
-    run = create_run(tmp_path / "run", small_recipe, manifest.with_contents(tracks), "cpu")
+    run = create_run(tmp_path / "run", small_recipe, manifest.with_contents(tracks), CPU)
     quarantine.record_errors(run.quarantine_path, [AudioError(tracks.paths[3], "cut off", 1.5)])
     return run
 
@@ -96,7 +99,7 @@ def test_names_of_another_unicode_form_and_absolute_names_are_found(music_run, t
     (tmp_path / "absolute.csv").write_text("".join(f"{tmp_path}/here/deep/{i}.wav,{'ab'[i % 2]}\n" for i in range(6)))
     train = read_source(tmp_path / "absolute.csv", None, labelled=True)
     tracks = manifest.with_contents(manifest.build({Split.TRAIN: train}, 3, 8))
-    run = create_run(tmp_path / "second", small_recipe, tracks, "cpu")
+    run = create_run(tmp_path / "second", small_recipe, tracks, CPU)
     shutil.move(tmp_path / "here", tmp_path / "there")
     moved = relocation.move_to(run, str(tmp_path / "there"))
     assert moved.manifest.paths == tuple(f"{tmp_path}/there/deep/{i}.wav" for i in range(6))

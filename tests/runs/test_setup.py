@@ -58,20 +58,20 @@ def test_other_tracks_are_refused_with_the_command_for_a_new_run(tmp_path, sourc
 
 def test_a_run_goes_on_with_music_that_was_moved(tmp_path, sources, monkeypatch, capsys):
     monkeypatch.setattr(preflight, "missing_weights", lambda recipe: ["no network"])
-    made = setup.open_or_create(request(tmp_path / "run"), sources, "cpu")
+    made = setup.open_or_create(request(tmp_path / "run"), sources, CPU)
     assert all(made.manifest.contents)
     new = tmp_path / "new"
     new.mkdir()
     for path in made.manifest.paths:
         Path(path).rename(new / Path(path).name)
-    moved = setup.open_or_create(request(tmp_path / "run"), Sources(None, None, None, str(new)), "cpu")
+    moved = setup.open_or_create(request(tmp_path / "run"), Sources(None, None, None, str(new)), CPU)
     assert moved.manifest.paths == tuple(str(new / name) for name in made.manifest.ids)
-    reopened = setup.open_or_create(request(tmp_path / "run"), Sources(None, None, None, None), "cpu")
+    reopened = setup.open_or_create(request(tmp_path / "run"), Sources(None, None, None, None), CPU)
     assert reopened.manifest == moved.manifest
     for path in moved.manifest.paths:
         Path(path).rename(tmp_path / Path(path).name)
     assert setup.check_dataset(request(tmp_path / "run"), Sources(None, None, None, str(tmp_path))) == 0
-    back = setup.open_or_create(request(tmp_path / "run"), sources, "cpu")  # by the same lists
+    back = setup.open_or_create(request(tmp_path / "run"), sources, CPU)  # by the same lists
     assert back.manifest == made.manifest
     assert "8 of its files have a new place" in capsys.readouterr().out
 
@@ -80,14 +80,14 @@ def test_the_folds_of_a_list_are_those_of_the_run(tmp_path, sources, monkeypatch
     monkeypatch.setattr(preflight, "missing_weights", lambda recipe: ["no network"])
     rows = [("file", "label", "fold")] + [(f"{i}.wav", "ab"[i % 2], str(1 + i // 2 % 2)) for i in range(8)]
     listed = Sources(write_list(tmp_path / "folds.csv", rows), None, None, None)
-    setup.create(request(tmp_path / "drawn"), listed, "cpu")
+    setup.create(request(tmp_path / "drawn"), listed, CPU)
     assert "--set folds.column=fold takes the folds from it" in capsys.readouterr().out
     by_column = request(tmp_path / "run", "folds.column=fold")
-    made = setup.create(by_column, listed, "cpu")
+    made = setup.create(by_column, listed, CPU)
     assert made.manifest.folds.tolist() == [0, 0, 1, 1, 0, 0, 1, 1]
     assert "its folds 1, 2 are the folds 0 to 1" in capsys.readouterr().out
-    assert setup.open_or_create(by_column, listed, "cpu").recipe.folds.column == "fold"
+    assert setup.open_or_create(by_column, listed, CPU).recipe.folds.column == "fold"
     rows[1] = ("0.wav", "a", "2")
     write_list(tmp_path / "folds.csv", rows)
     with pytest.raises(InputError, match="is of other tracks or labels than these lists"):
-        setup.open_or_create(by_column, listed, "cpu")
+        setup.open_or_create(by_column, listed, CPU)
