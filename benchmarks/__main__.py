@@ -26,13 +26,11 @@ what to change, and the expected gain. A rate above its physical limit fails the
 wrong."""
 
 TUNE = """Which settings are the fastest here? Tries worker processes, engines of the front end (those that pass the
-parity gate on this device), its batch size, memory layout, torch.compile, the batch size of prediction and the PCM
-cache, one after another, each with the best of those before; writes the best to a TOML file, and compares it with the
-default.
+parity gate on this device), its batch size, memory layout, torch.compile and the batch size of prediction, one after
+another, each with the best of those before; writes the best to a TOML file, and compares it with the default.
 
-It writes only settings that change nothing but speed. The batch size of training is not tried, as it changes results;
-the PCM cache changes how windows are shuffled, so a gain there is reported, not selected (unless the recipe has a
-cache already)."""
+It writes only settings that change nothing but speed. The batch size of training is not tried, as it changes
+results."""
 TUNE_EXAMPLES = """examples:
   python -m benchmarks tune                                     zalo2019 on this machine (tens of minutes)
   python -m benchmarks tune --quick                             a preview: small pictures, few values

@@ -8,7 +8,6 @@ librosa loads the file, matplotlib plots each window's mel picture into a JPEG f
 resizes it. The limit of a cache is the copy of its samples by this machine's memory (or the GPU's).
 """
 
-import os
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -23,7 +22,7 @@ from benchmarks import measurement, plots, roofline, timing
 from benchmarks.cli import make_parser, paths_of, recipe_of
 from benchmarks.references import baselines
 from melgpu import cli
-from melgpu.audio.pool import WorkerPool
+from melgpu.audio.pool import WorkerPool, num_processes
 from melgpu.data import windows
 from melgpu.data.batch import Batch
 from melgpu.data.loader import WindowLoader, check_files
@@ -104,7 +103,7 @@ def run(recipe: Recipe, paths: list[str], device: torch.device, epochs: int, fol
     """Time all variants, one sample an epoch."""
     result = {"benchmark": "loader", **timing.describe_machine(device), "tracks": len(paths), "rows": []}
     result |= {"window_s": recipe.windows.window_s}
-    result["workers"] = min(recipe.loader.workers, os.cpu_count() or 1)
+    result["workers"] = num_processes(recipe.loader.workers)
     pictures = measurement.front_end(recipe, device)
     disk = with_cache(recipe, "disk")
     cache, built_s = fill_cache(paths, disk, folder)
@@ -125,7 +124,7 @@ def run(recipe: Recipe, paths: list[str], device: torch.device, epochs: int, fol
 
 def fill_cache(paths: list[str], recipe: Recipe, folder: Path) -> tuple[PcmCache, float]:
     """A PCM cache of all tracks below a folder, and the seconds to fill it. Raises InputError for audio errors."""
-    cache = open_cache(folder / "pcm_cache", recipe.audio, recipe.loader)
+    cache = open_cache(folder / "pcm_cache", recipe.audio, recipe.loader, len(paths))
     if cache is None:
         raise ValueError("the recipe has no PCM cache")
     started = time.perf_counter()

@@ -7,7 +7,6 @@ once, their pictures and mirror images go through all networks; alternating with
 pictures on the device. The ratio of their times is the fraction of time in which the networks are busy.
 """
 
-import os
 import tempfile
 import time
 from collections.abc import Iterable, Sequence
@@ -21,6 +20,7 @@ from torch import nn
 from benchmarks import measurement, timing
 from benchmarks.cli import make_parser, paths_of, recipe_of
 from melgpu import cli
+from melgpu.audio.pool import num_processes
 from melgpu.data import windows
 from melgpu.data.batch import Batch
 from melgpu.data.loader import WindowLoader
@@ -81,7 +81,7 @@ def run(recipe: Recipe, paths: list[str], repeats: int, device: torch.device) ->
     networks_s, pipeline_s = (float(np.median(pass_s)) for pass_s in samples.values())
     result = {"benchmark": "predict", **timing.describe_machine(device), "models": len(models), "tracks": len(paths)}
     result |= {"windows": len(index), "batch_size": size, "image_size": recipe.mel.image_size}
-    result |= {"workers": min(recipe.loader.workers, os.cpu_count() or 1), "samples_s": samples}
+    result |= {"workers": num_processes(recipe.loader.workers), "samples_s": samples}
     return result | {"tracks_per_s": len(paths) / pipeline_s, "share_of_the_networks": networks_s / pipeline_s}
 
 

@@ -9,7 +9,6 @@ saved; `python -m benchmarks` names the bottleneck and what to change.
 
 import argparse
 import itertools
-import os
 import tempfile
 import time
 from collections.abc import Generator, Iterator
@@ -25,6 +24,7 @@ from torch import nn
 from benchmarks import measurement, plots, timing
 from benchmarks.cli import make_parser, paths_of, recipe_of
 from melgpu import cli
+from melgpu.audio.pool import num_processes
 from melgpu.data import windows
 from melgpu.data.batch import Batch
 from melgpu.data.loader import PREFETCH_BATCHES, WindowLoader, num_prefetched_tracks
@@ -125,7 +125,7 @@ def run(recipe: Recipe, names: list[str], paths: list[str], args: argparse.Names
         "batch_size": args.batch_size,
         "tracks": len(paths),
     }
-    result |= {"image_size": recipe.mel.image_size, "workers": min(recipe.loader.workers, os.cpu_count() or 1)}
+    result |= {"image_size": recipe.mel.image_size, "workers": num_processes(recipe.loader.workers)}
     result["rows"] = []
     with WindowLoader(paths, recipe.audio, recipe.loader, device) as loader:
         for i, name in enumerate(names, start=1):

@@ -16,6 +16,7 @@ from benchmarks.cli import paths_of, recipe_of
 from benchmarks.references import baselines
 from melgpu import cli
 from melgpu.audio import worker
+from melgpu.audio.pool import num_processes
 from melgpu.data import windows
 from melgpu.data.pcm_cache import PcmCache
 from melgpu.models import classifier
@@ -82,7 +83,7 @@ class Bench:
     @property
     def workers(self) -> int:
         """Worker processes: the recipe's number, at most one for each core; 0 decodes in the main process."""
-        return min(self.recipe.loader.workers, self.cores)
+        return num_processes(self.recipe.loader.workers)
 
     def with_short_prefetch(self, recipe: Recipe) -> Recipe:
         """The recipe for timing steps from files: on a CPU, whose steps are slow, with one prefetched track."""

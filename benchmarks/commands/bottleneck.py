@@ -98,7 +98,7 @@ def _pcm_caches(result: dict, rates: dict) -> list[Change]:
     uncached = rates["loader", "files to batches"]
     cached = {value: rates.get(("copy", f"pcm_cache={value}")) for value in ("disk", "gpu")}
     megabytes = 4 * result["track_s"] * result["recipe"]["audio"]["sample_rate"] / 1e6  # of float32
-    cost = f"(another shuffle of windows; {megabytes:.1f} MB a track)"
+    cost = f"({megabytes:.1f} MB a track)"
     return [
         Change("audio", f"loader.pcm_cache off -> {value} {cost}", rate / uncached)
         for value, rate in cached.items()

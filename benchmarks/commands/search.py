@@ -1,7 +1,7 @@
 """Search of one setting: rates by value, the selected value, and the TOML file of all selected values."""
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -39,7 +39,7 @@ class Trial:
         return self.median(value) / self.median(self.initial)
 
     @property
-    def best(self) -> object:
+    def selected(self) -> object:
         """The fastest value, or the initial one where the gain is too small or the initial one was rejected."""
         if self.initial not in self.rates:
             return self.initial
@@ -48,11 +48,6 @@ class Trial:
         rounds = zip(self.rates[fastest], self.rates[self.initial], strict=True)
         in_every_round = all(np.median(new) > np.median(old) for new, old in rounds)
         return fastest if separated and in_every_round and self.gain(fastest) > MIN_GAIN else self.initial
-
-    @property
-    def selected(self) -> object:
-        """The best value that leaves results unchanged: no PCM cache where there was none."""
-        return self.initial if (self.setting, self.initial) == ("loader.pcm_cache", "off") else self.best
 
 
 def value_of(recipe: Recipe, key: str) -> object:
@@ -74,7 +69,7 @@ def try_values(recipe: Recipe, key: str, values: list, measure: Callable[[Recipe
     return trial
 
 
-def distinct(initial: Value, values: list[Value], effect: Callable[[Value], object]) -> list[Value]:
+def distinct(initial: Value, values: Sequence[Value], effect: Callable[[Value], object]) -> list[Value]:
     """The values that differ in effect from the initial one, and from one another."""
     by_effect = {effect(initial): initial}
     for value in values:
@@ -83,7 +78,7 @@ def distinct(initial: Value, values: list[Value], effect: Callable[[Value], obje
 
 
 def to_toml(trials: list[Trial], tuned: Recipe, signature: str, date: str) -> str:
-    """The file to overlay on a recipe: the selected values, where they were measured, and hints as comments."""
+    """The file to overlay on a recipe: the selected values, and where they were measured."""
     changes = [key for key in (trial.setting for trial in trials) if key in ALWAYS_WRITTEN]
     changes += [
         trial.setting for trial in trials if trial.setting not in ALWAYS_WRITTEN and trial.selected != trial.initial
@@ -92,19 +87,8 @@ def to_toml(trials: list[Trial], tuned: Recipe, signature: str, date: str) -> st
     for key in changes:
         table, name = key.split(".")
         data.setdefault(table, {})[name] = value_of(tuned, key)
-    comments = "".join(f"# {line}\n" for line in hints(trials))
     title = f"# The fastest settings of one machine; python -m benchmarks tune, {date}."
-    return f"{title}\n{comments}\n{tomli_w.dumps(data)}"
-
-
-def hints(trials: list[Trial]) -> list[str]:
-    """Gains that are not selected because they change results."""
-    return [
-        f'{trial.setting} = "{trial.best}" loads {trial.gain(trial.best):.1f} times as fast as "{trial.initial}", '
-        "but shuffles over the whole epoch, which changes results"
-        for trial in trials
-        if trial.best != trial.selected
-    ]
+    return f"{title}\n\n{tomli_w.dumps(data)}"
 
 
 def make_table(trials: list[Trial]) -> Table:

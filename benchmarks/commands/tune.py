@@ -1,8 +1,7 @@
 """The fastest settings of a machine: one after another, each with the best of those before; then against the default.
 
 Only settings that change speed alone are tried: engines that pass the parity gate on this device, the batch size of
-prediction (training's would change results), memory layout, compilation, worker processes. The PCM cache changes how
-windows are shuffled, so a gain there is reported, not selected.
+prediction (training's would change results), memory layout, compilation, worker processes.
 """
 
 import argparse
@@ -10,17 +9,18 @@ import contextlib
 import tempfile
 from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from rich.console import Console
 
-from benchmarks import bench_features, bench_loader, bench_predict, bench_train, measurement, plots, timing
+from benchmarks import bench_features, bench_predict, bench_train, measurement, plots, timing
 from benchmarks.commands.bench import Bench, powers_of_two, prepare
-from benchmarks.commands.search import Trial, distinct, hints, make_table, to_toml, try_values
+from benchmarks.commands.search import Trial, distinct, make_table, to_toml, try_values
 from benchmarks.measurement import with_value
 from melgpu import files
+from melgpu.audio.pool import num_processes
 from melgpu.data.loader import WindowLoader
-from melgpu.data.pcm_cache import PcmCache
 from melgpu.features import parity
 from melgpu.features.log_mel import CPU_CHUNK_SIZE
 from melgpu.recipe import Recipe
@@ -56,16 +56,6 @@ def prediction_rates(bench: Bench, recipe: Recipe, name: str) -> list[float]:
     return [size / seconds for seconds in batch_s]
 
 
-def loader_rates(bench: Bench, recipe: Recipe) -> list[float]:
-    """Files, or the PCM cache, to batches on the device."""
-    args = cache_of(bench, recipe), bench_loader.no_op, bench.effort.repeats + 1
-    return bench_loader.time_variant(bench.paths, recipe, bench.device, *args)["samples_windows_per_s"][1:]
-
-
-def cache_of(bench: Bench, recipe: Recipe) -> PcmCache | None:
-    return None if recipe.loader.pcm_cache == "off" else bench.pcm_cache
-
-
 def trials(bench: Bench, recipe: Recipe, quick: bool) -> Iterator[tuple[Trial, Recipe]]:
     """A trial of each setting, with the selected values of those before, and the recipe with its selected value."""
     on_gpu = bench.device.type == "cuda"
@@ -74,12 +64,12 @@ def trials(bench: Bench, recipe: Recipe, quick: bool) -> Iterator[tuple[Trial, R
     max_size = max_batch_size(recipe)
     default = max_size if on_gpu else CPU_CHUNK_SIZE  # of machine.feature_batch = 0
     feature_batches = distinct(recipe.machine.feature_batch, batch_sizes, lambda size: min(size or default, max_size))
-    workers = distinct(recipe.loader.workers, powers_of_two(bench.cores), lambda count: min(count, bench.cores))
+    workers: list[int | Literal["auto"]] = distinct(recipe.loader.workers, powers_of_two(bench.cores), num_processes)
     engines = list(bench_features.engines(recipe, bench.device))
     if recipe.mel.engine == "auto":  # which selects one of them
         engines.remove(measurement.front_end(recipe, bench.device).engine_on(bench.device))
     plan: list[tuple[str, list, Callable[[Recipe], list[float]]]] = [
-        ("loader.workers", workers, lambda tried: bench.decode_rates(min(tried.loader.workers, bench.cores))),
+        ("loader.workers", workers, lambda tried: bench.decode_rates(num_processes(tried.loader.workers))),
         ("mel.engine", engines, lambda tried: feature_rates(bench, tried)),
         ("machine.feature_batch", feature_batches, lambda tried: feature_rates(bench, tried)),
         (
@@ -89,7 +79,6 @@ def trials(bench: Bench, recipe: Recipe, quick: bool) -> Iterator[tuple[Trial, R
         ),
         ("machine.compile", [] if quick else [True, False], lambda tried: training_rates(bench, tried, names[:1])),
         ("loader.predict_batch_size", batch_sizes[-3:], lambda tried: prediction_rates(bench, tried, names[0])),
-        ("loader.pcm_cache", ["disk", *(["gpu"] if on_gpu else [])], lambda tried: loader_rates(bench, tried)),
     ]
     for key, values, measure in plan:
         if values:
@@ -118,9 +107,7 @@ def compare_with_default(bench: Bench, tuned: Recipe, name: str) -> dict[str, di
 def training_from_files(bench: Bench, recipe: Recipe, name: str) -> Generator[float]:
     """Windows a second of training steps, sample after sample, each once the prefetched tracks are used up."""
     effort, device, recipe = bench.effort, bench.device, bench.with_short_prefetch(recipe)
-    with WindowLoader(bench.paths, recipe.audio, recipe.loader, device, cache_of(bench, recipe)) as loader:
-        if recipe.loader.pcm_cache == "gpu":
-            list(loader.load_to_device(np.arange(len(bench.paths))))
+    with WindowLoader(bench.paths, recipe.audio, recipe.loader, device, None) as loader:
         state, front_end = bench_train.new_training(name, recipe, device), measurement.front_end(recipe, device)
         batches = measurement.training_batches(loader, recipe, effort.batch_size)
         loop = bench_train.training_loop(state, name, recipe, front_end, batches)
@@ -134,7 +121,7 @@ def prediction_from_files(bench: Bench, recipe: Recipe, name: str) -> Generator[
     paths, device = bench.paths[: bench.effort.predict_tracks], bench.device
     front_end = measurement.front_end(recipe, device)
     models, index = [bench_predict.build(name, recipe, device)], bench_predict.prediction_index(recipe, len(paths))
-    with WindowLoader(paths, recipe.audio, recipe.loader, device, cache_of(bench, recipe)) as loader:
+    with WindowLoader(paths, recipe.audio, recipe.loader, device, None) as loader:
         while True:
             batches = loader.batches(index, measurement.window_samples(recipe), recipe.loader.predict_batch_size)
             yield len(index) / bench_predict.time_pass(models, front_end, batches, recipe, device)
@@ -148,7 +135,7 @@ def ratios(rates: dict[str, list[float]]) -> tuple[float, float, float]:
 
 def plot(trials: list[Trial], title: str, path: Path) -> None:
     """How many times as fast each value is as the initial one."""
-    measured = [trial for trial in trials if trial.initial in trial.rates and trial.setting != "loader.pcm_cache"]
+    measured = [trial for trial in trials if trial.initial in trial.rates]
     gains = {(f"{trial.setting} = {value}", ""): trial.gain(value) for trial in measured for value in trial.rates}
     plots.bars(gains, "times as fast as the initial value", title, path, baseline=1.0)
 
@@ -175,12 +162,10 @@ def run(bench: Bench, quick: bool) -> tuple[dict, list[Trial], str]:
 def main(args: argparse.Namespace) -> int:
     """Search the settings, write the fastest to a TOML file, and print the comparison with the default."""
     with tempfile.TemporaryDirectory() as folder:
-        result, finished, text = run(prepare(args, Path(folder), "loader.workers", "loader.pcm_cache"), args.quick)
+        result, finished, text = run(prepare(args, Path(folder), "loader.workers"), args.quick)
     files.write_text(args.write, text)
     console = timing.console()
     console.print(make_table(finished))
-    for hint in hints(finished):
-        console.print(f"not selected: {hint}")
     for task in ("training", "prediction"):
         median, low, high = ratios(result["versus"][task])
         name = result["versus"]["backbone"]

@@ -95,7 +95,7 @@ def test_a_setting_in_use_is_not_proposed():
 def test_changes_come_from_measured_rates():
     by_name = {change.description: change for change in bottleneck.changes(result())}
     assert by_name["loader.workers 2 -> 4"].factor == 2.0
-    cache = "loader.pcm_cache off -> disk (another shuffle of windows; 10.6 MB a track)"  # 120 s x 22,050 x 4 bytes
+    cache = "loader.pcm_cache off -> disk (10.6 MB a track)"  # 120 s x 22,050 x 4 bytes
     assert by_name[cache].factor == 50.0
     assert by_name["mel.engine nnaudio -> fused"].factor == 4.0
     in_float32 = {change.description: change for change in bottleneck.changes(result(precision="float32"))}
