@@ -18,7 +18,8 @@ LABELS = ("house", "waltz", "chorale", "breakbeat")
 
 def select(folder: Path, count: int) -> list[str]:
     """`count` evenly spaced files of a folder that libsndfile reads (baselines need it). Raises InputError for none."""
-    found = (Path(file.path) for file in AudioWalk([folder]) if not file.error)
+    walk = AudioWalk([folder]) if folder.is_dir() else ()
+    found = (Path(file.path) for file in walk if not file.error)
     paths = [path for path in found if path.suffix.lower() not in pyav.SUFFIXES]
     if not paths:
         raise InputError(f"{folder}: no audio file that libsndfile reads")
