@@ -8,10 +8,7 @@ finite gives a picture that is NaN throughout; other windows of the batch are un
 with the device.
 """
 
-import contextlib
 import warnings
-from collections.abc import Iterator
-from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +17,7 @@ from torch import Tensor, nn
 from torchaudio.functional import compute_deltas, create_dct
 
 from melgpu.errors import InputError
+from melgpu.features.precision import float32_precision
 from melgpu.recipe_schema import MelSpec
 
 AMIN = 1e-10  # power that counts as silence, as in librosa
@@ -66,7 +64,7 @@ class LogMel(nn.Module):
     def forward(self, waves: Tensor) -> Tensor:
         """Pictures, shape (B, 3, S, S), float32; with grey channels, three views of one channel."""
         chunk_size = self.chunk_size or (CPU_CHUNK_SIZE if waves.device.type == "cpu" else len(waves))
-        with torch.no_grad(), torch.autocast(waves.device.type, enabled=False), _ieee_float32():
+        with torch.no_grad(), torch.autocast(waves.device.type, enabled=False), float32_precision("ieee"):
             pictures = [self._pictures(chunk) for chunk in waves.float().split(chunk_size)]
         # Joined before replication: parts of three channels would take three times the memory.
         joined = pictures[0] if len(pictures) == 1 else torch.cat(pictures)
@@ -94,7 +92,7 @@ class LogMel(nn.Module):
 
     def exact_decibels(self, waves: Tensor) -> Tensor:
         """`decibels` as `forward` computes them: IEEE float32, without autocast."""
-        with torch.no_grad(), torch.autocast(waves.device.type, enabled=False), _ieee_float32():
+        with torch.no_grad(), torch.autocast(waves.device.type, enabled=False), float32_precision("ieee"):
             return self.decibels(waves.float())
 
     def power_to_db(self, power: Tensor) -> Tensor:
@@ -239,19 +237,3 @@ def _viridis() -> Tensor:
     import matplotlib  # only here: other pictures do not need it
 
     return torch.tensor(matplotlib.colormaps["viridis"](range(256))[:, :3], dtype=torch.float32)
-
-
-@contextlib.contextmanager
-def _ieee_float32() -> Iterator[None]:
-    """Disables TF32, the default of cuDNN, for nnAudio's convolution and the mel product of cuBLAS."""
-    cudnn = cast(Any, torch.backends.cudnn)  # its attributes have no annotations
-    backends = (cudnn.conv, torch.backends.cuda.matmul)
-    # The settings are global: they are restored, since the network computes by its own.
-    previous = [backend.fp32_precision for backend in backends]
-    for backend in backends:
-        backend.fp32_precision = "ieee"
-    try:
-        yield
-    finally:
-        for backend, precision in zip(backends, previous, strict=True):
-            backend.fp32_precision = precision
