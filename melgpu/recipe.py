@@ -66,8 +66,6 @@ class Recipe(Spec):
             raise ValueError(f"mel.fmax {self.mel.fmax} exceeds the Nyquist frequency {self.audio.sample_rate / 2}")
         if self.mel.fmax and self.mel.fmax <= self.mel.fmin:
             raise ValueError(f"mel.fmax {self.mel.fmax} is not above mel.fmin {self.mel.fmin}")
-        if self.mel.engine == "fused" and (self.mel.channels, self.mel.range) != ("grey", "fixed"):
-            raise ValueError(f"mel.engine fused renders grey pictures of fixed range only, not {self.mel.channels}")
         for round_number, spec in enumerate(self.rounds, start=1):
             if max(spec.folds) >= self.folds.num_folds:
                 raise ValueError(f"round {round_number} names fold {max(spec.folds)} of {self.folds.num_folds}")

@@ -4,9 +4,11 @@ Their meaning and defaults are in `recipes/zalo2019.toml`. Rates are in Hz, time
 and bins as in librosa.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, FailFast, Field
+from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError, model_validator
+
+from melgpu.errors import InputError
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
@@ -14,6 +16,7 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Hop = Annotated[float, Field(ge=0.01, le=36_000)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 BackboneName = Annotated[str, Field(pattern=r"^[a-z0-9_]+(\.[a-z0-9_]+)?$", max_length=100)]  # built in, or of timm
+EngineName = Literal["auto", "nnaudio", "fft", "fused"]
 Stacker = Literal["cnn", "skip_cnn", "lightgbm"]
 MIN_SUBFOLDS = 3  # of a stack's validation tracks: to fit, to stop early, to evaluate
 
@@ -22,6 +25,14 @@ class Spec(BaseModel):
     """A frozen table of settings; rejects unknown keys and never converts types."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    def changed(self, **changes: object) -> Self:
+        """A copy with other values, validated, which `model_copy` is not. Raises InputError."""
+        try:
+            return self.model_validate(self.model_dump() | changes)
+        except ValidationError as error:
+            details = error.errors(include_url=False)
+            raise InputError(".".join([*map(str, each["loc"]), each["msg"]]) for each in details) from None
 
 
 class AudioSpec(Spec):
@@ -47,7 +58,7 @@ class FoldSpec(Spec):
 
 
 class MelSpec(Spec):
-    engine: Literal["auto", "nnaudio", "fft", "fused"]
+    engine: EngineName
     channels: Literal["grey", "viridis", "mfcc", "resolutions"]
     range: Literal["fixed", "window"]
     n_fft: Annotated[int, Field(ge=1, le=2**14)]  # nnAudio allocates 4 n_fft^2 bytes: 1 GB
@@ -57,6 +68,17 @@ class MelSpec(Spec):
     fmax: Annotated[float, Field(ge=0)]  # 0 means the Nyquist frequency
     top_db: Positive
     image_size: Annotated[int, Field(ge=75, le=4096)]  # the minimum input size of the Inception family
+
+    @property
+    def fits_fused(self) -> bool:
+        """Whether the engine `fused` draws such pictures."""
+        return (self.channels, self.range) == ("grey", "fixed")
+
+    @model_validator(mode="after")
+    def _check_engine(self) -> Self:
+        if self.engine == "fused" and not self.fits_fused:
+            raise ValueError(f"mel.engine fused renders grey pictures of fixed range only, not {self.channels}")
+        return self
 
 
 class LoaderSpec(Spec):

@@ -44,7 +44,7 @@ class LogMel(nn.Module):
     def __init__(self, spec: MelSpec, sample_rate: int, chunk_size: int = 0):
         """`chunk_size` windows are processed at a time; 0 takes CPU_CHUNK_SIZE on a CPU and all on a GPU."""
         super().__init__()
-        self.spec = spec
+        self.spec = spec.changed()  # validates a spec that was copied with other values
         self.chunk_size = chunk_size
         divisors = (1, 2, 4) if spec.channels == "resolutions" else (1,)
         self.mels = nn.ModuleList(_mel_spectrogram(spec, sample_rate, spec.n_fft // divisor) for divisor in divisors)

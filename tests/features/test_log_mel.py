@@ -232,3 +232,14 @@ def test_no_synchronization_with_the_gpu():
             front_end(waves)
         finally:
             torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize(
+    "changes", [{"channels": "viridis"}, {"range": "window"}, {"engine": "fftw"}, {"top_db": -1.0}]
+)
+def test_a_spec_that_was_changed_without_validation_is_refused(changes):
+    values = {"engine": "fused", **changes}
+    with pytest.raises(InputError):
+        LogMel(SPEC.model_copy(update=values), RATE)
+    with pytest.raises(InputError):
+        SPEC.changed(**values)
