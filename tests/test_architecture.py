@@ -1,6 +1,9 @@
 """Import layers, one home for each third-party package, torch-free worker processes, small folders."""
 
+import itertools
+import re
 import sys
+import tomllib
 
 import pytest
 
@@ -24,6 +27,18 @@ def test_every_third_party_package_has_a_home():
     third_party = packages - set(sys.stdlib_module_names) - UNRESTRICTED
     pyproject = (ROOT / "pyproject.toml").read_text()
     assert {name for name in third_party if f'protected_modules = ["{name}"]' not in pyproject} == set()
+
+
+def test_tests_for_a_gpu_import_only_what_trainings_need_at_the_top():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    optional = itertools.chain(*project["optional-dependencies"].values())
+    lacking = {re.match(r"[\w-]+", requirement)[0] for requirement in optional} - {"melgpu", "pytest", "hypothesis"}
+    for path in (ROOT / "tests").rglob("test_*.py"):
+        text = path.read_text()
+        if "pytest.mark.gpu" not in text or path.samefile(__file__):
+            continue
+        imported = set(re.findall(r"^(?:import|from) (\w+)", text, re.MULTILINE))
+        assert not imported & lacking, path
 
 
 def test_worker_processes_do_not_import_torch():

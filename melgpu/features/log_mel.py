@@ -5,10 +5,12 @@ where 0 is `top_db` below the maximum (and silence), 1 the maximum; low frequenc
 The definition is librosa's: Slaney mel scale and norm, Hann window, centred frames, zero padding. All arithmetic is
 IEEE float32: autocast and TF32 are disabled (TF32 has an error of up to 2.3 dB). A window with samples that are not
 finite gives a picture that is NaN throughout; other windows of the batch are unaffected. Nothing here synchronizes
-with the device.
+with the device. nnAudio supplies window, kernels and mel basis, and its convolution is the reference; the faster
+engines compute the same from its window and mel basis, within the parity gate (`melgpu.features.parity`).
 """
 
 import warnings
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -18,11 +20,15 @@ from torchaudio.functional import compute_deltas, create_dct
 
 from melgpu.errors import InputError
 from melgpu.features.precision import float32_precision
-from melgpu.recipe_schema import MelSpec
+from melgpu.recipe_schema import EngineName, MelSpec
+
+if TYPE_CHECKING:
+    from melgpu.features.fused import FusedEngine
 
 AMIN = 1e-10  # power that counts as silence, as in librosa
 NUM_MFCC = 40  # without the first coefficient, which is the mean level
 CPU_CHUNK_SIZE = 1  # windows per chunk on a CPU: more do not fit into its cache
+MAX_GPU_FRACTION = 1 / 16  # of a GPU's memory, for the spectra of a chunk: a network needs the rest
 MAX_DELTA_DB = 10.0  # a delta of so many dB per frame is white, of as many downwards black
 
 
@@ -31,49 +37,83 @@ class LogMel(nn.Module):
 
     Engines give the same numbers. `nnaudio` is nnAudio's convolution; `fft` the same transform from nnAudio's window
     and mel basis by real FFT and a sparse mel product (a bin lies in at most two bands); `fused` (CUDA) the FFT and two
-    Triton kernels for all that follows. `auto` is `fft` on a CPU, where the convolution is ten times slower, and
-    `nnaudio` on a GPU. Raises InputError where mel bands contain no FFT bin.
+    Triton kernels for all that follows. `auto` is `fft` until `engines.resolve_engine` has chosen one for a device.
+    Raises InputError for a wrong spec, and where mel bands contain no FFT bin.
     """
 
-    mel_basis: Tensor  # (M, F), dense or sparse
+    mel_rows: Tensor  # the mel basis in CSR form
+    mel_columns: Tensor
+    mel_values: Tensor
     colour_map: Tensor
     dct: Tensor
-    first_bin: Tensor
-    band_weights: Tensor
 
     def __init__(self, spec: MelSpec, sample_rate: int, chunk_size: int = 0):
-        """`chunk_size` windows are processed at a time; 0 takes CPU_CHUNK_SIZE on a CPU and all on a GPU."""
+        """`chunk_size` windows are processed at a time; 0 takes CPU_CHUNK_SIZE on a CPU, on a GPU `gpu_chunk_size`."""
         super().__init__()
         self.spec = spec.changed()  # validates a spec that was copied with other values
         self.chunk_size = chunk_size
         divisors = (1, 2, 4) if spec.channels == "resolutions" else (1,)
         self.mels = nn.ModuleList(_mel_spectrogram(spec, sample_rate, spec.n_fft // divisor) for divisor in divisors)
         mel_basis = self.mels[0].get_buffer("mel_basis")
-        _check_mel_bands(mel_basis, spec, sample_rate)
         # Buffers move with the module but are not saved: they follow from the recipe.
-        with warnings.catch_warnings(action="ignore"):  # torch calls its CSR tensors beta, and cannot copy them
-            kept_basis = mel_basis.clone() if spec.engine == "nnaudio" else mel_basis.to_sparse_csr()
-            self.register_buffer("mel_basis", kept_basis, persistent=False)
+        with warnings.catch_warnings(
+            action="ignore"
+        ):  # once in a process torch says that CSR tensors are beta, unchecked
+            self._register_basis(mel_basis.to_sparse_csr())
+            _check_mel_bands(self.mel_basis, spec, sample_rate)
         if spec.channels == "viridis":
             self.register_buffer("colour_map", _viridis(), persistent=False)
         if spec.channels == "mfcc":
             self.register_buffer("dct", _liftered_dct(spec.n_mels), persistent=False)
-        if spec.engine == "fused":
-            self._prepare_fused(mel_basis)
+        self.fused: FusedEngine | None = None
+        self.use_engine(spec.engine)
+
+    def _register_basis(self, basis: Tensor) -> None:
+        """Keep a CSR tensor as its parts: itself it cannot be copied."""
+        self.register_buffer("mel_rows", basis.crow_indices(), persistent=False)
+        self.register_buffer("mel_columns", basis.col_indices(), persistent=False)
+        self.register_buffer("mel_values", basis.values(), persistent=False)
+
+    @property
+    def mel_basis(self) -> Tensor:
+        """The mel basis, sparse, shape (M, F)."""
+        shape = (self.spec.n_mels, self.spec.n_fft // 2 + 1)
+        return torch.sparse_csr_tensor(self.mel_rows, self.mel_columns, self.mel_values, shape, check_invariants=False)
+
+    def use_engine(self, engine: EngineName) -> None:
+        """Compute with this engine from now on. Raises InputError for `fused` without Triton, or for other pictures."""
+        self.spec.changed(engine=engine)
+        if engine == "fused" and self.fused is None:
+            self.fused = self._make_fused()
+        self.engine: EngineName = engine
+
+    def _make_fused(self) -> "FusedEngine":
+        try:
+            from melgpu.features.fused import FusedEngine  # only here: it imports Triton, which no other engine needs
+        except ImportError:
+            raise InputError("mel.engine fused needs Triton, which comes with PyTorch for CUDA") from None
+        mel_basis = self.mels[0].get_buffer("mel_basis")
+        return FusedEngine(self.spec, mel_basis.cpu(), AMIN).to(mel_basis.device)
 
     def forward(self, waves: Tensor) -> Tensor:
         """Pictures, shape (B, 3, S, S), float32; with grey channels, three views of one channel."""
-        chunk_size = self.chunk_size or (CPU_CHUNK_SIZE if waves.device.type == "cpu" else len(waves))
+        chunk_size = self.chunk_size or self._default_chunk_size(waves)
         with torch.no_grad(), torch.autocast(waves.device.type, enabled=False), float32_precision("ieee"):
             pictures = [self._pictures(chunk) for chunk in waves.float().split(chunk_size)]
         # Joined before replication: parts of three channels would take three times the memory.
         joined = pictures[0] if len(pictures) == 1 else torch.cat(pictures)
         return joined.expand(-1, 3, -1, -1)
 
+    def _default_chunk_size(self, waves: Tensor) -> int:
+        if waves.device.type != "cuda":
+            return CPU_CHUNK_SIZE
+        memory = torch.cuda.get_device_properties(waves.device).total_memory
+        return gpu_chunk_size(self.spec, waves.shape[-1], memory)
+
     def _pictures(self, waves: Tensor) -> Tensor:
         """Pictures, shape (B, 1, S, S) where the channels are the same, else (B, 3, S, S)."""
-        if self.engine_on(waves.device) == "fused":
-            return self._resize(self._fused_pixels(waves).unsqueeze(1))
+        if self.fused and self.engine_on(waves.device) == "fused":
+            return self._resize(self.fused.pixels(self._spectra(waves)).unsqueeze(1))
         if self.spec.channels == "resolutions":
             channels = [self.decibels(waves, resolution) for resolution in range(len(self.mels))]
             return self.render(torch.stack(channels, dim=1))
@@ -88,6 +128,8 @@ class LogMel(nn.Module):
 
         `resolution` 0 is a window length of n_fft, 1 and 2 a half and a quarter of it.
         """
+        if self.fused and self.engine_on(waves.device) == "fused":
+            return self._log_power_to_db(*self.fused.log_power(self._spectra(waves)))
         return self.power_to_db(self.power(waves, resolution))
 
     def exact_decibels(self, waves: Tensor) -> Tensor:
@@ -98,28 +140,27 @@ class LogMel(nn.Module):
     def power_to_db(self, power: Tensor) -> Tensor:
         """Power (B, M, N) in dB re each window's maximum."""
         peak = power.amax((-2, -1), keepdim=True)
+        return self._log_power_to_db(power.clamp(min=AMIN).log10_(), peak)
+
+    def _log_power_to_db(self, log_power: Tensor, peak: Tensor) -> Tensor:
+        """The log10 of power, (B, M, N), in dB re each window's maximum power, (B, 1, 1)."""
         # A peak that is not finite gives a reference of NaN, which makes the whole window NaN.
         reference = peak.clamp(min=AMIN).log10().masked_fill(~peak.isfinite(), torch.nan)
-        decibels = power.clamp(min=AMIN).log10_().sub_(reference).mul_(10)  # in place: allocation costs more
+        decibels = log_power.sub_(reference).mul_(10)  # in place: allocation costs more
         # Silence would be 0 dB everywhere, its own maximum: it is defined as the darkest picture.
         return decibels.clamp_(min=-self.spec.top_db).masked_fill_(peak <= AMIN, -self.spec.top_db)
 
     def power(self, waves: Tensor, resolution: int = 0) -> Tensor:
-        """Mel power, shape (B, M, N), by the engine of the waves' device."""
-        engine = self.engine_on(waves.device)
-        if engine == "fused":
-            return self._fused_power(waves)[0].mT
-        if engine == "fft":
-            return self._power_fft(waves, resolution)
-        return self.mels[resolution](waves)
+        """Mel power, shape (B, M, N), by nnAudio's convolution or by FFT."""
+        if self.engine_on(waves.device) == "nnaudio":
+            return self.mels[resolution](waves)
+        return self._power_fft(waves, resolution)
 
-    def engine_on(self, device: torch.device) -> str:
+    def engine_on(self, device: torch.device) -> EngineName:
         """The engine that runs on a device: on a CPU, `fft` replaces `fused` (except in Triton's interpreter)."""
-        if self.spec.engine == "fused" and device.type == "cpu" and not self.kernels.INTERPRETED:
+        if self.engine == "auto" or (self.fused and self.engine == "fused" and not self.fused.runs_on(device)):
             return "fft"
-        if self.spec.engine == "auto":
-            return "fft" if device.type == "cpu" else "nnaudio"
-        return self.spec.engine
+        return self.engine
 
     def _spectra(self, waves: Tensor, resolution: int = 0) -> Tensor:
         """Complex spectra, shape (B, F, N), or (F, N) of one wave (T,)."""
@@ -128,42 +169,17 @@ class LogMel(nn.Module):
         return torch.stft(waves, spec.n_fft, spec.hop_length, window=window, pad_mode="constant", return_complex=True)
 
     def _power_fft(self, waves: Tensor, resolution: int) -> Tensor:
-        def window_power(wave: Tensor) -> Tensor:  # one window at a time fits into the CPU's cache
-            spectra = self._spectra(wave, resolution)
-            return torch.sparse.mm(self.mel_basis, spectra.real.square() + spectra.imag.square())
+        if waves.device.type != "cpu":
+            return self._power_of_batch(waves, resolution)
+        # One window at a time fits into the CPU's cache.
+        return torch.cat([self._power_of_batch(wave, resolution) for wave in waves.split(1)])
 
-        return torch.stack([window_power(wave) for wave in waves])
-
-    def _prepare_fused(self, mel_basis: Tensor) -> None:
-        from melgpu.features import triton_kernels  # only here: it imports Triton, which no other engine needs
-
-        self.kernels = triton_kernels
-        first_bin, band_weights = triton_kernels.to_banded(mel_basis)
-        self.register_buffer("first_bin", first_bin, persistent=False)
-        self.register_buffer("band_weights", band_weights, persistent=False)
-
-    def _fused_power(self, waves: Tensor) -> tuple[Tensor, Tensor]:
-        """Mel power, shape (B, N, M), and each window's maximum, (B,)."""
-        spectra = self._spectra(waves).mT.contiguous()  # (B, N, F), as torch.stft lays them out
-        return self.kernels.mel_power(spectra, self.first_bin, self.band_weights)
-
-    def _fused_pixels(self, waves: Tensor) -> Tensor:
-        """Pixel values, shape (B, M, S): resized in time only, low frequencies at the bottom."""
-        power, peak = self._fused_power(waves)
-        first_frame, weights = self._time_resize_weights(power.shape[1], waves.device)
-        return self.kernels.render(power, peak, first_frame, weights, self.spec.top_db, AMIN)
-
-    def _time_resize_weights(self, num_frames: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        """The matrix of `interpolate` with antialiasing from frames to pixels, banded; cached by number of frames."""
-        cache = self.__dict__.setdefault("_time_resize_cache", {})
-        if (num_frames, device) not in cache:
-            # Resized unit impulses are the columns of the matrix.
-            impulses = torch.eye(num_frames)[None, None]
-            size = (num_frames, self.spec.image_size)
-            matrix = F.interpolate(impulses, size, mode="bilinear", antialias=True)[0, 0].mT  # (S, N)
-            banded = self.kernels.to_banded(matrix)
-            cache[num_frames, device] = tuple(tensor.to(device) for tensor in banded)
-        return cache[num_frames, device]
+    def _power_of_batch(self, waves: Tensor, resolution: int) -> Tensor:
+        """One FFT and one sparse product of all windows: on a GPU the launches of single ones would take longer."""
+        spectra = self._spectra(waves, resolution).mT  # (B, N, F), as torch.stft lays them out
+        bin_power = spectra.real.square() + spectra.imag.square()
+        mel_power = torch.sparse.mm(self.mel_basis, bin_power.flatten(0, 1).mT)  # (M, B N)
+        return mel_power.unflatten(1, bin_power.shape[:2]).transpose(0, 1)
 
     def render(self, decibels: Tensor) -> Tensor:
         """dB (B, C, M, N) to pictures (B, C, S, S) in [0, 1]."""
@@ -192,11 +208,22 @@ class LogMel(nn.Module):
         return mfcc_picture, delta_picture
 
 
+def gpu_chunk_size(spec: MelSpec, num_samples: int, memory_bytes: int) -> int:
+    """How many windows a GPU with so much memory processes at a time.
+
+    The size of the memory decides, not what is free of it: a training that resumes computes in the same chunks.
+    """
+    num_frames = num_samples // spec.hop_length + 1
+    window_bytes = 4 * num_frames * 4 * spec.n_fft  # frames, spectra and their power, two of them at a time
+    return max(1, int(MAX_GPU_FRACTION * memory_bytes / window_bytes))
+
+
 def _check_mel_bands(mel_basis: Tensor, spec: MelSpec, sample_rate: int) -> None:
-    if not bool(mel_basis.any(1).all()):
+    num_empty = int((mel_basis.crow_indices().diff() == 0).sum())
+    if num_empty:
         raise InputError(
-            f"mel.n_mels = {spec.n_mels}: {int((~mel_basis.any(1)).sum())} mel bands contain no bin of an FFT of "
-            f"{spec.n_fft} at {sample_rate} Hz; use fewer bands or a larger mel.n_fft"
+            f"mel.n_mels = {spec.n_mels}: {num_empty} mel bands contain no bin of an FFT of {spec.n_fft} at "
+            f"{sample_rate} Hz; use fewer bands or a larger mel.n_fft"
         )
 
 

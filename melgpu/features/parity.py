@@ -10,6 +10,7 @@ import torch
 
 from melgpu.errors import InputError
 from melgpu.features.log_mel import AMIN, LogMel
+from melgpu.recipe_schema import EngineName
 
 # The parity gate: largest and mean error above the floor of -top_db. TF32 misses it, float32 has a tenth of the first.
 MAX_ERROR_DB = 0.05
@@ -23,7 +24,7 @@ GRID_SIZE = 12  # the probe's picture is sampled at so many rows and columns
 class ParityFigures:
     """Largest and mean error in dB of an engine on a device, and pixels of the probe's picture, shape (P,)."""
 
-    engine: str
+    engine: EngineName
     device: str
     max_db: float
     mean_db: float

@@ -31,6 +31,14 @@ def test_the_banded_form_reproduces_the_matrix(rows, columns, seed):
     assert not reproduced[:, columns:].any()
 
 
+def test_each_block_has_the_taps_of_its_widest_band():
+    weights = torch.zeros(7, 2 * triton_kernels.BLOCK_BANDS + 5)
+    weights[:2] = 1.0
+    weights[:5, triton_kernels.BLOCK_BANDS + 3] = 1.0
+    weights[:7, -1] = 1.0
+    assert triton_kernels.block_taps(weights).tolist() == [2, 5, 7]
+
+
 def waves() -> torch.Tensor:
     """Loud noise, quiet noise, silence, a steep spectrum, a click: slightly less than three seconds."""
     generator = torch.Generator().manual_seed(0)
@@ -54,14 +62,41 @@ def test_fused_pictures_are_those_of_fft(changes):
     assert (actual - expected).abs().mean() <= 0.001 / SPEC.top_db
 
 
+def front_end_decibels(samples: torch.Tensor) -> torch.Tensor:
+    return LogMel(SPEC.changed(engine="fused"), RATE).to(DEVICE).exact_decibels(samples)
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_a_nonfinite_window_gives_nan_and_leaves_the_others_unchanged(bad):
     nonfinite = waves()
     nonfinite[1, 5_000] = bad
     actual = pictures("fused", nonfinite)
     assert actual[1].isnan().all()
+    assert front_end_decibels(nonfinite)[1].isnan().all()
     assert torch.equal(actual[[0, 2, 3, 4]], pictures("fused", waves())[[0, 2, 3, 4]])
 
 
 def test_silence_is_0():
     assert not pictures("fused", waves())[2].any()
+    assert (front_end_decibels(waves())[2] == -SPEC.top_db).all()
+
+
+def test_the_loudest_pixel_is_1_and_levels_are_those_of_the_power():
+    front_end = LogMel(SPEC.changed(engine="fused", image_size=187), RATE).to(DEVICE)  # as many pixels as frames
+    samples = waves()
+    assert front_end.fused.pixels(front_end._spectra(samples))[[0, 1, 3, 4]].amax((1, 2)).tolist() == [1.0] * 4
+    levels, peak = front_end.fused.levels(front_end._spectra(samples))
+    power = LogMel(SPEC.changed(engine="fft"), RATE).to(DEVICE).power(samples)
+    torch.testing.assert_close(levels.mT.exp2(), power.clamp(min=1e-10), rtol=1e-5, atol=0)
+    torch.testing.assert_close(peak, power.amax((1, 2)), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("shift", [1, 3])
+def test_memory_need_not_be_aligned(shift):
+    front_end = LogMel(SPEC.changed(engine="fused"), RATE).to(DEVICE)
+    spectra = front_end._spectra(waves()).mT.contiguous()
+    storage = torch.empty(spectra.numel() + shift, dtype=spectra.dtype, device=DEVICE)
+    shifted = storage[shift:].view_as(spectra).copy_(spectra)
+    expected, actual = (front_end.fused.levels(part.mT) for part in (spectra, shifted))
+    assert torch.equal(actual[0], expected[0])
+    assert torch.equal(actual[1], expected[1])
