@@ -18,7 +18,7 @@ HEADER = re.compile(r"\[+(?P<table>[\w.]+)\]+(?:\s+# (?P<comment>.*))?$")
 MEANINGS = {  # of settings whose comment in zalo2019.toml is missing, or needs the lines around it
     "folds.seed": "of the draw of the folds",
     "folds.column": "of the CSV of `--labels`, that names the fold of each track; none is drawn",
-    "mel.engine": "the same pictures, another speed; `auto`: `fft` on a CPU, else `nnaudio`; `fused`: CUDA only",
+    "mel.engine": "the same pictures, another speed; `auto`: `fft` on a CPU, else `fused`, `fft` or `nnaudio`",
     "mel.n_fft": "length of the window of a spectrum, samples",
     "mel.hop_length": "between two spectra, samples",
     "mel.n_mels": "bands; Slaney scale and norm",

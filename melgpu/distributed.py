@@ -96,6 +96,15 @@ def broadcast(values: Iterable[Tensor]) -> None:
             dist.broadcast(value, 0)
 
 
+def broadcast_from_main(value: Value) -> Value:
+    """On every rank the value of the main process."""
+    if world_size() == 1:
+        return value
+    values = [value]
+    dist.broadcast_object_list(values, 0)
+    return values[0]
+
+
 def gather_to_main(value: Value) -> list[Value] | None:
     """On the main process the values of all ranks, by rank; on the others None."""
     if world_size() == 1:

@@ -51,6 +51,7 @@ def test_two_ranks_equal_one_process_with_the_global_batches(tmp_path):
     assert result.returncode == 0, result.stderr
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
     assert (first["gathered"], second["gathered"]) == ([0, 1], None)
+    assert first["broadcast"] == second["broadcast"] == "rank 0"
     assert first["log"] == second["log"]
     assert all(torch.equal(value, second["weights"][key]) for key, value in first["weights"].items())
     torch.manual_seed(0)

@@ -5,12 +5,13 @@ recipe, and with checks of what comes in.
 """
 
 import json
+import warnings
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from melgpu.features import log_mel
+from melgpu.features import engines, log_mel
 from melgpu.recipe import load_recipe, validate_recipe
 
 INT16_SCALE = 1 / 32_768  # to [-1, 1]
@@ -64,7 +65,8 @@ class LogMel(log_mel.LogMel):
     ):
         """Rates and frequencies are in Hz, `fmax` None is the Nyquist frequency; raises ValueError.
 
-        engine : `nnaudio`, `fft` and `fused` (Triton, CUDA only) give the same numbers; `auto` takes a fast one
+        engine : `nnaudio` (the reference), `fft` and `fused` (Triton, CUDA only) give the same numbers; `auto` is `fft`
+            on a CPU, on a GPU the first of `fused`, `fft`, `nnaudio` that passes the parity gate at the first call
         channels : `grey`, three times the same; `viridis`, its colours; `mfcc`, mel, MFCC and deltas; `resolutions`,
             windows of n_fft, a half and a quarter of it
         range : `window` scales each picture from its own minimum to its maximum
@@ -86,7 +88,8 @@ class LogMel(log_mel.LogMel):
         data["audio"]["sample_rate"] = sample_rate
         data["mel"] = settings
         recipe = validate_recipe(data, "of LogMel")
-        super().__init__(recipe.mel, recipe.audio.sample_rate)
+        super().__init__(recipe.mel, sample_rate)
+        self.sample_rate = sample_rate  # of the probe that chooses an engine
         for module in self.modules():
             for name, buffer in list(module.named_buffers(recurse=False)):
                 # nnAudio would save its kernels, 17 MB, in every checkpoint of a model that contains this module.
@@ -100,6 +103,10 @@ class LogMel(log_mel.LogMel):
         Grey channels are three views of one: clone them before writing in place. A wave with samples that are not
         finite gives NaN throughout. Raises ValueError for another shape or dtype.
         """
+        if self.engine == "auto" and waves.is_cuda:
+            resolved = engines.resolve_engine(self, self.sample_rate, waves.device)
+            for note in resolved.notes:
+                warnings.warn(note, stacklevel=2)
         return super().forward(_to_float_batch(waves))
 
 

@@ -19,7 +19,7 @@ from melgpu.data.batch import Batch
 from melgpu.data.loader import WindowLoader
 from melgpu.data.windows import WindowIndex
 from melgpu.errors import InputError, is_out_of_memory
-from melgpu.features import parity
+from melgpu.features import engines, parity
 from melgpu.features.log_mel import LogMel
 from melgpu.models import classifier, inference
 from melgpu.models.classifier import LoadedNetwork
@@ -35,9 +35,11 @@ class WindowPredictor:
         """Raises InputError where a network was trained on different pictures."""
         machine = recipe.machine
         self._features = LogMel(recipe.mel, recipe.audio.sample_rate, machine.feature_batch).to(device)
-        parity_figures = parity.measure_parity(self._features, recipe.audio.sample_rate, device)
+        resolved = engines.resolve_engine(self._features, recipe.audio.sample_rate, device)
+        for note in resolved.notes:
+            console.say(note)
         for network in networks:
-            parity.check_same_pictures(parity_figures, network.metadata.parity, network.metadata.name)
+            parity.check_same_pictures(resolved.parity, network.metadata.parity, network.metadata.name)
         self._flip = recipe.predict.flip
         self._bfloat16 = classifier.use_bfloat16(recipe.optim.precision, device)
         self._models = [network.model.to(device) for network in networks]

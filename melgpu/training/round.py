@@ -13,12 +13,13 @@ from melgpu.console import Tracker
 from melgpu.data import windows
 from melgpu.data.batch import Batch
 from melgpu.data.loader import WindowLoader
-from melgpu.features import parity
+from melgpu.errors import InputError
+from melgpu.features import engines, parity
 from melgpu.features.log_mel import LogMel
 from melgpu.features.parity import ParityFigures
 from melgpu.models import classifier
 from melgpu.models.metadata import EpochRecord
-from melgpu.recipe_schema import OptimSpec
+from melgpu.recipe_schema import EngineName, OptimSpec
 from melgpu.runs import environment, sampling
 from melgpu.runs.run import Job, Run
 from melgpu.training import checkpointing, loop
@@ -42,14 +43,29 @@ def train_round(run: Run, backbone: str | None, fold: int | None, device: torch.
     if note := environment.tuning_mismatch(machine.tuned_on, device):
         console.say(note)
     features = LogMel(run.recipe.mel, run.recipe.audio.sample_rate, machine.feature_batch).to(device)
-    parity_figures = parity.measure_parity(features, run.recipe.audio.sample_rate, device)
-    parity.check_parity(parity_figures)
+    parity_figures = agree_on_engine(features, run.recipe.audio.sample_rate, device)
     # Steps have one shape: cuDNN measures its algorithms in the first, for up to 20 s, and saves up to 2 % of the rest.
     torch.backends.cudnn.benchmark = device.type == "cuda"
     with WindowLoader(run.manifest.paths, run.recipe.audio, run.recipe.loader, device, run.pcm_cache) as loader:
         train_jobs(run, missing, loader, features, parity_figures)
     distributed.barrier()  # until the main process has written the last network's files
     print_next_command(run, jobs[0].round)
+
+
+def agree_on_engine(features: LogMel, sample_rate: int, device: torch.device) -> ParityFigures:
+    """Let all processes compute pictures with the engine that the main process finds for its device.
+
+    Raises InputError where it misses the parity gate on one of them.
+    """
+    if distributed.is_main_process():
+        resolved = engines.resolve_engine(features, sample_rate, device)
+        for note in resolved.notes:
+            console.say(note)
+        parity.check_parity(resolved.parity)
+        distributed.broadcast_from_main(resolved.parity.engine)
+        return resolved.parity
+    engine = distributed.broadcast_from_main(features.engine)
+    return engines.force_engine(features, engine, sample_rate, device)
 
 
 def train_jobs(
@@ -124,14 +140,29 @@ class JobTraining:
         torch.manual_seed(recipe.seed)  # of the initial weights: the same on every process
         model = classifier.build(self.job.backbone, len(self.run.class_names), recipe).to(self.loader.device)
         training = start_training(model, self.optim, recipe.machine)
+        training.engine = self.parity_figures.engine
         if checkpointing.resume(self.run, self.job, training):
             progress = training.progress
             console.say(f"{self.title}: resuming in epoch {progress.epoch + 1} after step {progress.step}")
         return training
 
+    def use_engine(self, engine: EngineName) -> ParityFigures:
+        """Compute pictures with a training's engine: one that resumes keeps it on any device. Raises InputError."""
+        if engine == self.parity_figures.engine:
+            self.features.use_engine(engine)  # the network before this one may have had another
+            return self.parity_figures
+        console.say(f"{self.title}: resuming with mel.engine {engine}, instead of {self.parity_figures.engine}")
+        sample_rate = self.run.recipe.audio.sample_rate
+        try:
+            return engines.force_engine(self.features, engine, sample_rate, self.loader.device)
+        except InputError as error:
+            path = checkpointing.state_path(self.run, self.job)
+            raise InputError(f"{path}: trained with mel.engine {engine} ({error}); {checkpointing.REMEDY}") from None
+
     def fit(self, tracker: Tracker, stop: cli.GracefulStop) -> None:
         """Train to the end; where `stop` is requested, save the state and raise KeyboardInterrupt."""
         training = self.start_or_resume()
+        parity_figures = self.use_engine(training.engine)
         windows_per_epoch = sampling.windows_per_epoch(self.run, self.job)
         work = epoch_work(self.run, self.job)
         tracker.skip(training.progress.epoch * work + training.progress.step * self.windows_per_step)
@@ -139,7 +170,7 @@ class JobTraining:
         with BackgroundWriter() as writer:
             for event in self.training_events(training):
                 if isinstance(event, EpochDone):
-                    self.end_epoch(training, event.record, writer)
+                    self.end_epoch(training, event.record, parity_figures, writer)
                     continue
                 self.update_progress(tracker, training, windows_per_epoch, event)
                 if training.micro_batch < micro_batch:
@@ -187,11 +218,13 @@ class JobTraining:
         num_windows = event.num_windows * distributed.world_size()
         tracker.advance(num_windows, f"{self.title}, epoch {epoch}/{self.optim.max_epochs}, {position}")
 
-    def end_epoch(self, training: Training, record: EpochRecord, writer: BackgroundWriter) -> None:
+    def end_epoch(
+        self, training: Training, record: EpochRecord, parity_figures: ParityFigures, writer: BackgroundWriter
+    ) -> None:
         """Save an epoch's results and the audio errors of all processes, and print the scores."""
         audio_errors = distributed.gather_to_main(self.loader.errors)  # None except on the main process
         if audio_errors:
-            checkpointing.save_epoch(self.run, self.job, training, self.parity_figures, writer)
+            checkpointing.save_epoch(self.run, self.job, training, parity_figures, writer)
             errors = [audio_error for rank_errors in audio_errors for audio_error in rank_errors.values()]
             quarantine.record_errors(self.run.quarantine_path, errors)
         console.say(

@@ -10,7 +10,7 @@ from melgpu.models import checkpoint, classifier
 from melgpu.models.classifier import Classifier, MovingAverage
 from melgpu.models.metadata import EpochRecord, NetworkProvenance
 from melgpu.models.schema import Count, Schema
-from melgpu.recipe_schema import MachineSpec, OptimSpec
+from melgpu.recipe_schema import EngineName, MachineSpec, OptimSpec
 from melgpu.training.optimizer import OptimizerState, Progress, make_optimizer, restore_optimizer
 from melgpu.training.stage_timer import StageTimer
 
@@ -19,6 +19,7 @@ class TrainingState(Schema, arbitrary_types_allowed=True):
     """The resumable state of a training, the content of last.pt: state dicts, progress, log, and metric sums (2,)."""
 
     provenance: NetworkProvenance
+    engine: EngineName
     progress: Progress
     log: list[EpochRecord]
     micro_batch: Count
@@ -41,6 +42,7 @@ class Training:
     micro_batch: int  # windows per forward pass; halved when the device is out of memory
     ema: MovingAverage | None  # of the weights after each step, where the recipe has `ema_decay`
     timer: StageTimer
+    engine: EngineName = "auto"  # of the pictures; once chosen it stays, also where the training resumes
 
     @property
     def evaluated_model(self) -> nn.Module:
@@ -65,6 +67,7 @@ class Training:
         """The current state; its tensors are those of the training itself, which change with the next step."""
         return TrainingState(
             provenance=provenance,
+            engine=self.engine,
             progress=self.progress.model_copy(),
             log=list(self.log),
             micro_batch=self.micro_batch,
@@ -90,6 +93,7 @@ class Training:
         checkpoint.load_state_dict(self.model, state.model)
         if self.ema and state.ema:
             checkpoint.load_state_dict(self.ema.module, state.ema)
+        self.engine = state.engine
         self.progress = state.progress
         self.log = state.log
         # Between two epochs the saved optimizer is that of the epoch before; `fit` makes a new one after the warm-up.

@@ -54,6 +54,7 @@ def main() -> None:
         training = train(distributed.rank(), distributed.world_size())
         output = {"weights": training.model.state_dict(), "log": results(training.log)}
         output["gathered"] = distributed.gather_to_main(distributed.rank())
+        output["broadcast"] = distributed.broadcast_from_main(f"rank {distributed.rank()}")
         torch.save(output, Path(sys.argv[1]) / f"{distributed.rank()}.pt")
 
 

@@ -14,6 +14,14 @@ def test_a_resumed_training_keeps_its_micro_batch():
     assert resumed.micro_batch == 2
 
 
+def test_a_resumed_training_keeps_its_engine():
+    training = fresh_tiny(OPTIM)
+    training.engine = "nnaudio"
+    resumed = fresh_tiny(OPTIM)
+    resumed.restore(training.state(PROVENANCE), OPTIM)
+    assert resumed.engine == "nnaudio"
+
+
 def test_another_world_size_resumes_after_the_same_number_of_windows():
     changes = {"world_size": 4, "progress": Progress(step=10), "metric_sums": torch.tensor([5.0, 1.0]).double()}
     resumed = fresh_tiny(OPTIM)
