@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torchaudio.functional import compute_deltas, create_dct
 
 from melgpu.errors import InputError
+from melgpu.features.memory import in_parts_that_fit
 from melgpu.features.precision import float32_precision
 from melgpu.recipe_schema import EngineName, MelSpec
 
@@ -99,7 +100,7 @@ class LogMel(nn.Module):
         """Pictures, shape (B, 3, S, S), float32; with grey channels, three views of one channel."""
         chunk_size = self.chunk_size or self._default_chunk_size(waves)
         with torch.no_grad(), torch.autocast(waves.device.type, enabled=False), float32_precision("ieee"):
-            pictures = [self._pictures(chunk) for chunk in waves.float().split(chunk_size)]
+            pictures = [in_parts_that_fit(self._pictures, chunk) for chunk in waves.float().split(chunk_size)]
         # Joined before replication: parts of three channels would take three times the memory.
         joined = pictures[0] if len(pictures) == 1 else torch.cat(pictures)
         return joined.expand(-1, 3, -1, -1)

@@ -18,9 +18,10 @@ from melgpu.data import windows
 from melgpu.data.batch import Batch
 from melgpu.data.loader import WindowLoader
 from melgpu.data.windows import WindowIndex
-from melgpu.errors import InputError, is_out_of_memory
+from melgpu.errors import InputError
 from melgpu.features import engines, parity
 from melgpu.features.log_mel import LogMel
+from melgpu.features.memory import in_parts_that_fit
 from melgpu.models import classifier, inference
 from melgpu.models.classifier import LoadedNetwork
 from melgpu.prediction.ensemble import Ensemble
@@ -61,22 +62,11 @@ class WindowPredictor:
         for batch in batches:
             pictures = self._features(batch.waves).contiguous(memory_format=self._memory_format)
             with torch.autocast(pictures.device.type, torch.bfloat16, enabled=self._bfloat16):
-                features = torch.cat([_features_that_fit(body, pictures) for body in bodies], dim=1)
+                features = torch.cat([in_parts_that_fit(body, pictures) for body in bodies], dim=1)
             features = features.float().cpu()
             if features.isnan().any():
                 raise InputError("a network's output is NaN: its training has diverged")
             yield batch, features
-
-
-def _features_that_fit(body: nn.Module, pictures: Tensor) -> Tensor:
-    """Features (B, D) of pictures (B, 3, S, S), which are halved until they fit into memory."""
-    try:
-        return body(pictures)
-    except RuntimeError as error:
-        if len(pictures) == 1 or not is_out_of_memory(error):
-            raise
-    # Not in the handler, where the exception still holds the memory.
-    return torch.cat([_features_that_fit(body, half) for half in pictures.chunk(2)])
 
 
 def predict_windows(
