@@ -18,7 +18,6 @@ from melgpu.errors import InputError
 from melgpu.features.log_mel import LogMel
 from melgpu.prediction import api
 from melgpu.prediction.embedding import Embedding
-from melgpu.prediction.predictor import _features_that_fit
 from melgpu.runs.folder import open_run
 from tests.helpers import run_script, write_audio
 
@@ -183,26 +182,6 @@ def test_embeddings_are_the_mean_of_the_pooled_features(model, album):
     assert vector.dtype == np.float32
     assert vector.shape == (sum(len(part) for part in expected),)
     np.testing.assert_allclose(vector, torch.cat(expected), atol=1e-4, rtol=1e-4)
-
-
-def test_features_are_halved_until_they_fit_into_memory():
-    class Small(torch.nn.Module):
-        def forward(self, pictures):
-            if len(pictures) > 2:
-                raise torch.OutOfMemoryError
-            return pictures.flatten(1)
-
-    pictures = torch.rand(7, 3, 2, 2)
-    assert torch.equal(_features_that_fit(Small(), pictures), pictures.flatten(1))
-
-
-def test_features_that_never_fit_raise():
-    class Full(torch.nn.Module):
-        def forward(self, pictures):
-            raise torch.OutOfMemoryError
-
-    with pytest.raises(torch.OutOfMemoryError):
-        _features_that_fit(Full(), torch.rand(3, 3, 2, 2))
 
 
 def test_the_description_says_what_is_trained_and_stacked(model, trained_run, tmp_path):
