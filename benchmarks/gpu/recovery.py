@@ -218,7 +218,7 @@ def _limited_prediction(setting: Setting) -> dict:
 def _limited_front_end(setting: Setting) -> dict:
     """More windows than fit at once through the loop that trains, as nnAudio's convolution, which needs the most."""
     recipe = measurement.with_value(setting.recipe, "mel.engine", "nnaudio")
-    device, gib, size = setting.device, 2.0, 128
+    device, gib, size = setting.device, 1.5, 128
     state = bench_train.new_training(MEMORY_NETWORK, recipe, device)
     features = measurement.front_end(recipe, device)
     batches = measurement.repeat_batch(measurement.noise(recipe, size, device))
