@@ -67,7 +67,8 @@ GPU_EXAMPLES = """examples:
   python -m benchmarks gpu --out benchmarks/results/gpu-my-card.json
   python -m benchmarks gpu --minutes 4 --only features training    these steps anew
   python -m benchmarks gpu --wheels                                what a bare machine needs, as name==version
-  pip download --no-deps -d wheels $(python -m benchmarks gpu --wheels)"""
+  pip download --no-deps --only-binary=:all: --python-version 3.12 --platform manylinux_2_28_x86_64 \\
+    --platform manylinux_2_27_x86_64 --platform manylinux2014_x86_64 -d wheels $(python -m benchmarks gpu --wheels)"""
 
 README_EXAMPLES = """examples:
   python -m benchmarks --out benchmarks/results/suite-my-gpu.json

@@ -108,11 +108,22 @@ def parity(result: dict) -> Rows:
         yield engine, f"{row['max_db']:.4f}", f"{row['mean_db']:.6f}"
 
 
+def gpu(result: dict) -> Rows:
+    yield "claim, or row", "goal", "measured", "held"
+    verdicts = {True: "yes", False: "no", None: ""}
+    for claim in result["claims"]:
+        yield claim["claim"], claim["goal"], claim["measured"], verdicts[claim["held"]]
+    for step, record in result["steps"].items():
+        for name, row in record["rows"].items():
+            yield f"{step}: {name}", "", (row.get("text") or f"failed: {row['error']}").replace("|", "/"), ""
+
+
 KINDS = {
     "suite": Kind("Each stage alone, then overlapped, with its physical limit", "", suite),
     "tune": Kind("Tuned and default settings", " tune", tune),
     "compare": Kind("melgpu and its baselines, from the same files to pictures", " compare", compare),
     "cost": Kind("The whole recipe on this machine", " cost", cost),
+    "gpu": Kind("What a GPU settles", " gpu", gpu),
     "decode": Kind("Files to samples", ".bench_decode", decode),
     "features": Kind("Waves to pictures", ".bench_features", features),
     "loader": Kind("Files to batches", ".bench_loader", loader),
@@ -142,8 +153,8 @@ def load(folder: Path = RESULTS) -> dict[Path, dict]:
     for path, result in results.items():
         if result.get("benchmark") not in KINDS:
             raise InputError(f"{path}: not a result of a benchmark")
-        if result.get("quick"):
-            raise InputError(f"{path}: a preview (--quick), which is not to be published")
+        if result.get("quick") or result.get("small"):
+            raise InputError(f"{path}: a preview (--quick, or gpu on a CPU), which is not to be published")
     order = list(KINDS)
     return dict(sorted(results.items(), key=lambda item: order.index(item[1]["benchmark"])))
 

@@ -71,6 +71,29 @@ def test_the_tables_of_a_block(tmp_path):
     assert readme.replace_block(f"above {readme.BEGIN} old {readme.END} below", block) == f"above {block} below"
 
 
+def test_the_table_of_a_gpu_has_claims_and_rows(tmp_path):
+    claims = [{"claim": "fused", "goal": "10 times", "measured": "12 times", "held": True}]
+    claims += [{"claim": "compile", "goal": "the gain", "measured": "not measured", "held": None}]
+    rows = {"fft, batch of 32": {"text": "9 windows/s"}, "fused": {"error": "no compiler"}}
+    result = {
+        "benchmark": "gpu",
+        "git_commit": None,
+        "small": False,
+        "claims": claims,
+        "steps": {"features": {"rows": rows}},
+    }
+    (tmp_path / "x.json").write_text(json.dumps({**METADATA, **result}))
+    catalogue = readme.catalogue(readme.load(tmp_path))
+    assert "| fused | 10 times | 12 times | yes |\n| compile | the gain | not measured |  |" in catalogue
+    assert (
+        "| features: fft, batch of 32 |  | 9 windows/s |  |\n| features: fused |  | failed: no compiler |  |"
+        in catalogue
+    )
+    (tmp_path / "x.json").write_text(json.dumps({**METADATA, **result, "small": True}))
+    with pytest.raises(InputError, match=r"x\.json: a preview"):
+        readme.load(tmp_path)
+
+
 def test_files_that_are_not_results_are_rejected(tmp_path):
     (tmp_path / "x.json").write_text('{"benchmark": "no such"}')
     with pytest.raises(InputError, match=r"x\.json"):
