@@ -51,7 +51,8 @@ def test_a_picture_does_not_depend_on_its_batch(engine):
     waves = torch.from_numpy(np.stack(list(signals().values()))).cuda()
     front_end = make_front_end(engine=engine).cuda()
     expected = torch.cat([front_end(wave) for wave in waves.split(1)])
-    assert (front_end(waves) - expected).abs().max() <= 1e-5
+    # cuFFT has other algorithms for other batches: pictures differ by rounding, as those of other engines do.
+    assert (front_end(waves) - expected).abs().max() <= parity.MAX_ERROR_DB / front_end.spec.top_db
 
 
 def test_the_public_front_end_chooses_at_its_first_call():
