@@ -1,6 +1,7 @@
 """Rounds are stacked, with synthetic predictions."""
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +58,18 @@ def test_test_sets_may_share_names(same_names, monkeypatch):
     assert selected
     for row in selected:
         assert float(row["confidence"]) == pytest.approx(public[row["id"]], abs=1e-6)
+
+
+def test_a_submission_has_the_ids_of_the_test_list(same_names, monkeypatch):
+    tracks = same_names.manifest
+    listed = tuple("" if split is Split.TRAIN else f"{split}-{row}" for row, split in enumerate(tracks.splits))
+    with_ids = replace(same_names, manifest=replace(tracks, submission_ids=listed))
+    stack_round(with_ids, 1)
+    write_predictions(with_ids, 2, monkeypatch)
+    stack_round(with_ids, 2)
+    for split, path in with_ids.submission_paths.items():
+        rows = tracks.rows(split).tolist()
+        assert [row["Id"] for row in csv.DictReader(path.open())] == [f"{split}-{row}" for row in rows]
 
 
 def test_an_error_in_the_timings_or_the_report_loses_no_result(same_names, capsys):
