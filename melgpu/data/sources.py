@@ -3,7 +3,7 @@
 import os
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -140,7 +140,7 @@ class FileFinder:
             return name
         if self._url:
             return join_url(self._url, name)
-        return self.find(name) or self._candidates(name)[0]
+        return self.find(name) or next(self._candidates(name))
 
     def find(self, name: str) -> str | None:
         """The path of a local file; None where there is none."""
@@ -150,8 +150,8 @@ class FileFinder:
             self.num_other_forms += found is not None
         return found
 
-    def _candidates(self, name: str) -> list[str]:
-        return [str(Path(folder) / name) for folder in self._folders]
+    def _candidates(self, name: str) -> Iterator[str]:
+        return (str(Path(folder) / name) for folder in self._folders)
 
     def _find_form(self, path: str, name: str) -> str | None:
         """Go down from a folder, one part of the name after another, each in the form that the disk has."""

@@ -237,15 +237,23 @@ def _track_problems(track: Track, columns: Columns, labelled: bool) -> Iterator[
     """What no file name and no label can be, and what is missing."""
     if not track.name:
         yield "no name of a file"
+    together = "".join(track)
+    if "\0" in together or len(together) > MAX_CELL_CHARS:  # seldom: a list may have millions of rows
+        yield from _odd_cells(track)
+    if labelled and not is_visible(track.label):
+        yield f"{printable(track.name)} has no label"
+    if columns.fold is not None and not is_visible(track.fold):
+        yield f"{printable(track.name)} has no fold"
+    if columns.id is not None and not is_visible(track.id):
+        yield f"{printable(track.name)} has no id"
+
+
+def _odd_cells(track: Track) -> Iterator[str]:
     for cell, limit in zip(track, (MAX_NAME_CHARS, *(MAX_CELL_CHARS,) * 4), strict=True):
         if "\0" in cell:
             yield f"a NUL character in {printable(cell)}"
         if len(cell) > limit:
             yield f"a text of {len(cell):,} characters, where {limit:,} are allowed: {printable(cell, 40)}"
-    needed = {"label": labelled, "fold": columns.fold is not None, "id": columns.id is not None}
-    for kind, is_needed in needed.items():
-        if is_needed and not is_visible(getattr(track, kind)):
-            yield f"{printable(track.name)} has no {kind}"
 
 
 def is_visible(text: str) -> bool:

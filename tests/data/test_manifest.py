@@ -2,11 +2,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from melgpu.data import manifest
 from melgpu.data.sources import SourceList, read_source
 from melgpu.errors import InputError
 from tests.helpers.runs import read_source_text, touch
+
+HEADER = b"id,path,label,split,fold\n"
 
 
 def read_source_lists(
@@ -101,6 +105,29 @@ def test_names_that_are_not_utf8_are_rejected(tmp_path):
         manifest.build({"train": read_source(tmp_path, None, labelled=True)}, 3, 8)
 
 
+CELLS = st.one_of(
+    st.sampled_from(
+        ["a", "/a", "", "x", "train", "public", "valid", "0", "-1", "1_0", "9" * 5000, "\0", '"', "\u0661"]
+    ),
+    st.text(st.characters(codec="utf-8"), max_size=3),
+)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=200)
+@given(
+    st.lists(st.lists(CELLS, min_size=5, max_size=6), max_size=3), st.sampled_from(["", ",content", ",submission_id"])
+)
+def test_nothing_in_a_manifest_raises_anything_but_a_named_problem(tmp_path, rows, column):
+    header = HEADER.decode().strip() + column
+    path = tmp_path / "m.csv"
+    path.write_text("\n".join([header, *(",".join(row) for row in rows)]), encoding="utf-8")
+    try:
+        loaded = manifest.load(path, 3)
+    except InputError as error:
+        loaded = error
+    assert isinstance(loaded, manifest.Manifest) or "m.csv: not a manifest" in str(loaded)
+
+
 def test_one_class_is_rejected(tmp_path):
     with pytest.raises(InputError, match="at least two classes"):
         manifest.build(read_source_lists(tmp_path, [(f"{i}.mp3", "a") for i in range(5)]), 5, 8)
@@ -118,9 +145,6 @@ def test_a_loaded_manifest_equals_the_saved_one(tmp_path):
     loaded = manifest.load(tmp_path / "manifest.csv", 2)
     assert loaded == tracks
     assert (loaded.folds == tracks.folds).all()
-
-
-HEADER = b"id,path,label,split,fold\n"
 
 
 @pytest.mark.parametrize(
