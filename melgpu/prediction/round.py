@@ -17,7 +17,7 @@ from melgpu.models import checkpoint
 from melgpu.prediction.ensemble import load_networks
 from melgpu.prediction.predictor import predict_windows
 from melgpu.prediction.resume_log import ResumeLog
-from melgpu.runs import predictions, preflight, sampling, timings
+from melgpu.runs import predictions, preflight, relocation, sampling, timings
 from melgpu.runs.run import Job, Run
 
 
@@ -31,6 +31,7 @@ def predict_round(run: Run, device: torch.device) -> None:
     if not trained:
         raise InputError(f"{run.folder}: round {round_number} has no trained network; run train.py first")
     if distributed.is_main_process():
+        relocation.check_present(run)
         preflight.fill_cache(run)
     distributed.barrier()  # the others wait for the cache
     missing = [job for job in trained if not run.is_predicted(job)]

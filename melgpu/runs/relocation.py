@@ -19,6 +19,8 @@ from melgpu.data.sources import FileFinder
 from melgpu.errors import InputError
 from melgpu.runs.run import Run
 
+NUM_TRIED = 20  # files, evenly spaced over the manifest
+
 
 def move_to(run: Run, data: str) -> Run:
     """The run with its files in `data`, a folder or URL; those that are not there stay. Nothing is written.
@@ -57,6 +59,17 @@ def save(run: Run, moved: Run) -> None:
     # The quarantine first: after an interruption the same command does both again.
     quarantine.rename_files(run.quarantine_path, renamed)
     manifest.save(moved.manifest, run.folder / "manifest.csv")
+
+
+def check_present(run: Run) -> None:
+    """Raise InputError where none of the files that are tried is where the run has it: all of its music was moved."""
+    paths = [path for path in run.manifest.paths if not is_url(path)]
+    sampled = paths[:: -(-len(paths) // NUM_TRIED) or 1]
+    if sampled and not any(map(os.path.isfile, sampled)):
+        raise InputError(
+            f"{run.folder}: none of the {len(sampled)} files that were tried is there any more, such as {sampled[0]}: "
+            f"if the music was moved, {run.command_line('train', '--data', 'NEW_FOLDER')}"
+        )
 
 
 def _find_in(tracks: Manifest, data: str) -> list[str | None]:

@@ -1,6 +1,7 @@
 import http.server
 import shutil
 import threading
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -125,6 +126,20 @@ def test_files_that_lists_find_elsewhere_are_moved_unless_they_are_others(music_
     (tmp_path / "new" / "audio" / "7.wav").write_bytes(b"")
     with pytest.raises(InputError, match=r"7\.wav is not the file that the run was made of \(0 bytes instead of 8\)"):
         relocation.move_to_listed(music_run, paths)
+
+
+def test_a_run_without_its_music_says_how_to_go_on(music_run, tmp_path):
+    relocation.check_present(music_run)
+    shutil.move(tmp_path / "old", tmp_path / "new")
+    with pytest.raises(InputError) as caught:
+        relocation.check_present(music_run)
+    assert "none of the 14 files that were tried is there any more, such as" in str(caught.value)
+    assert f"python train.py --run {music_run.folder} --data NEW_FOLDER" in str(caught.value)
+    (tmp_path / "old" / "audio").mkdir(parents=True)
+    shutil.copy(tmp_path / "new" / "audio" / "5.wav", tmp_path / "old" / "audio")
+    relocation.check_present(music_run)  # single files are a matter of the loader
+    urls = tuple("https://x.org/a.wav" for _ in music_run.manifest.paths)
+    relocation.check_present(replace(music_run, manifest=replace(music_run.manifest, paths=urls)))
 
 
 def test_music_that_was_moved_to_a_web_server_is_compared(music_run, tmp_path):
