@@ -31,7 +31,8 @@ def predict_round(run: Run, device: torch.device) -> None:
     if not trained:
         raise InputError(f"{run.folder}: round {round_number} has no trained network; run train.py first")
     if distributed.is_main_process():
-        relocation.check_present(run)
+        if not all(map(run.is_predicted, trained)):
+            relocation.check_present(run)
         preflight.fill_cache(run)
     distributed.barrier()  # the others wait for the cache
     missing = [job for job in trained if not run.is_predicted(job)]

@@ -58,7 +58,7 @@ def open_or_create(request: RunRequest, sources: Sources, device: torch.device) 
     opened = reopen(request)
     moved = _move_to_listed(opened, sources) if sources.labels else _move(opened, sources)
     relocation.save(opened, moved)
-    if moved.current_round is not None:  # else nothing needs them
+    if moved.current_round is not None and moved.untrained_jobs(moved.current_round):
         relocation.check_present(moved)
     preflight.fill_cache(moved)
     return moved
