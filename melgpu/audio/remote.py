@@ -90,7 +90,7 @@ def _download(url: str, local_path: Path) -> None:
             return
         except Exception as error:  # every protocol has its own exceptions
             if delay_s is None or _is_permanent(error):
-                raise InputError(f"cannot be downloaded ({_reason(error)})") from None
+                raise InputError(f"cannot be downloaded ({_reason(url, error)})") from None
             time.sleep(delay_s)
 
 
@@ -102,11 +102,11 @@ def _is_permanent(error: Exception) -> bool:
     return isinstance(error, FileNotFoundError | PermissionError | ValueError)
 
 
-def _reason(error: Exception) -> str:
+def _reason(url: str, error: Exception) -> str:
     """What the server says, such as `403 Forbidden`."""
     status = getattr(error, "status", None)
     if isinstance(status, int):
         return f"{status} {getattr(error, 'message', '')}".strip()
     if isinstance(error, FileNotFoundError):  # its text is the URL
-        return "404 Not Found, or no such file"
+        return "404 Not Found" if WEB_SCHEME.match(url) else "no such file"
     return one_line(error)

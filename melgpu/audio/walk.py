@@ -156,7 +156,8 @@ class AudioWalk:
         stack.append((identity, iter(visible)))
 
     def _is_hidden(self, name: str) -> bool:
-        is_hidden = name.startswith(".") or name.lower() in SYSTEM_NAMES
+        # `...And Justice for All` is an album.
+        is_hidden = (name.startswith(".") and not name.startswith("...")) or name.lower() in SYSTEM_NAMES
         if is_hidden:
             self.ignored[HIDDEN] += 1
         return is_hidden

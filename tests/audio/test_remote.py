@@ -121,6 +121,11 @@ def test_a_failed_download_is_retried(tmp_path, base_url, monkeypatch):
 def test_the_error_of_a_failed_download_names_the_url(base_url):
     with pytest.raises(DecodeError, match=r"absent\.mp3: cannot be downloaded"):
         decode(f"{base_url}/absent.mp3", 8_000, 5)
+    with (
+        pytest.raises(InputError, match=r"cannot be downloaded \(no such file\)"),
+        remote.local_copy("memory://absent"),
+    ):
+        pass
     with pytest.raises(InputError, match="cannot be downloaded"), remote.local_copy("nonsense://x/y.mp3"):
         pass
 

@@ -34,9 +34,9 @@ def test_formats_of_all_kinds_are_audio_and_others_are_counted(tmp_path):
 
 def test_hidden_and_system_folders_are_skipped(tmp_path):
     skipped = (".Trash-1000", ".ipynb_checkpoints", "__MACOSX", "$RECYCLE.BIN", "@eaDir", "lost+found")
-    touch(tmp_path, *(f"{name}/a.wav" for name in skipped), "rock/._a.wav", "rock/a.wav")
+    touch(tmp_path, *(f"{name}/a.wav" for name in skipped), "rock/._a.wav", "rock/a.wav", "rock/...And/b.wav")
     paths, errors, audio_walk = found(tmp_path)
-    assert (paths, errors) == (["rock/a.wav"], {})
+    assert (paths, errors) == (["rock/...And/b.wav", "rock/a.wav"], {})
     assert audio_walk.ignored == {"hidden or system": len(skipped) + 1}
     assert audio_walk.top_folders == ["rock"]
     assert found(tmp_path / ".Trash-1000")[0] == ["a.wav"]  # unless it is named
