@@ -7,6 +7,7 @@ entries of the folders on its way down and nothing of what it has given: memory 
 
 import os
 import re
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -51,20 +52,19 @@ MAX_SUFFIXES = 1000  # that are counted apart
 MAX_SUFFIX_CHARS = 12  # what is longer is no suffix
 
 
-def natural_key(text: str) -> tuple:
+def natural_key(text: str) -> tuple[str, str]:
     """Sort key of natural order: `2` before `10`, and `1` apart from `01`."""
-    parts = re.split(r"(\d+)", text)
-    # Pairs, so that a number can be compared with text: text sorts first.
-    key = [_number_key(part) if part.isdecimal() else (-1, part) for part in parts]
-    return key, text
+    # One text, rather than a part for each number: a folder may have a million files.
+    return re.sub(r"\d+", _number_key, text), text
 
 
-def _number_key(digits: str) -> tuple[int, str]:
-    """Sorts as the number does; `int` would refuse one of thousands of digits."""
+def _number_key(match: re.Match[str]) -> str:
+    """Digits that sort as the number does, and before all text: behind NUL and the count of those that matter."""
+    digits = match.group()
     if not digits.isascii():
         digits = "".join(str(int(digit)) for digit in digits)
     digits = digits.lstrip("0")
-    return len(digits), digits
+    return f"\0{chr(min(len(digits), sys.maxunicode))}{digits}"
 
 
 def is_utf8(name: str) -> bool:
