@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from melgpu import files
-from melgpu.errors import InputError, printable
+from melgpu.errors import InputError, one_line, printable
 
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
@@ -31,8 +31,8 @@ def read_rows(source: Path, score: Callable[[list[str]], int]) -> tuple[str, lis
             rows.append((lines_above + line, row))
     except csv.Error as error:
         raise InputError(
-            f"{source}, line {lines_above + lines.line}: cannot be read as CSV ({error}): a cell that begins with a "
-            "quotation mark ends with one, and those within it are doubled"
+            f"{source}, line {lines_above + lines.line}: cannot be read as CSV ({one_line(error)}): a cell that begins "
+            "with a quotation mark ends with one, and those within it are doubled"
         ) from None
     return separator, rows
 

@@ -97,6 +97,7 @@ def test_a_test_source_list_needs_no_labels_and_stays_in_order(tmp_path):
         ("a.mp3,rock\n".encode("utf-16-le"), "line 1: 'a?.?m?p?3?' is neither an audio file"),
         ('a.mp3,"1\nb.mp3,2\n', "cannot be read as CSV"),
         ('a.mp3,1\n"b".mp3,2\n', "line 2: cannot be read as CSV"),
+        ('a.mp3\t1\n"b".mp3\t2\n', "line 2: cannot be read as CSV"),
         ("a\0.mp3,1\n", "line 1: a NUL character in a?.mp3"),
         (f"a.mp3,{'7' * 5000}\n", "line 1: a text of 5,000 characters, where 1,000 are allowed: 777"),
         (f"{'a' * 5000}.mp3,1\n", "line 1: a text of 5,004 characters, where 4,096 are allowed"),
@@ -112,7 +113,7 @@ def test_a_malformed_csv_is_rejected(tmp_path, text, message):
         read_source_text(tmp_path / "x.csv", text)
     assert message in str(caught.value)
     assert all(problem.startswith(f"{tmp_path}/x.csv") for problem in caught.value.problems)
-    assert all("\n" not in problem and len(problem) < 600 for problem in caught.value.problems)
+    assert all(problem.isprintable() and len(problem) < 600 for problem in caught.value.problems)
 
 
 def test_all_malformed_rows_are_reported(tmp_path):
