@@ -11,6 +11,7 @@ run.
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +22,7 @@ from benchmarks import measurement, plots, roofline, timing
 from benchmarks.cli import make_parser, recipe_of
 from melgpu import cli
 from melgpu.features.log_mel import LogMel
+from melgpu.features.precision import float32_precision
 from melgpu.recipe import Recipe
 from melgpu.recipe_schema import MelSpec
 
@@ -65,7 +67,9 @@ def _decibels(power: torch.Tensor, spec: MelSpec) -> torch.Tensor:
     return (level - level.amax((-2, -1), keepdim=True)).clamp(min=-spec.top_db)
 
 
-def _stock_nnaudio(spec: MelSpec, sample_rate: int, device: torch.device, precision: str) -> FrontEnd:
+def _stock_nnaudio(
+    spec: MelSpec, sample_rate: int, device: torch.device, precision: Literal["ieee", "tf32"]
+) -> FrontEnd:
     from nnAudio.features.mel import MelSpectrogram
 
     mel = MelSpectrogram(
@@ -73,7 +77,7 @@ def _stock_nnaudio(spec: MelSpec, sample_rate: int, device: torch.device, precis
     ).to(device)
 
     def front_end(waves: torch.Tensor) -> torch.Tensor:
-        with measurement.convolution_precision(precision):
+        with float32_precision(precision):
             return _pictures(_decibels(mel(waves), spec), spec)
 
     return front_end

@@ -1,7 +1,5 @@
 """Helpers for measuring single stages: recipes with one change, random waves, constant and training batches, rates."""
 
-import contextlib
-import importlib.util
 import itertools
 from collections.abc import Generator, Iterator
 
@@ -15,10 +13,9 @@ from melgpu.data import windows
 from melgpu.data.batch import Batch
 from melgpu.data.loader import WindowLoader
 from melgpu.errors import InputError, one_line
+from melgpu.features import engines
 from melgpu.features.log_mel import LogMel
 from melgpu.recipe import Recipe, apply_overrides
-
-ENGINES = "melgpu.features.engines"  # what chooses an engine for `auto`, where this melgpu has it
 
 
 class PrecomputedPictures(nn.Module):
@@ -58,20 +55,9 @@ def noise(recipe: Recipe, batch_size: int, device: torch.device) -> torch.Tensor
 def front_end(recipe: Recipe, device: torch.device) -> LogMel:
     """The front end of a recipe, as training and prediction use it, with the engine that `auto` is on this device."""
     features = LogMel(recipe.mel, recipe.audio.sample_rate, recipe.machine.feature_batch).to(device)
-    if recipe.mel.engine == "auto" and device.type == "cuda" and importlib.util.find_spec(ENGINES):
-        importlib.import_module(ENGINES).resolve_engine(features, recipe.audio.sample_rate, device)
+    if recipe.mel.engine == "auto" and device.type == "cuda":
+        engines.resolve_engine(features, recipe.audio.sample_rate, device)
     return features
-
-
-@contextlib.contextmanager
-def convolution_precision(precision: str) -> Iterator[None]:
-    """cuDNN's convolutions of float32 in "ieee" or "tf32" inside the block."""
-    convolutions = torch.backends.cudnn.conv  # type: ignore[attr-defined]  # torch adds it at run time
-    before, convolutions.fp32_precision = convolutions.fp32_precision, precision
-    try:
-        yield
-    finally:
-        convolutions.fp32_precision = before
 
 
 def repeat_batch(waves: torch.Tensor) -> Iterator[Batch]:

@@ -26,6 +26,7 @@ from melgpu.audio.decode import conform, decode
 from melgpu.data import windows
 from melgpu.features.log_mel import LogMel
 from melgpu.features.parity import MAX_ERROR_DB, MAX_MEAN_ERROR_DB
+from melgpu.features.precision import float32_precision
 from melgpu.recipe import Recipe, load_recipe
 
 Decibels = Callable[[torch.Tensor], torch.Tensor]
@@ -61,7 +62,7 @@ def _decibels_in_tf32(recipe: Recipe, device: torch.device) -> Decibels:
     front_end = measurement.front_end(measurement.with_value(recipe, "mel.engine", "nnaudio"), device)
 
     def decibels(waves: torch.Tensor) -> torch.Tensor:
-        with measurement.convolution_precision("tf32"):
+        with float32_precision("tf32"):
             return front_end.power_to_db(front_end.mels[0](waves))
 
     return decibels

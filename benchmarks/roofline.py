@@ -3,6 +3,7 @@
 A limit is the best of its samples; a rate that is compared with it is the median of its samples.
 """
 
+import contextlib
 import copy
 
 import torch
@@ -11,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
 from benchmarks import timing
 from melgpu.data.windows import to_samples
+from melgpu.features.precision import float32_precision
 from melgpu.recipe import Recipe
 
 MATRIX_SIZES = {"cpu": (512, 1024, 2048, 4096), "cuda": (4096, 8192, 16384)}  # of square matrices
@@ -19,12 +21,8 @@ COPY_BYTES = {"cpu": 2**28, "cuda": 2**30}  # beyond any cache
 
 def matmul_flops(device: torch.device, dtype: torch.dtype, seconds: float = 1.0) -> float:
     """FLOP/s of the best of several large matrix products; float32 as convolutions compute it here (TF32 on a GPU)."""
-    matmul = torch.backends.cuda.matmul
-    before, matmul.fp32_precision = matmul.fp32_precision, "none" if device.type == "cpu" else "tf32"
-    try:
+    with contextlib.nullcontext() if device.type == "cpu" else float32_precision("tf32"):
         return max(_matmul(device, dtype, size, seconds / 4) for size in MATRIX_SIZES[device.type])
-    finally:
-        matmul.fp32_precision = before
 
 
 def _matmul(device: torch.device, dtype: torch.dtype, size: int, seconds: float) -> float:

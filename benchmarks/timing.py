@@ -75,13 +75,12 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def warn_if_loaded() -> float:
-    """The load average, with a warning where other processes load the machine: no measurement has begun yet."""
-    load = os.getloadavg()[0]
-    if load > usable_cores():
-        message = f"warning: load average {load:.1f} on {usable_cores()} cores: other processes load this machine"
-        print(f"{message}, these numbers are not to be kept", file=sys.stderr)
-    return load
+def load_warning(load: float) -> str:
+    """A warning where other processes load the machine, by its load average before anything is measured; else empty."""
+    if load <= usable_cores():
+        return ""
+    message = f"warning: load average {load:.1f} on {usable_cores()} cores: other processes load this machine"
+    return f"{message}, these numbers are not to be kept"
 
 
 def describe_machine(device: torch.device) -> dict:
@@ -89,6 +88,9 @@ def describe_machine(device: torch.device) -> dict:
 
     Warns where other processes load the machine.
     """
+    load = os.getloadavg()[0]
+    if load_warning(load):
+        print(load_warning(load), file=sys.stderr)
     return {
         **environment.describe(device).model_dump(),
         "device": environment.device_name(device),
@@ -96,7 +98,7 @@ def describe_machine(device: torch.device) -> dict:
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "driver": environment.driver_version(device),
         "cores": os.cpu_count(),
-        "load_average": round(warn_if_loaded(), 2),
+        "load_average": round(load, 2),
         "threads": torch.get_num_threads(),
     }
 

@@ -57,6 +57,8 @@ def _print(result: GpuResult) -> None:
             for name, row in record["rows"].items():
                 console.print(f"  {name}: {row.get('text') or 'failed: ' + row['error']}", markup=False)
     console.print(make_table(result.data))
+    if result.data["load_warning"]:
+        console.print(result.data["load_warning"], markup=False)
     if result.small:
         console.print("No GPU: small pictures, networks and numbers of repetitions; this run settles no claim.")
     log = result.path.with_suffix(".log")

@@ -121,9 +121,11 @@ class Runner(contextlib.AbstractContextManager):
             raise InputError(f"the worker process did not start within {START_LIMIT_S:.0f} s") from None
         except WorkerLostError as error:
             raise InputError(f"the worker process does not start: {error}") from None
-        self.result.set_machine(message["machine"])
-        if not self._music:
+        if not self._music:  # the first worker: later ones would find the load of the steps
+            self.result.set_machine(message["machine"])
             self._music = self._start_music()
+            if message["machine"]["load_warning"]:
+                self.say(message["machine"]["load_warning"])
         return self._worker
 
     def _start_music(self) -> subprocess.Popen:

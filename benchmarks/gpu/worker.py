@@ -30,6 +30,7 @@ def describe(current: Setting) -> dict:
     tables = current.recipe.model_dump(mode="json")
     kept = {name: tables[name] for name in ("audio", "windows", "mel", "loader", "machine")}
     machine = timing.describe_machine(current.device)
+    machine["load_warning"] = timing.load_warning(machine["load_average"])
     return {**machine, "small": current.small, "networks": current.networks, "recipe": kept}
 
 

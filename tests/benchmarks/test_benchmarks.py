@@ -15,7 +15,6 @@ from benchmarks import (
     bench_train,
     cli,
     corpus,
-    measurement,
     parity,
     timing,
 )
@@ -85,14 +84,6 @@ def test_an_engine_is_not_measured_on_pictures_that_it_does_not_draw():
         bench_features.engines(recipe, torch.device("cuda"))["fused"]()
     with pytest.raises(InputError, match=r"loader\.pcm_cache"):
         bench_loader.with_cache(recipe, "tape")
-
-
-def test_the_precision_of_convolutions_is_restored_as_it_was():
-    convolutions = torch.backends.cudnn.conv
-    with measurement.convolution_precision("ieee"):
-        with measurement.convolution_precision("tf32"):
-            assert convolutions.fp32_precision == "tf32"
-        assert convolutions.fp32_precision == "ieee"
 
 
 def test_a_machine_that_others_load_is_warned_of(monkeypatch, capsys):
