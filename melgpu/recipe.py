@@ -7,8 +7,9 @@ and bounds are in `recipe_schema`. Unknown keys and wrong types are errors with 
 import difflib
 import hashlib
 import json
+import re
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any
@@ -37,6 +38,9 @@ from melgpu.recipe_schema import (
     StackingSpec,
     WindowSpec,
 )
+
+
+UNION_TYPE = re.compile(r"literal\[.*\]|constrained-\w+|bool|int|float|str")  # as pydantic calls a type of several
 
 
 class Recipe(Spec):
@@ -157,7 +161,10 @@ def validate_recipe(data: dict, source: str) -> Recipe:
         return Recipe.model_validate_json(json.dumps(data, default=str))
     except ValidationError as validation_error:
         errors = _innermost(validation_error.errors()[:50])  # bounded, since all pairs are compared
-        raise InputError(f"recipe {source}: {_describe(error)}" for error in errors) from None
+        by_key: dict[str, list] = {}
+        for error in errors:
+            by_key.setdefault(_key(error), []).append(error)
+        raise InputError(f"recipe {source}: {_describe(key, found)}" for key, found in by_key.items()) from None
     except RecursionError:
         raise InputError(f"recipe {source}: nested too deeply") from None
 
@@ -173,8 +180,16 @@ def _contains_any(container: tuple, locations: list[tuple]) -> bool:
     return any(container == location[: len(container)] != location for location in locations)
 
 
-def _describe(error: Mapping[str, Any]) -> str:
-    key = ".".join(str(part) for part in error["loc"] if part != "[key]")  # pydantic's mark of an invalid key
+def _key(error: Mapping[str, Any]) -> str:
+    """The path of an error's key, without pydantic's marks: of an invalid key, of one type of several."""
+    parts = [str(part) for part in error["loc"] if part != "[key]"]
+    is_type = bool(parts) and UNION_TYPE.fullmatch(parts[-1]) is not None
+    return ".".join(parts[:-1] if is_type else parts)
+
+
+def _describe(key: str, errors: Sequence[Mapping[str, Any]]) -> str:
+    """The errors of one key: one, or one for each type that it may have."""
+    error = errors[0]
     if error["type"] == "extra_forbidden":
         known_keys = [known for known, _ in toml_tables.flatten(_read("zalo2019"))]
         close = difflib.get_close_matches(key, known_keys, 1)
@@ -184,7 +199,8 @@ def _describe(error: Mapping[str, Any]) -> str:
         return str(error["ctx"]["error"])
     got = "" if isinstance(error["input"], dict) else f" (got {reprlib.repr(error['input'])})"  # shortened
     message = error["msg"].replace("Tuple", "List").replace(" after validation", "")  # TOML has no tuples
-    return f"{key}: {message}{got}"
+    others = [other["msg"].removeprefix("Input should be ") for other in errors[1:]]
+    return f"{key}: {' or '.join([message, *others])}{got}"
 
 
 def _read(name: str) -> dict:
