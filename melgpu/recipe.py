@@ -39,7 +39,6 @@ from melgpu.recipe_schema import (
     WindowSpec,
 )
 
-
 UNION_TYPE = re.compile(r"literal\[.*\]|constrained-\w+|bool|int|float|str")  # as pydantic calls a type of several
 
 
