@@ -70,16 +70,16 @@ def _status_mib(key: str) -> float:
     return int(line.split()[1]) / 1024
 
 
-def usable_cores() -> int:
+def num_usable_cores() -> int:
     """Cores that this process may run on."""
     return len(os.sched_getaffinity(0))
 
 
 def load_warning(load: float) -> str:
     """A warning where other processes load the machine, by its load average before anything is measured; else empty."""
-    if load <= usable_cores():
+    if load <= num_usable_cores():
         return ""
-    message = f"warning: load average {load:.1f} on {usable_cores()} cores: other processes load this machine"
+    message = f"warning: load average {load:.1f} on {num_usable_cores()} cores: other processes load this machine"
     return f"{message}, these numbers are not to be kept"
 
 

@@ -20,6 +20,11 @@ else:  # hidden from type checkers, which would take every name for one of the m
 
     def __getattr__(name: str) -> object:
         # On first use (PEP 562): `--help` and every decoding process import this package, and need no torch.
+        if name in ("LogMel", "load"):
+            from melgpu import process
+
+            process.open_standard_streams()
+            process.set_user_name()  # before torch is imported
         if name == "LogMel":
             from melgpu.features.front_end import LogMel
 

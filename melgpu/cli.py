@@ -15,6 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from melgpu import process
+
 if TYPE_CHECKING:
     import torch
 
@@ -82,9 +84,7 @@ def run(main: Callable[[], int | None]) -> None:
     """Call a script's main and exit with its code; errors that users can fix are printed without a traceback."""
     from melgpu.errors import InputError, is_out_of_memory
 
-    if "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:  # its name in older versions
-        # Read when torch is imported. Networks of other sizes follow one another: segments that cannot grow fragment.
-        os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
+    process.prepare()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # like Ctrl-C: with cleanup and code 130
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a file name that the terminal cannot show ends no script

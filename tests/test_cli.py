@@ -1,9 +1,11 @@
+import pickle
 import signal
 
 import pytest
 import torch
 
 from melgpu import cli
+from melgpu.audio.decode import DecodeError
 from melgpu.errors import InputError
 
 
@@ -29,7 +31,12 @@ def main_with(outcome: BaseException | int | None):
         (None, 0, ""),
         (2, 2, ""),
         (InputError(["a is wrong", "b is wrong"]), 2, "error: a is wrong\nerror: b is wrong\n2 problems\n"),
-        (OSError(28, "No space left on device", "best.safetensors"), 1, "No space left on device: 'best.safetensors'"),
+        (
+            OSError(28, "No space left on device", "best.safetensors"),
+            1,
+            "error: best.safetensors: No space left on device\n",
+        ),
+        (OSError("another process of this run ended"), 1, "error: another process of this run ended\n"),
         (KeyboardInterrupt(), 130, "interrupted; finished work is saved"),
     ],
 )
@@ -77,3 +84,11 @@ def test_a_second_signal_stops_at_once(capsys):
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_errors_keep_every_problem_when_pickled():
+    error = DecodeError(f"{name}: broken" for name in ("a.mp3", "b.mp3"))
+    unpickled = pickle.loads(pickle.dumps(error))
+    assert isinstance(unpickled, DecodeError)
+    assert unpickled.problems == ["a.mp3: broken", "b.mp3: broken"]
+    assert str(InputError("one")) == "one"

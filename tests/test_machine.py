@@ -9,10 +9,21 @@ def test_cores_are_those_of_the_affinity():
     usable = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(usable)})
     try:
-        assert machine.usable_cores() == 1
+        assert machine.num_usable_cores() == 1
     finally:
         os.sched_setaffinity(0, usable)
-    assert 1 <= machine.usable_cores() <= len(usable)
+    assert 1 <= machine.num_usable_cores() <= len(usable)
+
+
+@pytest.mark.parametrize(
+    ("quota", "cores"), [("max 100000", 8), ("200000 100000", 2), ("50000 100000", 1), ("1600000 100000", 8), ("", 8)]
+)
+def test_the_cores_of_a_container_are_its_quota(tmp_path, monkeypatch, quota, cores):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
+    monkeypatch.setattr(machine, "CPU_QUOTA", tmp_path / "cpu.max")
+    assert machine.num_usable_cores() == 8  # outside a container
+    machine.CPU_QUOTA.write_text(f"{quota}\n")
+    assert machine.num_usable_cores() == cores
 
 
 @pytest.mark.parametrize(("limit", "expected"), [("max\n", None), ("1000000\n", 1_000_000), (None, None)])
@@ -21,5 +32,5 @@ def test_memory_is_that_of_the_container(tmp_path, monkeypatch, limit, expected)
     path = tmp_path / "memory.max"
     if limit:
         path.write_text(limit)
-    monkeypatch.setattr(machine, "CGROUP_MEMORY_LIMIT", path)
+    monkeypatch.setattr(machine, "MEMORY_LIMIT", path)
     assert machine.memory_bytes() == (expected or total)

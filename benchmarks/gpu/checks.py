@@ -60,7 +60,7 @@ def _c_compiler() -> dict:
 
 
 def _load(setting: Setting) -> dict:
-    load, cores = os.getloadavg()[0], timing.usable_cores()
+    load, cores = os.getloadavg()[0], timing.num_usable_cores()
     return {"text": f"{load:.1f} on {cores} cores", "load_average": load, "cores": cores}
 
 

@@ -14,7 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Literal, TypeVar
 
 from melgpu.audio.quarantine import AudioError
-from melgpu.machine import usable_cores
+from melgpu.machine import num_usable_cores
 
 Result = TypeVar("Result")
 
@@ -28,7 +28,7 @@ def num_processes(workers: int | Literal["auto"]) -> int:
 
     One of the two is for the main process, the other for its threads, which gather batches and write files.
     """
-    cores = usable_cores()
+    cores = num_usable_cores()
     if workers == "auto":
         return max(1, (cores - 2) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
     return min(workers, cores)
@@ -135,7 +135,8 @@ class WorkerProcess:
         parent_alive_fd, self._alive_fd = os.pipe()  # its end of file signals the parent's exit
         # multiprocessing's spawn would import the main script again, and torch with it.
         serve = f"import sys; sys.path[:] = {sys.path!r}; from melgpu.audio import worker; worker.serve"
-        command = [sys.executable, "-c", f"{serve}({child_connection.fileno()}, {parent_alive_fd})"]
+        encoding = f"-Xutf8={sys.flags.utf8_mode}"  # of file names: the same as here
+        command = [sys.executable, encoding, "-c", f"{serve}({child_connection.fileno()}, {parent_alive_fd})"]
         self._scratch = tempfile.TemporaryDirectory(prefix="melgpu-")  # its downloads are deleted with it
         self._process = subprocess.Popen(
             command,

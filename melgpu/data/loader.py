@@ -26,7 +26,7 @@ from melgpu.data.memory import BatchMemory, SlotMemory
 from melgpu.data.pcm_cache import CachedTrack, DeviceCache, PcmCache
 from melgpu.data.schedule import Schedule
 from melgpu.data.windows import WindowIndex, to_samples
-from melgpu.machine import usable_cores
+from melgpu.machine import num_usable_cores
 from melgpu.recipe_schema import AudioSpec, LoaderSpec
 
 PREFETCH_BATCHES = 2  # batches that wait for the device, in host memory
@@ -37,7 +37,7 @@ def check_files(
 ) -> Iterator[AudioError | None]:
     """Decode each file once, into the PCM cache if there is one: its audio error, or None, in the order given."""
     # Nothing else is done meanwhile: no core need be left for a training.
-    workers = usable_cores() if spec.workers == "auto" else spec.workers
+    workers = num_usable_cores() if spec.workers == "auto" else spec.workers
     with WorkerPool(workers, spec.timeout_s) as pool:
         if cache:
             yield from cache.fill(paths, pool)

@@ -9,7 +9,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from melgpu.machine import usable_cores
+from melgpu.machine import num_usable_cores
 from melgpu.models.metadata import Environment
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def parse_driver_version(text: str) -> str:
 
 def tuning_signature(device: "torch.device") -> str:
     """One line that identifies what measured speeds depend on: device, cores, driver, versions of packages."""
-    parts = [device_name(device), f"{usable_cores()} cores"]
+    parts = [device_name(device), f"{num_usable_cores()} cores"]
     driver = driver_version(device)
     if driver:
         parts.append(f"driver {driver}")

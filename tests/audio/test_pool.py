@@ -117,6 +117,6 @@ def test_closing_does_not_wait_for_a_process_that_hangs():
     ],
 )
 def test_the_number_of_processes_follows_the_usable_cores(monkeypatch, workers, cores, ranks, expected):
-    monkeypatch.setattr(pool_module, "usable_cores", lambda: cores)
+    monkeypatch.setattr(pool_module, "num_usable_cores", lambda: cores)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", ranks)
     assert num_processes(workers) == expected

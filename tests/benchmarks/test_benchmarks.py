@@ -87,7 +87,7 @@ def test_an_engine_is_not_measured_on_pictures_that_it_does_not_draw():
 
 
 def test_a_machine_that_others_load_is_warned_of(monkeypatch, capsys):
-    monkeypatch.setattr(timing, "usable_cores", lambda: 2)
+    monkeypatch.setattr(timing, "num_usable_cores", lambda: 2)
     monkeypatch.setattr(os, "getloadavg", lambda: (2.5, 0.0, 0.0))
     assert timing.describe_machine(torch.device("cpu"))["load_average"] == 2.5
     assert "load average 2.5 on 2 cores" in capsys.readouterr().err

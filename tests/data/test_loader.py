@@ -19,6 +19,7 @@ from melgpu.data import windows
 from melgpu.data.loader import WindowLoader, check_files
 from melgpu.data.pcm_cache import PcmCache
 from melgpu.errors import InputError
+from melgpu.machine import num_usable_cores
 from melgpu.recipe_schema import AudioSpec, LoaderSpec
 from tests.helpers import malformed_files, write_audio
 
@@ -239,7 +240,7 @@ def test_a_file_touched_during_an_epoch_comes_from_the_pcm_cache_until_the_end(p
 
 
 def test_enough_tracks_are_prefetched_for_all_processes():
-    assert loader_module.num_prefetched_tracks(spec(workers=2, prefetch_tracks=1)) == 2 * min(2, os.cpu_count())
+    assert loader_module.num_prefetched_tracks(spec(workers=2, prefetch_tracks=1)) == 2 * min(2, num_usable_cores())
     assert loader_module.num_prefetched_tracks(spec(workers=0, prefetch_tracks=3)) == 3
 
 
