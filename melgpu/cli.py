@@ -102,9 +102,16 @@ def run(main: Callable[[], int | None]) -> None:
     except (OSError, RuntimeError) as error:
         if not isinstance(error, OSError) and not is_out_of_memory(error):
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {_describe(error)}", file=sys.stderr)
         code = 1
     sys.exit(code)
+
+
+def _describe(error: Exception) -> str:
+    """An error's text; of an OSError the file and the system's reason, where it has them."""
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"{os.fsdecode(error.filename)}: {error.strerror}"
+    return str(error)
 
 
 class GracefulStop:

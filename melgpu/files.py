@@ -1,11 +1,14 @@
-"""Atomic writes of text, CSV and .npz files: to a temporary file, fsync, rename.
+"""Atomic writes of text, CSV and .npz files: to a temporary file, fsync, rename; and locks.
 
 Reads are validated: regular files only, of bounded size, with the expected columns or arrays.
 """
 
 import csv
+import errno
+import fcntl
 import io
 import os
+import stat
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,23 +19,46 @@ import numpy as np
 from melgpu.errors import InputError, one_line
 
 MAX_COMPRESSION = 200  # ratio, of an .npz file; a higher one may be a decompression bomb
+CHMOD_HINT = "its owner can give it: chmod -R a+rX FOLDER"
+UNLOCKED_NOTE = "its file system cannot lock files: start no second process that writes there"
 
 ArrayTypes = Mapping[str, tuple[str, int]]  # by name: kind of numpy dtype, number of axes
 
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """A temporary path to write to; renamed to `path` if the block succeeds, deleted if it fails."""
+    """A temporary path to write to; renamed to `path` if the block succeeds, deleted if it fails.
+
+    The file has the permissions that the umask gives, whatever library writes it. An OSError of the block that names no
+    file, as that of a full disk, or the temporary one, names `path`.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     # In the same folder, since a rename does not cross file systems; not shared by processes that write the same file.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        mode = _mode_of_new_file(temporary)
         yield temporary
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())  # the content reaches the disk before the name does
+            if stat.S_IMODE(os.fstat(file.fileno()).st_mode) != mode:  # some libraries write for the owner alone
+                os.fchmod(file.fileno(), mode)
         os.replace(temporary, path)
+    except OSError as error:
+        if error.errno is None or str(error.filename) not in ("None", str(temporary)):
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _mode_of_new_file(path: Path) -> int:
+    """The permissions that a file gets here, by the umask or the folder; the file is deleted again."""
+    # The umask itself can only be read by setting it, for all threads of the process.
+    path.unlink(missing_ok=True)  # of a killed process with the same number
+    path.touch()
+    mode = stat.S_IMODE(path.stat().st_mode)
+    path.unlink()
+    return mode
 
 
 def write_text(path: Path, text: str) -> None:
@@ -58,9 +84,31 @@ def existing_parent(path: Path) -> Path:
 
 
 def check_regular_file(path: Path) -> None:
-    """Raise OSError for pipes, devices and folders, which an untrusted folder may contain instead of a file."""
-    if path.exists() and not path.is_file():
+    """Raise OSError for pipes, devices and folders, which an untrusted folder may contain instead of a file.
+
+    PermissionError for a file that this user may not read: some libraries would call it damaged.
+    """
+    if not path.exists():
+        return
+    if not path.is_file():
         raise OSError(f"{path}: not a regular file")
+    if not os.access(path, os.R_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+
+def lock(file: int, wait: bool = False) -> bool:
+    """Lock an open file exclusively, until it is closed or the process ends; False where files cannot be locked.
+
+    So it is on some network file systems and in some containers. Raises BlockingIOError, unless it is to wait, where
+    another process has the lock.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError:
+        return False
+    return True
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence]) -> None:

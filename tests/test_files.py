@@ -1,5 +1,11 @@
+import errno
 import os
+import resource
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -62,3 +68,81 @@ def test_a_failed_write_leaves_the_old_file_and_no_temporary(tmp_path):
         fail()
     assert path.read_text() == "old"
     assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o002, 0o664), (0o077, 0o600), (0o027, 0o640)])
+def test_permissions_are_those_of_the_umask_whatever_a_library_gives(tmp_path, umask, mode):
+    before = os.umask(umask)
+    try:
+        files.write_text(tmp_path / "own", "x")
+        with files.atomic_write(tmp_path / "private") as temporary:
+            os.close(os.open(temporary, os.O_CREAT | os.O_WRONLY, 0o600))  # as safetensors does
+    finally:
+        os.umask(before)
+    assert [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("own", "private")] == [mode, mode]
+    assert os.umask(before) == before
+
+
+def test_a_temporary_file_of_a_killed_process_is_replaced(tmp_path):
+    left_behind = tmp_path / f".x.txt.{os.getpid()}.tmp"
+    left_behind.write_text("half")
+    left_behind.chmod(0o400)
+    files.write_text(tmp_path / "x.txt", "whole")
+    assert (tmp_path / "x.txt").read_text() == "whole"
+    assert stat.S_IMODE((tmp_path / "x.txt").stat().st_mode) & 0o600 == 0o600
+
+
+@contextmanager
+def file_size_limit(num_bytes: int) -> Iterator[None]:
+    """No file may grow beyond this: like a disk that is full, for this process."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_the_error_of_a_full_disk_names_the_file(tmp_path):
+    with file_size_limit(1000):
+        with pytest.raises(OSError, match=r"x\.csv'$") as text:
+            files.write_csv(tmp_path / "x.csv", ("a",), [("1" * 100_000,)])
+        with pytest.raises(OSError, match=r"x\.npz'$") as arrays:
+            files.save_arrays(tmp_path / "x.npz", {"a": np.random.default_rng(0).random(10_000)})
+    assert [text.value.errno, arrays.value.errno] == [errno.EFBIG] * 2
+    assert os.listdir(tmp_path) == []
+
+
+def test_an_error_of_another_file_keeps_its_name(tmp_path):
+    with pytest.raises(FileNotFoundError, match="another"), files.atomic_write(tmp_path / "x"):
+        os.stat(tmp_path / "another")
+
+
+def test_a_file_without_permission_is_not_called_damaged(tmp_path, monkeypatch):
+    files.write_text(tmp_path / "x.txt", "x")
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may read all
+    with pytest.raises(PermissionError, match=r"Permission denied: .*x\.txt"):
+        files.read_text(tmp_path / "x.txt")
+
+
+def test_a_lock_keeps_out_others_until_it_is_closed(tmp_path):
+    with open(tmp_path / "x", "wb") as first, open(tmp_path / "x", "ab") as second:
+        assert files.lock(first.fileno())
+        with pytest.raises(BlockingIOError):
+            files.lock(second.fileno())
+        first.close()
+        assert files.lock(second.fileno())
+
+
+LOCK_ERRORS = [errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF, errno.EINVAL, errno.EIO]
+
+
+@pytest.mark.parametrize("number", LOCK_ERRORS)
+def test_where_files_cannot_be_locked_there_is_no_lock(tmp_path, monkeypatch, number):
+    def fail(file: int, operation: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(files.fcntl, "flock", fail)
+    with open(tmp_path / "x", "wb") as file:
+        assert not files.lock(file.fileno())
+        assert not files.lock(file.fileno(), wait=True)

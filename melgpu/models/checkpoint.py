@@ -64,6 +64,8 @@ def load(path: Path, schema: type[MetadataT]) -> tuple[dict[str, torch.Tensor], 
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         if expected_hash != _content_hash(tensors, text):
             raise ValueError("hash mismatch")
+    except PermissionError:
+        raise CheckpointError(f"{path}: no permission to read it; {files.CHMOD_HINT}") from None
     except (SafetensorError, OSError, ValueError, KeyError) as error:
         raise CheckpointError(f"{path}: damaged, or no checkpoint {schema.kind} ({describe_error(error)})") from None
     return tensors, metadata

@@ -117,6 +117,8 @@ def load_provenance(path: Path) -> NetworkProvenance:
 
 
 def _not_predictions(path: Path, error: Exception) -> InputError:
+    if isinstance(error, PermissionError):
+        return InputError(f"{path}: no permission to read it; {files.CHMOD_HINT}")
     return InputError(f"{path}: not a file of predictions ({describe_error(error)}); delete it to predict again")
 
 

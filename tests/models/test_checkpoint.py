@@ -2,6 +2,7 @@ import contextlib
 import json
 import os
 import pickle
+import stat
 
 import pytest
 import torch
@@ -34,6 +35,22 @@ def test_round_trip(tmp_path):
     assert torch.equal(tensors["a"], torch.arange(6.0).view(2, 3))
     assert tensors["b"].dtype == torch.bool
     assert metadata == METADATA
+
+
+def test_the_permissions_are_those_of_the_umask(tmp_path):
+    before = os.umask(0o027)
+    try:
+        save(tmp_path / "x")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "x").stat().st_mode) == 0o640
+
+
+def test_a_checkpoint_of_another_user_is_not_called_damaged(tmp_path, monkeypatch):
+    save(tmp_path / "x")
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may read all
+    with pytest.raises(checkpoint.CheckpointError, match=r"x: no permission to read it; .* chmod"):
+        load(tmp_path / "x")
 
 
 class Payload:
