@@ -4,6 +4,7 @@ In a terminal progress is a live display; elsewhere a plain line every `LINE_EVE
 done, the throughput and the estimated time left.
 """
 
+import functools
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -27,6 +28,12 @@ console = Console(highlight=False, soft_wrap=True)  # no line breaks of rich's: 
 def say(text: str) -> None:
     """Print a line without markup."""
     console.print(escape(text))  # a file name with brackets is no markup
+
+
+@functools.cache
+def say_once(text: str) -> None:
+    """Print a line, the first time that this process has it to print."""
+    say(text)
 
 
 def show(renderable: RenderableType) -> None:

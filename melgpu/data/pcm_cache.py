@@ -8,9 +8,9 @@ The files may be deleted whenever no job fills them.
 """
 
 import contextlib
-import fcntl
 import hashlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Iterable, Iterator
@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from melgpu import files
+from melgpu import console, files
 from melgpu.audio import remote, worker
 from melgpu.audio.decode import DECODER_VERSION
 from melgpu.audio.pool import WorkerPool, decoding_error
@@ -181,7 +181,8 @@ class PcmCache:
     def _locked(self) -> Iterator[None]:
         self.folder.mkdir(parents=True, exist_ok=True)
         with open(self.pcm_path, "ab") as file:  # created where it is missing, never truncated
-            fcntl.flock(file, fcntl.LOCK_EX)  # the kernel releases it however this process ends
+            if not files.lock(file.fileno(), wait=True):  # the kernel releases it however this process ends
+                console.say_once(f"{self.folder}: {files.UNLOCKED_NOTE}")
             yield
 
     def _check_disk_space(self, num_missing: int) -> None:
@@ -189,8 +190,10 @@ class PcmCache:
         free = shutil.disk_usage(self.folder).free
         if needed > free:
             raise InputError(
-                f"{self.folder}: the PCM cache needs {needed / 1e9:.1f} GB more and the disk has {free / 1e9:.1f} GB "
-                "left: free some space, or start the run without a PCM cache (--set loader.pcm_cache=off)"
+                # Rounded up and down: they differ however little is missing.
+                f"{self.folder}: the PCM cache needs {math.ceil(needed / 1e6):,} MB more and the disk has "
+                f"{free // 10**6:,} MB left: free some space, or start the run without a PCM cache "
+                "(--set loader.pcm_cache=off)"
             )
 
 

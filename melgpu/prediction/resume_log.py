@@ -6,7 +6,6 @@ a file with other metadata is overwritten.
 """
 
 import contextlib
-import fcntl
 import json
 import os
 import struct
@@ -17,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from melgpu import console, files
 from melgpu.audio.quarantine import AudioError
 from melgpu.errors import InputError
 
@@ -45,9 +45,11 @@ class ResumeLog(contextlib.AbstractContextManager):
         self.path = path
         # Created where it does not exist, but never truncated before it is locked: another process may be writing it.
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        self._file = os.fdopen(descriptor, "r+b")
+        # Without a buffer, which would try to write again what did not fit on the disk.
+        self._file = os.fdopen(descriptor, "r+b", buffering=0)
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # released when the file is closed, or by a kill
+            if not files.lock(descriptor):
+                console.say_once(f"{path.parent}: {files.UNLOCKED_NOTE}")
         except BlockingIOError:
             self._file.close()
             raise InputError(f"{path}: another process is predicting this") from None
@@ -78,8 +80,16 @@ class ResumeLog(contextlib.AbstractContextManager):
         self._file.close()
 
     def _append(self, content: bytes) -> None:
-        self._file.write(FRAME_HEADER.pack(len(content), zlib.crc32(content)) + content)
-        self._file.flush()  # to the page cache: a killed process loses nothing
+        """Raises OSError with the path, as of a full disk; then the file ends with the frame before."""
+        frame = FRAME_HEADER.pack(len(content), zlib.crc32(content)) + content
+        start = self._file.tell()
+        try:
+            written = 0
+            while written < len(frame):  # to the page cache: a killed process loses nothing
+                written += self._file.write(frame[written:])
+        except OSError as error:
+            self._file.truncate(start)
+            raise OSError(error.errno, error.strerror, str(self.path)) from error
 
     def _read_frame(self) -> bytes | None:
         """The next complete frame; None, with the position before it, where there is none."""

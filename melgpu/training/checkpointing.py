@@ -6,8 +6,6 @@ scores.json is written and last.pt is deleted. A training that is killed at any 
 same result.
 """
 
-import fcntl
-import os
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from melgpu import files
+from melgpu import console, files
 from melgpu.errors import InputError, one_line
 from melgpu.features.parity import ParityFigures
 from melgpu.models import checkpoint
@@ -33,21 +31,16 @@ REMEDY = "delete it to train this network anew"
 @contextmanager
 def job_lock(run: Run, job: Job) -> Iterator[None]:
     """An exclusive lock on a job's folder. Raises InputError where another process trains the same network."""
-    run.job_folder(job).mkdir(parents=True, exist_ok=True)
-    folder = os.open(run.job_folder(job), os.O_RDONLY)
-    try:
-        _lock(folder, run.job_folder(job))
+    folder = run.job_folder(job)
+    folder.mkdir(parents=True, exist_ok=True)
+    # A file, which stays: NFS locks nothing that is not open for writing, as a folder cannot be.
+    with open(folder / ".lock", "ab") as file:
+        try:
+            if not files.lock(file.fileno()):
+                console.say_once(f"{run.folder}: {files.UNLOCKED_NOTE}")
+        except BlockingIOError:
+            raise InputError(f"{folder}: another process is training this network") from None
         yield
-    finally:
-        os.close(folder)
-
-
-def _lock(descriptor: int, folder: Path) -> None:
-    """Lock an open folder; the system releases the lock when the process ends."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # LOCK_NB: fail at once instead of waiting
-    except BlockingIOError:
-        raise InputError(f"{folder}: another process is training this network") from None
 
 
 def save_epoch(run: Run, job: Job, training: Training, parity_figures: ParityFigures, writer: BackgroundWriter) -> None:

@@ -189,7 +189,7 @@ def test_too_little_disk_space_is_an_error_before_anything_is_decoded(tmp_path, 
     monkeypatch.setattr(
         pcm_cache_module.shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(10, 9, 3 * 4 * SAMPLES)
     )
-    with pytest.raises(InputError, match=r"the PCM cache needs 0\.0 GB more .*loader\.pcm_cache=off"):
+    with pytest.raises(InputError, match=r"needs 1 MB more and the disk has 0 MB left.*loader\.pcm_cache=off"):
         filled(tmp_path / "pcm_cache", paths)
     assert not decoded
     filled(tmp_path / "pcm_cache", paths[:3])

@@ -1,6 +1,10 @@
+import errno
+import resource
+
 import numpy as np
 import pytest
 
+from melgpu import files
 from melgpu.audio.quarantine import AudioError
 from melgpu.errors import InputError
 from melgpu.prediction.resume_log import BatchPredictions, ResumeLog
@@ -87,3 +91,30 @@ def test_zeros_at_the_end_are_no_batches(tmp_path):
     batches = read(tmp_path / "log")
     assert len(batches) == 5
     check(batches)
+
+
+def test_a_full_disk_names_the_log_which_is_complete_up_to_it(tmp_path):
+    path = tmp_path / "log"
+    write(path, 5)
+    size = path.stat().st_size
+    path.unlink()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size - 1, before[1]))  # like a disk that is full, for this process
+    try:
+        with pytest.raises(OSError, match=r"log'$") as error:
+            write(path, 5)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert error.value.errno == errno.EFBIG
+    batches = read(path)
+    assert len(batches) == 4
+    check(batches)
+    write(path, 5)
+    assert path.stat().st_size == size
+
+
+def test_without_locks_a_log_is_written_with_a_note(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(files, "lock", lambda file: False)
+    write(tmp_path / "log", 5)
+    assert len(read(tmp_path / "log")) == 5
+    assert capsys.readouterr().out == f"{tmp_path}: {files.UNLOCKED_NOTE}\n"

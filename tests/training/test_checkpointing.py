@@ -10,6 +10,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from melgpu import files
 from melgpu.errors import InputError
 from melgpu.models import checkpoint
 from melgpu.models.metadata import NetworkMetadata
@@ -104,6 +105,14 @@ def test_two_processes_never_train_the_same_network(made):
             pass
     with checkpointing.job_lock(made, first):
         pass
+
+
+def test_without_locks_a_network_is_trained_with_a_note(made, monkeypatch, capsys):
+    monkeypatch.setattr(files, "lock", lambda file: False)
+    for job in made.jobs(1):
+        with checkpointing.job_lock(made, job):
+            pass
+    assert capsys.readouterr().out == f"{made.folder}: {files.UNLOCKED_NOTE}\n"  # once
 
 
 def test_a_training_of_another_recipe_is_rejected(short, made):
