@@ -66,9 +66,10 @@ def serve(connection_fd: int, parent_alive_fd: int) -> None:
     """Main loop: receive (function, arguments), send (result, None) or (None, exception), until the parent exits.
 
     `connection_fd` is the descriptor of a socket, `parent_alive_fd` that of a pipe which ends when the parent exits.
-    Ctrl-C is handled by the parent.
+    Ctrl-C and SIGTERM are handled by the parent: a batch system or a service manager sends them to all processes.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     threading.Thread(target=_exit_with_parent, args=(parent_alive_fd,), daemon=True).start()
     _limit_memory()
     connection = Connection(connection_fd)

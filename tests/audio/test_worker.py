@@ -9,7 +9,7 @@ import pytest
 from melgpu.audio import worker
 from melgpu.audio.decode import conform, decode
 from melgpu.audio.pool import WorkerPool
-from tests.helpers import write_audio
+from tests.helpers import is_alive, write_audio
 
 
 def test_the_conformed_wave_is_written_at_the_offset(tmp_path):
@@ -46,14 +46,6 @@ def run_parent(connection) -> None:
     time.sleep(60)
 
 
-def is_alive(pid: int) -> bool:
-    try:
-        with open(f"/proc/{pid}/stat", encoding="utf-8") as file:
-            return file.read().rsplit(")", 1)[1].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
 def test_a_worker_exits_with_its_parent():
     context = multiprocessing.get_context("spawn")
     connection, child_connection = context.Pipe()
@@ -62,6 +54,9 @@ def test_a_worker_exits_with_its_parent():
     pid = connection.recv()
     assert is_alive(pid)
     os.kill(pid, signal.SIGINT)  # Ctrl-C is sent to the process group: the worker ignores it
+    os.kill(pid, signal.SIGTERM)  # likewise, by a batch system
+    time.sleep(0.2)
+    assert is_alive(pid)
     os.kill(parent.pid, signal.SIGKILL)
     parent.join()
     for _ in range(100):

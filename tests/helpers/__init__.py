@@ -69,3 +69,12 @@ def run_script(*arguments, env: dict | None = None) -> subprocess.CompletedProce
     """Run a script of the project as a user would."""
     command = [sys.executable, *map(str, arguments)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, **(env or {})})
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process runs, which it does not as a zombie."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8") as file:
+            return file.read().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
