@@ -4,10 +4,11 @@ Ten classes (see `synthesizer.py`) as mp3, ogg and flac, at 22,050, 44,100 or 48
 the same seed gives the same samples. The labels of the two test sets are for scoring only.
 """
 
-import csv
 import functools
 import itertools
+import multiprocessing
 import os
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -16,6 +17,7 @@ import numpy as np
 import soundfile
 import soxr
 
+from melgpu import files
 from melgpu.demo import synthesizer
 
 TRACKS_PER_CLASS = {"train": 14, "test": 4, "private": 4}  # by split
@@ -49,14 +51,23 @@ def write_corpus(directory: Path, seed: int) -> Iterator[str]:
     audio_dir.mkdir(parents=True, exist_ok=True)
     splits = plan(seed)
     jobs = list(itertools.chain(*splits.values()))
-    with ProcessPoolExecutor() as pool:
+    with ProcessPoolExecutor(initializer=_exit_with_parent) as pool:
         yield from pool.map(functools.partial(_write_track, audio_dir), jobs)
     # After the audio, and private.csv last, since that marks a complete corpus.
     for split, tracks in splits.items():
-        with open(directory / f"{split}.csv", "w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(("filename", "label"))
-            writer.writerows((name, label) for name, label, _ in tracks)
+        files.write_csv(directory / f"{split}.csv", ("filename", "label"), (track[:2] for track in tracks))
+
+
+def _exit_with_parent() -> None:
+    """Exit when the parent does; the processes of one that is killed would wait for work for ever."""
+    threading.Thread(target=_wait_for_parent, daemon=True).start()
+
+
+def _wait_for_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent:
+        parent.join()
+        os._exit(1)  # sys.exit would end this thread only
 
 
 def _write_track(directory: Path, job: TrackSpec) -> str:
@@ -75,9 +86,10 @@ def write_audio(path: Path, wave: np.ndarray, rate: int, stereo: bool) -> None:
     if stereo:
         delayed = np.roll(wave, rate // 500)  # by 2 ms
         wave = 0.9 * np.stack([wave, delayed], axis=1)
-    temporary = path.with_name(path.name + ".tmp")
     audio_format = path.suffix[1:].upper()  # which the temporary name does not tell
-    with soundfile.SoundFile(temporary, "w", rate, 1 + stereo, format=audio_format) as file:
+    with (
+        files.atomic_write(path) as temporary,
+        soundfile.SoundFile(temporary, "w", rate, 1 + stereo, format=audio_format) as file,
+    ):
         for block in np.array_split(wave, len(wave) // 4096 + 1):  # one long Ogg write overflows libsndfile's stack
             file.write(block)
-    os.replace(temporary, path)
