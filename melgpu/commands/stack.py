@@ -30,11 +30,9 @@ def finish_round(run: "Run") -> None:
     from melgpu import console
     from melgpu.report import tables
 
-    round_number = run.current_round
-    if round_number is None:  # all are stacked
-        round_number = len(run.recipe.rounds)
-    else:
-        stack_current_round(run, round_number)
+    if run.current_round and not run.is_between_rounds:  # else this round is stacked: a killed call is made again
+        stack_current_round(run, run.current_round)
+    round_number = run.last_stacked_round
     tables.show_scores(run, round_number)
     write_report(run)
     if run.current_round:  # the next one, now that this one is stacked

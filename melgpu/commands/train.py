@@ -61,10 +61,14 @@ def main() -> int:
         distributed.barrier()  # until the main process has created the run
         run = run or setup.reopen(request)
         train_round(run, args.backbone, args.fold, device)
-        if run.recipe.is_one_step and run.current_round and not run.untrained_jobs(run.current_round):
+        round_number = run.current_round
+        if not run.recipe.is_one_step or (round_number and run.untrained_jobs(round_number)):
+            return 0
+        if round_number:
             predict_round(run, device)
-            if distributed.is_main_process():
-                stack.finish_round(run)
+        # A process that was killed may have stacked the round and not written its report.
+        if distributed.is_main_process() and (round_number or not run.report_path.exists()):
+            stack.finish_round(run)
     return 0
 
 

@@ -27,9 +27,13 @@ def predict_round(run: Run, device: torch.device) -> None:
     if round_number is None:
         console.say(f"All rounds are done: {run.command_line('stack')} shows the scores")
         return
+    if run.is_between_rounds:
+        console.say(f"Round {run.last_stacked_round} is done. Next: {run.command_line('train')}")
+        return
     trained = run.trained_jobs(round_number)
     if not trained:
-        raise InputError(f"{run.folder}: round {round_number} has no trained network; run train.py first")
+        first = run.command_line("train")
+        raise InputError(f"{run.folder}: round {round_number} has no trained network yet; first {first}")
     if distributed.is_main_process():
         if not all(map(run.is_predicted, trained)):
             relocation.check_present(run)
@@ -41,9 +45,9 @@ def predict_round(run: Run, device: torch.device) -> None:
     if missing:
         with timing:
             predict_jobs(run, missing, device)
-        if distributed.is_main_process():
-            for path in run.resume_logs(round_number):
-                path.unlink()  # the predictions contain their batches
+    if distributed.is_main_process():
+        for path in run.resume_logs(round_number):  # perhaps of a process that was killed after its predictions
+            path.unlink()  # the predictions contain their batches
     if audio_errors := quarantine.load_errors(run.quarantine_path):
         console.say(quarantine.summarize(audio_errors, run.quarantine_path))
     if run.recipe.is_one_step and not run.untrained_jobs(round_number):  # the scores follow

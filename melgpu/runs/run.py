@@ -129,6 +129,17 @@ class Run:
         rounds = range(1, len(self.recipe.rounds) + 1)
         return next((round_number for round_number in rounds if not self.is_stacked(round_number)), None)
 
+    @property
+    def last_stacked_round(self) -> int:
+        """The number of rounds that are stacked."""
+        return (self.current_round or len(self.recipe.rounds) + 1) - 1
+
+    @property
+    def is_between_rounds(self) -> bool:
+        """Whether a round is stacked and the next one is not begun."""
+        next_round = self.current_round
+        return next_round is not None and next_round > 1 and not self.round_folder(next_round).exists()
+
     @cached_property
     def environment(self) -> Environment:
         """The environment in which the run was created. Raises InputError."""

@@ -112,11 +112,11 @@ def create(request: RunRequest, sources: Sources, device: torch.device) -> Run:
     started = time.monotonic()
     tracks, audio_errors = preflight.build_manifest(sources.lists, sources.data, recipe, folder / "pcm_cache")
     seconds = time.monotonic() - started
+    quarantine.record_errors(Run(folder, recipe, tracks).quarantine_path, audio_errors)
     # Only now the folder is a run: an interrupted creation starts anew, with what the cache has.
     run = create_run(folder, recipe, manifest.with_contents(tracks), device)
     stage = "decode" if run.pcm_cache else "check files"
     timings.record(run.timings_path, 1, stage, seconds, len(tracks), "tracks")
-    quarantine.record_errors(run.quarantine_path, audio_errors)
     if audio_errors:
         console.say(quarantine.summarize(audio_errors, run.quarantine_path))
     return run

@@ -7,7 +7,7 @@ same result.
 """
 
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -136,6 +136,13 @@ def _write_state(path: Path, state: HostCopy) -> None:
                 torch.save(state.get(), file)
         except RuntimeError:  # its text does not tell the cause
             raise OSError(f"{path}: cannot be written; is the disk full?") from None
+
+
+def delete_unused_states(run: Run, jobs: Iterable[Job]) -> None:
+    """Delete the states of trained networks, which a process leaves that is killed at its end."""
+    for job in jobs:
+        if run.is_trained(job):
+            state_path(run, job).unlink(missing_ok=True)
 
 
 def resume(run: Run, job: Job, training: Training) -> bool:

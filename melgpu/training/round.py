@@ -37,6 +37,8 @@ def train_round(run: Run, backbone: str | None, fold: int | None, device: torch.
         return
     jobs = run.choose_jobs(backbone, fold)
     missing = [job for job in jobs if not run.is_trained(job)]
+    if distributed.is_main_process():
+        checkpointing.delete_unused_states(run, jobs)
     machine = run.recipe.machine
     if machine.tensorboard:
         checkpointing.summary_writer()  # fails now rather than after the first epoch

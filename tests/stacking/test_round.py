@@ -86,6 +86,21 @@ def test_an_error_in_the_timings_or_the_report_loses_no_result(same_names, capsy
     assert same_names.report_path.exists()
 
 
+def test_a_stacked_round_is_shown_again_until_the_next_one_is_begun(same_names, capsys):
+    stack.finish_round(same_names)
+    first = capsys.readouterr().out
+    scores = same_names.scores_path(1).read_bytes()
+    same_names.report_path.unlink()  # as after a kill between the scores and the report
+    stack.finish_round(same_names)
+    assert capsys.readouterr().out.splitlines()[-2:] == first.splitlines()[-2:]
+    assert "Round 1 is done. Next: python train.py" in first
+    assert same_names.report_path.exists()
+    assert same_names.scores_path(1).read_bytes() == scores
+    same_names.job_folder(same_names.jobs(2)[0]).mkdir(parents=True)
+    with pytest.raises(InputError, match="round 2: no predictions"):
+        stack.finish_round(same_names)
+
+
 def test_the_report_shows_the_last_round_where_the_current_cannot_be_stacked(same_names):
     stack_round(same_names, 1)
     with pytest.raises(InputError, match="round 2: no predictions"):

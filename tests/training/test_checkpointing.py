@@ -93,6 +93,16 @@ def test_a_state_that_cannot_be_written_stops_the_training(short, monkeypatch):
         checkpointing.save_state(short, job, training, writer)
 
 
+def test_the_state_that_a_kill_at_the_end_leaves_is_deleted(short):
+    first, second = short.jobs(1)
+    for job in (first, second):
+        short.job_folder(job).mkdir(parents=True)
+        checkpointing.state_path(short, job).touch()
+    (short.job_folder(first) / "scores.json").touch()
+    checkpointing.delete_unused_states(short, short.jobs(1))
+    assert [checkpointing.state_path(short, job).exists() for job in (first, second)] == [False, True]
+
+
 def test_two_processes_never_train_the_same_network(made):
     first, second = made.jobs(1)
     with checkpointing.job_lock(made, first):
