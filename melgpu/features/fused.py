@@ -1,4 +1,4 @@
-"""Spectra to the grey pictures of fixed range of LogMel's engine `fused`, by the kernels of `triton_kernels`.
+"""Waves to the grey pictures of fixed range of LogMel's engine `fused`, by an FFT and the kernels of `triton_kernels`.
 
 Only this module imports them, and LogMel only where the engine is used: Triton comes with PyTorch for CUDA alone.
 """
@@ -14,18 +14,20 @@ from melgpu.recipe_schema import MelSpec
 
 
 class FusedEngine(nn.Module):
-    """The mel bands and the resizing in time as banded matrices, on the device of the spectra."""
+    """The window, and the mel bands and the resizing in time as banded matrices, on the device of the waves."""
 
+    taper: Tensor
     first_bin: Tensor
     band_weights: Tensor
     block_taps: Tensor
 
-    def __init__(self, spec: MelSpec, mel_basis: Tensor, amin: float):
-        """`mel_basis` is dense, shape (M, F), on the CPU; power up to `amin` is silence."""
+    def __init__(self, spec: MelSpec, taper: Tensor, mel_basis: Tensor, amin: float):
+        """The window of a spectrum, (n_fft,), and the mel basis, (M, F), on the CPU; power up to `amin` is silence."""
         super().__init__()
         self.spec = spec
         self.amin = amin
         self._time_resize_cache: dict[tuple[int, torch.device], tuple[Tensor, Tensor]] = {}
+        self.register_buffer("taper", taper.clone(), persistent=False)
         first_bin, band_weights = triton_kernels.to_banded(mel_basis)
         self.register_buffer("first_bin", first_bin, persistent=False)
         self.register_buffer("band_weights", band_weights, persistent=False)
@@ -35,19 +37,23 @@ class FusedEngine(nn.Module):
         """On a GPU; on a CPU in Triton's interpreter."""
         return device.type == "cuda" or triton_kernels.INTERPRETED
 
-    def levels(self, spectra: Tensor) -> tuple[Tensor, Tensor]:
-        """The log2 of mel power, shape (B, N, M), and each window's maximum power, (B,), of spectra (B, F, N)."""
-        frames = spectra.mT.contiguous()  # no copy: torch.stft lays them out as (B, N, F)
-        return triton_kernels.mel_levels(frames, self.first_bin, self.band_weights, self.block_taps, self.amin)
+    def spectra(self, waves: Tensor) -> Tensor:
+        """Complex spectra, shape (B, N, F), of waves (B, T)."""
+        return torch.fft.rfft(triton_kernels.cut_frames(waves, self.taper, self.spec.hop_length))
 
-    def log_power(self, spectra: Tensor) -> tuple[Tensor, Tensor]:
+    def levels(self, waves: Tensor) -> tuple[Tensor, Tensor]:
+        """The log2 of mel power, shape (B, N, M), and each window's maximum power, (B,)."""
+        spectra = self.spectra(waves)
+        return triton_kernels.mel_levels(spectra, self.first_bin, self.band_weights, self.block_taps, self.amin)
+
+    def log_power(self, waves: Tensor) -> tuple[Tensor, Tensor]:
         """The log10 of mel power, shape (B, M, N), and each window's maximum power, (B, 1, 1)."""
-        levels, peak = self.levels(spectra)
+        levels, peak = self.levels(waves)
         return levels.mT * math.log10(2), peak[:, None, None]
 
-    def pixels(self, spectra: Tensor) -> Tensor:
+    def pixels(self, waves: Tensor) -> Tensor:
         """Pixel values, shape (B, M, S): resized in time only, low frequencies at the bottom."""
-        levels, peak = self.levels(spectra)
+        levels, peak = self.levels(waves)
         first_frame, weights = self._time_resize_weights(levels.shape[1], levels.device)
         return triton_kernels.render(levels, peak, first_frame, weights, self.spec.top_db, self.amin)
 

@@ -52,6 +52,18 @@ def launches(recipe: Recipe) -> Iterator[tuple[triton.JITFunction, dict[str, obj
     samples = to_samples(recipe.windows.window_s, recipe.audio.sample_rate)
     num_frames = samples // mel.hop_length + 1
     _, weights = triton_kernels.to_banded(time_resize_matrix(num_frames, mel.image_size))
+    yield (
+        triton_kernels._cut_frames_kernel,
+        {
+            **dict.fromkeys(("waves", "taper", "frames"), "*fp32"),
+            "num_samples": samples,
+            "num_frames": num_frames,
+            "hop": mel.hop_length,
+            "n_fft": mel.n_fft,
+            "FRAMES": triton_kernels.BLOCK_CUT_FRAMES,
+            "SAMPLES": triton_kernels.BLOCK_SAMPLES,
+        },
+    )
     sizes = {"num_frames": num_frames, "num_bands": mel.n_mels, "amin": 1e-10}
     yield (
         triton_kernels._mel_levels_kernel,
