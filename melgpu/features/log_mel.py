@@ -30,6 +30,7 @@ AMIN = 1e-10  # power that counts as silence, as in librosa
 NUM_MFCC = 40  # without the first coefficient, which is the mean level
 CPU_CHUNK_SIZE = 1  # windows per chunk on a CPU: more do not fit into its cache
 MAX_GPU_FRACTION = 1 / 16  # of a GPU's memory, for the spectra of a chunk: a network needs the rest
+MAX_GPU_CHUNK_SIZE = 65_535  # CUDA's limit of a grid's last axis, along which the kernels of `fused` take windows
 MAX_DELTA_DB = 10.0  # a delta of so many dB per frame is white, of as many downwards black
 
 
@@ -221,7 +222,8 @@ def gpu_chunk_size(spec: MelSpec, num_samples: int, memory_bytes: int) -> int:
     num_frames = num_samples // spec.hop_length + 1
     # A bound: 28 MB for a window of zalo2019, of which `nnaudio` took 19, `fft` 18 and `fused` 16 on an H100.
     window_bytes = 4 * num_frames * 4 * spec.n_fft
-    return max(1, int(MAX_GPU_FRACTION * memory_bytes / window_bytes))
+    chunk_size = int(MAX_GPU_FRACTION * memory_bytes / window_bytes)
+    return min(max(1, chunk_size), MAX_GPU_CHUNK_SIZE)
 
 
 def _check_mel_bands(mel_basis: Tensor, spec: MelSpec, sample_rate: int) -> None:

@@ -38,6 +38,7 @@ def test_chunks_on_a_gpu_take_a_small_part_of_its_memory():
     assert gpu_chunk_size(SPEC, 20 * RATE, 80 * 2**30) == 190
     assert gpu_chunk_size(SPEC, 20 * RATE, 8 * 2**30) == 19
     assert gpu_chunk_size(SPEC, 3600 * RATE, 2**30) == 1
+    assert gpu_chunk_size(SPEC, 1, 80 * 2**30) == 65_535
 
 
 def reference_decibels(wave: np.ndarray, spec=SPEC, rate: int = RATE) -> np.ndarray:
