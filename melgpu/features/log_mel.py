@@ -16,9 +16,9 @@ import torch
 import torch.nn.functional as F
 from nnAudio.features.mel import MelSpectrogram
 from torch import Tensor, nn
-from torchaudio.functional import compute_deltas, create_dct
 
 from melgpu.errors import InputError
+from melgpu.features import channels
 from melgpu.features.memory import in_parts_that_fit
 from melgpu.features.precision import float32_precision
 from melgpu.recipe_schema import EngineName, MelSpec
@@ -27,11 +27,9 @@ if TYPE_CHECKING:
     from melgpu.features.fused import FusedEngine
 
 AMIN = 1e-10  # power that counts as silence, as in librosa
-NUM_MFCC = 40  # without the first coefficient, which is the mean level
 CPU_CHUNK_SIZE = 1  # windows per chunk on a CPU: more do not fit into its cache
 MAX_GPU_FRACTION = 1 / 16  # of a GPU's memory, for the spectra of a chunk: a network needs the rest
 MAX_GPU_CHUNK_SIZE = 65_535  # CUDA's limit of a grid's last axis, along which the kernels of `fused` take windows
-MAX_DELTA_DB = 10.0  # a delta of so many dB per frame is white, of as many downwards black
 
 
 class LogMel(nn.Module):
@@ -64,9 +62,9 @@ class LogMel(nn.Module):
             self._register_basis(mel_basis.to_sparse_csr())
             _check_mel_bands(self.mel_basis, spec, sample_rate)
         if spec.channels == "viridis":
-            self.register_buffer("colour_map", _viridis(), persistent=False)
+            self.register_buffer("colour_map", channels.viridis(), persistent=False)
         if spec.channels == "mfcc":
-            self.register_buffer("dct", _liftered_dct(spec.n_mels), persistent=False)
+            self.register_buffer("dct", channels.liftered_dct(spec.n_mels), persistent=False)
         self.fused: FusedEngine | None = None
         self.use_engine(spec.engine)
 
@@ -117,13 +115,16 @@ class LogMel(nn.Module):
         if self.fused and self.engine_on(waves.device) == "fused":
             return self._resize(self.fused.pixels(waves).unsqueeze(1))
         if self.spec.channels == "resolutions":
-            channels = [self.decibels(waves, resolution) for resolution in range(len(self.mels))]
-            return self.render(torch.stack(channels, dim=1))
+            resolutions = [self.decibels(waves, resolution) for resolution in range(len(self.mels))]
+            return self.render(torch.stack(resolutions, dim=1))
         decibels = self.decibels(waves)
         pictures = self.render(decibels.unsqueeze(1))
         if self.spec.channels == "mfcc":
-            return torch.cat([pictures, *self._mfcc_and_deltas(decibels)], dim=1)
-        return self._apply_colour_map(pictures) if self.spec.channels == "viridis" else pictures
+            others = (channels.mfcc(decibels, self.dct), channels.deltas(decibels))
+            return torch.cat([pictures, *(self._resize(channel.flip(-2)) for channel in others)], dim=1)
+        if self.spec.channels == "viridis":
+            return channels.apply_colour_map(pictures, self.colour_map)
+        return pictures
 
     def decibels(self, waves: Tensor, resolution: int = 0) -> Tensor:
         """Log-mel power, shape (B, M, N), in dB re each window's maximum, within [-top_db, 0]; NaN where not finite.
@@ -190,7 +191,7 @@ class LogMel(nn.Module):
     def render(self, decibels: Tensor) -> Tensor:
         """dB (B, C, M, N) to pictures (B, C, S, S) in [0, 1]."""
         if self.spec.range == "window":
-            return self._resize(_min_max_scale(decibels).flip(-2))
+            return self._resize(channels.min_max_scale(decibels).flip(-2))
         return self._resize((decibels / self.spec.top_db + 1).flip(-2))
 
     def _resize(self, pictures: Tensor) -> Tensor:
@@ -198,20 +199,6 @@ class LogMel(nn.Module):
         if pictures.shape[-2:] == size:
             return pictures
         return F.interpolate(pictures, size, mode="bilinear", antialias=True)
-
-    def _apply_colour_map(self, pictures: Tensor) -> Tensor:
-        # NaN is no index of a colour: it is replaced here and put back below.
-        levels = (pictures[:, 0].nan_to_num() * 256).long().clamp(0, 255)
-        coloured = self.colour_map[levels].permute(0, 3, 1, 2)
-        return coloured.masked_fill(pictures.isnan(), torch.nan)
-
-    def _mfcc_and_deltas(self, decibels: Tensor) -> tuple[Tensor, Tensor]:
-        """Pictures (B, 1, S, S) of the MFCC, min-max scaled, and of the deltas in time, grey where they are 0."""
-        mfcc = (decibels.mT @ self.dct).mT.unsqueeze(1)
-        deltas = compute_deltas(decibels, win_length=9).unsqueeze(1) / (2 * MAX_DELTA_DB) + 0.5
-        mfcc_picture = self._resize(_min_max_scale(mfcc).flip(-2))
-        delta_picture = self._resize(deltas.clamp(0, 1).flip(-2))
-        return mfcc_picture, delta_picture
 
 
 def gpu_chunk_size(spec: MelSpec, num_samples: int, memory_bytes: int) -> int:
@@ -248,27 +235,3 @@ def _mel_spectrogram(spec: MelSpec, sample_rate: int, win_length: int) -> MelSpe
         norm=1,  # Slaney's, which nnAudio does not take by name
         verbose=False,
     )
-
-
-def _liftered_dct(n_mels: int) -> Tensor:
-    """DCT matrix, shape (M, NUM_MFCC): dB (..., M) times it are MFCC, liftered so that high coefficients are visible.
-
-    Source: Juang, Rabiner and Wilpon, "On the use of bandpass liftering in speech recognition" (1987), as in librosa.
-    """
-    lifter = 2 * (NUM_MFCC + 1)
-    gains = 1 + lifter / 2 * torch.sin(torch.pi * torch.arange(1, NUM_MFCC + 2) / lifter)
-    return (create_dct(NUM_MFCC + 1, n_mels, "ortho") * gains)[:, 1:]  # without the first coefficient
-
-
-def _min_max_scale(values: Tensor) -> Tensor:
-    """Each channel of each window (last two axes) min-max scaled to [0, 1]; a constant one is 0."""
-    low = values.amin((-2, -1), keepdim=True)
-    high = values.amax((-2, -1), keepdim=True)
-    return (values - low) / (high - low).clamp(min=1e-6)
-
-
-def _viridis() -> Tensor:
-    """Matplotlib's viridis colour map, shape (256, 3)."""
-    import matplotlib  # only here: other pictures do not need it
-
-    return torch.tensor(matplotlib.colormaps["viridis"](range(256))[:, :3], dtype=torch.float32)
