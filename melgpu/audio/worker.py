@@ -17,6 +17,7 @@ from melgpu.audio.decode import conform, read_audio
 from melgpu.audio.quarantine import AudioError
 
 MAX_BYTES = 4 << 30  # address space of a decoder, beyond that of the process; a file that needs more has an error
+NICENESS = 5  # added: the process that feeds the device comes first where both want a core
 
 
 def check_file(path: str, sample_rate: int, num_samples: int) -> AudioError | None:
@@ -71,6 +72,7 @@ def serve(connection_fd: int, parent_alive_fd: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     threading.Thread(target=_exit_with_parent, args=(parent_alive_fd,), daemon=True).start()
+    os.nice(NICENESS)
     _limit_memory()
     connection = Connection(connection_fd)
     response: tuple[object, Exception | None]

@@ -120,3 +120,7 @@ def test_the_number_of_processes_follows_the_usable_cores(monkeypatch, workers, 
     monkeypatch.setattr(pool_module, "num_usable_cores", lambda: cores)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", ranks)
     assert num_processes(workers) == expected
+
+
+def test_decoding_processes_leave_the_cores_to_their_parent(pool):
+    assert pool.submit(os.nice, 0).result() == min(19, os.nice(0) + worker.NICENESS)
