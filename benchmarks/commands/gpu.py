@@ -55,7 +55,7 @@ def _print(result: GpuResult) -> None:
             reason = f"; did not end: {record['reason']}" if record["reason"] else ""
             console.print(f"[bold]{step.title}[/bold] ({step.name}, {record['seconds']:.0f} s{reason})")
             for name, row in record["rows"].items():
-                console.print(f"  {name}: {row.get('text') or 'failed: ' + row['error']}", markup=False)
+                console.print(f"  {name}: {row.get('text') or 'failed: ' + row['error']}", markup=False, soft_wrap=True)
     console.print(make_table(result.data))
     if result.data["load_warning"]:
         console.print(result.data["load_warning"], markup=False)

@@ -8,16 +8,22 @@ import subprocess
 import sys
 from pathlib import Path
 
+from melgpu.errors import InputError
+
 PIECES = 4  # distinct ones; the other files are hard links to them
-COMPLETE = "complete"
+COMPLETE, FAILED = "complete", "failed"  # files that say so
 
 
-def start(folder: Path, count: int, seconds: int) -> subprocess.Popen:
-    """A process that writes `count` files of `seconds`."""
-    return subprocess.Popen([*_command(folder, count, seconds)], stdout=subprocess.DEVNULL)
+def start(folder: Path, count: int, seconds: int, log_path: Path) -> subprocess.Popen:
+    """A process that writes `count` files of `seconds`, in a process group with those that it starts."""
+    with open(log_path, "ab") as log:
+        return subprocess.Popen(_command(folder, count, seconds), stdout=log, stderr=log, process_group=0)
 
 
 def is_complete(folder: Path) -> bool:
+    """Whether all files are written. Raises InputError where that failed."""
+    if (folder / FAILED).exists():
+        raise InputError("the audio files could not be written: the log says why")
     return (folder / COMPLETE).exists()
 
 
@@ -40,6 +46,7 @@ def main(folder: Path, count: int, seconds: int, piece: int | None) -> int:
     pieces = [subprocess.Popen(_command(folder, count, seconds, number)) for number in range(PIECES)]
     codes = [process.wait() for process in pieces]
     if any(codes):
+        (folder / FAILED).touch()
         return 1
     for i in range(PIECES, count):
         os.link(folder / f"{i % PIECES}.mp3", folder / f"{i}.mp3")

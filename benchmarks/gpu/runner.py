@@ -73,9 +73,14 @@ class Worker:
         return one_line(ValueError(lines[-1] if lines else "it wrote nothing"))
 
     def kill(self) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
+        _kill_group(self._process)
+
+
+def _kill_group(process: subprocess.Popen) -> None:
+    """End a process and those that it started."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 class Runner(contextlib.AbstractContextManager):
@@ -93,8 +98,7 @@ class Runner(contextlib.AbstractContextManager):
     def __exit__(self, *exc: object) -> None:
         self._end_worker()
         if self._music:
-            self._music.kill()
-            self._music.wait()
+            _kill_group(self._music)
 
     def run(self, steps: Iterable[Step]) -> None:
         """Run all steps for which there is time. Raises InputError where no worker starts, or on another machine."""
@@ -131,7 +135,7 @@ class Runner(contextlib.AbstractContextManager):
     def _start_music(self) -> subprocess.Popen:
         small = self.result.small
         count, seconds = (SMALL_TRACKS, SMALL_TRACK_S) if small else (TRACKS, TRACK_S)
-        return music.start(self.folder, count, seconds)
+        return music.start(self.folder, count, seconds, self.result.path.with_suffix(".log"))
 
     def _end_worker(self) -> None:
         if self._worker:

@@ -5,10 +5,11 @@ import subprocess
 import time
 
 import pytest
+import torch
 
 from benchmarks import __main__
 from benchmarks.commands import gpu
-from benchmarks.gpu import claims, runner, steps, wheels
+from benchmarks.gpu import claims, music, runner, setting, steps, wheels
 from benchmarks.gpu.result import GpuResult
 from benchmarks.gpu.runner import Runner
 from benchmarks.gpu.steps import Step
@@ -105,7 +106,7 @@ class ScriptedWorker:
 @pytest.fixture
 def scripted(monkeypatch):
     monkeypatch.setattr(runner, "Worker", ScriptedWorker)
-    monkeypatch.setattr(runner.music, "start", lambda *args: subprocess.Popen(["true"]))
+    monkeypatch.setattr(runner.music, "start", lambda *args: subprocess.Popen(["true"], process_group=0))
     monkeypatch.setattr(ScriptedWorker, "started", [])
     ScriptedWorker.script = {
         "fine": [{"began": "a"}, {"measured": "a", "row": {"text": "1"}}, {"ended": ""}],
@@ -134,6 +135,17 @@ def test_a_run_that_is_cut_off_resumes_with_the_rows_that_are_missing(scripted, 
     assert second.is_done("stuck")
     assert second.is_done("fine")
     assert list(second.data["steps"]["stuck"]["rows"]) == ["a", "b"]
+
+
+def test_steps_do_not_wait_for_music_that_cannot_be_written(tmp_path):
+    folder = tmp_path / "music"
+    folder.mkdir()
+    (folder / "0.mp3").mkdir()  # where a file should be
+    assert music.start(folder, 5, 1, tmp_path / "x.log").wait() == 1
+    current = setting.make(torch.device("cpu"), folder)
+    with pytest.raises(InputError, match="could not be written"):
+        current.music()
+    assert "mp3" in (tmp_path / "x.log").read_text()
 
 
 def test_without_time_no_step_begins(scripted, tmp_path):
