@@ -13,6 +13,7 @@ import torch
 from rich.console import Console
 
 from melgpu import files
+from melgpu.machine import num_usable_cores
 from melgpu.runs import environment
 
 SCHEMA = 2  # 2: driver and cores
@@ -68,11 +69,6 @@ def memory_in_use(device: torch.device) -> float:
 def _status_mib(key: str) -> float:
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(key))
     return int(line.split()[1]) / 1024
-
-
-def num_usable_cores() -> int:
-    """Cores that this process may run on."""
-    return len(os.sched_getaffinity(0))
 
 
 def load_warning(load: float) -> str:

@@ -15,10 +15,11 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import bench_features, measurement, roofline, timing
+from benchmarks import bench_features, measurement, roofline
 from benchmarks.gpu.setting import Measurement, Setting
 from melgpu.errors import InputError
 from melgpu.features import parity
+from melgpu.machine import num_usable_cores
 
 ROOT = Path(__file__).parents[2]
 TEST_TIMEOUT_S = 60  # of one test
@@ -60,7 +61,7 @@ def _c_compiler() -> dict:
 
 
 def _load(setting: Setting) -> dict:
-    load, cores = os.getloadavg()[0], timing.num_usable_cores()
+    load, cores = os.getloadavg()[0], num_usable_cores()
     return {"text": f"{load:.1f} on {cores} cores", "load_average": load, "cores": cores}
 
 
