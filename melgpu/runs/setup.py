@@ -130,8 +130,11 @@ def resolve_recipe(request: RunRequest, on_cpu: bool) -> Recipe:
     if recipe.backbone.pretrained != "auto":
         return recipe
     resolved = _with_weights(request, on_cpu, has_weights=True)
-    if not (problems := preflight.missing_weights(resolved)):
+    problems = preflight.missing_weights(resolved)
+    if not problems:
         return resolved
+    if resolved.backbone.weights_dir:  # a folder that somebody named is meant
+        raise InputError(problems)
     console.say(f"Training from scratch, which is less accurate: {problems[0]}")
     return _with_weights(request, on_cpu, has_weights=False)
 

@@ -36,6 +36,12 @@ def test_without_weights_a_run_is_made_to_train_from_scratch(tmp_path, sources, 
     assert reopened.recipe.loader.workers == 1
 
 
+def test_a_folder_of_weights_that_was_named_is_meant(tmp_path, sources):
+    with pytest.raises(InputError, match="absent"):
+        setup.create(request(tmp_path / "run", f"backbone.weights_dir='{tmp_path / 'absent'}'"), sources, CPU)
+    assert not (tmp_path / "run").exists()
+
+
 def test_with_weights_a_run_is_made_to_use_them(tmp_path, monkeypatch):
     monkeypatch.setattr(preflight, "missing_weights", lambda recipe: [])
     recipe = setup.resolve_recipe(request(tmp_path / "run"), on_cpu=False)
