@@ -24,7 +24,7 @@ ROUNDS = (
     "rounds=[{backbones=['test_efficientnet'], folds=[0], blend={cnn=1.0}},"
     " {backbones=['test_efficientnet'], folds=[1], blend={cnn=0.9, lightgbm=0.1}}]"
 )
-OVERRIDES = [*SMALL[:-1], *QUICK, "folds.num_folds=3", ROUNDS, "machine.save_every=2", "backbone.pretrained=false"]
+OVERRIDES = [*SMALL[:-1], *QUICK, "folds.num_folds=3", ROUNDS, "machine.save_minutes=0", "backbone.pretrained=false"]
 
 
 def steps(corpus: Path, run: Path) -> list[list[str]]:
