@@ -4,11 +4,18 @@ What cron, a container or a system of another encoding leaves unset is set, so t
 heavy.
 """
 
+import contextlib
 import getpass
 import os
 import sys
+import time
+from pathlib import Path
 
 from melgpu.machine import num_usable_cores
+
+LOAD = Path("/proc/loadavg")  # its fourth field: threads that run now, a slash, threads that exist
+NUM_LOAD_SAMPLES = 5
+LOAD_SAMPLE_EVERY_S = 0.01
 
 
 def prepare() -> None:
@@ -17,6 +24,7 @@ def prepare() -> None:
     restart_in_utf8()
     set_user_name()
     limit_threads()
+    set_wait_policy()
     configure_allocator()
 
 
@@ -70,6 +78,26 @@ def limit_threads() -> None:
     num_usable = num_usable_cores()
     if num_usable < len(os.sched_getaffinity(0)):
         os.environ.setdefault("OMP_NUM_THREADS", str(num_usable))
+
+
+def num_busy_threads() -> int:
+    """How many threads of other processes run all the time, on the whole machine; 0 where that is not known."""
+    counts = []
+    for _ in range(NUM_LOAD_SAMPLES):  # the least of some samples: other threads run for a moment
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            counts.append(int(LOAD.read_text(encoding="utf-8").split()[3].split("/")[0]) - 1)  # this one runs, too
+        time.sleep(LOAD_SAMPLE_EVERY_S)
+    return max(0, min(counts, default=0))
+
+
+def set_wait_policy() -> None:
+    """Let torch's threads sleep while they wait for each other, where other processes keep their cores busy.
+
+    By default they spin, which is faster on free cores. Beside a busy process a thread that spins uses up its share of
+    a core, and all wait until it gets another one, in every operation.
+    """
+    if num_busy_threads() + num_usable_cores() > (os.cpu_count() or 1):
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def configure_allocator() -> None:

@@ -86,8 +86,7 @@ def test_closed_standard_streams_are_no_error_of_a_file(tmp_path, redirections):
 
 
 def test_a_user_without_a_name_gets_one(monkeypatch):
-    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
-        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "environ", {})
     process.set_user_name()
     assert "USER" not in os.environ  # this one has a name
 
@@ -116,10 +115,38 @@ def test_torch_starts_for_a_user_who_is_not_in_passwd(tmp_path, first):
 def test_threads_are_limited_to_a_quota_only(tmp_path, monkeypatch, quota, threads):
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
     monkeypatch.setattr(machine, "CPU_QUOTA", tmp_path / "cpu.max")
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     machine.CPU_QUOTA.write_text(quota)
-    process.limit_threads()
-    assert os.environ.get("OMP_NUM_THREADS") == threads
-    monkeypatch.setenv("OMP_NUM_THREADS", "5")  # what a user has set stays
-    process.limit_threads()
-    assert os.environ["OMP_NUM_THREADS"] == "5"
+    for already_set in ({}, {"OMP_NUM_THREADS": "5"}):  # what a user has set stays
+        monkeypatch.setattr(os, "environ", dict(already_set))
+        process.limit_threads()
+        assert os.environ.get("OMP_NUM_THREADS") == already_set.get("OMP_NUM_THREADS", threads)
+
+
+@pytest.mark.parametrize(
+    ("load", "policy"),
+    [
+        ("0.00 0.01 0.05 1/345 678", None),  # this process alone
+        ("9.00 9.01 9.05 1/345 678", None),  # others have ended
+        ("0.00 0.01 0.05 2/345 678", "PASSIVE"),
+        ("0.00 0.01 0.05 9/345 678", "PASSIVE"),
+        ("", None),
+        ("0.00 0.01 0.05 0/0 0", None),
+    ],
+)
+def test_threads_wait_passively_beside_busy_processes_only(tmp_path, monkeypatch, load, policy):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.setattr(machine, "CPU_QUOTA", tmp_path / "absent")
+    monkeypatch.setattr(process, "LOAD", tmp_path / "loadavg")
+    monkeypatch.setattr(os, "environ", {})
+    process.set_wait_policy()
+    assert os.environ == {}  # without such a file
+    process.LOAD.write_text(load)
+    for already_set in ({}, {"OMP_WAIT_POLICY": "ACTIVE"}):  # what a user has set stays
+        monkeypatch.setattr(os, "environ", dict(already_set))
+        process.set_wait_policy()
+        assert os.environ.get("OMP_WAIT_POLICY") == already_set.get("OMP_WAIT_POLICY", policy)
+    monkeypatch.setattr(os, "environ", {})
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)  # enough cores for all
+    process.set_wait_policy()
+    assert os.environ == {}
