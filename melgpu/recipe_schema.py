@@ -38,6 +38,7 @@ class Spec(BaseModel):
 class AudioSpec(Spec):
     sample_rate: Annotated[int, Field(ge=1000, le=768_000)]
     track_s: Annotated[float, Field(gt=0, le=36_000)]
+    min_s: Annotated[float, Field(ge=0, le=36_000)]
 
 
 class WindowSpec(Spec):

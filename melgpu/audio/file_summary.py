@@ -1,4 +1,4 @@
-"""The first seconds of one file to a summary of it: rate, channels, length, silence, content, fingerprint."""
+"""The part of one file that a track needs to a summary of it: rate, channels, length, silence, content, fingerprint."""
 
 import hashlib
 import os
@@ -7,25 +7,26 @@ from pathlib import Path
 
 import numpy as np
 
-from melgpu.audio import fingerprint, remote
-from melgpu.audio.decode import header_duration_s, read_audio
+from melgpu.audio import fingerprint, remote, worker
+from melgpu.audio.blocks import header_duration_s
+from melgpu.errors import InputError
 
-SAMPLE_RATE = 8_000  # Hz; a fingerprint needs no more
+MIN_SAMPLE_RATE = 8_000  # Hz; a fingerprint needs it
 SILENCE_LEVEL = 1e-4  # -80 dB of full scale
 HASHED_BYTES = 1 << 16  # of a file's head, middle and end each
 
 
 @dataclass(frozen=True)
 class FileSummary:
-    """Properties of a file, from its first `fingerprint.EXCERPT_S`.
+    """Properties of a file, from as much of it as a track needs.
 
-    error : what is wrong with the file, None if nothing is
+    error : what is wrong with the file, None if nothing is; the same that training finds
     source_rate : in Hz, 0 where nothing could be decoded
     channels : 0 likewise
-    length_s : as claimed by the header, None where that is implausible
-    is_silent : whether the excerpt never exceeds `SILENCE_LEVEL`
+    length_s : by its headers, None where that is implausible
+    is_silent : whether it never exceeds `SILENCE_LEVEL`
     content : hash that is equal for files of equal content; empty for a file with an error
-    fingerprint : shape (F,) uint32, see `melgpu.audio.fingerprint`
+    fingerprint : of the first `fingerprint.EXCERPT_S`, shape (F,) uint32, see `melgpu.audio.fingerprint`
     """
 
     error: str | None
@@ -37,22 +38,20 @@ class FileSummary:
     fingerprint: np.ndarray
 
 
-def inspect_file(path: str) -> FileSummary:
-    """Decode the beginning of one file."""
+def inspect_file(path: str, sample_rate: int, track_s: float, min_s: float) -> FileSummary:
+    """Decode a file as a track of `track_s` at `sample_rate`, where that is at least `MIN_SAMPLE_RATE`."""
+    rate = max(sample_rate, MIN_SAMPLE_RATE)
     try:
         with remote.local_copy(path) as local_path:
-            audio = read_audio(local_path, SAMPLE_RATE, fingerprint.EXCERPT_S)
+            audio = worker.read_track(local_path, rate, track_s, min_s)
             content = "" if audio.error else _content_hash(local_path)
             length_s = None if audio.error else header_duration_s(local_path)
-    except Exception as error:  # whatever the decoder raises is an error of the file, not of the check
+    except (OSError, InputError) as error:  # of the download, or the file was removed meanwhile
         return FileSummary(str(error), 0, 0, None, False, "", np.empty(0, np.uint32))
-    decoded_s = len(audio.wave) / SAMPLE_RATE
-    problem = audio.error
-    if length_s and decoded_s < min(length_s, fingerprint.EXCERPT_S) - 1:
-        problem = f"its header claims {length_s:.1f} s and it contains {decoded_s:.1f} s"
     is_silent = len(audio.wave) > 0 and bool(np.abs(audio.wave).max() < SILENCE_LEVEL)
-    sub_fingerprints = fingerprint.fingerprint(audio.wave, SAMPLE_RATE)
-    return FileSummary(problem, audio.source_rate, audio.channels, length_s, is_silent, content, sub_fingerprints)
+    excerpt = audio.wave[: round(fingerprint.EXCERPT_S * rate)]
+    sub_fingerprints = fingerprint.fingerprint(excerpt, rate)
+    return FileSummary(audio.error, audio.source_rate, audio.channels, length_s, is_silent, content, sub_fingerprints)
 
 
 def _content_hash(path: Path) -> str:

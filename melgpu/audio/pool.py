@@ -34,6 +34,11 @@ def num_processes(workers: int | Literal["auto"]) -> int:
     return min(workers, cores)
 
 
+def all_processes(workers: int | Literal["auto"]) -> int:
+    """`num_processes` of work for which the main process waits: "auto" need not leave it a core."""
+    return num_usable_cores() if workers == "auto" else num_processes(workers)
+
+
 def wait_for_end(future: Future) -> None:
     """Cancel a call, or wait until it has ended in any way."""
     if not future.cancel():

@@ -13,40 +13,48 @@ from pathlib import Path
 
 import numpy as np
 
-from melgpu.audio.decode import conform, read_audio
+from melgpu.audio.decode import DecodedAudio, conform, read_audio
+from melgpu.audio.parts import UNREADABLE
 from melgpu.audio.quarantine import AudioError
 
 MAX_BYTES = 4 << 30  # address space of a decoder, beyond that of the process; a file that needs more has an error
 NICENESS = 5  # added: the process that feeds the device comes first where both want a core
 
 
-def check_file(path: str, sample_rate: int, num_samples: int) -> AudioError | None:
+def check_file(path: str, sample_rate: int, num_samples: int, min_s: float = 0.0) -> AudioError | None:
     """The error of a file, found by decoding as much of it as a track needs; None if there is none."""
-    return _read(path, sample_rate, num_samples)[1]
+    audio = read_track(path, sample_rate, num_samples / sample_rate, min_s)
+    return _audio_error(path, sample_rate, audio)
 
 
-def decode_to_file(path: str, sample_rate: int, num_samples: int, target: str, offset: int) -> AudioError | None:
+def decode_to_file(
+    path: str, sample_rate: int, num_samples: int, target: str, offset: int, min_s: float = 0.0
+) -> AudioError | None:
     """Decode a file, conform it to `num_samples` and write them, float32, into a file at an offset in bytes.
 
     Returns the file's error, if any; nothing is written if there is no usable audio. Raises OSError (a full disk).
     """
-    wave, audio_error = _read(path, sample_rate, num_samples)
-    if len(wave):
-        _write(conform(wave, num_samples), target, offset)
-    return audio_error
+    audio = read_track(path, sample_rate, num_samples / sample_rate, min_s)
+    if len(audio.wave):
+        _write(conform(audio.wave, num_samples), target, offset)
+    return _audio_error(path, sample_rate, audio)
 
 
-def _read(path: str, sample_rate: int, num_samples: int) -> tuple[np.ndarray, AudioError | None]:
+def read_track(path: str | Path, sample_rate: int, track_s: float, min_s: float) -> DecodedAudio:
+    """`read_audio` where whatever a decoder raises is an error of the file, not of the run."""
     try:
-        audio = read_audio(path, sample_rate, num_samples / sample_rate)
+        return read_audio(path, sample_rate, track_s, min_s)
     except MemoryError:  # of `_limit_memory`
-        return np.empty(0, np.float32), AudioError(path, "its decoder exceeds the memory limit", 0.0)
-    except Exception as error:  # an unexpected exception is an error of the file, not of the run
-        return np.empty(0, np.float32), AudioError(path, f"not readable as audio ({error})", 0.0)
+        reason = "its decoder exceeds the memory limit"
+    except Exception as error:
+        reason = f"{UNREADABLE} ({error})"
+    return DecodedAudio(np.empty(0, np.float32), 0, 0, reason)
+
+
+def _audio_error(path: str, sample_rate: int, audio: DecodedAudio) -> AudioError | None:
     if not audio.error:
-        return audio.wave, None
-    usable_s = round(len(audio.wave) / sample_rate, 1)
-    return audio.wave, AudioError(path, audio.error, usable_s)
+        return None
+    return AudioError(path, audio.error, round(len(audio.wave) / sample_rate, 1))
 
 
 def _write(wave: np.ndarray, target: str, offset: int) -> None:

@@ -5,21 +5,21 @@ import filecmp
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
-from typing import Literal
 
 import numpy as np
 
 from melgpu.audio import fingerprint, remote
 from melgpu.audio.file_summary import FileSummary, inspect_file
-from melgpu.audio.pool import WorkerLostError, WorkerPool
+from melgpu.audio.pool import WorkerLostError, WorkerPool, all_processes
 from melgpu.console import duration, say
 from melgpu.data.manifest import Manifest, Split
+from melgpu.recipe_schema import AudioSpec, LoaderSpec
 
 
-def inspect_files(paths: Sequence[str], workers: int | Literal["auto"], timeout_s: float) -> Iterator[FileSummary]:
+def inspect_files(paths: Sequence[str], audio: AudioSpec, spec: LoaderSpec) -> Iterator[FileSummary]:
     """`inspect_file` of every file, in the order given."""
-    calls = ((inspect_file, path) for path in paths)
-    with WorkerPool(workers, timeout_s) as pool:
+    calls = ((inspect_file, path, audio.sample_rate, audio.track_s, audio.min_s) for path in paths)
+    with WorkerPool(all_processes(spec.workers), spec.timeout_s) as pool:
         yield from map(_worker_result, pool.submit_in_order(calls))
 
 
@@ -93,7 +93,7 @@ def _print_lengths(summaries: Sequence[FileSummary], track_s: float) -> None:
     shortest = duration(lengths_s[0])
     median = duration(lengths_s[len(lengths_s) // 2])
     longest = duration(lengths_s[-1])
-    say(f"lengths by their headers: {shortest} to {longest}, median {median}")
+    say(f"lengths: {shortest} to {longest}, median {median}")
     say(f"  {num_short} are shorter than a track of {duration(track_s)} and will be repeated up to it")
 
 

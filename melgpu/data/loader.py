@@ -19,14 +19,13 @@ import torch
 
 from melgpu.audio import quarantine, worker
 from melgpu.audio.decode import DecodeError
-from melgpu.audio.pool import WorkerPool, decoding_error, num_processes, wait_for_end
+from melgpu.audio.pool import WorkerPool, all_processes, decoding_error, num_processes, wait_for_end
 from melgpu.audio.quarantine import AudioError, has_usable_audio
 from melgpu.data.batch import Batch, prefetch
 from melgpu.data.memory import BatchMemory, SlotMemory
 from melgpu.data.pcm_cache import CachedTrack, DeviceCache, PcmCache
 from melgpu.data.schedule import Schedule
 from melgpu.data.windows import WindowIndex, to_samples
-from melgpu.machine import num_usable_cores
 from melgpu.recipe_schema import AudioSpec, LoaderSpec
 
 PREFETCH_BATCHES = 2  # batches that wait for the device, in host memory
@@ -36,13 +35,11 @@ def check_files(
     paths: Sequence[str], audio: AudioSpec, spec: LoaderSpec, cache: PcmCache | None
 ) -> Iterator[AudioError | None]:
     """Decode each file once, into the PCM cache if there is one: its audio error, or None, in the order given."""
-    # Nothing else is done meanwhile: no core need be left for a training.
-    workers = num_usable_cores() if spec.workers == "auto" else spec.workers
-    with WorkerPool(workers, spec.timeout_s) as pool:
+    with WorkerPool(all_processes(spec.workers), spec.timeout_s) as pool:
         if cache:
             yield from cache.fill(paths, pool)
             return
-        arguments = (audio.sample_rate, to_samples(audio.track_s, audio.sample_rate))
+        arguments = (audio.sample_rate, to_samples(audio.track_s, audio.sample_rate), audio.min_s)
         calls = ((worker.check_file, path, *arguments) for path in paths)
         futures = pool.submit_in_order(calls)
         yield from map(decoding_error, paths, futures)
@@ -73,6 +70,7 @@ class WindowLoader(contextlib.AbstractContextManager):
         self.pcm_cache = cache
         self.sample_rate = audio.sample_rate
         self.track_samples = to_samples(audio.track_s, audio.sample_rate)
+        self.min_s = audio.min_s
         self.errors: dict[str, AudioError] = {}
         self._pool = WorkerPool(spec.workers, spec.timeout_s)
         self._device_cache: DeviceCache | None = None
@@ -129,7 +127,7 @@ class WindowLoader(contextlib.AbstractContextManager):
 
     def submit_decode(self, row: int, target: str, offset: int) -> Future:
         """Decode a track into the file `target` at an offset in bytes; the future is of its audio error, or None."""
-        arguments = (self.paths[row], self.sample_rate, self.track_samples, target, offset)
+        arguments = (self.paths[row], self.sample_rate, self.track_samples, target, offset, self.min_s)
         return self._pool.submit(worker.decode_to_file, *arguments)
 
     def _gather_batches(self, index: WindowIndex, window_samples: int, batch_size: int) -> Generator[Batch]:

@@ -43,7 +43,7 @@ def open_cache(folder: Path, audio: AudioSpec, spec: LoaderSpec, num_tracks: int
     """The PCM cache of a recipe; None where `loader.pcm_cache` is off, or auto and there is no room for all tracks."""
     if spec.pcm_cache == "off":
         return None
-    cache = PcmCache(folder, audio.sample_rate, to_samples(audio.track_s, audio.sample_rate))
+    cache = PcmCache(folder, audio.sample_rate, to_samples(audio.track_s, audio.sample_rate), audio.min_s)
     if spec.pcm_cache != "auto" or cache.entries:  # what was decoded before is used
         return cache
     return None if lack_of_room(cache, num_tracks) else cache
@@ -78,12 +78,13 @@ class CachedTrack:
 
 
 class PcmCache:
-    """Waves of tracks at one sample rate, conformed to one length."""
+    """Waves of tracks at one sample rate, conformed to one length, of files that have at least `min_s` of audio."""
 
-    def __init__(self, folder: Path, sample_rate: int, num_samples: int):
+    def __init__(self, folder: Path, sample_rate: int, num_samples: int, min_s: float = 0.0):
         self.folder = folder
         self.sample_rate = sample_rate
         self.num_samples = num_samples
+        self.min_s = min_s
         self.pcm_path = folder / f"pcm-{sample_rate}-{num_samples}-v{DECODER_VERSION}.f32"
         self.index_path = self.pcm_path.with_suffix(".jsonl")
         self.entries: dict[str, CacheEntry] = {}
@@ -138,7 +139,8 @@ class PcmCache:
 
     def _decode_call(self, path: str, slot: int) -> tuple:
         offset = slot * self.slot_bytes
-        return worker.decode_to_file, path, self.sample_rate, self.num_samples, str(self.pcm_path), offset
+        track = path, self.sample_rate, self.num_samples
+        return worker.decode_to_file, *track, str(self.pcm_path), offset, self.min_s
 
     def _sync(self, decoded: list[tuple[str, CacheEntry]]) -> None:
         """Samples first, then the lines of the index that refer to them."""

@@ -212,6 +212,8 @@ def _to_track(wave: np.ndarray | Tensor, sample_rate: int, audio: AudioSpec) -> 
         raise ValueError(f"wave of dtype {samples.dtype}; expected float in [-1, 1], or int16")
     if not np.abs(samples).max() < decode.MAX_AMPLITUDE:  # NaN is not less
         raise ValueError(f"wave {decode.INVALID_SAMPLES}")
+    if num_samples < min(audio.min_s, audio.track_s) * sample_rate:
+        raise ValueError(f"wave of {num_samples / sample_rate:.3f} s; expected at least {audio.min_s:g} s")
     num_used = math.ceil((audio.track_s + decode.TAIL_S) * sample_rate)
     channel_sum = samples.reshape(channels, -1)[:, :num_used].sum(axis=0, dtype=np.float32)
     resampled = decode.resampled_mean(channel_sum, channels, sample_rate, audio.sample_rate)

@@ -19,7 +19,7 @@ from types import ModuleType
 import numpy as np
 
 from melgpu import files
-from melgpu.audio import decode
+from melgpu.audio import blocks
 from melgpu.audio.quarantine import AudioError, has_usable_audio
 from melgpu.audio.remote import is_url
 from melgpu.errors import InputError, one_line
@@ -118,7 +118,7 @@ def used_seconds(path: str, audio_error: AudioError | None, track_s: float) -> f
         duration_s = audio_error.usable_s
     elif not is_url(path):
         with contextlib.suppress(Exception):  # it may be gone by now, and each format has its own errors
-            duration_s = decode.header_duration_s(Path(path))
+            duration_s = blocks.header_duration_s(Path(path))
     return None if duration_s is None else min(duration_s, track_s)
 
 

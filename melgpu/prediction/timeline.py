@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from melgpu.audio import decode
+from melgpu.audio import blocks, decode
 from melgpu.audio.decode import DecodeError
 from melgpu.data.batch import Batch, prefetch
 from melgpu.data.windows import to_samples
@@ -34,6 +34,7 @@ class Timeline:
         self.sample_rate = audio.sample_rate
         self.window_samples = to_samples(spec.window_s, audio.sample_rate)
         self.hop_samples = to_samples(spec.predict_hop_s, audio.sample_rate)
+        self.min_s = audio.min_s
         self.num_samples = 0
         self.error: str | None = None
 
@@ -55,7 +56,7 @@ class Timeline:
         """Batches in host memory (pinned, for a GPU)."""
         starts: list[int] = []
         for start, wave in cut_windows(self._blocks(), self.window_samples, self.hop_samples):
-            if self.error and self.num_samples < decode.MIN_USABLE_S * self.sample_rate:
+            if self.error and self.num_samples < max(decode.MIN_USABLE_S, self.min_s) * self.sample_rate:
                 return  # too little was decoded before the error
             if not starts:  # new memory for each batch: those before it may still wait in the queue
                 waves = torch.empty(batch_size, self.window_samples, pin_memory=self.device.type == "cuda")
@@ -69,7 +70,7 @@ class Timeline:
 
     def _blocks(self) -> Iterator[np.ndarray]:
         try:
-            for block in decode.stream_audio(self.path, self.sample_rate):
+            for block in decode.stream_audio(self.path, self.sample_rate, self.min_s):
                 self.num_samples += len(block)
                 yield block
         except DecodeError as error:
@@ -111,6 +112,6 @@ def expected_windows(path: str, audio: AudioSpec, spec: WindowSpec) -> int:
     """The number of windows by the claimed duration of a file's header; by a track's duration where it has none."""
     duration_s = None
     with contextlib.suppress(Exception):  # decoding will report the error
-        duration_s = decode.header_duration_s(Path(path))
+        duration_s = blocks.header_duration_s(Path(path))
     after_first_s = (duration_s or audio.track_s) - spec.window_s
     return 1 + max(0, math.ceil(after_first_s / spec.predict_hop_s))

@@ -10,7 +10,7 @@ import soundfile
 import soxr
 import torch
 
-from melgpu.audio import decode
+from melgpu.audio import blocks
 from melgpu.audio.remote import is_url
 from melgpu.data.loader import WindowLoader
 from melgpu.data.manifest import Split
@@ -167,7 +167,7 @@ def load_waves(run: Run, windows: list[WorstWindow]) -> Iterator[tuple[torch.Ten
 
 
 def _file_duration_s(path: str) -> float | None:
-    return None if is_url(path) else decode.header_duration_s(Path(path))
+    return None if is_url(path) else blocks.header_duration_s(Path(path))
 
 
 def encode_mp3(wave: np.ndarray, sample_rate: int) -> str:

@@ -162,7 +162,7 @@ def load_to_device(loader: WindowLoader, rows: np.ndarray) -> None:
 
 
 def check_dataset(source_lists: dict[Split, SourceList], recipe: Recipe) -> int:
-    """Report on a data set, from its lists and the first seconds of every file; returns the number of problems."""
+    """Report on a data set: its lists, and as much of each file as a track needs; returns the number of problems."""
     try:
         folds = recipe.folds
         tracks = manifest.build(source_lists, folds.num_folds, folds.seed, small_classes=folds.small_classes)
@@ -181,8 +181,8 @@ def _inspect_dataset(
     paths: Sequence[str], tracks: Manifest | None, recipe: Recipe, manifest_problems: Sequence[str]
 ) -> int:
     summaries = []
-    with console.progress("inspecting the beginning of each file", len(paths), "files") as tracker:
-        for summary in dataset_check.inspect_files(paths, recipe.loader.workers, recipe.loader.timeout_s):
+    with console.progress("inspecting the audio files", len(paths), "files") as tracker:
+        for summary in dataset_check.inspect_files(paths, recipe.audio, recipe.loader):
             summaries.append(summary)
             tracker.advance(1)
     audio_problems = [

@@ -23,7 +23,7 @@ from melgpu.machine import num_usable_cores
 from melgpu.recipe_schema import AudioSpec, LoaderSpec
 from tests.helpers import malformed_files, write_audio
 
-AUDIO = AudioSpec(sample_rate=8_000, track_s=6.0)
+AUDIO = AudioSpec(sample_rate=8_000, track_s=6.0, min_s=0.0)
 WINDOW = 16_000
 CPU = torch.device("cpu")
 
@@ -160,7 +160,7 @@ def mixed(paths, tmp_path) -> list[str]:
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_file_with_an_error_raises(mixed, index, workers):
-    with pytest.raises(DecodeError, match=r"broken\.mp3: not readable as audio|cut\.flac: decoding failed after"):
+    with pytest.raises(DecodeError, match=r"broken\.mp3: not readable as audio|cut\.flac: its header claims"):
         load_batches(mixed, index, spec(workers))
 
 
@@ -209,7 +209,7 @@ def test_good_files_are_unaffected_by_malformed_ones(paths, tmp_path):
             assert valid == (not isinstance(expected.get(Path(mixed[row]).name), str))
     assert {Path(path).name for path in loader.errors} == {
         name for name, outcome in expected.items() if not isinstance(outcome, float)
-    } - {"cut.flac", "garbage.flac", "garbage.mp3"}  # their first 6 s have no error
+    } - {"cut.flac", "cut.mp3", "garbage.flac", "garbage.mp3"}  # their first 6 s have no error
 
 
 def test_the_error_of_a_replaced_file_is_removed(paths, index, tmp_path):

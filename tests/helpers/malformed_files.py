@@ -45,7 +45,7 @@ def _not_audio(folder: Path) -> dict:
     soundfile.write(folder / "nothing.wav", np.empty(0, np.float32), RATE)
     (folder / "tag.mp3").write_bytes(_id3_tag(b"x" * 3000))
     return {
-        "text.mp3": "its content is no mp3 stream",
+        "text.mp3": "its content is damaged, or of no known format",
         "picture.mp3": "not readable as audio",
         "page.ogg": "not readable as audio",
         "noise.flac": "not readable as audio",
@@ -72,12 +72,12 @@ def _corrupt(folder: Path) -> dict:
         soundfile.write(folder / f"{name}.wav", wave, RATE, subtype="FLOAT")
     soundfile.write(folder / "all_nan.wav", np.full(RATE, np.nan, np.float32), RATE, subtype="FLOAT")
     return {
-        "cut.flac": ("decoding failed after 14.8 s", 15),
+        "cut.flac": ("its header claims 30.0 s and it contains 14.9 s", 15),
         "head.flac": "not readable as audio",
         "cut.ogg": 14.3,  # an Ogg header claims no length, so this is no error
-        "cut.mp3": 15.0,
+        "cut.mp3": ("its header claims 30.0 s and it contains 14.9 s", 15),
         "garbage.mp3": ("decoding failed after 14.9 s", 15),
-        "garbage.flac": ("decoding failed after 14.8 s", 15),
+        "garbage.flac": ("its header claims 30.0 s and it contains 29.6 s", 29.6),
         "nan.wav": ("not finite", 2),
         "inf.wav": ("not finite", 2),
         "huge.wav": ("absurdly large", 2),

@@ -15,7 +15,7 @@ from melgpu.recipe_schema import AudioSpec, WindowSpec
 from tests.helpers import write_audio
 
 SAMPLE_RATE = 8_000
-AUDIO = AudioSpec(sample_rate=SAMPLE_RATE, track_s=6.0)
+AUDIO = AudioSpec(sample_rate=SAMPLE_RATE, track_s=6.0, min_s=0.0)
 CPU = torch.device("cpu")
 
 
@@ -119,7 +119,7 @@ def test_memory_does_not_grow_with_the_duration(monkeypatch):
             yield np.zeros(1_000, np.float32)
 
     monkeypatch.setattr("melgpu.audio.decode.stream_audio", ten_hours)
-    timeline = Timeline("x.flac", AudioSpec(sample_rate=1_000, track_s=6.0), spec(5.0), CPU)
+    timeline = Timeline("x.flac", AudioSpec(sample_rate=1_000, track_s=6.0, min_s=0.0), spec(5.0), CPU)
     tracemalloc.start()
     try:
         count = sum(len(batch.starts) for batch in timeline.batches(4))

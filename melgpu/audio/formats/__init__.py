@@ -1,0 +1,1 @@
+"""The headers of a file to how much audio it holds, without decoding: MPEG audio, Ogg, FLAC, wav."""
