@@ -27,6 +27,7 @@ EXACT_LENGTHS = ("mov", "matroska")  # containers whose header has the length; o
 MAX_RAW_AAC_BYTES = 8 << 20  # 9 minutes at 128 kbit/s; decoded at once
 MAX_SHORTFALL_S = 0.25  # of it; more than delay and padding of an encoder
 MAX_DAMAGED_PACKETS = 2  # at the beginning and at the end, where a recording may be cut
+MAX_PLANES = 8  # of a frame; of more channels PyAV reads memory that is none of theirs
 FULL_SCALES = {"u8": 1 << 7, "s16": 1 << 15, "s32": 1 << 31, "flt": 1, "dbl": 1}  # by sample format
 
 
@@ -155,8 +156,11 @@ def _packets_of_raw_aac(container: "InputContainer", stream: "AudioStream") -> "
 
 def _to_float(frame: "AudioFrame") -> np.ndarray:
     """The samples of a frame, shape (frames, channels), float32 of full scale 1."""
+    channels = len(frame.layout.channels)
+    if frame.format.is_planar and channels > MAX_PLANES:
+        raise InputError(f"{UNREADABLE} ({channels} channels)")
     samples = frame.to_ndarray()  # (channels, frames), or (1, frames x channels) where channels are interleaved
-    samples = samples.T if frame.format.is_planar else samples.reshape(-1, len(frame.layout.channels))
+    samples = samples.T if frame.format.is_planar else samples.reshape(-1, channels)
     sample_format = frame.format.name.removesuffix("p")
     if sample_format == "flt":
         return samples
