@@ -156,7 +156,7 @@ def _packets_of_raw_aac(container: "InputContainer", stream: "AudioStream") -> "
 
 def _to_float(frame: "AudioFrame") -> np.ndarray:
     """The samples of a frame, shape (frames, channels), float32 of full scale 1."""
-    channels = len(frame.layout.channels)
+    channels = frame.layout.nb_channels
     if frame.format.is_planar and channels > MAX_PLANES:
         raise InputError(f"{UNREADABLE} ({channels} channels)")
     samples = frame.to_ndarray()  # (channels, frames), or (1, frames x channels) where channels are interleaved

@@ -217,6 +217,4 @@ def _to_track(wave: np.ndarray | Tensor, sample_rate: int, audio: AudioSpec) -> 
     num_used = math.ceil((audio.track_s + decode.TAIL_S) * sample_rate)
     channel_sum = samples.reshape(channels, -1)[:, :num_used].sum(axis=0, dtype=np.float32)
     resampled = decode.resampled_mean(channel_sum, channels, sample_rate, audio.sample_rate)
-    if not len(resampled):
-        raise ValueError(f"wave of {num_samples} samples at {sample_rate} Hz; it is too short to be resampled")
     return decode.conform(resampled, windows.to_samples(audio.track_s, audio.sample_rate))
