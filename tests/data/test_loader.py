@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 
 from melgpu.audio import worker
 from melgpu.audio.decode import DecodeError, conform, decode
+from melgpu.audio.quarantine import AudioError
 from melgpu.data import loader as loader_module
 from melgpu.data import windows
 from melgpu.data.loader import WindowLoader, check_files
-from melgpu.data.pcm_cache import PcmCache
+from melgpu.data.pcm_cache import PcmCache, open_cache
 from melgpu.errors import InputError
 from melgpu.machine import num_usable_cores
 from melgpu.recipe_schema import AudioSpec, LoaderSpec
@@ -190,6 +191,19 @@ def test_in_quarantine_unusable_files_are_zeros_and_usable_beginnings_are_tracks
         list(loader.load_to_device(np.arange(9)))
         assert are_equal(batches, list(loader.batches(index, WINDOW, 5)))
         assert set(loader.errors) == set(mixed[:2])
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_a_file_below_the_least_length_has_an_error(paths, tmp_path, cached):
+    short = str(write_audio(tmp_path / "short.ogg", 0.3))
+    audio = AudioSpec(sample_rate=8_000, track_s=6.0, min_s=0.5)
+    cache = open_cache(tmp_path, audio, spec(pcm_cache="disk")) if cached else None
+    audio_errors = list(check_files([paths[0], short], audio, spec(), cache))
+    assert audio_errors == [None, AudioError(short, "only 0.300 s of audio", 0.0)]
+    with WindowLoader([paths[0], short], audio, spec(), CPU, cache) as loader:
+        index = windows.regular_windows(np.arange(2), np.full(2, 1), np.full(2, 16_000))
+        with pytest.raises(DecodeError, match=r"short\.ogg: only 0\.300 s of audio"):
+            list(loader.batches(index, WINDOW, 2))
 
 
 def test_good_files_are_unaffected_by_malformed_ones(paths, tmp_path):

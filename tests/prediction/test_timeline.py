@@ -79,6 +79,14 @@ def test_a_short_file_is_repeated_up_to_a_window(tmp_path):
     assert timeline.span_s(batch.starts).tolist() == [[0, 0.7]]
 
 
+def test_a_file_below_the_least_length_has_no_windows(tmp_path):
+    path = write_audio(tmp_path / "x.wav", 1.4, SAMPLE_RATE)
+    audio = AudioSpec(sample_rate=SAMPLE_RATE, track_s=6.0, min_s=1.5)
+    timeline = Timeline(str(path), audio, spec(), CPU)
+    assert list(timeline.batches(3)) == []
+    assert timeline.error == f"{path}: only 1.400 s of audio"
+
+
 def test_usable_seconds_before_an_error_are_used(tmp_path):
     wave = np.full(9 * SAMPLE_RATE, 0.5, np.float32)
     wave[5 * SAMPLE_RATE] = np.nan
