@@ -41,8 +41,9 @@ def read_blocks(path: str, block_samples: int, max_s: float) -> Iterator[tuple[i
                     return
                 audio_format = audio_format or (rate, block.shape[1])
                 if audio_format != (rate, block.shape[1]):
-                    previous = f"{audio_format[0]} Hz, {audio_format[1]} channels"
-                    raise InputError(f"changes from {previous} to {rate} Hz, {block.shape[1]}")
+                    change = f"{audio_format[0]} Hz, {audio_format[1]} channels to {rate} Hz, {block.shape[1]}"
+                    after_s = frames / audio_format[0]
+                    raise InputError(f"changes after {after_s:.1f} s from {change}; the rest is left out")
                 frames += len(block)
                 yield rate, block
         except InputError as error:
@@ -56,8 +57,8 @@ def header_duration_s(path: Path) -> float | None:
     """Length in s of a file's audio, by its headers or a count without decoding; None where that is not known."""
     with contextlib.suppress(InputError), open_file(path) as file, _native_stderr_silenced():
         parts = read_parts(file, math.inf)
-        lengths_s = [part.length_s for part in parts if part.length_s]
-        if len(lengths_s) == len(parts):
+        lengths_s = [part.length_s or math.nan for part in parts]
+        if 0 < sum(lengths_s) < MAX_DURATION_S:  # false for NaN, too
             return sum(lengths_s)
         with contextlib.suppress(soundfile.SoundFileError, RuntimeError, OSError), _open_soundfile(file) as sound:
             if 0 < sound.frames < MAX_DURATION_S * sound.samplerate:

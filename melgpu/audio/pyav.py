@@ -177,7 +177,9 @@ def _claimed_s(container: "InputContainer", stream: "AudioStream") -> float | No
         return None
     if stream.duration:
         return _seconds(stream, stream.duration)
-    return container.duration / _import_av().time_base if container.duration else None
+    if len(container.streams) > 1 or not container.duration:  # a film may be longer than its audio
+        return None
+    return container.duration / _import_av().time_base
 
 
 def _seconds(stream: "AudioStream", time: int | None) -> float:

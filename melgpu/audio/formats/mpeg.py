@@ -33,7 +33,7 @@ class MpegStream:
     """An MPEG audio stream; numbers of samples are those of one channel.
 
     num_samples : what a decoder gives that reads all frames, less LAME's delay and padding
-    claimed_samples : the same by the Xing header; None without one, or where it has no number
+    claimed_samples : the same by the Xing header; None without one, or where the file is as long as that says
     next_start : offset in bytes of a Xing header after it, which begins another stream; None without one
     """
 
@@ -56,9 +56,13 @@ class FrameKind:
 
 @dataclass(frozen=True)
 class XingHeader:
-    """The first frame of a stream, which holds no audio; `trimmed` are the samples of LAME's delay and padding."""
+    """The first frame of a stream, which holds no audio; `trimmed` are the samples of LAME's delay and padding.
+
+    The numbers are None where they are missing.
+    """
 
     num_frames: int | None
+    num_bytes: int | None
     trimmed: int
 
 
@@ -76,7 +80,9 @@ def read_stream(file: BinaryIO, start: int, max_s: float) -> MpegStream | None:
     if not xing:
         return MpegStream(kind.sample_rate, kind.frame_samples, num_frames * kind.frame_samples, None, next_start)
     num_samples = (num_frames - 1) * kind.frame_samples - xing.trimmed
-    claimed_samples = xing.num_frames * kind.frame_samples - xing.trimmed if xing.num_frames else None
+    # A wrong number of frames is common enough that the number of bytes has to say, too, that the file was cut.
+    is_cut = xing.num_bytes is None or start + xing.num_bytes > file.seek(0, os.SEEK_END)
+    claimed_samples = xing.num_frames * kind.frame_samples - xing.trimmed if xing.num_frames and is_cut else None
     return MpegStream(kind.sample_rate, kind.frame_samples, max(0, num_samples), claimed_samples, next_start)
 
 
@@ -160,10 +166,15 @@ def _read_xing(frame: bytes) -> XingHeader | None:
         return None
     start = max(frame.find(mark, 0, MAX_MARK_OFFSET) for mark in XING_MARKS)
     flags = int.from_bytes(frame[start + 4 : start + 8], "big")
-    num_frames = int.from_bytes(frame[start + 8 : start + 12], "big") if flags & 1 else None
+    position = start + 8
+    fields = []
     # Number of frames, number of bytes, table of contents, quality: each only if its flag is set.
-    encoder = start + 8 + sum(size for bit, size in enumerate((4, 4, 100, 4)) if flags >> bit & 1)
-    if frame[encoder : encoder + 4] not in ENCODERS:
-        return XingHeader(num_frames, 0)
-    trims = int.from_bytes(frame[encoder + 21 : encoder + 24], "big")  # 12 bits each
-    return XingHeader(num_frames, (trims >> 12) + (trims & 0xFFF))
+    for bit, size in enumerate((4, 4, 100, 4)):
+        is_set = flags >> bit & 1
+        fields.append(int.from_bytes(frame[position : position + size], "big") if is_set else None)
+        position += size * is_set
+    num_frames, num_bytes = fields[:2]
+    if frame[position : position + 4] not in ENCODERS:
+        return XingHeader(num_frames, num_bytes, 0)
+    trims = int.from_bytes(frame[position + 21 : position + 24], "big")  # 12 bits each
+    return XingHeader(num_frames, num_bytes, (trims >> 12) + (trims & 0xFFF))

@@ -25,9 +25,13 @@ class LogicalStream:
     last: int = 0
 
     @property
+    def is_opus(self) -> bool:
+        return self.head.startswith(b"OpusHead")
+
+    @property
     def sample_rate(self) -> int:
         """In Hz; 0 where this is neither Vorbis nor Opus."""
-        if self.head.startswith(b"OpusHead"):
+        if self.is_opus:
             return OPUS_RATE
         if self.head.startswith(b"\x01vorbis"):
             return int.from_bytes(self.head[12:16], "little")
@@ -35,11 +39,12 @@ class LogicalStream:
 
     @property
     def length_s(self) -> float:
-        """Where its position is not from its beginning on, up to a page too short."""
+        """Of a stream that was recorded from its middle on, up to a page too short."""
         if not self.sample_rate:
             return 0.0
-        begin = self.first if self.first > MAX_FIRST_S * self.sample_rate else 0
-        return (self.last - begin) / self.sample_rate
+        pre_skip = int.from_bytes(self.head[10:12], "little") if self.is_opus else 0
+        begin = self.first if self.first > MAX_FIRST_S * self.sample_rate else pre_skip
+        return max(0.0, (self.last - begin) / self.sample_rate)
 
 
 @dataclass

@@ -24,7 +24,7 @@ class WavData:
 
     claimed : by the header; None where that is a placeholder
     num_bytes : of the file, from the first sample to the last
-    byte_rate : bytes a second by the header
+    byte_rate : bytes a second
     is_consistent : whether the header's size leads to the end or to another chunk; the samples go on beyond it if not
     is_pcm : whether the byte rate is exact, as it is of PCM and companded samples
     is_encoded : whether samples that the header calls PCM hold another format
@@ -57,7 +57,10 @@ def read_wav(file: BinaryIO, offset: int) -> WavData | None:
         position += 8
         if name == b"fmt ":
             tag = int.from_bytes(head[8:10], order)
-            byte_rate = int.from_bytes(head[16:20], order)
+            channels, rate = int.from_bytes(head[10:12], order), int.from_bytes(head[12:16], order)
+            block_bytes, bits = int.from_bytes(head[20:22], order), int.from_bytes(head[22:24], order)
+            # The header's own byte rate is wrong in some files, without consequence.
+            byte_rate = rate * max(block_bytes, channels * -(-bits // 8))
         elif name == b"ds64":
             size_64 = int.from_bytes(head[16:24], order)
         elif name == b"data":
