@@ -124,12 +124,14 @@ def _of_wav(file: BinaryIO, start: int, size: int) -> list[Part]:
     if not data:
         return []
     is_known = data.is_pcm and data.byte_rate > 0
-    is_cut = data.claimed is not None and data.claimed > data.num_bytes
+    claimed_s = None
+    if is_known and data.claimed and data.claimed > data.num_bytes:
+        claimed_s = data.claimed / data.byte_rate
     return [
         Part(
             start=0,
             end=size,
-            claimed_s=data.claimed / data.byte_rate if is_known and is_cut else None,
+            claimed_s=claimed_s,
             length_s=data.num_bytes / data.byte_rate if is_known else None,
             needs_pyav=data.is_encoded or not data.is_consistent,
             size_ignored=not data.is_consistent,
