@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from av import AudioFrame, AudioStream, Packet
     from av.container import InputContainer
 
-WAV_PACKET_BYTES = 1 << 16  # FFmpeg's own 4,096 are little for Python
+WAV_PACKET_BYTES = 1 << 16  # FFmpeg's own 4,096 are little
 SUFFIXES = (".m4a", ".mp4", ".aac", ".amr", ".wma", ".webm", ".mka")  # of files that libsndfile does not read
 # Containers of music. Not among them: playlists, which would have other files opened, and pictures and text.
 DEMUXERS = (
@@ -28,6 +28,8 @@ MAX_RAW_AAC_BYTES = 8 << 20  # 9 minutes at 128 kbit/s; decoded at once
 MAX_SHORTFALL_S = 0.25  # of it; more than delay and padding of an encoder
 MAX_DAMAGED_PACKETS = 2  # at the beginning and at the end, where a recording may be cut
 MAX_PLANES = 8  # of a frame; of more channels PyAV reads memory that is none of theirs
+BLOCK_FRAMES = 1 << 13  # 0.2 s of a CD; a codec's own frames are little for Python
+IO_BYTES = 1 << 17  # likewise, read at once
 FULL_SCALES = {"u8": 1 << 7, "s16": 1 << 15, "s32": 1 << 31, "flt": 1, "dbl": 1}  # by sample format
 
 
@@ -47,12 +49,35 @@ def decode_blocks(file: FileSlice, part: Part, start: int = 0) -> Iterator[tuple
                 delay = round(_seconds(stream, stream.start_time) * stream.codec_context.sample_rate)
                 start += delay
                 end = delay + part.num_samples
-            yield from _trimmed_blocks(container, stream, start, end)
+            yield from _joined(_trimmed_blocks(container, stream, start, end))
     except (av.FFmpegError, ValueError) as error:
         if isinstance(error, InputError):  # which is a ValueError
             raise
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{UNREADABLE} ({reason})") from None
+
+
+def _joined(blocks: Iterator[tuple[int, np.ndarray]]) -> Iterator[tuple[int, np.ndarray]]:
+    """Blocks of at least `BLOCK_FRAMES`, of one format each; at an error what was decoded before it."""
+    block_format = 0, 0
+    pending: list[np.ndarray] = []
+    num_pending = 0
+    failure: Exception | None = None
+    try:
+        for rate, block in blocks:
+            if pending and ((rate, block.shape[1]) != block_format or num_pending >= BLOCK_FRAMES):
+                yield block_format[0], np.concatenate(pending)
+                pending = []
+                num_pending = 0
+            block_format = rate, block.shape[1]
+            pending.append(block)
+            num_pending += len(block)
+    except Exception as error:  # raised below
+        failure = error
+    if pending:
+        yield block_format[0], np.concatenate(pending)
+    if failure:
+        raise failure
 
 
 def _trimmed_blocks(
@@ -95,7 +120,8 @@ def _open(file: FileSlice, size_ignored: bool) -> "InputContainer":
     file.seek(0)
     av = _import_av()
     try:
-        return av.open(file, "r", options=options, metadata_errors="ignore")  # of tags that are not UTF-8
+        # Tags that are not UTF-8 would raise.
+        return av.open(file, "r", options=options, metadata_errors="ignore", buffer_size=IO_BYTES)
     except (av.error.InvalidDataError, av.error.ArgumentError):  # of no container, or of one that is not among these
         raise InputError(f"{UNREADABLE} (its content is damaged, or of no known format)") from None
 
