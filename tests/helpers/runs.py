@@ -1,10 +1,14 @@
-"""Source lists, pseudo labels and predictions of untrained runs."""
+"""Source lists, pseudo labels, predictions and checkpoints of untrained runs."""
 
+import json
 from pathlib import Path
 
 import numpy as np
+from safetensors.torch import save_file
+from torch import Tensor
 
 from melgpu.data.sources import SourceList, read_source
+from melgpu.models import checkpoint
 from melgpu.runs import predictions, pseudo_labels, sampling
 from melgpu.runs.predictions import Predictions
 from melgpu.runs.run import Run
@@ -46,3 +50,9 @@ def write_predictions(run: Run, round_number: int, monkeypatch, unusable_row: in
         unusable, splits = np.arange(num_tracks) == unusable_row, run.fold_splits(job.fold)
         predicted = Predictions(run.manifest.ids, splits, unusable, num_windows, probs, ("a", "b"), provenance)
         predictions.save(predicted, run.predictions_path(job))
+
+
+def write_checkpoint(path: Path, tensors: dict[str, Tensor], metadata: object) -> None:
+    """A well-formed checkpoint, with the right hash, of metadata that are not validated."""
+    text = json.dumps(metadata)
+    save_file(tensors, path, {checkpoint.FORMAT: f"{checkpoint._content_hash(tensors, text)} {text}"})

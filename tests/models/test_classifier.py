@@ -12,7 +12,7 @@ from melgpu.models import checkpoint, classifier
 from melgpu.models.metadata import NetworkMetadata, NetworkProvenance
 from melgpu.recipe import Recipe, load_recipe
 from melgpu.runs import environment
-from tests.helpers.checkpoints import write_checkpoint
+from tests.helpers.runs import write_checkpoint
 from tests.helpers.training import PARITY, epoch_record
 
 SCRATCH = load_recipe(["scratch"])

@@ -6,7 +6,7 @@ from melgpu.models import checkpoint
 from melgpu.models.metadata import Provenance
 from melgpu.stacking.stack import Stack, fit_subfolds
 from melgpu.stacking.stack_file import StackMetadata, load_stack, save_stack
-from tests.helpers.checkpoints import write_checkpoint
+from tests.helpers.runs import write_checkpoint
 from tests.helpers.stacking import SPEC, labelled_matrix
 
 NAMES = ["cnn", "skip_cnn", "lightgbm"]
