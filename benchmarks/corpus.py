@@ -7,12 +7,13 @@ import numpy as np
 import soundfile
 import soxr
 
-from melgpu.audio import pyav
 from melgpu.audio.walk import AudioWalk
 from melgpu.demo import synthesizer
 from melgpu.errors import InputError
 
 RATE, SECONDS = 44_100, 120
+# Of files that libsndfile, and so a baseline, does not read.
+FFMPEG_SUFFIXES = (".m4a", ".mp4", ".aac", ".amr", ".wma", ".webm", ".mka", ".wv", ".ape", ".tta")
 LABELS = ("house", "waltz", "chorale", "breakbeat")
 
 
@@ -20,7 +21,7 @@ def select(folder: Path, count: int) -> list[str]:
     """`count` evenly spaced files of a folder that libsndfile reads (baselines need it). Raises InputError for none."""
     walk = AudioWalk([folder]) if folder.is_dir() else ()
     found = (Path(file.path) for file in walk if not file.error)
-    paths = [path for path in found if path.suffix.lower() not in pyav.SUFFIXES]
+    paths = [path for path in found if path.suffix.lower() not in FFMPEG_SUFFIXES]
     if not paths:
         raise InputError(f"{folder}: no audio file that libsndfile reads")
     return [str(paths[i]) for i in np.linspace(0, len(paths) - 1, min(count, len(paths))).astype(int)]

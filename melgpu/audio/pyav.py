@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from av.container import InputContainer
 
 WAV_PACKET_BYTES = 1 << 16  # FFmpeg's own 4,096 are little
-SUFFIXES = (".m4a", ".mp4", ".aac", ".amr", ".wma", ".webm", ".mka")  # of files that libsndfile does not read
 # Containers of music. Not among them: playlists, which would have other files opened, and pictures and text.
 DEMUXERS = (
     "aac,ac3,adx,aiff,amr,amrnb,amrwb,ape,asf,ast,au,avi,caf,dsf,dts,dtshd,eac3,flac,flv,gsm,iff,loas,"

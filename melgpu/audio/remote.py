@@ -73,7 +73,7 @@ def local_copy(path: str) -> Iterator[Path]:
         yield Path(path)
         return
     with tempfile.TemporaryDirectory(prefix="melgpu-") as folder:
-        local_path = Path(folder) / f"download{file_suffix(path)}"  # the suffix selects the decoder
+        local_path = Path(folder) / f"download{file_suffix(path)}"  # for messages that name it
         _download(path, local_path)
         yield local_path
 
