@@ -7,7 +7,6 @@ The limit is libsndfile reading into one buffer and soxr resampling as many samp
 limit fails the run.
 """
 
-import os
 import tempfile
 import time
 from collections.abc import Callable
@@ -26,6 +25,7 @@ from melgpu.audio.pool import WorkerPool
 from melgpu.audio.quarantine import AudioError
 from melgpu.data import windows
 from melgpu.errors import InputError
+from melgpu.machine import num_usable_cores
 from melgpu.recipe import Recipe
 
 
@@ -113,7 +113,7 @@ def plot(result: dict, path: Path) -> None:
 def main(argv: list[str] | None = None) -> int:
     parser = make_parser(__doc__, tracks=8)
     parser.add_argument("--formats", nargs="+", default=["mp3", "ogg", "flac", "wav"], help="of the synthetic music")
-    parser.add_argument("--workers", type=int, nargs="+", default=[1, os.cpu_count() or 1], help="processes")
+    parser.add_argument("--workers", type=int, nargs="+", default=[1, num_usable_cores()], help="processes")
     parser.add_argument("--repeats", type=int, default=5, help="samples of each variant (default: 5)")
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="save a plot")
     args = parser.parse_args(argv)

@@ -2,9 +2,10 @@
 
 import argparse
 import math
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from melgpu.machine import num_usable_cores
 
 if TYPE_CHECKING:
     from melgpu.recipe import Recipe
@@ -36,7 +37,7 @@ def recipe_of(args: argparse.Namespace, *unchanged: str) -> "Recipe":
     """
     from melgpu.recipe import load_recipe  # only here: a bare machine, which asks for its wheels, has no pydantic
 
-    fixed = {"loader.pcm_cache": "off", "backbone.pretrained": "false", "loader.workers": os.cpu_count()}
+    fixed = {"loader.pcm_cache": "off", "backbone.pretrained": "false", "loader.workers": num_usable_cores()}
     return load_recipe(
         args.recipe, [*(f"{key}={fixed[key]}" for key in fixed if key not in unchanged), *args.overrides]
     )

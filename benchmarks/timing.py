@@ -93,7 +93,7 @@ def describe_machine(device: torch.device) -> dict:
         "schema": SCHEMA,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "driver": environment.driver_version(device),
-        "cores": os.cpu_count(),
+        "cores": num_usable_cores(),
         "load_average": round(load, 2),
         "threads": torch.get_num_threads(),
     }

@@ -3,7 +3,6 @@
 import argparse
 import itertools
 import math
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,6 +18,7 @@ from melgpu.audio import worker
 from melgpu.audio.pool import num_processes
 from melgpu.data import windows
 from melgpu.data.pcm_cache import PcmCache
+from melgpu.machine import num_usable_cores
 from melgpu.models import classifier
 from melgpu.recipe import Recipe
 
@@ -78,7 +78,7 @@ class Bench:
 
     @property
     def cores(self) -> int:
-        return os.cpu_count() or 1
+        return num_usable_cores()
 
     @property
     def workers(self) -> int:

@@ -31,7 +31,7 @@ def test_compare(short_music, tmp_path, capsys):
 
 
 def test_every_core_gets_a_process(short_music, monkeypatch):
-    monkeypatch.setattr(os, "cpu_count", lambda: 12)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(12)))
     calls, counts = [], []
 
     def observe(bench):
