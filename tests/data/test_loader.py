@@ -197,7 +197,7 @@ def test_in_quarantine_unusable_files_are_zeros_and_usable_beginnings_are_tracks
 def test_a_file_below_the_least_length_has_an_error(paths, tmp_path, cached):
     short = str(write_audio(tmp_path / "short.ogg", 0.3))
     audio = AudioSpec(sample_rate=8_000, track_s=6.0, min_s=0.5)
-    cache = open_cache(tmp_path, audio, spec(pcm_cache="disk")) if cached else None
+    cache = open_cache(tmp_path, audio, spec(pcm_cache="disk"), 1) if cached else None
     audio_errors = list(check_files([paths[0], short], audio, spec(), cache))
     assert audio_errors == [None, AudioError(short, "only 0.300 s of audio", 0.0)]
     with WindowLoader([paths[0], short], audio, spec(), CPU, cache) as loader:

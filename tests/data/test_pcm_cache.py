@@ -243,7 +243,7 @@ def test_auto_is_a_cache_where_disk_and_memory_have_room(tmp_path, monkeypatch, 
     monkeypatch.setattr(pcm_cache_module.shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(10**12, 0, free))
     monkeypatch.setattr(pcm_cache_module, "memory_bytes", lambda: memory)
     spec = load_recipe([]).loader
-    cache = open_cache(tmp_path / "pcm_cache", AudioSpec(sample_rate=RATE, track_s=SAMPLES / RATE), spec, 10)
+    cache = open_cache(tmp_path / "pcm_cache", AudioSpec(sample_rate=RATE, track_s=SAMPLES / RATE, min_s=0.5), spec, 10)
     assert (cache is None) == bool(lacking)
     reason = lack_of_room(PcmCache(tmp_path / "pcm_cache", RATE, SAMPLES), 10)
     assert reason is None if lacking is None else lacking in reason
@@ -252,5 +252,5 @@ def test_auto_is_a_cache_where_disk_and_memory_have_room(tmp_path, monkeypatch, 
 def test_auto_uses_a_cache_that_is_there(tmp_path, paths, monkeypatch):
     filled(tmp_path / "pcm_cache", paths[:1])
     monkeypatch.setattr(pcm_cache_module, "memory_bytes", lambda: 0)
-    audio = AudioSpec(sample_rate=RATE, track_s=SAMPLES / RATE)
+    audio = AudioSpec(sample_rate=RATE, track_s=SAMPLES / RATE, min_s=0.5)
     assert open_cache(tmp_path / "pcm_cache", audio, load_recipe([]).loader, 10) is not None
