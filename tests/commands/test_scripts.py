@@ -379,8 +379,7 @@ def test_scripts_reject_a_missing_run(corpus, tmp_path):
         assert "no run there" in rejected.stderr
 
 
-@pytest.mark.parametrize("signal_number", [signal.SIGKILL, signal.SIGTERM])
-def test_without_a_cache_an_interrupted_training_ends_with_the_same_weights(finished, corpus, tmp_path, signal_number):
+def test_without_a_cache_a_killed_training_ends_with_the_same_weights(finished, corpus, tmp_path):
     uninterrupted, _ = finished
     folder = tmp_path / "interrupted"
     flags = [
@@ -403,9 +402,9 @@ def test_without_a_cache_an_interrupted_training_ends_with_the_same_weights(fini
         start_s = max(start_s, time.monotonic() - started)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(random.uniform(0.2, 1.5) * start_s)  # it may have ended
-        process.send_signal(signal_number)
+        process.kill()
         _, errors = process.communicate(timeout=60)
-        assert process.returncode in (0, 130, -signal_number), errors
+        assert process.returncode in (0, -signal.SIGKILL), errors
         assert "Traceback" not in errors
     resumed = run_script("train.py", "--run", folder)
     assert resumed.returncode == 0, resumed.stderr
