@@ -1,4 +1,5 @@
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -126,3 +127,19 @@ def test_class_scores_and_confused_pairs():
     assert list(analysis.most_confused(confusion, 9)) == [(1, 0), (0, 1)]
     assert list(analysis.most_confused(confusion, 1)) == [(1, 0)]
     assert list(analysis.most_confused(np.diag([3, 4]), 5)) == []
+
+
+@pytest.mark.parametrize(
+    ("backbones", "shown", "mean"),
+    [
+        (("resnet50",), ["mean", "cnn"], "resnet50"),
+        (("resnet50", "xception"), ["resnet50", "xception", "mean", "cnn"], "mean of the networks"),
+    ],
+)
+def test_a_single_network_is_shown_once(backbones, shown, mean):
+    spec = SimpleNamespace(backbones=backbones, blend={"cnn": 1.0})
+    run = SimpleNamespace(round_spec=lambda round_number: spec)
+    result = analysis.RoundResult(run, 1, SimpleNamespace(predictors=(*backbones, "mean", "cnn")))
+    assert result.shown_predictors == shown
+    assert result.display_name("mean") == mean
+    assert result.display_name("cnn") == "stacker: CNN"
