@@ -32,8 +32,9 @@ def load_device_cache(run: Run, jobs: list[Job], loader: WindowLoader) -> None:
 def _fits_beside_networks(run: Run, jobs: list[Job], num_bytes: int, device: torch.device) -> bool:
     free, total = torch.cuda.mem_get_info(device)
     room = free - num_bytes - MARGIN * total
+    backbones = {job.backbone for job in jobs}
     # Networks are built and tried only where the audio alone would fit.
-    fits = room > 0 and all(_step_memory(run, name, device) < room for name in {job.backbone for job in jobs})
+    fits = room > 0 and all(_step_memory(run, name, device) < room for name in backbones)
     result = "kept in GPU memory, too" if fits else "not kept in GPU memory: it does not fit beside the networks"
     console.say(f"Decoded audio ({num_bytes / 1e9:.1f} GB) is {result}")
     return fits
@@ -59,6 +60,7 @@ def _step_memory(run: Run, backbone: str, device: torch.device) -> float:
         torch.cuda.empty_cache()  # the cache is in one piece, for which freed blocks may be too small
     if training.micro_batch < recipe.machine.micro_batch:  # the batch had to be divided
         return float("inf")
-    # DistributedDataParallel copies the gradients into buckets.
-    bucket_bytes = sum(4 * parameter.numel() for parameter in model.parameters()) if distributed.world_size() > 1 else 0
-    return torch.cuda.max_memory_reserved(device) + bucket_bytes
+    peak_bytes = torch.cuda.max_memory_reserved(device)
+    if distributed.world_size() > 1:  # DistributedDataParallel copies the gradients into buckets
+        peak_bytes += sum(4 * parameter.numel() for parameter in model.parameters())
+    return peak_bytes
