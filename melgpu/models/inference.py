@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Generator, Iterable, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from melgpu.data.batch import Batch, Item
@@ -13,18 +14,24 @@ from melgpu.features.augment import flip_time
 
 @torch.inference_mode()
 def window_probs(
-    models: Sequence[nn.Module], features: nn.Module, batches: Iterable[Batch], flip: bool, bfloat16: bool
+    models: Sequence[nn.Module],
+    features: nn.Module,
+    batches: Iterable[Batch],
+    flip: bool,
+    bfloat16: bool,
+    min_batch: int = 0,
 ) -> Generator[tuple[Batch, Tensor]]:
     """Class probabilities of each batch's windows, shape (K, B, C), float32 on the CPU, for K models in eval mode.
 
     Windows that are not valid (`Batch.valid`) get probabilities, too: of silence, for the caller to replace. With
     `flip`, the mean over each picture and its time flip. Pictures and flips are computed once for all models. On a GPU
-    the next batch is queued before the results of one are synchronized.
+    the next batch is queued before the results of one are synchronized. Batches of fewer than `min_batch` windows are
+    computed with silence behind them: results of kernels depend on the size of a batch, by rounding.
     """
     for model in models:
         model.eval()
     on_cpu = all(parameter.device.type == "cpu" for parameter in models[0].parameters())
-    queued = _queue_batches(models, features, batches, flip, bfloat16)
+    queued = _queue_batches(models, features, batches, flip, bfloat16, min_batch)
     with contextlib.closing(queued if on_cpu else delay_by_one(queued)) as results:
         for batch, probs, nonfinite, copied in results:
             if copied:
@@ -36,7 +43,12 @@ def window_probs(
 
 
 def _queue_batches(
-    models: Sequence[nn.Module], features: nn.Module, batches: Iterable[Batch], flip: bool, bfloat16: bool
+    models: Sequence[nn.Module],
+    features: nn.Module,
+    batches: Iterable[Batch],
+    flip: bool,
+    bfloat16: bool,
+    min_batch: int,
 ) -> Generator[tuple[Batch, Tensor, Tensor, torch.cuda.Event | None]]:
     """Each batch, its probabilities and a mask of pictures that are not finite, (B,), and the event of their copies.
 
@@ -44,15 +56,17 @@ def _queue_batches(
     """
     num_chunks = 1
     for batch in batches:
-        pictures = features(batch.waves)
+        count = len(batch.starts)
+        waves = F.pad(batch.waves, (0, 0, 0, min_batch - count)) if count < min_batch else batch.waves
+        pictures = features(waves)
         views = [pictures, flip_time(pictures)] if flip else [pictures]
         model_probs = []
         for model in models:
             # What fits is used for later models and batches, too: running out of memory costs a pass.
             mean_probs, num_chunks = _mean_probs_that_fit(model, views, bfloat16, num_chunks)
             model_probs.append(mean_probs)
-        probs = torch.stack(model_probs).to("cpu", non_blocking=True)
-        nonfinite = pictures[:, 0, 0, 0].isnan()  # a picture is NaN throughout or not at all
+        probs = torch.stack(model_probs)[:, :count].to("cpu", non_blocking=True)
+        nonfinite = pictures[:count, 0, 0, 0].isnan()  # a picture is NaN throughout or not at all
         nonfinite = nonfinite.to("cpu", non_blocking=True)
         copied = torch.cuda.current_stream(pictures.device).record_event() if pictures.is_cuda else None
         yield batch, probs, nonfinite, copied

@@ -45,6 +45,33 @@ def test_without_flips_there_is_one_view():
     assert torch.allclose(probs[0], next(batches()).waves.view(4, 4, 5)[:, :3, 0].softmax(1))
 
 
+def test_a_small_batch_is_computed_as_a_full_one():
+    class Sizes(Corner):
+        sizes = ()
+
+        def forward(self, pictures):
+            self.sizes += (len(pictures),)
+            return super().forward(pictures)
+
+    model = Sizes()
+    (small, probs), (_, full) = window_probs([model], Features(), small_and_full(), False, False, min_batch=4)
+    assert model.sizes == (4, 4)
+    assert probs.shape == (1, 3, 3)
+    assert torch.equal(probs, full[:, :3])
+    assert len(small.waves) == 3
+    nan = next(small_and_full())
+    nan.waves[2] = torch.nan
+    with pytest.raises(InputError, match="row 2 of the manifest"):
+        list(window_probs([model], Features(), [nan], False, False, min_batch=4))
+
+
+def small_and_full():
+    """A batch without its last window, and the batch."""
+    full = next(batches())
+    yield Batch(full.waves[:3], full.tracks[:3], full.starts[:3], full.valid[:3])
+    yield full
+
+
 def test_a_nonfinite_picture_is_reported():
     nonfinite_batch = next(batches())
     nonfinite_batch.waves[2] = torch.nan
