@@ -81,6 +81,11 @@ class WindowLoader(contextlib.AbstractContextManager):
         self._pool.__exit__(*exc)
         self._slot_memory.close()
 
+    def set_paths(self, paths: Sequence[str]) -> None:
+        """Load these files from now on, by the same worker processes; no batches of others may be open."""
+        self.paths = paths
+        self.errors = {}
+
     def batches(self, index: WindowIndex, window_samples: int, batch_size: int) -> Generator[Batch]:
         """The windows of `index`, `batch_size` at a time; the last batch may be smaller.
 

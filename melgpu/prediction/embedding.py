@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from melgpu import files
-from melgpu.prediction.table import import_pyarrow
+from melgpu.prediction.table_writer import import_pyarrow
 
 ROW_GROUP_SIZE = 1024  # embeddings that are in memory while they are written
 

@@ -3,6 +3,7 @@
 Feature settings come from the checkpoints, never from flags.
 """
 
+import hashlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,10 +11,13 @@ import numpy as np
 from melgpu.errors import InputError
 from melgpu.models import checkpoint, classifier
 from melgpu.models.classifier import LoadedNetwork
+from melgpu.prediction.table import RunDigests
 from melgpu.recipe import Recipe
 from melgpu.runs.run import Job, Run
 from melgpu.stacking.stack import MEAN, Stack, final_predictor
 from melgpu.stacking.stack_file import load_stack
+
+STACK_ROWS = 64  # tracks that a stack predicts together
 
 
 @dataclass(frozen=True)
@@ -48,26 +52,30 @@ class Ensemble:
         """Final probabilities of each track, shape (N, C), from its probabilities by each network, shape (K, N, C)."""
         if not self.is_stacked:
             return probs.mean(axis=0)
+        num_tracks = probs.shape[1]
+        combined = [self._stacked(probs[:, start : start + STACK_ROWS]) for start in range(0, num_tracks, STACK_ROWS)]
+        return np.concatenate(combined) if combined else np.zeros((0, len(self.class_names)))
+
+    def _stacked(self, probs: np.ndarray) -> np.ndarray:
+        """Final probabilities of `STACK_ROWS` tracks at most."""
+        count = probs.shape[1]
+        # Always of as many rows: else the result for a track would depend, by rounding, on how many others there are.
+        probs = np.pad(probs, ((0, 0), (0, STACK_ROWS - count), (0, 0)), mode="edge")
         fold_probs = []
         for folds, stack in self.stacks.items():
             for fold in folds:  # a stack takes the networks of one fold, also where it was fitted on several folds
                 members = [k for k, network in enumerate(self.networks) if network.metadata.provenance.fold == fold]
                 matrix = probs[members].swapaxes(0, 1)  # (N, K, C)
                 fold_probs.append(stack.predict(matrix)[self.final_predictor])
-        return np.mean(fold_probs, axis=0)
+        return np.mean(fold_probs, axis=0)[:count]
 
 
 def load_ensemble(run: Run) -> Ensemble:
     """The latest stacked round, or else the trained networks of the first. Raises InputError where there are none."""
-    stacked = [round_number for round_number in range(1, len(run.recipe.rounds) + 1) if run.is_stacked(round_number)]
-    round_number = stacked[-1] if stacked else 1
-    jobs = run.trained_jobs(round_number)
-    if not jobs:
-        raise InputError(f"{run.folder}: no trained network yet; run train.py first")
+    round_number, jobs, groups = _choose_round(run)
     networks = load_networks(run, jobs)
     spec = run.round_spec(round_number)
     stacking_spec = run.recipe.stacking
-    groups = run.recipe.fold_groups(round_number) if stacked and spec.blend else []
     stacks = {folds: _load_stack(run, round_number, folds) for folds in groups}
     predictor = final_predictor(stacking_spec.final_predictor, len(spec.blend))
     # The first checkpoint's recipe stands for all: `load_networks` has compared their digests with the run's.
@@ -75,6 +83,27 @@ def load_ensemble(run: Run) -> Ensemble:
     digests = [checkpoint.digest(run.checkpoint_path(job)) for job in jobs]
     num_expected = len(run.jobs(round_number))
     return Ensemble(networks, num_expected, digests, stacks, predictor, run.class_names, recipe)
+
+
+def _choose_round(run: Run) -> tuple[int, list[Job], list[tuple[int, ...]]]:
+    """The round that predicts new music, its trained jobs and the folds of each of its stacks."""
+    stacked = [round_number for round_number in range(1, len(run.recipe.rounds) + 1) if run.is_stacked(round_number)]
+    round_number = stacked[-1] if stacked else 1
+    jobs = run.trained_jobs(round_number)
+    if not jobs:
+        raise InputError(f"{run.folder}: no trained network yet; run train.py first")
+    has_stacks = bool(stacked and run.round_spec(round_number).blend)
+    return round_number, jobs, run.recipe.fold_groups(round_number) if has_stacks else []
+
+
+def run_digests(run: Run) -> RunDigests:
+    """The digests of what `load_ensemble` would load, without loading it."""
+    round_number, jobs, groups = _choose_round(run)
+    recipe = run.recipe.digest()
+    checkpoints = tuple(checkpoint.digest(run.checkpoint_path(job)) for job in jobs)
+    stacks = tuple(checkpoint.digest(run.stack_path(round_number, folds)) for folds in groups)
+    together = hashlib.sha256(" ".join([recipe, *checkpoints, "stacks", *stacks]).encode()).hexdigest()[:16]
+    return RunDigests(run=together, recipe=recipe, checkpoints=checkpoints, stacks=stacks)
 
 
 def load_networks(run: Run, jobs: list[Job]) -> list[LoadedNetwork]:

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -21,9 +22,9 @@ from melgpu.errors import InputError
 from melgpu.prediction import timeline_plot
 from melgpu.prediction.api import Model
 from melgpu.prediction.embedding import Embedding, write_embeddings
-from melgpu.prediction.ensemble import Ensemble, load_ensemble
-from melgpu.prediction.predictor import WindowPredictor, predict_tracks, recipe_for_new_music, resume_log_path
-from melgpu.prediction.table import UNSURE, PredictionTable, file_status, used_seconds, write_table
+from melgpu.prediction.ensemble import Ensemble, load_ensemble, run_digests
+from melgpu.prediction.predictor import TrackPredictor, WindowPredictor, recipe_for_new_music, resume_log_path
+from melgpu.prediction.table import UNSURE, PredictionTable, TableMetadata, file_status, used_seconds, write_table
 from melgpu.prediction.timeline import Timeline, expected_windows
 from melgpu.runs.run import Run
 
@@ -48,7 +49,7 @@ def predict_files(
     if not predictions.usable.any():
         raise InputError(problems)
     if out:  # before anything is shown: whatever happens to the terminal, the results are saved
-        write_table(out, predictions)
+        write_table(out, predictions, TableMetadata(digests=run_digests(run)))
         resume_log_path(out).unlink(missing_ok=True)  # the table contains its predictions
     show_predictions(predictions, problems)
     if out:
@@ -62,10 +63,18 @@ def _predict(
     """Predictions of music files of any number, none included."""
     recipe = recipe_for_new_music(ensemble, run.recipe)
     statuses = [file_status(path) for path in paths]  # before decoding: a file that changes meanwhile is another
-    probs = np.empty((0, len(ensemble.class_names)))
-    with WindowLoader(paths, recipe.audio, recipe.loader, device) as loader:
+    predictor = TrackPredictor(ensemble, recipe, device)
+    networks = console.counted(len(ensemble.networks), "network")
+    title = f"predicting {console.counted(len(paths), 'file')} with {networks}"
+    probs = np.empty((0, len(ensemble.class_names)), np.float32)
+    with (
+        WindowLoader(paths, recipe.audio, recipe.loader, device) as loader,
+        tempfile.TemporaryDirectory() as folder,  # for the log of a prediction that is not written to a file
+    ):
         if paths:
-            probs, _ = predict_tracks(ensemble, recipe, loader, out)
+            log = resume_log_path(out or Path(folder) / "out")
+            with console.progress(title, len(paths) * predictor.windows_per_track, "windows") as tracker:
+                probs = predictor.predict(loader, log, tracker)
     errors = [loader.errors.get(path) for path in paths]
     files_with_errors = zip(paths, errors, strict=True)
     used_s = [used_seconds(path, error, recipe.audio.track_s) for path, error in files_with_errors]

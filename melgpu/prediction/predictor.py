@@ -3,9 +3,9 @@
 A resumed prediction has the same batches as before, and so the same probabilities, to the bit.
 """
 
+import functools
 import os
-import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from melgpu import console
 from melgpu.audio.remote import is_url
+from melgpu.console import Tracker
 from melgpu.data import windows
 from melgpu.data.batch import Batch
 from melgpu.data.loader import WindowLoader
@@ -48,9 +49,9 @@ class WindowPredictor:
         for model in self._models:
             model.set_memory_format(machine.channels_last)
 
-    def probs(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, Tensor]]:
+    def probs(self, batches: Iterable[Batch], min_batch: int = 0) -> Iterator[tuple[Batch, Tensor]]:
         """Probabilities, shape (K, B, C), on the CPU, of each batch's windows; see `inference.window_probs`."""
-        return inference.window_probs(self._models, self._features, batches, self._flip, self._bfloat16)
+        return inference.window_probs(self._models, self._features, batches, self._flip, self._bfloat16, min_batch)
 
     @torch.inference_mode()
     def pooled_features(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, Tensor]]:
@@ -70,41 +71,46 @@ class WindowPredictor:
 
 
 def predict_windows(
-    networks: list[LoadedNetwork],
+    make_predictor: Callable[[], WindowPredictor],
     recipe: Recipe,
     loader: WindowLoader,
     index: WindowIndex,
     resume_log: ResumeLog,
-    title: str,
+    tracker: Tracker,
+    min_batch: int = 0,
 ) -> Iterator[tuple[slice, BatchPredictions]]:
     """Each batch's slice of `index` and its predictions: first those of the resume log, then new ones, added to it.
 
-    A logged batch with windows that are not valid is predicted again: its file may be readable by now.
+    A logged batch with windows that are not valid is predicted again: its file may be readable by now. The predictor is
+    made where a batch is missing. `min_batch`, see `inference.window_probs`.
     """
     remaining = np.arange(len(index))
-    with console.progress(title, len(index), "windows") as tracker:
-        for predictions in resume_log.saved_batches():
-            # A file that is used up to its error may not be decoded again. An unusable one is: its windows are not
-            # valid, and if it is still unusable then, the loader reports it anew.
-            for audio_error in predictions.errors:
-                if not audio_error.unusable:
-                    loader.report_error(audio_error)
-            if predictions.valid.all():
-                stop = predictions.start + len(predictions.valid)
-                remaining = remaining[(remaining < predictions.start) | (remaining >= stop)]
-                yield _batch_slice(predictions), predictions
-        tracker.skip(len(index) - len(remaining))
-        if len(remaining) == 0:
-            return
-        predictor = WindowPredictor(networks, recipe, loader.device)
-        for predictions in _predict_remaining(predictor, recipe, loader, index, remaining):
-            resume_log.add(predictions)  # before the yield, where the caller may stop
+    for predictions in resume_log.saved_batches():
+        # A file that is used up to its error may not be decoded again. An unusable one is: its windows are not valid,
+        # and if it is still unusable then, the loader reports it anew.
+        for audio_error in predictions.errors:
+            if not audio_error.unusable:
+                loader.report_error(audio_error)
+        if predictions.valid.all():
+            stop = predictions.start + len(predictions.valid)
+            remaining = remaining[(remaining < predictions.start) | (remaining >= stop)]
             yield _batch_slice(predictions), predictions
-            tracker.advance(len(predictions.valid))
+    tracker.skip(len(index) - len(remaining))
+    if len(remaining) == 0:
+        return
+    for predictions in _predict_remaining(make_predictor(), recipe, loader, index, remaining, min_batch):
+        resume_log.add(predictions)  # before the yield, where the caller may stop
+        yield _batch_slice(predictions), predictions
+        tracker.advance(len(predictions.valid))
 
 
 def _predict_remaining(
-    predictor: WindowPredictor, recipe: Recipe, loader: WindowLoader, index: WindowIndex, remaining: np.ndarray
+    predictor: WindowPredictor,
+    recipe: Recipe,
+    loader: WindowLoader,
+    index: WindowIndex,
+    remaining: np.ndarray,
+    min_batch: int,
 ) -> Iterator[BatchPredictions]:
     """Predictions of the windows at the positions `remaining` of `index`, shape (R,).
 
@@ -114,7 +120,7 @@ def _predict_remaining(
     starts = iter(remaining[::batch_size])
     window_samples = windows.to_samples(recipe.windows.window_s, recipe.audio.sample_rate)
     batches = loader.batches(index[remaining], window_samples, batch_size)
-    for batch, probs in predictor.probs(batches):
+    for batch, probs in predictor.probs(batches, min_batch):
         yield BatchPredictions(int(next(starts)), probs.numpy(), batch.valid.numpy(), batch.errors)
 
 
@@ -132,33 +138,50 @@ def recipe_for_new_music(ensemble: Ensemble, run_recipe: Recipe) -> Recipe:
     return ensemble.recipe.model_copy(update={"loader": loader_spec, "machine": run_recipe.machine})
 
 
-def predict_tracks(
-    ensemble: Ensemble, recipe: Recipe, loader: WindowLoader, out: Path | None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Final probabilities of each file of the loader, shape (N, C), and which files are unusable, shape (N,) bool.
+class TrackPredictor:
+    """The networks and stacks of an ensemble on a device: music files to the final probabilities of each.
 
-    With `out`, the predictions so far are logged beside it (`resume_log_path`) until the caller has written it.
+    `recipe` is that of `recipe_for_new_music`; `windows_per_track`, as every file is conformed to one length.
     """
-    num_files = len(loader.paths)
-    is_public = np.zeros(num_files, bool)
-    index = windows.prediction_windows(np.arange(num_files), is_public, recipe.audio, recipe.windows)
-    # All that the predictions depend on: with other networks, batches or files the log is begun anew.
-    metadata = {"networks": ensemble.digests, "batch": recipe.loader.predict_batch_size}
-    metadata["files"] = [_file_signature(path) for path in loader.paths]
-    sums = np.zeros((num_files, len(ensemble.networks), len(ensemble.class_names)))
-    valid = np.zeros(num_files, bool)
-    networks = console.counted(len(ensemble.networks), "network")
-    title = f"predicting {console.counted(num_files, 'file')} with {networks}"
-    with (
-        tempfile.TemporaryDirectory() as folder,  # for the log of a prediction that is not written to a file
-        ResumeLog(resume_log_path(out or Path(folder) / "out"), metadata) as resume_log,
-    ):
-        for part, predictions in predict_windows(ensemble.networks, recipe, loader, index, resume_log, title):
-            tracks = index.tracks[part]
-            np.add.at(sums, tracks, predictions.probs.swapaxes(0, 1))  # `sums[tracks] +=` would count repeats once
-            valid[tracks[predictions.valid]] = True
-    means = sums * num_files / len(index)  # (N, K, C); each file has len(index) / num_files windows
-    return ensemble.combine(means.swapaxes(0, 1)), ~valid
+
+    def __init__(self, ensemble: Ensemble, recipe: Recipe, device: torch.device):
+        self.ensemble = ensemble
+        self.recipe = recipe
+        self.device = device
+        self.windows_per_track = len(self._index(1))
+
+    @functools.cached_property
+    def _window_predictor(self) -> WindowPredictor:
+        return WindowPredictor(self.ensemble.networks, self.recipe, self.device)
+
+    def _index(self, num_files: int) -> WindowIndex:
+        is_public = np.zeros(num_files, bool)
+        return windows.prediction_windows(np.arange(num_files), is_public, self.recipe.audio, self.recipe.windows)
+
+    def predict(self, loader: WindowLoader, log: Path, tracker: Tracker, pad: bool = False) -> np.ndarray:
+        """Final probabilities of each file of the loader, shape (N, C), float32; those of unusable ones say nothing.
+
+        Predictions so far are in the resume log at `log`, which the caller deletes. The last batch is computed as one
+        of full size where there is one before it, or `pad` says so; tracks have the same probabilities in either.
+        """
+        num_files = len(loader.paths)
+        index = self._index(num_files)
+        batch_size = self.recipe.loader.predict_batch_size
+        networks = self.ensemble.networks
+        # All that the predictions depend on: with other networks, batches or files the log is begun anew.
+        metadata = {"networks": self.ensemble.digests, "batch": batch_size}
+        metadata["files"] = [_file_signature(path) for path in loader.paths]
+        sums = np.zeros((num_files, len(networks), len(self.ensemble.class_names)))
+        min_batch = batch_size if pad or len(index) > batch_size else 0
+        with ResumeLog(log, metadata) as resume_log:
+            predicted = predict_windows(
+                lambda: self._window_predictor, self.recipe, loader, index, resume_log, tracker, min_batch
+            )
+            for part, predictions in predicted:
+                # `sums[tracks] +=` would count repeats once
+                np.add.at(sums, index.tracks[part], predictions.probs.swapaxes(0, 1))
+        means = sums / self.windows_per_track  # (N, K, C)
+        return self.ensemble.combine(means.swapaxes(0, 1)).astype(np.float32)
 
 
 def resume_log_path(out: Path) -> Path:

@@ -1,6 +1,7 @@
 """Predictions of a round's trained networks for all tracks of its run, the input of stacking."""
 
 import contextlib
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +16,7 @@ from melgpu.data.windows import WindowIndex
 from melgpu.errors import InputError, is_out_of_memory
 from melgpu.models import checkpoint
 from melgpu.prediction.ensemble import load_networks
-from melgpu.prediction.predictor import predict_windows
+from melgpu.prediction.predictor import WindowPredictor, predict_windows
 from melgpu.prediction.resume_log import ResumeLog
 from melgpu.runs import predictions, preflight, relocation, sampling, timings
 from melgpu.runs.run import Job, Run
@@ -111,10 +112,12 @@ def predict_together(run: Run, jobs: list[Job], device: torch.device) -> None:
     valid = np.empty(len(positions), bool)
     loader = WindowLoader(run.manifest.paths, run.recipe.audio, run.recipe.loader, device, run.pcm_cache)
     log = ResumeLog(run.resume_log_path(jobs[0].round, distributed.rank(), digests), metadata)
+    make_predictor = functools.partial(WindowPredictor, networks, run.recipe, device)
     with loader, log:
-        for part, batch in predict_windows(networks, run.recipe, loader, index[positions], log, title):
-            probs[:, part] = batch.probs
-            valid[part] = batch.valid
+        with console.progress(title, len(positions), "windows") as tracker:
+            for part, batch in predict_windows(make_predictor, run.recipe, loader, index[positions], log, tracker):
+                probs[:, part] = batch.probs
+                valid[part] = batch.valid
         shards = distributed.gather_to_main(Shard(positions, probs, valid, loader.errors))
         if shards:  # on the main process
             save_shards(run, jobs, digests, index, shards)

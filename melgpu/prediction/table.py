@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 
@@ -23,16 +22,33 @@ from melgpu.audio import blocks
 from melgpu.audio.quarantine import AudioError, has_usable_audio
 from melgpu.audio.remote import is_url
 from melgpu.errors import InputError, one_line
+from melgpu.models.schema import Schema
+from melgpu.prediction.table_writer import CLASS_PREFIX, Cell, import_pyarrow, open_table
 
 SUFFIXES = (".csv", ".parquet", ".jsonl")
 UNSURE = "unsure"  # in place of a label below the minimum confidence
 COLUMNS_BEFORE = ("path", "label", "confidence")  # the columns of the classes,
 COLUMNS_AFTER = ("error", "used_s", "size", "mtime")  # and after them
-CLASS_PREFIX = "p:"  # so that no class has the name of another column
 EMBEDDING_COLUMNS = ["path", "error", "vector"]  # of `embedding.write_embeddings`
 MAX_HEADER_CHARS = 2**24  # enough for 10,000 classes with long names
 
-Cell = str | float | int | datetime | None
+
+class RunDigests(Schema):
+    """What all predictions of a run depend on: recipe, checkpoints and stacks; `run` is of all together."""
+
+    run: str
+    recipe: str
+    checkpoints: tuple[str, ...]
+    stacks: tuple[str, ...]
+
+
+class TableMetadata(Schema):
+    """What a Parquet table says about itself; of a list in parts also its hash and the part."""
+
+    digests: RunDigests
+    list_sha256: str | None = None
+    part: int | None = None
+    parts: int | None = None
 
 
 @dataclass(frozen=True)
@@ -47,8 +63,8 @@ class FileStatus:
 class PredictionTable:
     """Predictions of N files.
 
-    paths (N,); class_names (C,); probs (N, C), without meaning where there is no usable audio; errors (N,); used_s
-    (N,), None where it is not known; statuses (N,); a label with a confidence below `min_confidence` is `unsure`
+    paths (N,); class_names (C,); probs (N, C) float32, without meaning where there is no usable audio; errors (N,);
+    used_s (N,), None where it is not known; statuses (N,); a label with a confidence below `min_confidence` is `unsure`
     """
 
     paths: Sequence[str]
@@ -151,13 +167,9 @@ def _check_replaceable(out: Path, flag: str, suffixes: Sequence[str], is_own: Ca
         raise InputError(f"{out}: not {kind}: {one_line(error)}") from None
 
 
-def import_pyarrow(path: Path) -> ModuleType:
-    """pyarrow, with pyarrow.parquet; InputError where it is not installed, so that `path` cannot be written."""
-    try:
-        import pyarrow.parquet
-    except ImportError:
-        raise InputError(f"{path}: Parquet files need pyarrow: pip install 'melgpu[parquet]'") from None
-    return pyarrow
+def column_names(class_names: Iterable[str]) -> list[str]:
+    """The names of a table's columns."""
+    return [*COLUMNS_BEFORE, *(CLASS_PREFIX + name for name in class_names), *COLUMNS_AFTER]
 
 
 def _is_table(names: list[str]) -> bool:
@@ -183,51 +195,8 @@ def _read_columns(path: Path) -> list[str]:
     return list(row)
 
 
-def write_table(out: Path, table: PredictionTable) -> None:
+def write_table(out: Path, table: PredictionTable, metadata: TableMetadata) -> None:
     """Write a table, atomically, in the format of the suffix of `out`, one of SUFFIXES."""
     columns = table.columns()
-    rows = zip(*columns.values(), strict=True)
-    suffix = out.suffix.lower()
-    if suffix == ".csv":
-        files.write_csv(out, list(columns), (_csv_row(columns, row) for row in rows))
-    elif suffix == ".jsonl":
-        _write_json_lines(out, list(columns), rows)
-    else:
-        _write_parquet(out, columns)
-
-
-def _csv_row(names: Iterable[str], cells: Iterable[Cell]) -> list[str]:
-    return [_csv_text(name, cell) for name, cell in zip(names, cells, strict=True)]
-
-
-def _csv_text(name: str, cell: Cell) -> str:
-    if isinstance(cell, float):
-        return f"{cell:.3f}" if name == "used_s" else f"{cell:.6f}"
-    if isinstance(cell, datetime):
-        return cell.isoformat()
-    return "" if cell is None else str(cell)
-
-
-def _write_json_lines(out: Path, names: list[str], rows: Iterable[Iterable[Cell]]) -> None:
-    with files.atomic_write(out) as temporary, open(temporary, "w", encoding="utf-8") as file:
-        for row in rows:
-            values = [_json_value(cell) for cell in row]
-            line = json.dumps(dict(zip(names, values, strict=True)), ensure_ascii=False)
-            file.write(f"{line}\n")
-
-
-def _json_value(cell: Cell) -> Cell:
-    if isinstance(cell, float):
-        return round(cell, 6)
-    return cell.isoformat() if isinstance(cell, datetime) else cell
-
-
-def _write_parquet(out: Path, columns: dict[str, Sequence[Cell]]) -> None:
-    pyarrow = import_pyarrow(out)
-    text = pyarrow.string()
-    special = {"path": text, "label": text, "error": text, "size": pyarrow.int64()}
-    special["mtime"] = pyarrow.timestamp("ms", tz="UTC")  # Parquet has no timestamps in seconds
-    types = {name: special.get(name, pyarrow.float64()) for name in columns}
-    arrays = {name: pyarrow.array(cells, types[name]) for name, cells in columns.items()}
-    with files.atomic_write(out) as temporary, open(temporary, "wb") as file:
-        pyarrow.parquet.write_table(pyarrow.table(arrays), file)
+    with open_table(out, list(columns), metadata.model_dump_json()) as writer:
+        writer.write(columns)

@@ -33,6 +33,19 @@ def test_each_fold_stacks_its_own_networks_and_folds_are_averaged(small_recipe):
         np.testing.assert_allclose(combined, (probs[1] + probs[3]) / 2)
 
 
+def test_the_result_for_a_track_does_not_depend_on_the_others(small_recipe):
+    rng = np.random.default_rng(0)
+    cnns = {"cnn": stack_cnn.StackCNN(2, 2, 0.0).eval(), "skip_cnn": stack_cnn.StackSkipCNN(2, 2, 0.0).eval()}
+    stack = Stack(2, 2, {"cnn": 0.5, "skip_cnn": 0.5}, [SubfoldStackers(cnns, {"cnn": 0.5, "skip_cnn": 0.5})])
+    predictor = ensemble({(1,): stack}, [1, 1], small_recipe)
+    probs = rng.dirichlet(np.ones(2), size=(2, 150))
+    together = predictor.combine(probs)
+    assert np.ptp(together) > 0
+    for rows in (slice(0, 1), slice(60, 70), slice(149, 150), slice(3, 150)):
+        np.testing.assert_array_equal(predictor.combine(probs[:, rows]), together[rows])
+    assert predictor.combine(probs[:, :0]).shape == (0, 2)
+
+
 def test_without_stacks_networks_are_averaged(small_recipe):
     probs = np.random.default_rng(0).dirichlet(np.ones(2), size=(4, 5))
     np.testing.assert_allclose(ensemble({}, [0, 0, 1, 1], small_recipe).combine(probs), probs.mean(0))

@@ -11,7 +11,7 @@ from melgpu.audio.quarantine import AudioError
 from melgpu.errors import InputError
 from melgpu.prediction import music
 from melgpu.prediction.embedding import Embedding
-from melgpu.prediction.table import FileStatus, PredictionTable, check_embed
+from melgpu.prediction.table import FileStatus, PredictionTable, RunDigests, check_embed
 from melgpu.runs.run import Run
 from tests.helpers import run_script
 
@@ -20,7 +20,9 @@ def make_predictions(paths, probs, class_names, unusable=(), min_confidence=0.0)
     """Predictions of files, without audio in those at the positions `unusable`."""
     errors = [AudioError(path, "empty", 0.0) if i in unusable else None for i, path in enumerate(paths)]
     statuses = [FileStatus(1, None)] * len(paths)
-    return PredictionTable(paths, class_names, np.array(probs), errors, [1.0] * len(paths), statuses, min_confidence)
+    return PredictionTable(
+        paths, class_names, np.array(probs, np.float32), errors, [1.0] * len(paths), statuses, min_confidence
+    )
 
 
 def cells(line: str) -> list[str]:
@@ -116,6 +118,8 @@ def quick_prediction(monkeypatch, tmp_path) -> list[str]:
 
     ensemble = SimpleNamespace(description="2 of 6 networks, not stacked")
     monkeypatch.setattr(music, "load_ensemble", lambda run: ensemble)
+    digests = RunDigests(run="r", recipe="x", checkpoints=("a", "b"), stacks=())
+    monkeypatch.setattr(music, "run_digests", lambda run: digests)
     monkeypatch.setattr(music, "_predict", predict)
     return paths
 

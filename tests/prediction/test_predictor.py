@@ -1,3 +1,4 @@
+import functools
 import itertools
 from pathlib import Path
 from types import SimpleNamespace
@@ -6,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 
+from melgpu import console
 from melgpu.data import windows
 from melgpu.data.loader import WindowLoader
 from melgpu.models.classifier import LoadedNetwork
-from melgpu.prediction.predictor import _file_signature, parity, predict_windows
+from melgpu.prediction.predictor import WindowPredictor, _file_signature, parity, predict_windows
 from melgpu.prediction.resume_log import BatchPredictions, ResumeLog
 from melgpu.recipe import load_recipe
 from tests.helpers import write_audio
@@ -47,8 +49,13 @@ def predict(networks, paths, log_path, max_batches=None):
     index = windows.prediction_windows(np.arange(5), np.zeros(5, bool), RECIPE.audio, RECIPE.windows)
     probs, valid = np.full((2, 15, 3), np.nan, np.float32), np.zeros(15, bool)
     recipe = QUARANTINE_RECIPE
-    with WindowLoader(paths, recipe.audio, recipe.loader, CPU) as loader, ResumeLog(log_path, {"x": 1}) as resume_log:
-        batches = predict_windows(networks, recipe, loader, index, resume_log, "predict")
+    make_predictor = functools.partial(WindowPredictor, networks, recipe, CPU)
+    with (
+        WindowLoader(paths, recipe.audio, recipe.loader, CPU) as loader,
+        ResumeLog(log_path, {"x": 1}) as resume_log,
+        console.progress("predict", len(index), "windows") as tracker,
+    ):
+        batches = predict_windows(make_predictor, recipe, loader, index, resume_log, tracker)
         for part, predictions in itertools.islice(batches, max_batches):
             probs[:, part], valid[part] = predictions.probs, predictions.valid
         return probs, valid, dict(loader.errors)

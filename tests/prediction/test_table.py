@@ -10,24 +10,37 @@ import pytest
 
 from melgpu.audio.quarantine import AudioError
 from melgpu.errors import InputError
-from melgpu.prediction import table
-from melgpu.prediction.table import FileStatus, PredictionTable, check_out, file_status, used_seconds, write_table
+from melgpu.prediction import table, table_writer
+from melgpu.prediction.table import (
+    FileStatus,
+    PredictionTable,
+    RunDigests,
+    TableMetadata,
+    check_out,
+    file_status,
+    used_seconds,
+)
 from tests.helpers import run_script, write_audio
 
 MODIFIED = datetime(2026, 11, 25, 8, 30, 15, tzinfo=UTC)
 CLASSES = ["path", 'error, "x"', "nhạc"]
+METADATA = TableMetadata(digests=RunDigests(run="r", recipe="x", checkpoints=("a", "b"), stacks=()))
 NAMES = ["path", "label", "confidence", "p:path", 'p:error, "x"', "p:nhạc", "error", "used_s", "size", "mtime"]
 
 
 def make_table(min_confidence: float = 0.0) -> PredictionTable:
     """An intact file, one that is used up to its error, one without usable audio, and a URL."""
     paths = ["album/nhạc số 1.ogg", "cut, short.mp3", "text.mp3", "https://x.org/a.ogg"]
-    probs = np.array([[0.1, 0.3, 0.6], [0.8, 0.15, 0.05], [0.4, 0.3, 0.3], [1 / 3, 2 / 3, 0]])
+    probs = np.array([[0.1, 0.3, 0.6], [0.8, 0.15, 0.05], [0.4, 0.3, 0.3], [1 / 3, 2 / 3, 0]], np.float32)
     cut = AudioError(paths[1], "decoding failed\nafter 12.3 s", 12.3)
     unusable = AudioError(paths[2], "not readable \udcff", 0.0)
     statuses = [FileStatus(1_000, MODIFIED), FileStatus(2**40, MODIFIED), FileStatus(8, None), FileStatus(None, None)]
     used_s = [18.0, 12.3, 0.0, None]
     return PredictionTable(paths, CLASSES, probs, [None, cut, unusable, None], used_s, statuses, min_confidence)
+
+
+def write_table(out: Path, predictions: PredictionTable) -> None:
+    table.write_table(out, predictions, METADATA)
 
 
 def read_csv(path: Path) -> list[list[str]]:
@@ -70,9 +83,10 @@ def test_parquet_has_the_same_cells_with_types(tmp_path):
     read = parquet.read_table(tmp_path / "o.parquet")
     assert read.column_names == NAMES
     types = [str(field.type) for field in read.schema]
-    assert types == ["string"] * 2 + ["double"] * 4 + ["string", "double", "int64", "timestamp[ms, tz=UTC]"]
+    assert types == ["string"] * 2 + ["float"] * 4 + ["string", "double", "int64", "timestamp[ms, tz=UTC]"]
     assert read.to_pydict() == {name: list(cells) for name, cells in make_table().columns().items()}
-    assert read["p:path"].to_pylist() == [0.1, 0.8, None, 1 / 3]
+    assert read["p:path"].to_pylist() == [np.float32(0.1), np.float32(0.8), None, np.float32(1 / 3)]
+    assert TableMetadata.model_validate_json(read.schema.metadata[b"melgpu"]) == METADATA
     assert read["mtime"].to_pylist() == [MODIFIED, MODIFIED, None, None]
 
 
@@ -136,7 +150,7 @@ def test_a_failed_write_leaves_the_earlier_table(tmp_path, monkeypatch):
         out = tmp_path / f"o{suffix}"
         write_table(out, make_table())
         before = out.read_bytes()
-        monkeypatch.setattr(table, function, lambda *_: 1 / 0)
+        monkeypatch.setattr(table_writer, function, lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             write_table(out, make_table(0.7))
         assert out.read_bytes() == before
