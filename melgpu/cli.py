@@ -36,14 +36,14 @@ class _StoreOnce(argparse.Action):
         setattr(namespace, self.dest, values)
 
 
-def parser(description: str, epilog: str) -> argparse.ArgumentParser:
-    """An argument parser with the flags of every script."""
+def parser(description: str, epilog: str, needs_run: bool = True) -> argparse.ArgumentParser:
+    """An argument parser with the flags of every script; without `needs_run` a call may leave `--run` out."""
     shared = argparse.ArgumentParser(
         description=description, epilog=_as_called(epilog), formatter_class=argparse.RawDescriptionHelpFormatter
     )
     shared.register("action", None, _StoreOnce)  # the action of flags that name none
     shared.add_argument(
-        "--run", type=Path, required=True, metavar="DIR", help="the run folder; everything is written there"
+        "--run", type=Path, required=needs_run, metavar="DIR", help="the run folder; everything is written there"
     )
     shared.add_argument(
         "--set",

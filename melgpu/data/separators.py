@@ -2,6 +2,7 @@
 
 import csv
 import io
+import itertools
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,18 +17,25 @@ Row = tuple[int, list[str]]  # the number of the line that it ends on, and its c
 
 
 def read_rows(source: Path, score: Callable[[list[str]], int]) -> tuple[str, list[Row]]:
-    """The separator and the rows of a CSV in UTF-8, without blank ones.
+    """The separator and the rows of a CSV in UTF-8, without blank ones. Raises InputError."""
+    return split_rows(source, _read_text(source), score)
+
+
+def split_rows(
+    source: Path, text: str, score: Callable[[list[str]], int], max_rows: int | None = None
+) -> tuple[str, list[Row]]:
+    """The separator and the first rows of a CSV's text, without blank ones.
 
     The separator is what Excel's first line `sep=;` names, or else the one with the highest `score` of the first row.
     Raises InputError.
     """
-    separator, text, lines_above = _split_separator_line(source, _read_text(source))
+    separator, text, lines_above = _split_separator_line(source, text)
     if separator is None:
         separator = _detect(text, score)
     rows = []
     lines = _Lines(text, separator)
     try:
-        for line, row in lines:
+        for line, row in itertools.islice(lines, max_rows):
             rows.append((lines_above + line, row))
     except csv.Error as error:
         raise InputError(

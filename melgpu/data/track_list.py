@@ -40,6 +40,14 @@ class Columns:
     id: int | None = None
 
 
+class FileColumn(NamedTuple):
+    """The separator of a CSV, the column of its files, counted from 0, and the number of lines above its first file."""
+
+    separator: str
+    column: int
+    lines_above: int
+
+
 class Track(NamedTuple):
     """The cells of one row, without white space around them."""
 
@@ -84,6 +92,28 @@ def read_tracks(source: Path, labelled: bool, fold_column: str | None = None) ->
         if columns.width > 2:
             notes.append(f"{source} has no header: file and label are its first two columns, the others are ignored")
     return _select_cells(source, rows, columns, labelled, notes)
+
+
+def find_file_column(source: Path, head: str) -> FileColumn:
+    """Where the files are in a CSV, by its beginning, which holds the first two rows. Raises InputError."""
+    separator, rows = separators.split_rows(source, head, lambda row: _score(row, labelled=False), max_rows=2)
+    if not rows:
+        raise InputError(f"{source}: the file is empty")
+    line, first = rows[0]
+    header = _header(first)
+    if not header:
+        return FileColumn(separator, _first_columns(source, rows[0], False, None).file, line - 1)
+    if len(rows) == 1:
+        raise InputError(f"{source}: a header and no rows")
+    return FileColumn(separator, _file_column(source, header, rows[1:]), line)
+
+
+def header_file_column(source: Path, names: list[str], first_row: list[str]) -> int:
+    """The column of the files in a table of named columns. Raises InputError."""
+    header = _header(["", *names])[1:]
+    if not header:
+        raise InputError(f"{source}: none of its columns is named {' or '.join(FILE_COLUMNS + WEAK_FILE_COLUMNS)}")
+    return _file_column(source, header, [(1, first_row)])
 
 
 def _score(row: list[str], labelled: bool) -> int:
