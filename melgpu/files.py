@@ -1,4 +1,4 @@
-"""Atomic writes of text, CSV and .npz files: to a temporary file, fsync, rename; and locks.
+"""Atomic writes of text, CSV and .npz files, and changes of others: to a temporary file, fsync, rename; and locks.
 
 Reads are validated: regular files only, of bounded size, with the expected columns or arrays.
 """
@@ -8,6 +8,7 @@ import errno
 import fcntl
 import io
 import os
+import shutil
 import stat
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -59,6 +60,48 @@ def _mode_of_new_file(path: Path) -> int:
     mode = stat.S_IMODE(path.stat().st_mode)
     path.unlink()
     return mode
+
+
+@contextmanager
+def edited_copy(path: Path) -> Iterator[Path]:
+    """A copy of a file for a block to change; it replaces the file if the block succeeds, and is deleted if it fails.
+
+    It has the file's permissions, owner and extended attributes, and a new time of modification, by which other
+    programs see the change. Raises OSError, also where it could not take the file's place unnoticed.
+    """
+    path = path.resolve()  # a link stays, and what it leads to is replaced
+    before = path.stat()
+    if not os.access(path, os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+    if before.st_nlink > 1:
+        reason = f"it has {before.st_nlink} names (hard links), of which a new file would get only one: copy it first"
+        raise OSError(errno.EMLINK, reason, str(path))
+    temporary = path.with_name(f".melgpu.{os.getpid()}.tmp{path.suffix}")
+    try:
+        _copy_whole(path, before, temporary)
+        yield temporary
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        after = path.stat()
+        if (after.st_ino, after.st_size, after.st_mtime_ns) != (before.st_ino, before.st_size, before.st_mtime_ns):
+            raise OSError(errno.EBUSY, "another program changed it meanwhile", str(path))
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _copy_whole(path: Path, status: os.stat_result, copy: Path) -> None:
+    """Copy content, owner, permissions and extended attributes of a file."""
+    copy.unlink(missing_ok=True)  # of a killed process with the same number
+    os.close(os.open(copy, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))  # nobody else reads it meanwhile
+    shutil.copyfile(path, copy)
+    made = copy.stat()
+    if (made.st_uid, made.st_gid) != (status.st_uid, status.st_gid):
+        try:
+            os.chown(copy, status.st_uid, status.st_gid)
+        except OSError as error:
+            raise OSError(error.errno, f"a new file cannot get its owner ({error.strerror})", str(path)) from None
+    shutil.copystat(path, copy)  # after the owner, whose change clears special bits
 
 
 def write_text(path: Path, text: str) -> None:

@@ -3,7 +3,7 @@ import os
 import resource
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import numpy as np
 import pytest
@@ -90,6 +90,112 @@ def test_a_temporary_file_of_a_killed_process_is_replaced(tmp_path):
     files.write_text(tmp_path / "x.txt", "whole")
     assert (tmp_path / "x.txt").read_text() == "whole"
     assert stat.S_IMODE((tmp_path / "x.txt").stat().st_mode) & 0o600 == 0o600
+
+
+def change(path, content: bytes) -> None:
+    with files.edited_copy(path) as copy:
+        assert copy.read_bytes() == path.read_bytes()
+        assert copy.suffix == path.suffix  # by which libraries know formats
+        copy.write_bytes(content)
+
+
+def test_a_changed_copy_has_permissions_and_attributes_of_the_file_and_a_new_time(tmp_path):
+    path = tmp_path / "x.mp3"
+    path.write_bytes(b"old")
+    path.chmod(0o640)
+    if os.geteuid() == 0:
+        os.chown(path, 12_345, 54_321)
+    with suppress(OSError):  # some file systems have none
+        os.setxattr(path, "user.rating", b"5")
+    os.utime(path, (1e9, 1e9))
+    before, attributes = path.stat(), os.listxattr(path)
+    change(path, b"new")
+    after = path.stat()
+    assert path.read_bytes() == b"new"
+    assert (after.st_mode, after.st_uid, after.st_gid) == (before.st_mode, before.st_uid, before.st_gid)
+    assert after.st_mtime > 1e9
+    assert os.listxattr(path) == attributes
+    assert os.listdir(tmp_path) == ["x.mp3"]
+
+
+def test_a_failed_change_leaves_the_file(tmp_path):
+    path = tmp_path / "x.mp3"
+    path.write_bytes(b"old")
+    before = path.stat()
+
+    def fail():
+        with files.edited_copy(path) as copy:
+            copy.write_bytes(b"half")
+            raise ValueError("damaged")
+
+    with pytest.raises(ValueError, match="damaged"):
+        fail()
+    assert path.read_bytes() == b"old"
+    assert path.stat().st_mtime_ns == before.st_mtime_ns
+    assert os.listdir(tmp_path) == ["x.mp3"]
+
+
+def test_a_link_stays_a_link_to_the_changed_file(tmp_path):
+    (tmp_path / "music").mkdir()
+    path, link = tmp_path / "music" / "x.mp3", tmp_path / "link.mp3"
+    path.write_bytes(b"old")
+    link.symlink_to(path)
+    change(link, b"new")
+    assert link.is_symlink()
+    assert path.read_bytes() == b"new"
+
+
+def test_files_that_cannot_be_replaced_unnoticed_are_not_changed(tmp_path, monkeypatch):
+    path = tmp_path / "x.mp3"
+    path.write_bytes(b"old")
+    os.link(path, tmp_path / "y.mp3")
+    with pytest.raises(OSError, match=r"it has 2 names \(hard links\)"):
+        change(path, b"new")
+    (tmp_path / "y.mp3").unlink()
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write all
+    with pytest.raises(PermissionError, match=r"Permission denied: .*x\.mp3"):
+        change(path, b"new")
+    monkeypatch.undo()
+    monkeypatch.setattr(os, "chown", refuse_owner)
+    monkeypatch.setattr(files.Path, "stat", stat_of_another_owner(files.Path.stat))
+    with pytest.raises(OSError, match="a new file cannot get its owner"):
+        change(path, b"new")
+    monkeypatch.undo()
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["x.mp3"]
+
+
+def refuse_owner(path, uid, gid):
+    raise PermissionError(errno.EPERM, "Operation not permitted")
+
+
+def stat_of_another_owner(stat_of):
+    """`Path.stat`, for which temporary files belong to somebody else."""
+
+    def changed(path, **keywords):
+        status = stat_of(path, **keywords)
+        if not path.name.startswith("."):
+            return status
+        fields = list(status)
+        fields[4] += 1
+        return os.stat_result(fields)
+
+    return changed
+
+
+def test_a_file_that_another_program_changes_meanwhile_is_left_to_it(tmp_path):
+    path = tmp_path / "x.mp3"
+    path.write_bytes(b"old")
+
+    def change_both():
+        with files.edited_copy(path) as copy:
+            copy.write_bytes(b"ours")
+            path.write_bytes(b"theirs")
+
+    with pytest.raises(OSError, match="another program changed it meanwhile"):
+        change_both()
+    assert path.read_bytes() == b"theirs"
+    assert os.listdir(tmp_path) == ["x.mp3"]
 
 
 @contextmanager
