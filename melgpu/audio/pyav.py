@@ -95,6 +95,16 @@ def _trimmed_blocks(
     check_length(_claimed_s(container, stream), decoded_s, MAX_SHORTFALL_S)
 
 
+def read_packets(file: FileSlice) -> Iterator[bytes]:
+    """The compressed packets of a file's first audio stream. Raises InputError."""
+    av = _import_av()
+    try:
+        with _open(file, size_ignored=False) as container:
+            yield from map(bytes, container.demux(_first_audio_stream(container)))
+    except av.FFmpegError as error:
+        raise InputError(f"{UNREADABLE} ({error.strerror})") from None
+
+
 def header_duration_s(file: FileSlice) -> float | None:
     """Duration in s by a file's header, possibly an estimate; None without one."""
     av = _import_av()

@@ -1,0 +1,1 @@
+"""Tags of music files: genres become the labels of a source list, predicted labels become genres."""
