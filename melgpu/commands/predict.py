@@ -17,7 +17,7 @@ def main() -> int:
     if code is not None:
         return code
     from melgpu import console, distributed
-    from melgpu.prediction import music
+    from melgpu.prediction import music, tagging
     from melgpu.prediction.round import predict_round
     from melgpu.runs import environment
     from melgpu.runs.folder import open_run
@@ -37,7 +37,8 @@ def main() -> int:
             return 2 if music.write_timelines(run, args.music, args.timeline, device) else 0
         if args.embed:
             return 2 if music.embed_files(run, args.music, args.embed, device) else 0
-        return 2 if music.predict_files(run, args.music, args.out, device, args.min_confidence or 0.0) else 0
+        tags = tagging.requested(args.write_tags, args.yes)
+        return 2 if music.predict_files(run, args.music, args.out, device, args.min_confidence or 0.0, tags) else 0
 
 
 def command() -> None:

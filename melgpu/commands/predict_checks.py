@@ -3,9 +3,9 @@
 import argparse
 
 from melgpu.errors import InputError
-from melgpu.prediction import table
+from melgpu.prediction import table, tagging
 
-PLAIN = ("out", "min_confidence", "timeline", "embed")  # go with music files; the last two go alone
+PLAIN = ("out", "min_confidence", "write_tags", "yes", "timeline", "embed")  # with music files; the last two alone
 # Of the flags that choose another work, those that go with it, beside --run, --set, --device and --without-pseudo.
 MODES = {
     "merge": ("out",),
@@ -25,6 +25,7 @@ def check_flags(args: argparse.Namespace) -> None:
         _check_mode(mode, given, args)
     else:
         _check_plain(given, args)
+        tagging.requested(args.write_tags, args.yes)
     if args.min_confidence is not None and not 0 <= args.min_confidence <= 1:
         raise InputError(f"--min-confidence {args.min_confidence:g}: not a number from 0 to 1")
     if args.out and mode != "list":  # whose --out is a folder

@@ -8,6 +8,7 @@ EPILOG = """examples:
   python predict.py --run runs/mine song.mp3 folder/                classify new music
   python predict.py --run runs/mine folder/ --out genres.csv        all probabilities (or .parquet, .jsonl)
   python predict.py --run runs/mine folder/ --min-confidence 0.8    unsure where no class is that likely
+  python predict.py --run runs/mine folder/ --write-tags            labels as genre tags: shown; with --yes written
   python predict.py --run runs/mine concert.flac --timeline when/   classes over time (files of any length)
   python predict.py --run runs/mine folder/ --embed vectors.parquet vectors for a search of similar music
   python predict.py --run runs/mine folder/ --out genres.csv --gpus all      a process on each GPU
@@ -25,6 +26,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--min-confidence", type=float, metavar="P", help=unsure)
     parser.add_argument("--timeline", type=Path, metavar="DIR", help="write probabilities over time: CSV and PNG")
     parser.add_argument("--embed", type=Path, metavar="FILE.parquet", help="write an embedding of each file")
+    parser.add_argument("--write-tags", action="store_const", const=True, help="show the genre tags that --yes writes")
+    parser.add_argument("--yes", action="store_const", const=True, help="write them, and confidences as comments")
     parser.add_argument("--gpus", choices=["all"], help="new music on all GPUs of this machine")
     parts = parser.add_argument_group("a list in parts")
     parts.add_argument("--list", type=Path, metavar="LIST", help="files or URLs: .txt, or a column of .csv, .parquet")

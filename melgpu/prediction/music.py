@@ -19,12 +19,13 @@ from melgpu.audio.walk import AudioWalk, summarize_ignored
 from melgpu.console import Tracker
 from melgpu.data.loader import WindowLoader
 from melgpu.errors import InputError
-from melgpu.prediction import timeline_plot
+from melgpu.prediction import tagging, timeline_plot
 from melgpu.prediction.api import Model
 from melgpu.prediction.embedding import Embedding, write_embeddings
 from melgpu.prediction.ensemble import Ensemble, load_ensemble, run_digests
 from melgpu.prediction.predictor import TrackPredictor, WindowPredictor, recipe_for_new_music, resume_log_path
 from melgpu.prediction.table import UNSURE, PredictionTable, TableMetadata, file_status, used_seconds, write_table
+from melgpu.prediction.tagging import TagWriting
 from melgpu.prediction.timeline import Timeline, expected_windows
 from melgpu.runs.run import Run
 
@@ -32,13 +33,20 @@ NUM_LEAST_SURE = 5  # files in the summary
 
 
 def predict_files(
-    run: Run, music: list[str], out: Path | None, device: torch.device, min_confidence: float = 0.0
+    run: Run,
+    music: list[str],
+    out: Path | None,
+    device: torch.device,
+    min_confidence: float = 0.0,
+    tags: TagWriting | None = None,
 ) -> list[str]:
     """Show the most likely classes of music files, and write `out`, if given; returns the problems with files.
 
-    `out` has passed `table.check_out`; labels with a confidence below `min_confidence` are `unsure`. Raises InputError
-    where no file has usable audio.
+    `out` has passed `table.check_out`; labels with a confidence below `min_confidence` are `unsure`. With `tags`, the
+    genre tags of the files are changed, or what would be is shown. Raises InputError where no file has usable audio.
     """
+    if tags:
+        tagging.check_classes(run.class_names)
     if min_confidence and UNSURE in run.class_names:
         raise InputError(f"--min-confidence writes {UNSURE}, which is the name of a class of this run")
     ensemble = load_ensemble(run)
@@ -52,6 +60,8 @@ def predict_files(
         write_table(out, predictions, TableMetadata(digests=run_digests(run)))
         resume_log_path(out).unlink(missing_ok=True)  # the table contains its predictions
     show_predictions(predictions, problems)
+    if tags:
+        problems += tagging.write_tags(predictions, tags, out)
     if out:
         console.say(f"Probabilities of all classes: {out}")
     return problems

@@ -21,6 +21,7 @@ from melgpu.data.manifest import Split
 from melgpu.models import checkpoint, classifier
 from melgpu.runs import predictions, scores
 from melgpu.stacking import evaluation
+from melgpu.tags import containers
 from tests.helpers import ROOT, SMALL, run_script, write_audio, write_list
 
 
@@ -210,6 +211,20 @@ def test_unreadable_music_is_reported_and_the_other_files_are_predicted(finished
         assert "Traceback" not in rejected.stderr
 
 
+def test_labels_are_written_as_genre_tags(finished, tmp_path):
+    folder, _ = finished
+    path = write_audio(tmp_path / "song.flac", 16)
+    out = tmp_path / "o.csv"
+    process = run_script("predict.py", "--run", folder, path, "--out", out, "--write-tags", "--yes")
+    assert process.returncode == 0, process.stderr
+    assert "1 genre tag written" in process.stdout
+    _, row = read_rows(out)
+    tags = containers.open_tags(path)
+    assert tags.genres == [row[1]]
+    assert tags.comments == [f"melgpu: {row[1]}, confidence {float(row[2]):.2f}"]
+    assert int(row[8]) == path.stat().st_size
+
+
 def test_timelines_have_the_probabilities_of_each_window(finished, tmp_path):
     folder, _ = finished
     (tmp_path / "album").mkdir()
@@ -256,6 +271,12 @@ def test_each_file_has_an_embedding(finished, corpus, tmp_path):
         (["--out", "o.csv"], "--out needs music files to predict"),
         (["--timeline", "when"], "--timeline needs music files to predict"),
         (["--embed", "e.parquet"], "--embed needs music files to predict"),
+        (["--write-tags", "--yes"], "--write-tags needs music files to predict"),
+        (["x.mp3", "--yes"], "--yes has the tags written that --write-tags shows: give both"),
+        (
+            ["x.mp3", "--timeline", "when", "--write-tags"],
+            "--timeline writes files of its own and goes without --write",
+        ),
         (["--min-confidence", "0.5"], "--min-confidence needs music files to predict"),
         (["x.mp3", "--timeline", "when", "--out", "o.csv"], "--timeline writes files of its own and goes without"),
         (["x.mp3", "--timeline", "when", "--min-confidence", "0"], "goes without --min-confidence"),

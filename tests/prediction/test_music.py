@@ -9,9 +9,10 @@ import torch
 from melgpu import console
 from melgpu.audio.quarantine import AudioError
 from melgpu.errors import InputError
-from melgpu.prediction import music
+from melgpu.prediction import music, tagging
 from melgpu.prediction.embedding import Embedding
 from melgpu.prediction.table import FileStatus, PredictionTable, RunDigests, check_embed
+from melgpu.prediction.tagging import TagWriting
 from melgpu.runs.run import Run
 from tests.helpers import run_script
 
@@ -146,6 +147,29 @@ def test_the_results_are_complete_before_the_table_is_shown(made, quick_predicti
     _, *rows = out.read_text(encoding="utf-8").splitlines()
     assert [row.split(",")[:3] for row in rows] == [[path, "unsure", "0.750000"] for path in quick_prediction]
     assert not (tmp_path / ".o.csv.resume_log").exists()
+
+
+@pytest.mark.parametrize("tags", TagWriting)
+def test_labels_go_to_the_tags_after_the_table(made, quick_prediction, tmp_path, monkeypatch, tags):
+    calls = []
+
+    def write_tags(predictions, *arguments):
+        assert out.exists()
+        calls.append((predictions.labels, *arguments))
+        return ["a problem of a tag"]
+
+    out = tmp_path / "o.csv"
+    monkeypatch.setattr(tagging, "write_tags", write_tags)
+    monkeypatch.setattr(Run, "class_names", ["a", "b"])
+    cpu = torch.device("cpu")
+    assert music.predict_files(made, quick_prediction, out, cpu, 0.0, tags) == ["a problem of a tag"]
+    assert calls == [(["b", "b"], tags, out)]
+
+
+def test_classes_that_no_tag_can_hold_are_refused_before_anything_is_loaded(made, monkeypatch):
+    monkeypatch.setattr(Run, "class_names", ["1", "2"])
+    with pytest.raises(InputError, match="2 of this run's classes, as a genre tag"):
+        music.predict_files(made, ["absent.mp3"], None, torch.device("cpu"), 0.0, TagWriting.SHOW)
 
 
 def test_a_class_may_not_have_the_name_of_an_unsure_label(made, quick_prediction, monkeypatch):
