@@ -10,6 +10,7 @@ EPILOG = """examples:
   python train.py --run runs/mine --recipe quick --labels music/      one network; a folder with one sub-folder a class
   python train.py --run runs/zalo --data audio/ --labels train.csv --test test.csv --private private.csv
   python train.py --run runs/mine --labels music/ --check             check the data set only
+  python train.py --run runs/mine --labels music/ --labels-from-tags genre    labels and artists from tags
   python train.py --run runs/mine                                     resume the current round
   python train.py --run runs/mine --data /new/music/                  go on after the music was moved
   python train.py --run runs/mine --backbone resnet50 --fold 2        this network and fold only
@@ -23,6 +24,7 @@ def parse_args() -> argparse.Namespace:
     parser = cli.parser(__doc__, EPILOG)
     new = parser.add_argument_group("a new run")
     new.add_argument("--labels", type=Path, metavar="CSV_OR_DIR", help="training tracks: file,label or class folders")
+    new.add_argument("--labels-from-tags", choices=("genre",), help="labels from this tag of the files of a folder")
     new.add_argument("--test", type=Path, metavar="CSV_OR_DIR", help="the public test set, source of pseudo labels")
     new.add_argument("--private", type=Path, metavar="CSV_OR_DIR", help="the private test set")
     data_help = "folder or URL of the files that the CSVs name; of an existing run: their new place"
@@ -49,7 +51,7 @@ def main() -> int:
     from melgpu.runs import setup
     from melgpu.training.round import train_round
 
-    sources = setup.Sources(args.labels, args.test, args.private, args.data)
+    sources = setup.Sources(args.labels, args.test, args.private, args.data, args.labels_from_tags)
     request = setup.RunRequest(args.run, args.recipe, args.overrides, args.without_pseudo)
     if args.check:
         return 2 if setup.check_dataset(request, sources) else 0

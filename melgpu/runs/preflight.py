@@ -24,6 +24,7 @@ from melgpu.models import classifier
 from melgpu.recipe import Recipe
 from melgpu.recipe_schema import MIN_SUBFOLDS
 from melgpu.runs.run import Run
+from melgpu.tags.labels import read_tagged_folder
 
 
 def check_writable(folder: Path) -> None:
@@ -36,15 +37,14 @@ def check_writable(folder: Path) -> None:
 
 
 def build_manifest(
-    sources: dict[Split, Path | None], data: str | None, recipe: Recipe, cache_folder: Path
+    source_lists: dict[Split, SourceList], recipe: Recipe, cache_folder: Path
 ) -> tuple[Manifest, list[AudioError]]:
-    """Read the source lists of all splits, decode every file (into the PCM cache, if there is room), draw the folds.
+    """Decode every file of the source lists (into the PCM cache, if there is room), and draw the folds.
 
-    Returns the manifest and the audio errors for the quarantine. Raises InputError with all problems: of the format of
-    the lists if there are any, else of tracks, audio, networks, weights and pictures.
+    Returns the manifest and the audio errors for the quarantine. Raises InputError with all problems of tracks, audio,
+    networks, weights and pictures.
     """
     folds = recipe.folds
-    source_lists = read_sources(sources, data, folds.column)
     build = functools.partial(
         manifest.build, source_lists, folds.num_folds, folds.seed, small_classes=folds.small_classes
     )
@@ -110,17 +110,23 @@ def too_few_validation_tracks(tracks: Manifest, recipe: Recipe) -> list[str]:
 
 
 def read_sources(
-    sources: dict[Split, Path | None], data: str | None, fold_column: str | None = None
+    sources: dict[Split, Path | None],
+    data: str | None,
+    fold_column: str | None = None,
+    labels_from_tags: str | None = None,
 ) -> dict[Split, SourceList]:
     """The source lists of all splits; what is ignored in them is said. Raises InputError with all their problems."""
-    source_lists = {}
+    source_lists: dict[Split, SourceList] = {}
     problems = []
     if data and not is_url(data) and not Path(data).is_dir():
         problems.append(f"--data {data}: no such folder")
     for split, source in sources.items():
         if source:
             try:
-                source_lists[split] = read_source(source, data, split is Split.TRAIN, fold_column)
+                if labels_from_tags and split is Split.TRAIN:
+                    source_lists[split] = read_tagged_folder(source, fold_column)
+                else:
+                    source_lists[split] = read_source(source, data, split is Split.TRAIN, fold_column)
             except InputError as error:
                 problems += error.problems
                 continue

@@ -21,12 +21,16 @@ from melgpu.runs.run import Run
 
 @dataclass(frozen=True)
 class Sources:
-    """The source lists of a new run, CSV files or folders, and the folder or URL of the files that the CSVs name."""
+    """The source lists of a new run, CSV files or folders, and the folder or URL of the files that the CSVs name.
+
+    labels_from_tags : the tag that has the labels of the files in the folder `labels`
+    """
 
     labels: Path | None
     test: Path | None
     private: Path | None
     data: str | None
+    labels_from_tags: str | None = None
 
     @property
     def lists(self) -> dict[Split, Path | None]:
@@ -36,8 +40,8 @@ class Sources:
     @property
     def arguments(self) -> list[str]:
         """The command-line arguments of the sources that are set."""
-        names = ("labels", "test", "private", "data")
-        pairs = [(f"--{name}", str(getattr(self, name))) for name in names if getattr(self, name)]
+        names = ("labels", "labels_from_tags", "test", "private", "data")
+        pairs = [(f"--{name.replace('_', '-')}", str(getattr(self, name))) for name in names if getattr(self, name)]
         return [argument for pair in pairs for argument in pair]
 
 
@@ -77,7 +81,7 @@ def _move_to_listed(run: Run, sources: Sources) -> Run:
 
     Raises InputError where the lists are not those that the run was made of: it never learns other tracks.
     """
-    listed = preflight.read_sources(sources.lists, sources.data, run.recipe.folds.column)
+    listed = _read_sources(sources, run.recipe)
     if not _is_made_of(run, listed):
         command = cli.command_line("train", "--run", "NEW_FOLDER", *sources.arguments)
         raise InputError(
@@ -85,6 +89,10 @@ def _move_to_listed(run: Run, sources: Sources) -> Run:
             f"{command}, or go on with its own, {run.command_line('train')}"
         )
     return relocation.move_to_listed(run, manifest.listed_paths(listed))
+
+
+def _read_sources(sources: Sources, recipe: Recipe) -> dict[Split, SourceList]:
+    return preflight.read_sources(sources.lists, sources.data, recipe.folds.column, sources.labels_from_tags)
 
 
 def _is_made_of(run: Run, listed: dict[Split, SourceList]) -> bool:
@@ -110,7 +118,8 @@ def create(request: RunRequest, sources: Sources, device: torch.device) -> Run:
     preflight.check_writable(folder)  # now rather than after all files are decoded
     recipe = resolve_recipe(request, on_cpu=device.type == "cpu")
     started = time.monotonic()
-    tracks, audio_errors = preflight.build_manifest(sources.lists, sources.data, recipe, folder / "pcm_cache")
+    source_lists = _read_sources(sources, recipe)
+    tracks, audio_errors = preflight.build_manifest(source_lists, recipe, folder / "pcm_cache")
     seconds = time.monotonic() - started
     quarantine.record_errors(Run(folder, recipe, tracks).quarantine_path, audio_errors)
     # Only now the folder is a run: an interrupted creation starts anew, with what the cache has.
@@ -171,5 +180,4 @@ def check_dataset(request: RunRequest, sources: Sources) -> int:
         opened = open_run(request.folder, request.overrides, request.without_pseudo)
         return preflight.check_manifest(_move(opened, sources).manifest, opened.recipe)
     recipe = load_recipe(request.recipes, request.overrides)
-    source_lists = preflight.read_sources(sources.lists, sources.data, recipe.folds.column)
-    return preflight.check_dataset(source_lists, recipe)
+    return preflight.check_dataset(_read_sources(sources, recipe), recipe)

@@ -25,9 +25,10 @@ def make_recipe(*overrides):
 
 def build_manifest(folder, recipe=None, **sources):
     recipe = recipe or make_recipe()
-    return preflight.build_manifest(
-        {split: sources.get(split) for split in MANIFEST_SPLITS}, None, recipe, folder / "pcm_cache"
+    source_lists = preflight.read_sources(
+        {split: sources.get(split) for split in MANIFEST_SPLITS}, None, recipe.folds.column
     )
+    return preflight.build_manifest(source_lists, recipe, folder / "pcm_cache")
 
 
 def test_every_problem_of_the_tracks_is_listed_together(tmp_path):

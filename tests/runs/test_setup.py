@@ -2,12 +2,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from mutagen.flac import FLAC
 
 from melgpu.errors import InputError
 from melgpu.recipe import load_recipe
 from melgpu.runs import preflight, setup
 from melgpu.runs.setup import RunRequest, Sources
-from tests.helpers import QUICK, write_labelled_tracks, write_list
+from tests.helpers import QUICK, write_audio, write_labelled_tracks, write_list
 
 CPU = torch.device("cpu")
 
@@ -80,6 +81,32 @@ def test_a_run_goes_on_with_music_that_was_moved(tmp_path, sources, monkeypatch,
     back = setup.open_or_create(request(tmp_path / "run"), sources, CPU)  # by the same lists
     assert back.manifest == made.manifest
     assert "8 of its files have a new place" in capsys.readouterr().out
+
+
+def test_labels_and_artists_come_from_tags(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(preflight, "missing_weights", lambda recipe: ["no network"])
+    folder = tmp_path / "music"
+    folder.mkdir()
+    for i in range(10):
+        file = FLAC(write_audio(folder / f"{i}.flac", 6, 11_025, seed=i))
+        file["artist"] = f"artist {i // 2}"
+        if i < 8:
+            file["genre"] = ["Rock", "rock ", "Pop", "pop"][i // 4 * 2 + i % 2]
+        file.save()
+    tagged = Sources(folder, None, None, None, "genre")
+    made = setup.open_or_create(request(tmp_path / "run"), tagged, CPU)
+    assert made.class_names == ["Pop", "Rock"]
+    assert made.manifest.ids == tuple(f"{i}.flac" for i in range(8))
+    folds = made.manifest.folds.reshape(4, 2)
+    assert (folds[:, 0] == folds[:, 1]).all()  # both tracks of an artist
+    output = capsys.readouterr().out
+    assert f"note: {folder}: left out: 2 files without a genre, such as {folder}/8.flac" in output
+    assert output.index("Rock      ") < output.index("audio")  # before any file is decoded
+    assert setup.open_or_create(request(tmp_path / "run"), tagged, CPU).manifest == made.manifest
+    with pytest.raises(InputError, match="not in a sub-folder"):
+        setup.open_or_create(request(tmp_path / "run"), Sources(folder, None, None, None), CPU)
+    assert tagged.arguments == ["--labels", str(folder), "--labels-from-tags", "genre"]
+    assert setup.check_dataset(request(tmp_path / "run"), tagged) == 0
 
 
 def test_the_folds_of_a_list_are_those_of_the_run(tmp_path, sources, monkeypatch, capsys):
