@@ -1,6 +1,7 @@
 """Class predictions of music files: the most likely classes on the console, all in a file, or a timeline of each."""
 
 import contextlib
+import functools
 import os
 import tempfile
 from collections import Counter
@@ -56,12 +57,14 @@ def predict_files(
     problems += [str(error) for error in predictions.errors if error]
     if not predictions.usable.any():
         raise InputError(problems)
+    save = None
     if out:  # before anything is shown: whatever happens to the terminal, the results are saved
-        write_table(out, predictions, TableMetadata(digests=run_digests(run)))
+        save = functools.partial(write_table, out, metadata=TableMetadata(digests=run_digests(run)))
+        save(predictions)
         resume_log_path(out).unlink(missing_ok=True)  # the table contains its predictions
     show_predictions(predictions, problems)
     if tags:
-        problems += tagging.write_tags(predictions, tags, out)
+        problems += tagging.write_tags(predictions, tags, save)
     if out:
         console.say(f"Probabilities of all classes: {out}")
     return problems

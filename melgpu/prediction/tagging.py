@@ -6,7 +6,7 @@ the file has an error.
 
 import errno
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
@@ -19,7 +19,7 @@ from melgpu import console
 from melgpu.audio.remote import is_url
 from melgpu.data.sources import folded_label
 from melgpu.errors import InputError, one_line, printable
-from melgpu.prediction.table import UNSURE, PredictionTable, file_status, write_table
+from melgpu.prediction.table import UNSURE, PredictionTable, file_status
 from melgpu.tags import containers, edit
 from melgpu.tags.containers import SUFFIXES
 from melgpu.tags.labels import clean_genres
@@ -65,11 +65,13 @@ def check_classes(class_names: Sequence[str]) -> None:
         )
 
 
-def write_tags(predictions: PredictionTable, tags: TagWriting, out: Path | None = None) -> list[str]:
+def write_tags(
+    predictions: PredictionTable, tags: TagWriting, save: Callable[[PredictionTable], None] | None = None
+) -> list[str]:
     """Show the changes of genre tags, and write them where that is wanted; returns the problems with files.
 
-    Each file is replaced as a whole. `out`, if given, is the table, which is written again with their new sizes and
-    times: it still describes the files that it names.
+    Each file is replaced as a whole. `save`, if given, writes the table again, with their new sizes and times: it still
+    describes the files that it names.
     """
     changes, kept, problems = plan(predictions)
     console.show(change_table(changes))
@@ -80,8 +82,8 @@ def write_tags(predictions: PredictionTable, tags: TagWriting, out: Path | None 
         failed = _write(changes)
         problems += failed
         summary = f"{console.counted(len(changes) - len(failed), 'genre tag')} written"
-        if out:
-            write_table(out, _with_statuses(predictions, changes))
+        if save:
+            save(_with_statuses(predictions, changes))
     for problem in problems:
         console.say(f"error: {problem}")
     console.say(summary)

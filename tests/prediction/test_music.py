@@ -153,9 +153,12 @@ def test_the_results_are_complete_before_the_table_is_shown(made, quick_predicti
 def test_labels_go_to_the_tags_after_the_table(made, quick_prediction, tmp_path, monkeypatch, tags):
     calls = []
 
-    def write_tags(predictions, *arguments):
+    def write_tags(predictions, tags, save):
         assert out.exists()
-        calls.append((predictions.labels, *arguments))
+        out.unlink()
+        save(predictions)
+        assert out.exists()
+        calls.append((predictions.labels, tags))
         return ["a problem of a tag"]
 
     out = tmp_path / "o.csv"
@@ -163,7 +166,7 @@ def test_labels_go_to_the_tags_after_the_table(made, quick_prediction, tmp_path,
     monkeypatch.setattr(Run, "class_names", ["a", "b"])
     cpu = torch.device("cpu")
     assert music.predict_files(made, quick_prediction, out, cpu, 0.0, tags) == ["a problem of a tag"]
-    assert calls == [(["b", "b"], tags, out)]
+    assert calls == [(["b", "b"], tags)]
 
 
 def test_classes_that_no_tag_can_hold_are_refused_before_anything_is_loaded(made, monkeypatch):

@@ -1,6 +1,7 @@
 import csv
 import os
 import re
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from melgpu.audio.quarantine import AudioError
 from melgpu.errors import InputError
 from melgpu.prediction import tagging
-from melgpu.prediction.table import PredictionTable, file_status, write_table
+from melgpu.prediction.table import PredictionTable, RunDigests, TableMetadata, file_status, write_table
 from melgpu.prediction.tagging import TagWriting
 from melgpu.tags import containers
 from tests.helpers import write_audio
@@ -75,9 +76,9 @@ def test_confirmed_labels_are_written_and_the_others_kept(library, console_outpu
 def test_the_table_describes_the_files_as_they_are_then(library, tmp_path):
     predictions = predict(library)
     out = tmp_path / "o.csv"
-    write_table(out, predictions)
+    metadata = TableMetadata(digests=RunDigests(run="r", recipe="x", checkpoints=("a",), stacks=()))
     os.utime(library[0], (1e9, 1e9))
-    tagging.write_tags(predictions, TagWriting.WRITE, out)
+    tagging.write_tags(predictions, TagWriting.WRITE, partial(write_table, out, metadata=metadata))
     with open(out, newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     statuses = [file_status(path) for path in library]
