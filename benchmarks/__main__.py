@@ -49,12 +49,14 @@ COMPARE_EXAMPLES = """examples:
   python -m benchmarks compare --quick                      a preview
   python -m benchmarks compare --music ~/music --out compared.json --plot compared.png"""
 
-COST = """How long will the whole recipe take here? Hours and GPU-hours of every training and prediction on the
-competition's tracks, and of predicting a thousand, a hundred thousand and ten million tracks, from rates that are
-measured now or saved by the suite; with all assumptions."""
+COST = """How long will the whole recipe take here, and what does new music cost? Hours and GPU-hours of every training
+and prediction on the competition's tracks; tracks a second by networks and views; hours, price and number of parts for
+a thousand to a hundred million tracks, with decoding, pictures and networks apart. From rates that are measured now or
+saved by the suite or by gpu; with all assumptions."""
 COST_EXAMPLES = """examples:
   python -m benchmarks --out suite.json && python -m benchmarks cost --from suite.json
   python -m benchmarks cost                       measures the rates first (minutes)
+  python -m benchmarks cost --from gpu.json --price 2.50    of an hour of that GPU
   python -m benchmarks cost --recipe modern"""
 
 GPU = """What does a GPU settle? Compiler and driver, tests, exactness and speed of the front end, training from files,
@@ -99,9 +101,9 @@ def compare() -> argparse.ArgumentParser:
 
 def cost() -> argparse.ArgumentParser:
     parser = _parser(" cost", COST, COST_EXAMPLES)
-    parser.add_argument(
-        "--from", type=Path, dest="suite_file", metavar="FILE.json", help="a result of the suite, saved by --out"
-    )
+    saved = "a result of the suite or of gpu, saved by --out"
+    parser.add_argument("--from", type=Path, dest="result_file", metavar="FILE.json", help=saved)
+    parser.add_argument("--price", type=float, metavar="P", help="of an hour of the GPU, or without one of the machine")
     return parser
 
 

@@ -1,4 +1,4 @@
-"""Duration of the whole recipe on a machine, and of predicting a thousand to ten million tracks, from measured rates.
+"""Duration of the whole recipe on a machine, and what predicting libraries of music takes, from measured rates.
 
 The competition's data: 5,158 training tracks in ten classes, 1,733 test tracks.
 """
@@ -6,17 +6,17 @@ The competition's data: 5,158 training tracks in ten classes, 1,733 test tracks.
 import argparse
 import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 from rich.box import SIMPLE
 from rich.table import Table
 
 from benchmarks import timing
-from benchmarks.commands import bottleneck, suite
-from benchmarks.commands.bench import networks, prepare
+from benchmarks.commands import library, suite
+from benchmarks.commands.bench import prepare
 from benchmarks.commands.compare import duration
-from benchmarks.commands.saved import read_suite
+from benchmarks.commands.rates import Rates, rates_of, read_result
 from melgpu.data import windows
 from melgpu.errors import InputError
 from melgpu.recipe import Recipe, load_recipe
@@ -25,53 +25,7 @@ CLASS_TRACKS = {str(label): tracks for label, tracks in enumerate((36, 446, 523,
 TEST_TRACKS = 1733
 PSEUDO_FRACTION = 0.5  # of the test tracks; assumed, as the competition's audio is not available
 EPOCHS = 20  # until early stopping; assumed
-LIBRARY_TRACKS = (1_000, 100_000, 10_000_000)  # tracks to predict
 REQUIRED_STAGES = ["features", "loader", "train", "predict"]
-
-
-@dataclass(frozen=True)
-class Rates:
-    """Measured rates, in windows a second.
-
-    `train` : training steps of each network, from files
-    `audio` : from files to batches
-    `pictures` : from waves on the device to pictures
-    `views` : views (pictures or mirror images) that one network predicts, the mean of all networks
-    `shared` : whether all stages share the same cores (on a CPU); on a GPU audio overlaps with the device's work
-    """
-
-    train: dict[str, float]
-    audio: float
-    pictures: float
-    views: float
-    shared: bool
-
-    def from_files(self, networks: int, views: int) -> float:
-        """Windows a second from files to the predictions of a number of networks, each of `views` views a window."""
-        alone = {"audio": self.audio, "pictures": self.pictures, "networks": self.views / (networks * views)}
-        return bottleneck.combined_rate(alone, self.shared)
-
-
-def suite_rates(result: dict, recipe: Recipe, source: str) -> Rates:
-    """The rates in a suite's result. Raises InputError where some are missing or of another recipe's pictures."""
-    rows = {(row["stage"], row["way"]): row for row in result.get("rows", [])}
-    names = networks(recipe)
-    train = {name: rows[key]["windows_per_s"] for name in names if (key := ("train", f"{name}, from files")) in rows}
-    ensemble = [
-        row for (stage, variant), row in rows.items() if stage == "predict" and variant.endswith("networks alone")
-    ]
-    missing = [*(name for name in names if name not in train), *([] if ensemble else ["predict"])]
-    alone = bottleneck.before_networks(result)
-    missing += [stage for stage, rate in (("loader", "audio"), ("features", "pictures")) if rate not in alone]
-    if missing:
-        reason = " (a preview, --quick)" if result.get("quick") else ""
-        remedy = f"python -m benchmarks --out {source} measures them"
-        raise InputError(f"{source}: no rates of {', '.join(missing)}{reason}; {remedy}")
-    for table in ("audio", "windows", "mel"):
-        if result["recipe"][table] != recipe.model_dump(mode="json")[table]:
-            raise InputError(f"{source}: measured with another recipe ({table} differs)")
-    views = ensemble[0]["windows_per_s"] * ensemble[0]["models"] * (2 if recipe.predict.flip else 1)
-    return Rates(train, **alone, views=views, shared=not result["on_gpu"])
 
 
 def class_windows(recipe: Recipe) -> dict[str, int]:
@@ -91,31 +45,27 @@ def epoch_windows(recipe: Recipe, round_number: int, batch_size: int) -> int:
     return int(total) // batch_size * batch_size
 
 
-def windows_per_track(recipe: Recipe, hop_s: float) -> int:
-    """Prediction windows of a track."""
-    return windows.num_windows(recipe.audio.track_s, recipe.windows.window_s, hop_s)
-
-
 def training_s(recipe: Recipe, rates: Rates, round_number: int, max_epochs: int | None) -> float:
     """Seconds of all trainings of a round, each of `max_epochs` or the recipe's maximum, whichever is smaller."""
     spec = recipe.rounds[round_number - 1]
     fold_tracks = sum(CLASS_TRACKS.values()) / recipe.folds.num_folds
-    valid = fold_tracks * windows_per_track(recipe, recipe.windows.predict_hop_s)
+    valid = fold_tracks * library.windows_per_track(recipe, recipe.windows.predict_hop_s)
     total = 0.0
     for name in spec.backbones:
         optim = recipe.optim_for(name)
         epochs = min(optim.max_epochs, max_epochs or optim.max_epochs)
         train = epoch_windows(recipe, round_number, optim.batch_size)
-        total += epochs * (train / rates.train[name] + valid / rates.from_files(1, 1))
+        total += epochs * (train / rates.train[name] + valid / rates.from_files([name], 1))
     return total * len(spec.folds)
 
 
 def prediction_s(recipe: Recipe, rates: Rates, round_number: int) -> float:
     """Seconds to predict every track with all networks of a round."""
-    spec, views = recipe.rounds[round_number - 1], 2 if recipe.predict.flip else 1
-    count = sum(CLASS_TRACKS.values()) * windows_per_track(recipe, recipe.windows.predict_hop_s)
-    count += TEST_TRACKS * windows_per_track(recipe, recipe.windows.public_hop_s)
-    return count / rates.from_files(len(spec.backbones) * len(spec.folds), views)
+    spec = recipe.rounds[round_number - 1]
+    names = library.network_names(spec)
+    count = sum(CLASS_TRACKS.values()) * library.windows_per_track(recipe, recipe.windows.predict_hop_s)
+    count += TEST_TRACKS * library.windows_per_track(recipe, recipe.windows.public_hop_s)
+    return count / rates.from_files(names, library.num_views(recipe))
 
 
 def steps(recipe: Recipe, rates: Rates) -> Iterator[tuple[str, float, float]]:
@@ -129,15 +79,7 @@ def steps(recipe: Recipe, rates: Rates) -> Iterator[tuple[str, float, float]]:
         yield f"round {round_number}: predicting {tracks:,} tracks", predict_s, predict_s
 
 
-def libraries(recipe: Recipe, rates: Rates) -> dict[int, float]:
-    """Seconds to predict libraries of music with the last round's ensemble, by number of tracks."""
-    spec, views = recipe.rounds[-1], 2 if recipe.predict.flip else 1
-    rate = rates.from_files(len(spec.backbones) * len(spec.folds), views)
-    count = windows_per_track(recipe, recipe.windows.predict_hop_s)
-    return {tracks: tracks * count / rate for tracks in LIBRARY_TRACKS}
-
-
-def assumptions(recipe: Recipe, rates: Rates, batch_size: int) -> list[str]:
+def assumptions(recipe: Recipe, rates: Rates) -> list[str]:
     """The assumptions of the estimate besides the rates."""
     return [
         f"{sum(CLASS_TRACKS.values()):,} training tracks in classes of {', '.join(map(str, CLASS_TRACKS.values()))}; "
@@ -146,12 +88,13 @@ def assumptions(recipe: Recipe, rates: Rates, batch_size: int) -> list[str]:
         f"{PSEUDO_FRACTION:.0%} of the test tracks get pseudo labels, with the training tracks' class distribution"
         if len(recipe.rounds) > 1
         else "one round has no pseudo labels",
-        f"the rates of training were measured on batches of {batch_size} windows",
+        f"the rates of training were measured on batches of {rates.batch_size} windows",
         "every epoch decodes all files again and validates a fold; the head's first epoch is as slow as the others",
         "stages share the cores, so that their times add up"
         if rates.shared
         else "audio overlaps with pictures and networks, which alternate on the GPU",
         "stacking (minutes), loading and checkpoints are left out; so is the first check of all files",
+        *library.assumptions(recipe, rates),
     ]
 
 
@@ -163,42 +106,43 @@ def make_table(cost: dict) -> Table:
     for step, *durations_s in [*cost["steps"], ["the whole recipe", *cost["whole_s"]]]:
         cells = [cell for step_s in durations_s for cell in (duration(step_s), f"{step_s / 3600 * per_hour:,.1f}")]
         table.add_row(step, *cells)
-    for tracks, library_s in cost["libraries_s"].items():
-        hours = f"{library_s / 3600 * per_hour:,.1f}"
-        table.add_row(f"predicting {int(tracks):,} tracks", duration(library_s), hours)
     return table
 
 
-def estimate(result: dict, recipe: Recipe, source: str) -> dict:
-    """The cost from a suite's rates, as JSON data. Raises InputError."""
-    rates = suite_rates(result, recipe, source)
+def estimate(result: dict, recipe: Recipe, source: str, price_per_hour: float | None) -> dict:
+    """The cost from a result's rates, as JSON data. Raises InputError."""
+    rates = rates_of(result, recipe, source)
     all_steps = list(steps(recipe, rates))
     total_s = [sum(column) for column in list(zip(*all_steps, strict=True))[1:]]
     copied = ("schema", "device", "cores", "driver", "packages", "git_commit", "date", "platform", "python", "threads")
     cost = {"benchmark": "cost", **{key: result[key] for key in copied}, "rates": asdict(rates), "steps": all_steps}
-    library_s = {str(tracks): seconds for tracks, seconds in libraries(recipe, rates).items()}
-    cost |= {"whole_s": total_s, "libraries_s": library_s}
-    on_gpu = result["on_gpu"]
-    cost |= {"unit": "GPU-hours" if on_gpu else "core-hours", "devices": 1 if on_gpu else result["cores"]}
-    return cost | {"assumptions": assumptions(recipe, rates, result["batch_size"])}
+    cost |= {"whole_s": total_s, "price_per_hour": price_per_hour}
+    cost |= {"networks": len(library.network_names(recipe.rounds[-1])), "views": library.num_views(recipe)}
+    cost |= {"speeds": [asdict(speed) for speed in library.speeds(recipe, rates)]}
+    cost |= {"libraries": [asdict(row) for row in library.libraries(recipe, rates, price_per_hour)]}
+    cost |= {"unit": "core-hours" if rates.shared else "GPU-hours", "devices": result["cores"] if rates.shared else 1}
+    return cost | {"assumptions": assumptions(recipe, rates)}
 
 
-def suite_result(args: argparse.Namespace) -> tuple[dict, str]:
-    """A suite's result, from a file or measured now, and its name in messages. Raises InputError."""
-    if args.suite_file and args.quick:
+def measured_result(args: argparse.Namespace) -> tuple[dict, str]:
+    """A result, from a file or by the suite now, and its name in messages. Raises InputError."""
+    if args.result_file and args.quick:
         raise InputError("--quick measures again: leave it out beside --from")
-    if args.suite_file:
-        return read_suite(args.suite_file), str(args.suite_file)
+    if args.result_file:
+        return read_result(args.result_file), str(args.result_file)
     with tempfile.TemporaryDirectory() as folder:
         return suite.run(prepare(args, Path(folder), "loader.workers"), REQUIRED_STAGES), "suite.json"
 
 
 def main(args: argparse.Namespace) -> int:
     """Estimate, print and save what the recipe costs here."""
-    result, source = suite_result(args)
-    cost = estimate(result, load_recipe(args.recipe, args.overrides), source)
+    if args.price is not None and not args.price >= 0:
+        raise InputError(f"--price {args.price:g}: not a price of an hour")
+    result, source = measured_result(args)
+    cost = estimate(result, load_recipe(args.recipe, args.overrides), source, args.price)
     console = timing.console()
-    console.print(make_table(cost))
+    for table in (make_table(cost), library.speed_table(cost), library.library_table(cost)):
+        console.print(table)
     for line in cost["assumptions"]:
         console.print(f"assumed: {line}")
     return timing.finish(cost, args.out, ())

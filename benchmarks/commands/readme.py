@@ -59,8 +59,8 @@ def cost(result: dict) -> Rows:
         "the whole recipe, 20 epochs to all epochs",
         " to ".join(_rate(total_s / 3600) for total_s in result["whole_s"]),
     )
-    for tracks, library_s in result["libraries_s"].items():
-        yield f"predicting {int(tracks):,} tracks", _rate(library_s / 3600)
+    for row in result["libraries"]:
+        yield f"predicting {row['tracks']:,} tracks", _rate(row["total_s"] / 3600)
 
 
 def decode(result: dict) -> Rows:

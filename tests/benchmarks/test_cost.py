@@ -1,13 +1,14 @@
 """The cost of the recipe from example rates; each expected value is computed beside it."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from benchmarks import __main__, timing
-from benchmarks.commands import cost
-from benchmarks.commands.cost import Rates
+from benchmarks.commands import cost, library, rates
+from benchmarks.commands.rates import Rates
 from melgpu.data import windows
 from melgpu.errors import InputError
 from melgpu.recipe import load_recipe
@@ -15,7 +16,7 @@ from tests.helpers.benchmarks import TINY
 
 ZALO = load_recipe([])
 NAMES = sorted({name for spec in ZALO.rounds for name in spec.backbones})
-FAST = Rates(dict.fromkeys(NAMES, 100.0), audio=1e9, pictures=1e9, views=1000.0, shared=False)
+FAST = Rates(dict.fromkeys(NAMES, 100.0), audio=1e9, pictures=1e9, views=1000.0, batch_size=32, shared=False)
 
 
 def test_the_competitions_tracks_and_their_windows():
@@ -39,13 +40,50 @@ def test_training_is_epochs_with_validation():
 def test_prediction_is_one_pass_of_all_networks_and_both_views():
     count = 5158 * 11 + 1733 * 21
     assert cost.prediction_s(ZALO, FAST, 2) == pytest.approx(count * 18 * 2 / 1000)
-    assert cost.libraries(ZALO, FAST)[1000] == pytest.approx(1000 * 11 * 36 / 1000)
-    slow_files = Rates(FAST.train, audio=10.0, pictures=1e9, views=1000.0, shared=False)
-    assert cost.libraries(ZALO, slow_files)[1000] == pytest.approx(1000 * 11 / 10)
-    slow_pictures = Rates(FAST.train, audio=10.0, pictures=5.0, views=1000.0, shared=False)
-    assert cost.libraries(ZALO, slow_pictures)[1000] == pytest.approx(1000 * 11 * (1 / 5 + 36 / 1000))
-    on_cpu = Rates(FAST.train, audio=10.0, pictures=5.0, views=1000.0, shared=True)
-    assert cost.libraries(ZALO, on_cpu)[1000] == pytest.approx(1000 * 11 * (1 / 10 + 1 / 5 + 36 / 1000))
+
+
+def total_s(changed: Rates) -> float:
+    """Seconds of the first library, of a thousand tracks."""
+    return library.libraries(ZALO, changed, None)[0].total_s
+
+
+def test_a_library_takes_the_time_of_the_stages_that_limit_it():
+    assert total_s(FAST) == pytest.approx(1000 * 11 * 36 / 1000)
+    slow_files = replace(FAST, audio=10.0)
+    assert total_s(slow_files) == pytest.approx(1000 * 11 / 10)
+    slow_pictures = replace(slow_files, pictures=5.0)
+    assert total_s(slow_pictures) == pytest.approx(1000 * 11 * (1 / 5 + 36 / 1000))
+    on_cpu = replace(slow_pictures, shared=True)
+    assert total_s(on_cpu) == pytest.approx(1000 * 11 * (1 / 10 + 1 / 5 + 36 / 1000))
+    stages = library.libraries(ZALO, on_cpu, None)[0]
+    assert stages.audio_s + stages.pictures_s + stages.networks_s == pytest.approx(stages.total_s)
+
+
+def test_libraries_have_a_price_and_parts_of_an_hour():
+    rows = {row.tracks: row for row in library.libraries(ZALO, FAST, 2.5)}
+    assert [*rows] == [1_000, 10_000, 100_000, 1_000_000, 10_000_000, 100_000_000]
+    hours = 1_000_000 * 11 * 36 / 1000 / 3600  # 110.0
+    assert rows[1_000_000].price == pytest.approx(2.5 * hours)
+    assert rows[1_000_000].parts == 111  # the pictures take a moment beyond 110 hours
+    assert rows[1_000].parts == 1
+    assert rows[100_000_000].parts == 1_000  # of 11 hours each: an array is not longer
+    assert library.libraries(ZALO, FAST, None)[0].price is None
+
+
+def test_a_network_takes_its_share_of_training_in_prediction():
+    uneven = replace(FAST, train={**FAST.train, "resnet50": 400.0})
+    mean_s = (5 / 100 + 1 / 400) / 6
+    assert uneven.views_of("resnet50") == pytest.approx(1000 * mean_s * 400)
+    assert uneven.from_files(NAMES * 3, 2) == pytest.approx(FAST.from_files(NAMES * 3, 2))  # the mean is as measured
+    speeds = {(row.networks, row.views): row for row in library.speeds(ZALO, uneven)}
+    assert len(speeds) == 8
+    fastest, slowest, each, ensemble = (row for row in speeds.values() if row.views == 1)
+    assert fastest.networks == "1: resnet50"
+    assert fastest.tracks_per_s == pytest.approx(4 * slowest.tracks_per_s, rel=1e-4)
+    assert each.tracks_per_s == pytest.approx(3 * ensemble.tracks_per_s, rel=1e-4)
+    assert ensemble.tracks_per_s == pytest.approx(2 * speeds[ensemble.networks, 2].tracks_per_s, rel=1e-4)
+    limits = [row.limited_by for row in library.speeds(ZALO, replace(uneven, audio=500.0)) if row.views == 1]
+    assert limits == ["audio", "audio", "networks", "networks"]
 
 
 def result(**extra) -> dict:
@@ -62,34 +100,78 @@ def result(**extra) -> dict:
 
 
 def test_rates_come_from_a_suite():
-    assert cost.suite_rates(result(), ZALO, "x") == FAST
+    assert rates.rates_of(result(), ZALO, "x") == FAST
     rows = [row for row in result()["rows"] if row["way"] not in ("resnet50, from files", "files to batches")]
     with pytest.raises(InputError, match="no rates of resnet50, loader;"):
-        cost.suite_rates(result(rows=rows), ZALO, "x")
+        rates.rates_of(result(rows=rows), ZALO, "x")
     with pytest.raises(InputError, match=r"no rates of resnet50, loader \(a preview, --quick\);"):
-        cost.suite_rates(result(rows=rows, quick=True), ZALO, "x")
+        rates.rates_of(result(rows=rows, quick=True), ZALO, "x")
     with pytest.raises(InputError, match=r"another recipe \(mel differs"):
-        cost.suite_rates(result(), load_recipe([], ["mel.image_size=80"]), "x")
+        rates.rates_of(result(), load_recipe([], ["mel.image_size=80"]), "x")
 
 
-def test_the_cost_from_a_saved_result(tmp_path, capsys):
-    path = tmp_path / "suite.json"
-    path.write_text(json.dumps(result()))
-    assert __main__.main(["cost", "--from", str(path), "--out", str(tmp_path / "cost.json")]) == 0
+def gpu_result(**extra) -> dict:
+    step_s = {"pictures ready": 0.16, "from files": 0.32}
+    steps = {
+        "training": {name: {"windows_per_s": 200.0, "step_s": step_s} for name in NAMES},
+        "prediction": {
+            "18 networks": {"windows_per_s": {"networks alone": 1000 / 36, "from files": 20.0}, "views": 36}
+        },
+        "loader": {"decoded": {"windows_per_s": 1e9}},
+        "features": {"auto, batch of 32": {"windows_per_s": 1e9}, "auto, batch of 8": {"windows_per_s": 1.0}},
+    }
+    steps = {name: {"rows": rows} for name, rows in steps.items()}
+    tables = result()["recipe"]
+    machine = {key: result()[key] for key in ("device", "driver", "packages", "git_commit", "date", "platform")}
+    metadata = {"benchmark": "gpu", "gpu_schema": rates.GPU_SCHEMA, "schema": timing.SCHEMA, "small": False}
+    return {**metadata, **machine, "python": "x", "cores": 16, "threads": 1, "recipe": tables, "steps": steps, **extra}
+
+
+def test_rates_come_from_a_result_of_a_gpu():
+    assert rates.rates_of(gpu_result(), ZALO, "x") == FAST
+    steps = gpu_result()["steps"]
+    steps["training"]["rows"]["resnet50"] = {"error": "out of memory"}
+    del steps["loader"]
+    with pytest.raises(InputError, match="no rates of resnet50, loader; python -m benchmarks gpu --out x"):
+        rates.rates_of(gpu_result(steps=steps), ZALO, "x")
+    with pytest.raises(InputError, match="measured on a CPU"):
+        rates.rates_of(gpu_result(small=True), ZALO, "x")
+    with pytest.raises(InputError, match=r"another recipe \(mel differs"):
+        rates.rates_of(gpu_result(), load_recipe([], ["mel.image_size=80"]), "x")
+
+
+@pytest.mark.parametrize("saved", [result(), gpu_result()], ids=["suite", "gpu"])
+def test_the_cost_from_a_saved_result(tmp_path, capsys, saved):
+    path = tmp_path / "saved.json"
+    path.write_text(json.dumps(saved))
+    out = tmp_path / "cost.json"
+    assert __main__.main(["cost", "--from", str(path), "--price", "2.5", "--out", str(out)]) == 0
     output = capsys.readouterr().out
     estimate = json.loads(output.splitlines()[-1])
-    assert estimate == json.loads((tmp_path / "cost.json").read_text())
+    assert estimate == json.loads(out.read_text())
     assert estimate["whole_s"][0] == pytest.approx(sum(typical_s for _, typical_s, _ in estimate["steps"]))
     assert "GPU-hours" in output
     assert "5,158 training tracks" in output
-    assert [int(tracks) for tracks in estimate["libraries_s"]] == [1_000, 100_000, 10_000_000]
+    price = 2.5 * 100_000_000 * 11 * 36 / 1000 / 3600
+    assert estimate["libraries"][-1]["price"] == pytest.approx(price)
+    assert f"{price:,.2f}"[:7] in output  # 27,500.0...
 
 
-@pytest.mark.parametrize("content", ["", "[]", '{"benchmark": "decode"}', '{"benchmark": "suite", "schema": 0}'])
+def test_a_price_below_zero_is_refused(tmp_path):
+    (tmp_path / "x.json").write_text(json.dumps(result()))
+    for price in ("-1", "nan"):
+        with pytest.raises(InputError, match="not a price of an hour"):
+            __main__.main(["cost", "--from", str(tmp_path / "x.json"), "--price", price])
+
+
+OTHER_FILES = ["", "[]", '{"benchmark": []}', '{"benchmark": "decode"}', '{"benchmark": "suite", "schema": 0}']
+
+
+@pytest.mark.parametrize("content", [*OTHER_FILES, '{"benchmark": "gpu", "schema": 2}'])
 def test_other_files_are_rejected(tmp_path, content):
     (tmp_path / "x.json").write_text(content)
     with pytest.raises(InputError, match="not a result of"):
-        cost.read_suite(tmp_path / "x.json")
+        rates.read_result(tmp_path / "x.json")
 
 
 def test_a_saved_result_excludes_a_new_measurement(tmp_path):

@@ -43,7 +43,8 @@ def test_the_tables_of_a_block(tmp_path):
     }
     tune = {"benchmark": "tune", "git_commit": None, "versus": {"backbone": "resnet50"}}
     tune["versus"] |= {task: {"tuned": [2.0, 6.0], "default": [1.0, 2.0]} for task in ("training", "prediction")}
-    cost = {"benchmark": "cost", "git_commit": None, "whole_s": [3600.0, 7200.0], "libraries_s": {"1000": 360000.0}}
+    cost = {"benchmark": "cost", "git_commit": None, "whole_s": [3600.0, 7200.0]}
+    cost["libraries"] = [{"tracks": 1000, "total_s": 360000.0}]
     compare = {"benchmark": "compare", "git_commit": None, "rows": []}
     compare["rows"] += [
         {
