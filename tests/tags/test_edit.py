@@ -167,8 +167,26 @@ def test_a_tag_that_would_lose_fields_is_refused(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == ["a.mp3"]
 
 
-@pytest.mark.parametrize("suffix", SUFFIXES)
-def test_a_copy_with_other_audio_is_refused(tmp_path, monkeypatch, suffix):
+def refuse_to_open(file):
+    raise InputError("of no known format")
+
+
+def test_a_file_that_ffmpeg_does_not_open_is_compared_decoded(tmp_path, monkeypatch):
+    monkeypatch.setattr(edit.pyav, "read_packets", refuse_to_open)
+    path = tagged_files.write_tagged(tmp_path / "a.ogg")
+    wave = samples(path)
+    write(path)
+    assert containers.open_tags(path).genres == [LABEL]
+    np.testing.assert_array_equal(samples(path), wave)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "ffmpeg_opens"),
+    [*((suffix, True) for suffix in SUFFIXES), *((suffix, False) for suffix in SUFFIXES if suffix != ".m4a")],
+)
+def test_a_copy_with_other_audio_is_refused(tmp_path, monkeypatch, suffix, ffmpeg_opens):
+    if not ffmpeg_opens:
+        monkeypatch.setattr(edit.pyav, "read_packets", refuse_to_open)
     path = tagged_files.write_tagged(tmp_path / f"a{suffix}")
     before = path.read_bytes()
     kind = type(mutagen.File(path))
