@@ -70,6 +70,16 @@ def test_libraries_have_a_price_and_parts_of_an_hour():
     assert library.libraries(ZALO, FAST, None)[0].price is None
 
 
+def test_numbers_have_three_digits_at_least():
+    assert [library.number(value) for value in (4.6e-5, 0.001, 0.25, 99.96, 1234.5)] == [
+        "< 0.001",
+        "0.001",
+        "0.25",
+        "100",
+        "1,234",
+    ]
+
+
 def test_a_network_takes_its_share_of_training_in_prediction():
     uneven = replace(FAST, train={**FAST.train, "resnet50": 400.0})
     mean_s = (5 / 100 + 1 / 400) / 6
