@@ -17,6 +17,7 @@ from melgpu import files
 from melgpu.errors import InputError
 
 CLASS_PREFIX = "p:"  # of the columns of classes, so that none has the name of another column
+MAX_GROUP_ROWS = 2**16  # of a Parquet file
 METADATA_KEY = b"melgpu"  # of the metadata in a Parquet file
 
 Cell = str | float | int | datetime | None
@@ -40,10 +41,13 @@ def import_pyarrow(path: Path) -> ModuleType:
 
 
 @contextmanager
-def open_table(out: Path, names: Sequence[str], metadata: str) -> Iterator[TableWriter]:
+def open_table(
+    out: Path, names: Sequence[str], metadata: str, group_rows: int = MAX_GROUP_ROWS
+) -> Iterator[TableWriter]:
     """A writer of rows to `out`, in the format of its suffix, which is renamed to `out` if the block succeeds.
 
-    `metadata`, JSON, goes into a Parquet file; the other formats have no place for it.
+    `metadata`, JSON, goes into a Parquet file, whose groups have about `group_rows` rows; the other formats have no
+    place for it.
     """
     suffix = out.suffix.lower()
     with files.atomic_write(out) as temporary:
@@ -51,7 +55,9 @@ def open_table(out: Path, names: Sequence[str], metadata: str) -> Iterator[Table
             pyarrow = import_pyarrow(out)
             schema = _schema(pyarrow, names, metadata)
             with open(temporary, "wb") as file, pyarrow.parquet.ParquetWriter(file, schema) as parquet:
-                yield _ParquetTable(pyarrow, schema, parquet)
+                parquet_table = _ParquetTable(pyarrow, schema, parquet, group_rows)
+                yield parquet_table
+                parquet_table.flush()
             return
         with open(temporary, "w", newline="", encoding="utf-8") as text_file:
             yield _CsvTable(text_file, names) if suffix == ".csv" else _JsonTable(text_file)
@@ -93,14 +99,27 @@ def _json_value(cell: Cell) -> Cell:
 
 
 class _ParquetTable:
-    def __init__(self, pyarrow: ModuleType, schema: Any, parquet: Any):
+    def __init__(self, pyarrow: ModuleType, schema: Any, parquet: Any, group_rows: int):
         self._pyarrow = pyarrow
         self._schema = schema
         self._parquet = parquet
+        self._group_rows = group_rows
+        self._waiting: list[Any] = []  # tables, until they are a group: who reads the file holds something of each
+        self._num_waiting = 0
 
     def write(self, columns: Columns) -> None:
         arrays = [self._pyarrow.array(columns[field.name], field.type) for field in self._schema]
-        self._parquet.write_table(self._pyarrow.table(arrays, self._schema))
+        self._waiting.append(self._pyarrow.table(arrays, self._schema))
+        self._num_waiting += len(self._waiting[-1])
+        if self._num_waiting >= self._group_rows:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write the rows that wait."""
+        if self._num_waiting:
+            self._parquet.write_table(self._pyarrow.concat_tables(self._waiting), row_group_size=self._num_waiting)
+            self._waiting = []
+            self._num_waiting = 0
 
 
 def _schema(pyarrow: ModuleType, names: Sequence[str], metadata: str) -> Any:

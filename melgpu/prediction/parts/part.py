@@ -28,10 +28,11 @@ from melgpu.prediction.parts.previous import PreviousAnswers, merge_answers, spl
 from melgpu.prediction.parts.scheduler import Part
 from melgpu.prediction.predictor import TrackPredictor, recipe_for_new_music
 from melgpu.prediction.table import FileStatus, column_names, file_status, used_seconds
-from melgpu.prediction.table_writer import open_table
+from melgpu.prediction.table_writer import MAX_GROUP_ROWS, open_table
 from melgpu.runs.run import Run
 
 CHUNK_FILES = 1024  # at least: what they need is in memory, and the loader pauses between chunks
+MERGED_GROUP_ROWS = 2**22  # of all parts together, a group of each of which a merge reads at the same time
 MIN_ABSENT_FILES = 20  # that are the first of a part: if there are none of them, a folder is probably not mounted
 
 
@@ -170,7 +171,9 @@ def _write_part(task: PartTask, log: PartLog) -> int:
     num_unusable = 0
     for left in task.folder.glob(f".{task.path.name}.*.tmp"):  # by a task that was killed while it wrote
         left.unlink(missing_ok=True)
-    with open_table(task.path, names, contract.metadata(task.part.index).model_dump_json()) as writer:
+    metadata = contract.metadata(task.part.index).model_dump_json()
+    group_rows = min(MAX_GROUP_ROWS, max(CHUNK_FILES, MERGED_GROUP_ROWS // contract.parts))
+    with open_table(task.path, names, metadata, group_rows) as writer:
         for answers in log.saved():
             chunk = list(itertools.islice(paths, len(answers.errors)))
             table = answers.table(chunk, contract.class_names, contract.min_confidence)
