@@ -162,7 +162,8 @@ def _csv_names(path: Path) -> Iterator[NumberedName]:
 def _parquet_names(path: Path) -> Iterator[NumberedName]:
     pyarrow = import_pyarrow(path)
     try:
-        with pyarrow.parquet.ParquetFile(path) as parquet:
+        # With buffers filled ahead all that was read would stay in memory.
+        with pyarrow.parquet.ParquetFile(path, pre_buffer=False) as parquet:
             names = parquet.schema_arrow.names
             first = next(parquet.iter_batches(1), None)
             if first is None:

@@ -58,7 +58,8 @@ def _check_columns(names: Sequence[str], expected: Sequence[str]) -> None:
 def _parquet_rows(path: Path, names: Sequence[str], rows_at_once: int, select: Select | None) -> Iterator[Row]:
     pyarrow = import_pyarrow(path)
     try:
-        with pyarrow.parquet.ParquetFile(path) as parquet:
+        # With buffers filled ahead all that was read would stay in memory.
+        with pyarrow.parquet.ParquetFile(path, pre_buffer=False) as parquet:
             _check_columns(parquet.schema_arrow.names, names)
             for batch in parquet.iter_batches(rows_at_once):
                 if select:  # before the cells become objects, which is what takes time
