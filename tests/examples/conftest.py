@@ -1,13 +1,10 @@
 """Music and its answers by one process, and a Slurm cluster."""
 
-import os
-import shutil
 from collections.abc import Iterator
 
 import pyarrow.parquet
 import pytest
 
-from tests.examples import slurm_cluster
 from tests.examples.parts import FLAGS, Library
 from tests.examples.slurm_cluster import SlurmCluster
 from tests.helpers import run_script, write_audio
@@ -30,12 +27,7 @@ def library(trained_run, tmp_path_factory) -> Library:
 
 @pytest.fixture(scope="module")
 def slurm(tmp_path_factory) -> Iterator[SlurmCluster]:
-    """A cluster that is ready; where Slurm cannot be had, its tests are skipped."""
-    missing = [program for program in slurm_cluster.PROGRAMS if not shutil.which(program)]
-    if missing:
-        pytest.skip(f"no {', '.join(missing)}: apt-get install slurmctld slurmd slurm-client")
-    if os.geteuid():
-        pytest.skip("Slurm's daemons need root")
+    """A cluster that is ready; where Slurm does not start, its tests are skipped."""
     cluster = SlurmCluster(tmp_path_factory.mktemp("slurm"))
     try:
         if not cluster.is_ready():

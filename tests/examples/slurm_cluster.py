@@ -1,6 +1,7 @@
 """A Slurm cluster on this machine: a controller and two nodes, each with two GPUs that are other devices."""
 
 import os
+import shutil
 import socket
 import subprocess
 import time
@@ -107,6 +108,14 @@ class SlurmCluster:
             daemon.terminate()
         for daemon in self._daemons:
             daemon.wait(timeout=60)
+
+
+def obstacle() -> str:
+    """Why there can be no cluster here; empty if nothing is known to hinder it."""
+    missing = [program for program in PROGRAMS if not shutil.which(program)]
+    if missing:
+        return f"no {', '.join(missing)}: apt-get install slurmctld slurmd slurm-client"
+    return "Slurm's daemons need root" if os.geteuid() else ""
 
 
 def free_ports(count: int) -> list[int]:

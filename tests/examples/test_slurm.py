@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.examples import slurm_cluster
 from tests.examples.parts import ENV, FLAGS, Library, differing_columns, kill_midway, silenced
 from tests.examples.slurm_cluster import SlurmCluster
 from tests.helpers import ROOT
 
-pytestmark = pytest.mark.slow
+OBSTACLE = slurm_cluster.obstacle()
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(OBSTACLE), reason=OBSTACLE)]
 
 SUBMIT = ROOT / "examples" / "slurm" / "submit.sh"
 NUM_PARTS = 8
