@@ -16,7 +16,6 @@ from melgpu.prediction.parts.contract import Contract, agree
 from melgpu.prediction.parts.merge import array_indices, merge_parts
 from melgpu.prediction.parts.table_reader import read_rows
 from melgpu.prediction.table import FileStatus, PredictionTable, RunDigests, TableMetadata, column_names, write_table
-from melgpu.prediction.table_writer import open_table
 
 CLASSES = ("rock", 'nhạc, "x"\n')
 NAMES = column_names(CLASSES)
@@ -91,20 +90,6 @@ def test_blocks_and_the_memory_for_rows_change_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(merge, "READ_ROWS", 1)
     merge_parts(tmp_path, tmp_path / "b.csv")
     assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "b.csv").read_bytes()
-
-
-def test_what_was_read_does_not_stay_in_memory(tmp_path):
-    pyarrow = pytest.importorskip("pyarrow")
-    path = tmp_path / "a.parquet"
-    with open_table(path, ["path"], "{}", group_rows=10_000) as writer:
-        for start in range(0, 200_000, 10_000):
-            writer.write({"path": [f"/music/{i * 7_919 % 200_000}/{i}.mp3" for i in range(start, start + 10_000)]})
-    allocated = []
-    for position, _ in enumerate(read_rows(path, ["path"], 1_000)):
-        if position % 10_000 == 5_000:
-            allocated.append(pyarrow.total_allocated_bytes())
-    assert len(allocated) == 20
-    assert max(allocated) - allocated[0] < path.stat().st_size / 4
 
 
 def test_a_merged_table_says_what_it_was_made_from(tmp_path):
