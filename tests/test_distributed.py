@@ -92,7 +92,7 @@ def test_scripts_under_torchrun(corpus, tmp_path):
         assert abs(sharded.probs - single.probs).max() < 0.02  # bfloat16, in other batches
     rejected = run_script(*TORCHRUN, "predict.py", "--run", folder, corpus / "audio", env=ENV)
     assert rejected.returncode != 0
-    assert "new music is predicted by one process" in rejected.stderr
+    assert "new music is predicted by one process a GPU" in rejected.stderr
 
 
 def test_the_death_of_a_rank_ends_the_others(corpus, tmp_path):

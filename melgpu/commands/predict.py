@@ -32,7 +32,7 @@ def main() -> int:
             predict_round(run, device)
             return 0
         if distributed.world_size() > 1:
-            raise InputError("new music is predicted by one process: leave torchrun out")
+            raise InputError("new music is predicted by one process a GPU: leave torchrun out, and add --gpus all")
         if args.timeline:
             return 2 if music.write_timelines(run, args.music, args.timeline, device) else 0
         if args.embed:
