@@ -413,7 +413,7 @@ def test_without_a_cache_a_killed_training_ends_with_the_same_weights(finished, 
     ]
     command = [sys.executable, "train.py", "--run", folder, "--recipe", "demo", *flags]
     start_s = 0.0
-    for _ in range(3):
+    for _ in range(2):
         process = subprocess.Popen(
             list(map(str, command)), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
@@ -482,7 +482,7 @@ def test_a_killed_prediction_resumes_to_the_same_result(finished, tmp_path):
         return sum(path.stat().st_size for path in predictions_folder.glob("*.resume_log"))
 
     kills = 0
-    for _ in range(3):
+    for _ in range(2):
         process = subprocess.Popen([sys.executable, *map(str, command)], cwd=ROOT, stdout=subprocess.DEVNULL)
         kill_at_bytes = logged_bytes() + random.randint(1, 1500)
         while process.poll() is None and logged_bytes() < kill_at_bytes:
