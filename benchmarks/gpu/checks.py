@@ -57,7 +57,7 @@ def _c_compiler() -> dict:
     header = Path(sysconfig.get_paths()["include"]) / "Python.h"
     if not compiler or not header.exists():
         raise InputError(f"compiler: {compiler or 'none'}; {header}: {'found' if header.exists() else 'missing'}")
-    return {"text": f"{compiler}, {header}"}
+    return {"text": f"{Path(compiler).name}, {header.name}"}
 
 
 def _load(setting: Setting) -> dict:

@@ -48,7 +48,7 @@ def test_auto_is_the_first_engine_that_runs(monkeypatch):
     front_end = make_front_end()
     assert engines.resolve_engine(front_end, RATE, CPU).parity.engine == "fused"
     no_compiler = RuntimeError("Failed to find C compiler.\nPlease specify via CC environment variable")
-    no_header = subprocess.CalledProcessError(1, ["gcc", "/tmp/cuda_utils.c"])
+    no_header = subprocess.CalledProcessError(1, ["gcc", "cuda_utils.c"])
     fail_in(monkeypatch, {"fused": no_compiler})
     front_end = make_front_end()
     resolved = engines.resolve_engine(front_end, RATE, CPU)
