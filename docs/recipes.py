@@ -27,7 +27,7 @@ MEANINGS = {  # of settings whose comment in zalo2019.toml is missing, or needs 
     "backbone.dropout": "in the head of each network",
     "optim.lr": "learning rate after the warm-up",
     "optim.warmup_lr": "learning rate of the head in the warm-up",
-    "optim.max_epochs": "epochs at most, warm-up included",
+    "optim.max_epochs": "epochs at most, after the warm-up",
     "optim.label_smoothing": "probability that is spread over all classes",
     "optim.schedule": "`plateau`: lower where validation stops improving; `cosine`: from lr towards 0 over max_epochs",
     "optim.plateau_factor": "`plateau`: the learning rate is multiplied by this after plateau_patience epochs",

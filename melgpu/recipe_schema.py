@@ -127,6 +127,11 @@ class OptimSpec(Spec):
     batch_norm_batches: Annotated[int, Field(ge=0)]
     precision: Literal["auto", "float32", "bfloat16"]
 
+    @property
+    def total_epochs(self) -> int:
+        """The most epochs that a training takes: the warm-up, and `max_epochs` after it."""
+        return self.warmup_epochs + self.max_epochs
+
 
 class OptimOverride(Spec):
     lr: Positive | None = None

@@ -53,7 +53,7 @@ def training_s(recipe: Recipe, rates: Rates, round_number: int, max_epochs: int 
     total = 0.0
     for name in spec.backbones:
         optim = recipe.optim_for(name)
-        epochs = min(optim.max_epochs, max_epochs or optim.max_epochs)
+        epochs = min(optim.total_epochs, max_epochs or optim.total_epochs)
         train = epoch_windows(recipe, round_number, optim.batch_size)
         total += epochs * (train / rates.train[name] + valid / rates.from_files([name], 1))
     return total * len(spec.folds)

@@ -18,7 +18,7 @@ from melgpu.recipe import Recipe, apply_overrides, recipe_differences, validate_
 from melgpu.runs import environment
 from melgpu.runs.run import Run
 
-FORMAT = 4  # changes with the names of files, columns and recipe settings; 1 was not recorded
+FORMAT = 5  # changes with the names of files, columns and recipe settings; 1 was not recorded
 
 
 class RunFormat(Schema):

@@ -17,7 +17,10 @@ class Progress(Schema, frozen=False):
     epoch: NonNegative = 0
     step: NonNegative = 0
     updates: NonNegative = 0  # of the weights, over all epochs
-    best_accuracy: float = -1.0  # below any accuracy, so that the first epoch is the best so far
+    best_accuracy: float = -1.0  # of all epochs; below any accuracy, so that the first is the best so far
+    best_epoch: NonNegative = 0  # complete epochs at that time
+    # Patience begins after the warm-up; the best epoch after it is what later ones have to exceed.
+    best_accuracy_after_warmup: float = -1.0
     epochs_since_best: NonNegative = 0
     epochs_since_lr_reduction: NonNegative = (
         0  # since the learning rate was lowered, or since the best epoch if that is later
@@ -29,6 +32,11 @@ class Progress(Schema, frozen=False):
         self.step = 0
         if accuracy > self.best_accuracy:
             self.best_accuracy = accuracy
+            self.best_epoch = self.epoch
+        if self.epoch <= spec.warmup_epochs:
+            return False
+        if accuracy > self.best_accuracy_after_warmup:
+            self.best_accuracy_after_warmup = accuracy
             self.epochs_since_best = 0
             self.epochs_since_lr_reduction = 0
             return False
@@ -41,10 +49,11 @@ class Progress(Schema, frozen=False):
 
     @property
     def improved(self) -> bool:
-        return self.epochs_since_best == 0
+        """Whether the last epoch is the best of all, those of the warm-up included."""
+        return self.best_epoch == self.epoch
 
     def finished(self, spec: OptimSpec) -> bool:
-        return self.epoch >= spec.max_epochs or self.epochs_since_best >= spec.stop_patience
+        return self.epoch >= spec.total_epochs or self.epochs_since_best >= spec.stop_patience
 
 
 def make_optimizer(model: Classifier, spec: OptimSpec, epoch: int) -> torch.optim.AdamW:
@@ -58,8 +67,9 @@ def make_optimizer(model: Classifier, spec: OptimSpec, epoch: int) -> torch.opti
 
 
 def cosine_lr(spec: OptimSpec, epoch: int) -> float:
-    """The head's learning rate in an epoch of the cosine schedule."""
-    return spec.lr * (1 + math.cos(math.pi * epoch / spec.max_epochs)) / 2
+    """The head's learning rate in an epoch of the cosine schedule, which starts after the warm-up."""
+    fraction = (epoch - spec.warmup_epochs) / spec.max_epochs
+    return spec.lr * (1 + math.cos(math.pi * fraction)) / 2
 
 
 def get_lr(optimizer: torch.optim.Optimizer) -> float:

@@ -77,7 +77,7 @@ def train_jobs(
     if not jobs:
         return
     load_device_cache(run, jobs, loader)
-    total = sum(run.recipe.optim_for(job.backbone).max_epochs * epoch_work(run, job) for job in jobs)
+    total = sum(run.recipe.optim_for(job.backbone).total_epochs * epoch_work(run, job) for job in jobs)
     title = f"round {jobs[0].round}: training {console.counted(len(jobs), 'network')}"
     with console.progress(title, total, "windows") as tracker, cli.GracefulStop() as stop:
         for number, job in enumerate(jobs, start=1):
@@ -180,7 +180,7 @@ class JobTraining:
                     console.say(f"{self.title}: out of memory, continuing with micro-batches of {micro_batch} windows")
                 if distributed.is_main_process():
                     self.save_if_due(training, stop, event, writer)
-        tracker.skip((self.optim.max_epochs - training.progress.epoch) * work)  # after early stopping
+        tracker.skip((self.optim.total_epochs - training.progress.epoch) * work)  # after early stopping
         if distributed.is_main_process():
             checkpointing.mark_trained(self.run, self.job, training)
 
@@ -212,13 +212,13 @@ class JobTraining:
     ) -> None:
         """Advance the progress bar by the windows of a training step or of a batch of validation."""
         progress = training.progress
-        epoch = min(progress.epoch + 1, self.optim.max_epochs)
+        epoch = min(progress.epoch + 1, self.optim.total_epochs)
         steps = max(1, windows_per_epoch // self.windows_per_step)
         if tracker.is_detail_due():  # not after every step: reading the means synchronizes with the device
             tracker.detail = training_detail(*training.means(), progress.best_accuracy, training.timer.seconds())
         position = f"step {progress.step}/{steps}" if isinstance(event, StepDone) else "validation"
         num_windows = event.num_windows * distributed.world_size()
-        tracker.advance(num_windows, f"{self.title}, epoch {epoch}/{self.optim.max_epochs}, {position}")
+        tracker.advance(num_windows, f"{self.title}, epoch {epoch}/{self.optim.total_epochs}, {position}")
 
     def end_epoch(
         self, training: Training, record: EpochRecord, parity_figures: ParityFigures, writer: BackgroundWriter
@@ -230,7 +230,7 @@ class JobTraining:
             errors = [audio_error for rank_errors in audio_errors for audio_error in rank_errors.values()]
             quarantine.record_errors(self.run.quarantine_path, errors)
         console.say(
-            f"{self.title}, epoch {record.epoch}/{self.optim.max_epochs}: loss {record.loss:.3f}, "
+            f"{self.title}, epoch {record.epoch}/{self.optim.total_epochs}: loss {record.loss:.3f}, "
             f"accuracy on validation windows {record.window_accuracy:.3f}"
         )
 

@@ -84,8 +84,9 @@ class Training:
         Raises ValueError where the state does not fit this training.
         """
         # The log has one record for each finished epoch.
-        if not state.progress.epochs_since_best <= state.progress.epoch == len(state.log):
-            raise ValueError(f"{state.progress.epoch} epochs with a log of {len(state.log)}")
+        progress = state.progress
+        if not max(progress.best_epoch, progress.epochs_since_best) <= progress.epoch == len(state.log):
+            raise ValueError(f"{progress.epoch} epochs with a log of {len(state.log)}")
         if (self.ema is None) != (state.ema is None):
             raise ValueError("one of them has a moving average, the other has not")
         if (state.metric_sums.shape, state.metric_sums.dtype) != (self.metric_sums.shape, self.metric_sums.dtype):

@@ -28,7 +28,7 @@ class Linear(nn.Module):
         self.body.requires_grad_(not frozen)
 
 
-SPEC = OPTIM.model_copy(update={"max_epochs": 3, "warmup_epochs": 1, "batch_norm_batches": 0})
+SPEC = OPTIM.model_copy(update={"max_epochs": 2, "warmup_epochs": 1, "batch_norm_batches": 0})
 NO_FLIPS = AUGMENT.model_copy(update={"flip_probability": 0.0})
 
 

@@ -155,6 +155,7 @@ def test_tensorboard_has_each_epoch_once_after_an_interruption(short):
         lambda state: state.clear(),
         lambda state: state.update(progress={**state["progress"], "epoch": 10**9}),
         lambda state: state.update(progress={**state["progress"], "step": -1}),
+        lambda state: state.update(progress={**state["progress"], "best_epoch": 10**9}),
         lambda state: state.update(progress={**state["progress"], "best_accuracy": float("nan")}),
         lambda state: state.update(log=["text"]),
         lambda state: state.update(log=[{"window_accuracy": 0.5}]),

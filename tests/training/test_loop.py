@@ -60,7 +60,8 @@ MODERN = {"label_smoothing": 0.1, "ema_decay": 0.9, "weight_decay": 0.05}
     [{}, {"warmup_epochs": 1}, {"schedule": "plateau", "plateau_patience": 1}, {**MODERN, "warmup_epochs": 1}],
 )
 def test_a_training_resumed_at_any_step_gives_the_same_bits(changes):
-    spec = OPTIM.model_copy(update={"max_epochs": 2, **changes})
+    spec = OPTIM.model_copy(update={"max_epochs": 2 - changes.get("warmup_epochs", 0), **changes})
+    assert spec.total_epochs == 2
     augment = VARIED if "ema_decay" in changes else AUGMENT
     uninterrupted = fresh_tiny(spec)
     yields = len(list(fit(uninterrupted, spec, augment)))
@@ -138,6 +139,13 @@ def test_warm_up_trains_the_head_alone():
     assert not torch.equal(training.model.head[0].weight, head)
     run(training, spec)
     assert not torch.equal(next(training.model.body.parameters()), body[next(iter(body))])
+
+
+def test_the_cosine_schedule_begins_with_the_first_epoch_after_the_warm_up():
+    spec = OPTIM.model_copy(update={"warmup_epochs": 2, "warmup_lr": 1e-2, "max_epochs": 3, "schedule": "cosine"})
+    records = run(fresh_tiny(spec), spec)
+    assert [record.epoch for record in records] == [1, 2, 3, 4, 5]
+    assert [record.lr for record in records] == pytest.approx([1e-2, 1e-2, spec.lr, 0.75 * spec.lr, 0.25 * spec.lr])
 
 
 def test_the_plateau_schedule_lowers_the_learning_rate():

@@ -1,8 +1,11 @@
 import copy
 import io
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from melgpu.recipe import load_recipe
 from melgpu.training import optimizer
@@ -10,18 +13,72 @@ from melgpu.training.optimizer import OptimizerState, Progress
 from tests.helpers.training import Tiny
 
 
-def test_the_plateau_schedule_is_that_of_keras():
-    """ReduceLROnPlateau(factor 0.2, patience 4) with EarlyStopping(patience 8), as Keras counts."""
-    spec = load_recipe([]).optim
-    progress, drops = Progress(), []
-    for epoch, accuracy in enumerate([0.1, 0.5, 0.4, 0.5, 0.3, 0.5, 0.2, 0.6, *[0.6] * 20], start=1):
+def train_on(accuracies, spec):
+    """The epochs after which the learning rate is lowered, those that are the best so far, and the last epoch."""
+    progress, drops, improvements = Progress(), [], []
+    for accuracy in accuracies:
         if progress.record_epoch(accuracy, spec):
-            drops.append(epoch)
+            drops.append(progress.epoch)
+        if progress.improved:
+            improvements.append(progress.epoch)
         if progress.finished(spec):
             break
-    assert drops == [6, 12, 16]
-    assert epoch == 16
-    assert progress.best_accuracy == 0.6
+    return drops, improvements, progress.epoch
+
+
+def test_the_plateau_schedule_is_that_of_keras():
+    """ReduceLROnPlateau(factor 0.2, patience 4) with EarlyStopping(patience 8), as Keras counts."""
+    spec = load_recipe([], ["optim.warmup_epochs=0"]).optim
+    accuracies = [0.1, 0.5, 0.4, 0.5, 0.3, 0.5, 0.2, 0.6, *[0.6] * 20]
+    assert train_on(accuracies, spec) == ([6, 12, 16], [1, 2, 8], 16)
+
+
+def test_the_warm_up_stands_before_the_epochs_and_their_patience():
+    spec = load_recipe([]).optim
+    assert train_on(np.linspace(0, 1, 200), spec)[2] == spec.total_epochs == 1 + 100
+    # The warm-up is the best of all and stays saved, but later epochs are compared with the first of them.
+    accuracies = [0.9, 0.1, 0.2, *[0.2] * 20]
+    assert train_on(accuracies, spec) == ([7, 11], [1], 11)
+
+
+def keras(accuracies, max_epochs: int, patience: int, stop_patience: int):
+    """What `train_on` returns, by the code of Keras' callbacks for one call of fit(), without `min_delta`."""
+    best_of_plateau = best_of_stopping = -np.inf
+    wait_of_plateau = wait_of_stopping = 0
+    drops = []
+    for epoch, accuracy in enumerate(accuracies[:max_epochs], start=1):
+        if accuracy > best_of_plateau:
+            best_of_plateau = accuracy
+            wait_of_plateau = 0
+        else:
+            wait_of_plateau += 1
+            if wait_of_plateau >= patience:
+                drops.append(epoch)
+                wait_of_plateau = 0
+        wait_of_stopping += 1
+        if accuracy > best_of_stopping:
+            best_of_stopping = accuracy
+            wait_of_stopping = 0
+        if wait_of_stopping >= stop_patience:
+            return drops, epoch
+    return drops, max_epochs
+
+
+@given(
+    accuracies=st.lists(st.integers(0, 9), min_size=30, max_size=30),
+    warmup=st.integers(0, 3),
+    patiences=st.tuples(st.integers(1, 4), st.integers(1, 8)),
+    max_epochs=st.integers(1, 25),
+)
+def test_warm_up_and_training_are_two_calls_of_keras(accuracies, warmup, patiences, max_epochs):
+    """The second call begins with patience, and goes on with the best weights, as one ModelCheckpoint does."""
+    patience, stop_patience = patiences
+    changes = {"plateau_patience": patience, "stop_patience": stop_patience, "max_epochs": max_epochs}
+    spec = load_recipe([]).optim.model_copy(update={"warmup_epochs": warmup, **changes})
+    drops, last = keras(accuracies[warmup:], max_epochs, patience, stop_patience)
+    seen = accuracies[: warmup + last]
+    improvements = [epoch for epoch in range(1, len(seen) + 1) if seen[epoch - 1] > max([-1, *seen[: epoch - 1]])]
+    assert train_on(accuracies, spec) == ([warmup + drop for drop in drops], improvements, warmup + last)
 
 
 def test_without_weight_decay_it_is_adam():
@@ -54,10 +111,10 @@ def test_learning_rates_of_groups_are_scaled():
 
 
 def test_the_cosine_schedule_starts_at_lr_and_falls():
-    spec = load_recipe([], ["optim.max_epochs=4", "optim.lr=1.0"]).optim
-    assert [optimizer.cosine_lr(spec, epoch) for epoch in range(4)] == pytest.approx(
-        [1, 0.853553, 0.5, 0.146447], abs=1e-6
-    )
+    for warmup in (0, 1, 3):
+        spec = load_recipe([], ["optim.max_epochs=4", "optim.lr=1.0", f"optim.warmup_epochs={warmup}"]).optim
+        rates = [optimizer.cosine_lr(spec, epoch) for epoch in range(warmup, spec.total_epochs)]
+        assert rates == pytest.approx([1, 0.853553, 0.5, 0.146447], abs=1e-6)
 
 
 def stepped(optimizer_of, seed: int = 1):
