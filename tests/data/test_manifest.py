@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from melgpu.data import manifest
 from melgpu.data.sources import SourceList, read_source
 from melgpu.errors import InputError
-from tests.helpers.runs import read_source_text, touch
+from melgpu.recipe import load_recipe
+from tests.helpers.runs import ZALO_COUNTS, read_source_text, touch
 
 HEADER = b"id,path,label,split,fold\n"
 
@@ -193,6 +194,21 @@ def test_listed_folds_are_taken_as_they_are(tmp_path):
     assert built.folds.tolist() == [0, 0, 1, 1, -1, 2, 0, 0, 1, 1, 2, 2]
     with pytest.raises(InputError, match=r"has 3 folds \(1, 2, 3\) and the recipe 5: --set folds.num_folds=3"):
         manifest.build({"train": train}, 5, 8)
+
+
+def test_the_five_folds_of_the_original_load(tmp_path):
+    """A list of the form and counts of the one that its author published: each class dealt out, fold 0 first."""
+    labels = [label for label, count in ZALO_COUNTS.items() for _ in range(count)]
+    folds = [i % 5 for count in ZALO_COUNTS.values() for i in range(count)]
+    order = np.random.default_rng(0).permutation(5158)
+    lines = [f"{10**18 + i}.mp3,{labels[i]},{folds[i]}\n" for i in order]
+    (tmp_path / "folds.csv").write_text("file,class,fold\n" + "".join(lines))
+    recipe = load_recipe([], ["folds.column=fold"])
+    listed = read_source(tmp_path / "folds.csv", None, True, recipe.folds.column)
+    tracks = manifest.build({"train": listed}, recipe.folds.num_folds, recipe.folds.seed)
+    assert tracks.folds.tolist() == [folds[i] for i in order]
+    assert tracks.labels == tuple(labels[i] for i in order)
+    assert np.bincount(tracks.folds).tolist() == [1037, 1034, 1031, 1029, 1027]
 
 
 def test_a_class_in_a_single_listed_fold_is_refused(tmp_path):
