@@ -5,6 +5,8 @@ import librosa
 import numpy as np
 import pytest
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
 from benchmarks.references import reference
 from melgpu.audio.decode import decode
@@ -152,6 +154,44 @@ def test_viridis_is_that_of_matplotlib_within_one_level(front_end):
     assert np.abs(actual - expected).max() <= 1 / 255
     assert grey.min() < 0.05
     assert grey.max() > 0.95
+
+
+def drawn(decibels: np.ndarray, method: str) -> np.ndarray:
+    """Matplotlib's figure of 512 x 512 pixels, shape (512, 512, 3), in levels of 0 to 255."""
+    figure = Figure(figsize=(5.12, 5.12), dpi=100)
+    canvas = FigureCanvasAgg(figure)
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.axis("off")
+    if method == "imshow":
+        axes.imshow(decibels, cmap="viridis", origin="lower", aspect="auto")
+    else:  # librosa.display.specshow's
+        axes.pcolormesh(decibels, cmap="viridis")
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].astype(int)
+
+
+def levels_off(wave: np.ndarray, method: str) -> np.ndarray:
+    """By how many of 255 levels each value of a picture in viridis differs from matplotlib's figure of its decibels."""
+    front_end = make_front_end(range="window", channels="viridis", image_size=512)
+    waves = torch.from_numpy(wave)[None]
+    picture = front_end(waves)[0].permute(1, 2, 0).numpy()
+    decibels = front_end.exact_decibels(waves)[0].numpy()
+    return np.abs(np.round(picture * 255).astype(int) - drawn(decibels, method))
+
+
+@pytest.mark.parametrize("method", ["imshow", "pcolormesh"])
+def test_colours_are_those_of_matplotlibs_figure_where_nothing_is_resampled(method):
+    wave = signals()["music"][: 511 * SPEC.hop_length]  # 512 frames of 512 bands
+    assert levels_off(wave, method).max() <= 1  # imshow cuts off where we round
+
+
+@pytest.mark.parametrize(("method", "least", "most"), [("imshow", 0.05, 0.25), ("pcolormesh", 0.35, 0.6)])
+def test_matplotlibs_figure_of_more_frames_differs_by_its_resampling(method, least, most):
+    """What docs/differences.md says of real music: never the original's very pictures."""
+    differences = levels_off(signals()["music"], method)
+    assert least < (differences > 1).mean() < most
+    assert 30 < differences.max() < 120
+    assert differences.mean() < 4
 
 
 def test_mfcc_and_deltas_are_those_of_librosa():
