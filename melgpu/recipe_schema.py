@@ -145,6 +145,7 @@ class AugmentSpec(Spec):
     num_masks: Annotated[int, Field(ge=0)]
     max_mask: Fraction
     mixup_alpha: Annotated[float, Field(ge=0)]
+    mixup_of: Literal["pictures", "waves"]
 
 
 class PredictSpec(Spec):

@@ -21,7 +21,7 @@ from melgpu import distributed
 from melgpu.data.batch import Batch
 from melgpu.data.targets import Targets
 from melgpu.errors import InputError, is_out_of_memory
-from melgpu.features.augment import augment, mixup
+from melgpu.features.augment import augmented_pictures
 from melgpu.models.classifier import use_bfloat16
 from melgpu.models.inference import describe_nonfinite, window_probs
 from melgpu.models.metadata import EpochRecord
@@ -98,10 +98,8 @@ def train_epoch(
         timer.mark("audio")
         # Seeded by its position, a step draws the same augmentation and dropout in a resumed training.
         torch.manual_seed(step_seed(seed, progress.epoch, progress.step, distributed.rank()))
-        pictures = augment(features(batch.waves), augment_spec)
-        soft_targets = targets.for_batch(batch, spec.label_smoothing)
-        if augment_spec.mixup_alpha:
-            pictures, soft_targets = mixup(pictures, soft_targets, augment_spec.mixup_alpha)
+        window_targets = targets.for_batch(batch, spec.label_smoothing)
+        pictures, soft_targets = augmented_pictures(features, batch.waves, window_targets, augment_spec)
         # Divided here, the losses of micro-batches of any size add up to the mean over the batch's valid windows.
         num_valid = max(1, int(batch.valid.sum()))
         soft_targets = (soft_targets / num_valid).to(pictures.device, non_blocking=True)
