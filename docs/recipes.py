@@ -141,7 +141,9 @@ def _allowed(schema: dict) -> str:
     if kind == "string":
         return "text"
     if kind == "array":
-        return f"list of {'whole numbers' if schema['items']['type'] == 'integer' else 'names'}"
+        items = schema["items"]
+        kinds = {"integer": "whole numbers", "number": f"numbers{_bounds(items)}"}
+        return f"list of {kinds.get(items['type'], 'names')}"
     if kind == "object":
         return f"numbers above 0 for {_allowed(schema['propertyNames'])}".replace('"', "")
     return f"{'whole number' if kind == 'integer' else 'number'}{_bounds(schema)}"

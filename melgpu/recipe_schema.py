@@ -146,6 +146,15 @@ class AugmentSpec(Spec):
     max_mask: Fraction
     mixup_alpha: Annotated[float, Field(ge=0)]
     mixup_of: Literal["pictures", "waves"]
+    speeds: Annotated[tuple[Annotated[float, Field(ge=0.5, le=2)], ...], FailFast(), Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _check_speeds(self) -> Self:
+        # A ratio of small whole numbers takes a short kernel to resample by.
+        for speed in self.speeds:
+            if round(speed, 2) != speed:
+                raise ValueError(f"augment.speeds: {speed} has more than two decimals")
+        return self
 
 
 class PredictSpec(Spec):

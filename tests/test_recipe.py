@@ -55,6 +55,9 @@ def test_shipped_recipes_round_trip_through_toml(name):
         ("folds.num_folds=4", "round 2 names fold 4 of 4"),
         ("optim_overrides.Res-Net.lr=1e-3", "Res-Net"),
         ("rounds=[]", "rounds"),
+        ("augment.speeds=[]", "augment.speeds: List should have at least 1 item"),
+        ("augment.speeds=[1.0, 2.5]", "augment.speeds.1: Input should be less than or equal to 2"),
+        ("augment.speeds=[0.905]", "augment.speeds: 0.905 has more than two decimals"),
         ("no_equals_sign", "expected table.key=value"),
     ],
 )

@@ -1,15 +1,18 @@
-"""Data augmentation of a batch on the device, for training only: time flip, SpecAugment masks, mixup.
+"""Data augmentation of a batch on the device, for training only: speed, time flip, SpecAugment masks, mixup.
 
 Random numbers come from torch's global generators, which each training step seeds: the augmentation of a batch
 depends on its seed alone. What is off draws none.
 """
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 
 import torch
 import torchaudio.functional
+import torchaudio.transforms
 from torch import Tensor
 
+from melgpu.features.precision import float32_precision
 from melgpu.recipe_schema import AugmentSpec
 
 MASK_VALUE = 0.0  # as dark as silence, `top_db` below the window's maximum
@@ -23,12 +26,44 @@ def augmented_pictures(
 
     Waves and pictures are on the device, targets on the CPU.
     """
+    if spec.speeds != (1.0,):
+        waves = change_speed(waves, spec.speeds)
     if spec.mixup_alpha and spec.mixup_of == "waves":
         waves, targets = mix_waves(waves, targets, spec.mixup_alpha)
     pictures = augment(features(waves), spec)
     if spec.mixup_alpha and spec.mixup_of == "pictures":
         pictures, targets = mix_pictures(pictures, targets, spec.mixup_alpha)
     return pictures, targets
+
+
+def change_speed(waves: Tensor, speeds: Sequence[float]) -> Tensor:
+    """Waves (B, T), each played at one of several speeds: resampled, so that tempo and pitch change together.
+
+    Every speed gets the same number of waves, or one more, drawn at random. A wave that became longer is cut, one that
+    became shorter goes on with its own beginning, as short tracks do.
+    """
+    # Dealt out instead of drawn for each wave: groups have two sizes at most, for which cuDNN measures its algorithms.
+    order = torch.randperm(len(waves)).to(waves.device, non_blocking=True)
+    groups = order.tensor_split(len(speeds))
+    changed = torch.empty_like(waves)
+    for group, index in zip(groups, torch.randperm(len(speeds)).tolist(), strict=True):
+        changed[group] = _at_speed(waves[group], speeds[index])
+    return changed
+
+
+def _at_speed(waves: Tensor, speed: float) -> Tensor:
+    num_samples = waves.shape[1]
+    if speed == 1 or not len(waves):
+        return waves
+    with float32_precision("ieee"):  # it is a convolution
+        resampled: Tensor = _resampler(round(100 * speed), waves.device)(waves)
+    num_repeats = -(-num_samples // resampled.shape[1])  # rounded up
+    return resampled.repeat(1, num_repeats)[:, :num_samples]
+
+
+@functools.cache  # it holds a kernel on the device
+def _resampler(percent: int, device: torch.device) -> torchaudio.transforms.Resample:
+    return torchaudio.transforms.Resample(percent, 100).to(device)
 
 
 def augment(pictures: Tensor, spec: AugmentSpec) -> Tensor:

@@ -1,6 +1,17 @@
+import math
+
+import pytest
+import scipy.signal
 import torch
 
-from melgpu.features.augment import augment, augmented_pictures, flip_time, mix_pictures, mix_waves
+from melgpu.features.augment import (
+    augment,
+    augmented_pictures,
+    change_speed,
+    flip_time,
+    mix_pictures,
+    mix_waves,
+)
 from melgpu.features.log_mel import LogMel
 from melgpu.recipe import load_recipe
 
@@ -132,3 +143,38 @@ def test_mixup_is_of_pictures_or_of_waves():
     expected_waves, expected_targets = mix_waves(waves, targets, 1.0)
     assert torch.equal(of_waves, pictures_of(expected_waves))
     assert torch.equal(wave_targets, expected_targets)
+
+
+@pytest.mark.parametrize("speed", [0.5, 0.9, 0.97, 1.05, 2.0])
+def test_a_tone_is_higher_by_the_speed_and_a_window_keeps_its_length(speed):
+    t = torch.arange(16_000) / 8000
+    changed = change_speed(torch.sin(2 * torch.pi * 500 * t)[None], [speed])
+    assert changed.shape == (1, 16_000)
+    ends = min(16_000, math.ceil(16_000 / speed))  # from there on it is repeated
+    expected = torch.sin(2 * torch.pi * 500 * speed * t)
+    torch.testing.assert_close(changed[0, 100 : ends - 100], expected[100 : ends - 100], atol=5e-3, rtol=0)
+    torch.testing.assert_close(changed[0, ends:], changed[0, : 16_000 - ends], atol=0, rtol=0)
+
+
+def test_speed_is_resampling_as_by_scipy():
+    wave = torch.randn(8000, generator=torch.Generator().manual_seed(0))
+    smooth = torch.from_numpy(scipy.signal.lfilter(*scipy.signal.butter(8, 0.6), wave.numpy())).float()
+    expected = scipy.signal.resample_poly(smooth.double().numpy(), 10, 9, window=("kaiser", 12.0))[:8000]
+    (changed,) = change_speed(smooth[None], [0.9])
+    error = (changed - torch.from_numpy(expected)).square().mean().sqrt()
+    assert error < 0.01 * smooth.std()
+
+
+def test_every_speed_gets_its_part_of_a_batch():
+    t = torch.arange(4000) / 8000
+    waves = torch.sin(2 * torch.pi * 1000 * t).expand(11, -1)
+
+    def hertz(seed: int, count: int = 11) -> list[int]:
+        torch.manual_seed(seed)
+        changed = change_speed(waves[:count], (0.9, 1.0, 1.1))
+        return [2 * int(frequency) for frequency in torch.fft.rfft(changed[:, :3000], 4000).abs().argmax(1)]
+
+    assert sorted({*hertz(0)}) == [900, 1000, 1100]
+    assert sorted(hertz(0).count(tone) for tone in (900, 1000, 1100)) == [3, 4, 4]
+    assert hertz(0) == hertz(0) != hertz(1)
+    assert len({tone for seed in range(20) for tone in hertz(seed, count=1)}) == 3  # also of a batch of one
