@@ -47,38 +47,38 @@ class StackCNN(nn.Module):
 
 
 class StackSkipCNN(nn.Module):
-    """Convolutions of 8 to 128 channels; from the third layer on with a 3 x 1 skip from two layers before."""
+    """Convolutions of 8 to 128 channels, the last three with a 3 x 1 skip that spans two of them; padded likewise."""
 
     WIDTHS = (8, 16, 32, 64, 128)
+    SKIP_WIDTHS = (16, 32, 64)  # beside the last three
 
     def __init__(self, num_models: int, num_classes: int, dropout: float):
         super().__init__()
-        outputs = [8, 16, *(2 * width for width in self.WIDTHS[2:])]  # channels after each layer, skips included
+        skip_widths = (0, 0, *self.SKIP_WIDTHS)
+        outputs = [width + skip_width for width, skip_width in zip(self.WIDTHS, skip_widths, strict=True)]
         conv_channels = zip([1, *outputs[:-1]], self.WIDTHS, strict=True)
-        skip_channels = zip(outputs[:3], self.WIDTHS[2:], strict=True)
+        skip_channels = zip(outputs[:3], self.SKIP_WIDTHS, strict=True)
         self.convs = nn.ModuleList(_conv(*channels, 2) for channels in conv_channels)
         self.skips = nn.ModuleList(_conv(*channels, 3) for channels in skip_channels)
         self.norm = nn.BatchNorm2d(8)
+        self.dropout = nn.Dropout(dropout)
         self.head = _head(outputs[-1] * num_models * num_classes, num_classes, dropout)
 
     def forward(self, matrix: Tensor) -> Tensor:
         """Logits (N, C) of a matrix (N, K, C)."""
-        previous = None
-        x = self.norm(F.relu(self.convs[0](matrix.unsqueeze(1))))
-        for layer, conv in enumerate(self.convs[1:], start=1):
-            output = F.relu(conv(x))
-            if layer >= 2:
-                skip = F.relu(self.skips[layer - 2](previous))
-                output = torch.cat([output, skip], dim=1)
-            previous = x
-            x = output
+        before = F.relu(self.norm(self.convs[0](matrix.unsqueeze(1))))  # the original has no dropout here
+        x = self.dropout(F.relu(self.convs[1](before)))
+        for conv, skip_conv in zip(self.convs[2:], self.skips, strict=True):
+            skip = self.dropout(F.relu(skip_conv(before)))
+            before = x
+            x = self.dropout(F.relu(torch.cat([conv(x), skip], dim=1)))
         return self.head(x)
 
 
 def _conv(inputs: int, outputs: int, kernel_size: int) -> nn.Sequential:
-    """A convolution along the model axis, with "same" padding."""
-    # By hand, since an even kernel needs one more row after than before.
-    padding = nn.ZeroPad2d((0, 0, (kernel_size - 1) // 2, kernel_size // 2))
+    """A convolution along the model axis that keeps its length."""
+    # Padded at the end only, so that a skip spans the same models as the two convolutions beside it.
+    padding = nn.ZeroPad2d((0, 0, 0, kernel_size - 1))
     return nn.Sequential(padding, nn.Conv2d(inputs, outputs, (kernel_size, 1)))
 
 

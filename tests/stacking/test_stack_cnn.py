@@ -1,5 +1,10 @@
+from unittest import mock
+
 import numpy as np
+import pytest
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from melgpu.stacking import stack_cnn
 from tests.helpers.stacking import SPEC, accuracy, labelled_matrix
@@ -9,6 +14,74 @@ def test_kernels_run_along_the_model_axis_only():
     for kind in stack_cnn.CNNS.values():
         kernels = {conv.kernel_size for conv in kind(6, 10, 0.25).modules() if isinstance(conv, torch.nn.Conv2d)}
         assert kernels <= {(2, 1), (3, 1)}
+
+
+class ChannelDropout:
+    """In place of dropout: the n-th call takes away every fourth channel or column, from the n-th on."""
+
+    def __init__(self) -> None:
+        self.num_calls = 0
+
+    def __call__(self, x: Tensor, *_: object, **__: object) -> Tensor:
+        kept = (torch.arange(x.shape[1]) + self.num_calls) % 4 != 0
+        self.num_calls += 1
+        return x * kept.reshape(-1, *[1] * (x.ndim - 2))
+
+
+class Original:
+    """The two CNNs of 2019 up to the head, written out on the weights of one of ours, without padding."""
+
+    def __init__(self, cnn: torch.nn.Module):
+        self.state = cnn.state_dict()
+        self.dropout = ChannelDropout()
+
+    def conv(self, name: str, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.state[f"{name}.1.weight"], self.state[f"{name}.1.bias"])
+
+    def skip(self, name: str, x: Tensor) -> Tensor:
+        return self.dropout(F.relu(self.conv(name, x)))
+
+    def norm(self, x: Tensor) -> Tensor:
+        names = ("running_mean", "running_var", "weight", "bias")
+        mean, variance, weight, bias = (self.state[f"norm.{name}"][:, None, None] for name in names)
+        return weight * (x - mean) / (variance + 1e-5).sqrt() + bias
+
+    def cnn(self, matrix: Tensor) -> Tensor:
+        x1 = F.relu(self.conv("convs.0", matrix[:, None]))
+        x2 = self.dropout(F.relu(self.conv("convs.1", x1)))
+        return self.dropout(F.relu(self.conv("convs.2", x2)))
+
+    def skip_cnn(self, matrix: Tensor) -> Tensor:
+        x1 = F.relu(self.norm(self.conv("convs.0", matrix[:, None])))
+        x2 = self.dropout(F.relu(self.conv("convs.1", x1)))
+        x3 = self.dropout(F.relu(torch.cat([self.conv("convs.2", x2), self.skip("skips.0", x1)], 1)))
+        x4 = self.dropout(F.relu(torch.cat([self.conv("convs.3", x3), self.skip("skips.1", x2)], 1)))
+        return self.dropout(F.relu(torch.cat([self.conv("convs.4", x4), self.skip("skips.2", x3)], 1)))
+
+
+@pytest.mark.parametrize(("name", "channels", "rows", "dropouts"), [("cnn", 32, 6, 2), ("skip_cnn", 192, 4, 7)])
+def test_the_layers_are_those_of_2019(name, channels, rows, dropouts):
+    """Padding adds features at the end of the model axis, and leaves those of the unpadded original as they are."""
+    torch.manual_seed(0)
+    cnn = stack_cnn.CNNS[name](9, 10, 0.25).eval()  # of nine models, so that several rows are without padding
+    for values in cnn.state_dict().values():
+        if values.ndim == 1:  # biases, and everything of batch norm, which is the identity at first
+            values.copy_(0.5 + torch.rand(len(values)))
+    for module in cnn.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.train()  # but batch norm stays in eval mode: padding changes the statistics of a batch
+    original = Original(cnn)
+    matrix = torch.rand(5, 9, 10)
+    features = []
+    cnn.head.register_forward_pre_hook(lambda _, inputs: features.append(inputs[0]))
+    with torch.inference_mode(), mock.patch("torch.nn.functional.dropout", ChannelDropout()) as dropout:
+        cnn(matrix)
+        expected = getattr(original, name)(matrix)
+    assert expected.shape == (5, channels, rows, 10)
+    assert features[0].shape == (5, channels, 9, 10)
+    torch.testing.assert_close(features[0][:, :, :rows], expected)
+    assert original.dropout.num_calls == dropouts
+    assert dropout.num_calls == dropouts + 1  # and that of the head
 
 
 def pretrain(name: str, train: stack_cnn.LabelledMatrix | None, valid: stack_cnn.LabelledMatrix) -> torch.nn.Module:
