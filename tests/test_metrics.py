@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import bootstrap
+from scipy.optimize import minimize_scalar
+from scipy.stats import bootstrap, multinomial
 
 from melgpu import metrics
-from melgpu.metrics import accuracy_interval, bootstrap_interval, calibration_curve, wilson_interval
+from melgpu.metrics import bootstrap_interval, calibration_curve, gain_interval, tango_interval, wilson_interval
 
 
 @pytest.mark.parametrize(
@@ -42,6 +43,8 @@ def test_intervals_need_a_trial():
         wilson_interval(0, 0)
     with pytest.raises(ValueError, match="at least 1 value"):
         bootstrap_interval(np.array([]))
+    with pytest.raises(ValueError, match="at least 1 gain"):
+        gain_interval(np.array([]))
 
 
 @pytest.mark.parametrize(
@@ -52,11 +55,78 @@ def test_the_bootstrap_equals_scipys(values):
     assert bootstrap_interval(np.array(values)) == pytest.approx((expected.low, expected.high), abs=0.03)
 
 
-def test_an_accuracy_of_0_or_1_has_an_interval():
-    assert accuracy_interval(np.ones(27, bool)) == wilson_interval(27, 27)
-    assert accuracy_interval(np.zeros(27, bool)) == wilson_interval(0, 27)
-    low, high = accuracy_interval(np.arange(100) < 90)
-    assert low < 0.9 < high
+def changes(positive: int, negative: int, num_tracks: int) -> np.ndarray:
+    return np.repeat([1.0, -1.0, 0.0], [positive, negative, num_tracks - positive - negative])
+
+
+def all_changes(num_tracks: int) -> list[tuple[int, int]]:
+    """Every number of positive and negative changes of so many tracks."""
+    return [(positive, count - positive) for count in range(num_tracks + 1) for positive in range(count + 1)]
+
+
+def test_a_published_interval_of_a_paired_difference():
+    # Fagerland, Lydersen and Laake (2014), airway hyper-responsiveness: 21 children, of whom 1 and 7 changed.
+    assert tango_interval(1, 7, 21) == pytest.approx((-0.517, -0.026), abs=5e-4)
+
+
+@pytest.mark.parametrize("counts", [(1, 7, 21), (4, 0, 27), (0, 1, 27), (20, 10, 193), (2, 2, 5), (30, 0, 40)])
+def test_the_bounds_of_tangos_interval_solve_the_score_equation(counts):
+    positive, negative, num_tracks = counts
+    unchanged = num_tracks - positive - negative
+    for bound in tango_interval(*counts):
+
+        def minus_log_likelihood(loss: float, bound: float = bound) -> float:
+            probs = np.array([loss + bound, loss, 1 - 2 * loss - bound])
+            seen = np.array([positive, negative, unchanged])
+            return -float((seen[seen > 0] * np.log(probs[seen > 0])).sum())
+
+        limits = max(0.0, -bound) + 1e-12, (1 - bound) / 2 - 1e-12
+        loss = minimize_scalar(minus_log_likelihood, bounds=limits, method="bounded", options={"xatol": 1e-12}).x
+        variance = num_tracks * (2 * loss + bound - bound**2)
+        score = (positive - negative - num_tracks * bound) / math.sqrt(variance)
+        assert abs(score) == pytest.approx(1.959964, abs=1e-3)
+
+
+@pytest.mark.parametrize("num_tracks", [27, 193, 1000])
+def test_without_a_change_a_gain_has_an_interval(num_tracks):
+    low, high = gain_interval(np.zeros(num_tracks))
+    assert low == -high
+    # Clopper and Pearson's bound of the probability of a change that was never seen.
+    assert high == pytest.approx(1 - 0.025 ** (1 / num_tracks), rel=0.05)
+    assert gain_interval(np.ones(num_tracks))[1] == 1.0 > gain_interval(np.ones(num_tracks))[0]
+
+
+@given(st.integers(0, 60), st.integers(0, 60), st.integers(0, 300))
+def test_the_interval_of_a_gain_excludes_0_exactly_where_the_sign_test_is_significant(positive, negative, unchanged):
+    num_tracks = positive + negative + max(unchanged, positive + negative == 0)
+    gains = changes(positive, negative, num_tracks)
+    low, high = gain_interval(gains)
+    assert (low > 0 or high < 0) == (metrics.sign_test(gains) <= 0.05)
+    assert -1 <= low <= gains.mean() <= high <= 1
+    assert gain_interval(-gains) == pytest.approx((-high, -low))
+
+
+def test_intervals_of_gains_cover_the_truth_with_few_changes():
+    # Exactly, as the sum over every outcome of 27 tracks, and not by simulation.
+    num_tracks = 27
+    outcomes = np.array([(*counts, num_tracks - sum(counts)) for counts in all_changes(num_tracks)])
+    bounds = np.array([gain_interval(changes(*counts, num_tracks)) for counts in outcomes[:, :2].tolist()])
+    for probability in (0.005, 0.02, 0.05, 0.1, 0.2, 0.5):  # that a track changes
+        for positive in (0.5, 0.7, 0.9, 1.0):
+            gain = probability * (2 * positive - 1)
+            probs = [probability * positive, probability * (1 - positive), 1 - probability]
+            is_covered = (bounds[:, 0] <= gain + 1e-12) & (gain - 1e-12 <= bounds[:, 1])
+            assert multinomial.pmf(outcomes[is_covered], num_tracks, probs).sum() > 0.95
+
+
+def test_intervals_of_gains_cover_the_truth_in_simulations():
+    rng = np.random.default_rng(0)
+    for num_tracks, probs in ((100, [0.1, 0.02, 0.88]), (193, [0.03, 0.03, 0.94]), (1000, [0.12, 0.1, 0.78])):
+        drawn, times = np.unique(rng.multinomial(num_tracks, probs, 400), axis=0, return_counts=True)
+        bounds = np.array([gain_interval(changes(*counts, num_tracks)) for counts in drawn[:, :2].tolist()])
+        gain = probs[0] - probs[1]
+        is_covered = (bounds[:, 0] <= gain) & (gain <= bounds[:, 1])
+        assert np.average(is_covered, weights=times) > 0.93
 
 
 def test_calibration_by_hand():

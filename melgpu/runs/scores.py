@@ -8,7 +8,7 @@ from pydantic import RootModel
 
 from melgpu import files
 from melgpu.data.manifest import Split
-from melgpu.metrics import accuracy_interval, bootstrap_interval, sign_test
+from melgpu.metrics import gain_interval, sign_test, wilson_interval
 from melgpu.models.schema import NonNegative, Schema, read_json
 
 Interval = tuple[float, float]  # of 95 %
@@ -47,11 +47,11 @@ def compute_score(correct: np.ndarray, baseline_correct: np.ndarray, pseudo_labe
     gain = correct.astype(float) - baseline_correct  # paired, track by track: -1, 0 or 1
     return Score(
         accuracy=float(correct.mean()),
-        interval=accuracy_interval(correct),
+        interval=wilson_interval(int(correct.sum()), len(correct)),
         num_tracks=len(correct),
         num_pseudo_labelled=int(pseudo_labelled.sum()),
         gain=float(gain.mean()),
-        gain_interval=bootstrap_interval(gain),
+        gain_interval=gain_interval(gain),
         gain_p=sign_test(gain),
     )
 

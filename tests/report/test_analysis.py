@@ -6,7 +6,7 @@ import pytest
 
 from melgpu.data.manifest import Split
 from melgpu.errors import InputError
-from melgpu.metrics import bootstrap_interval
+from melgpu.metrics import gain_interval
 from melgpu.report import analysis
 from melgpu.runs import predictions, pseudo_labels
 from melgpu.stacking import evaluation
@@ -89,7 +89,7 @@ def test_comparisons_are_on_the_same_tracks(stacked_run):
         assert (comparison.accuracy, comparison.num_tracks) == (np.mean(new), len(new))
         assert comparison.baseline_accuracy == pytest.approx(np.mean(old))
         assert comparison.gain == pytest.approx(gains.mean())
-        assert comparison.gain_interval == bootstrap_interval(gains)
+        assert comparison.gain_interval == gain_interval(gains)
     assert sum(comparison.num_tracks for comparison in comparisons["blend"].values()) == len(shuffled)
 
 

@@ -13,8 +13,18 @@ def test_a_score_is_accuracy_and_gain_over_a_baseline():
     assert (score.accuracy, score.gain, score.baseline_accuracy) == (0.75, 0.25, 0.5)
     assert (score.num_tracks, score.num_pseudo_labelled) == (4, 1)
     assert score.gain_p == 1  # of one track
-    assert score.gain_interval[0] == 0 < score.gain_interval[1]
-    assert score.interval[0] < 0.75 < score.interval[1]
+    assert score.gain_interval[0] < 0 < 0.25 < score.gain_interval[1]
+    assert score.interval[0] < 0.75 < score.interval[1] < 1
+
+
+def test_what_never_changes_or_is_always_correct_has_intervals_of_some_width():
+    correct = np.ones(27, bool)
+    score = scores.compute_score(correct, correct, np.zeros(27, bool))
+    assert (score.accuracy, score.gain, score.gain_p) == (1, 0, 1)
+    assert score.gain_interval == pytest.approx((-0.125, 0.125), abs=1e-3)
+    assert score.interval == pytest.approx((0.875, 1.0), abs=1e-3)
+    most = scores.compute_score(np.arange(27) < 25, correct, np.zeros(27, bool))
+    assert most.interval == pytest.approx((0.766, 0.979), abs=1e-3)  # the bootstrap's ends at 1.00
 
 
 def test_scores_round_trip(tmp_path):
