@@ -19,6 +19,7 @@ SUITE = """examples:
   python -m benchmarks compare --help         how much faster than the baselines?
   python -m benchmarks cost --help            how long will the whole recipe take here?
   python -m benchmarks gpu --help             what does a GPU settle? nine minutes
+  python -m benchmarks experiment --help      which settings are more accurate on your music?
   python -m benchmarks readme                 update README.md's tables of results
 
 Each stage is measured alone, then overlapped, and compared with its physical limit; the summary names the bottleneck,
@@ -72,6 +73,29 @@ GPU_EXAMPLES = """examples:
   pip download --no-deps --only-binary=:all: --python-version 3.12 --platform manylinux_2_28_x86_64 \\
     --platform manylinux_2_27_x86_64 --platform manylinux2014_x86_64 -d wheels $(python -m benchmarks gpu --wheels)"""
 
+EXPERIMENT = """Which settings are more accurate on your music? Trains a base recipe and variants of it on the same
+folds with the same seeds, and compares each with the base on the same tracks, with 95 % intervals by bootstrap over
+tracks and the smallest difference that could have been seen.
+
+A cell, one training, is saved when it is finished, as class probabilities of its validation and test tracks with all
+settings, commit and machine; the same command makes those that are missing and resumes one that was killed. Several
+processes can share a folder. The table of the finished cells is also written, as results.json and table.md."""
+EXPERIMENT_EXAMPLES = """examples:
+  python -m benchmarks experiment variants.toml --labels music/ --folder runs/compared
+  python -m benchmarks experiment variants.toml --folder runs/compared --labels music/ --only base mixup
+  python -m benchmarks experiment variants.toml --folder runs/compared --only       the table alone
+
+variants.toml:
+  folds = [0, 1, 2]
+  seeds = [0]
+  [base]
+  recipes = ["quick"]
+  optim.max_epochs = 9
+  [variants.mixup]
+  augment.mixup_alpha = 0.2
+  [variants.scratch]
+  recipes = ["scratch"]"""
+
 README_EXAMPLES = """examples:
   python -m benchmarks --out benchmarks/results/suite-my-gpu.json
   python -m benchmarks readme"""
@@ -124,6 +148,28 @@ def gpu() -> argparse.ArgumentParser:
     return parser
 
 
+def experiment() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "python -m benchmarks experiment",
+        description=EXPERIMENT,
+        epilog=EXPERIMENT_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("variants", type=Path, metavar="VARIANTS.toml", help="base, variants, folds and seeds")
+    parser.add_argument(
+        "--folder", type=Path, required=True, metavar="DIR", help="for cells, results and decoded audio"
+    )
+    for flag, tracks in (("labels", "training tracks"), ("test", "a test set"), ("private", "another test set")):
+        parser.add_argument(f"--{flag}", type=Path, metavar="CSV_OR_DIR", help=f"{tracks}, as of train.py")
+    parser.add_argument("--data", metavar="DIR_OR_URL", help="folder or URL of the files that the CSVs name")
+    parser.add_argument(
+        "--set", action="append", default=[], dest="overrides", metavar="TABLE.KEY=VALUE", help="in all cells"
+    )
+    parser.add_argument("--only", nargs="*", metavar="VARIANT", help="make only their cells; without a name: none")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ...; default: a GPU where there is one")
+    return parser
+
+
 def readme() -> argparse.ArgumentParser:
     return argparse.ArgumentParser(
         "python -m benchmarks readme",
@@ -140,7 +186,16 @@ def _parser(command: str, description: str, examples: str) -> argparse.ArgumentP
     return parser
 
 
-COMMANDS = {"suite": suite, "tune": tune, "compare": compare, "cost": cost, "gpu": gpu, "readme": readme}
+COMMANDS = {
+    "suite": suite,
+    "tune": tune,
+    "compare": compare,
+    "cost": cost,
+    "gpu": gpu,
+    "experiment": experiment,
+    "readme": readme,
+}
+MODULES = {"experiment": "benchmarks.experiments.command"}  # where it is not in benchmarks.commands
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -148,7 +203,7 @@ def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     name = argv[0] if argv and argv[0] in COMMANDS else "suite"
     args = COMMANDS[name]().parse_args(argv[argv[:1] == [name] :])
-    return importlib.import_module(f"benchmarks.commands.{name}").main(args)
+    return importlib.import_module(MODULES.get(name, f"benchmarks.commands.{name}")).main(args)
 
 
 if __name__ == "__main__":

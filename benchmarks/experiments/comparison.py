@@ -1,0 +1,120 @@
+"""Finished cells to rows of a table: the accuracy of each variant, and its paired difference to another."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from benchmarks.experiments import statistics
+from benchmarks.experiments.cells import CellResult
+from benchmarks.experiments.spec import BASE
+from benchmarks.experiments.statistics import Estimate
+from melgpu.data.manifest import Split
+from melgpu.errors import InputError
+
+Key = tuple[int, int]  # of a training: seed, fold
+Results = Mapping[Key, CellResult]
+TEST, VALIDATION = "test", "validation"
+SPLITS = {TEST: (Split.PUBLIC, Split.PRIVATE), VALIDATION: (Split.VALID,)}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A variant, or the difference of `variant` to `against`.
+
+    estimates : by (tracks, measure): `test` tracks were never seen, of `validation` tracks the best epoch was chosen;
+        `network`: tracks by each network alone; `windows`: its windows; `ensemble`: tracks by the mean of the networks
+        (on validation tracks of those of other seeds, which did not train on them either)
+    """
+
+    variant: str
+    against: str | None
+    num_cells: int
+    estimates: dict[tuple[str, str], Estimate]
+
+
+def rows(cells: Mapping[str, Results], pairs: Sequence[tuple[str, str]]) -> list[Row]:
+    """The accuracy of each variant with a finished cell, then the differences: to the base, and of pairs."""
+    check_same_tracks([result for results in cells.values() for result in results.values()])
+    finished = {name: results for name, results in cells.items() if results}
+    accuracies = [_row(name, results) for name, results in finished.items()]
+    compared = [(name, BASE) for name in finished if name != BASE]
+    compared += [pair for pair in pairs if pair not in compared]
+    differences = []
+    for variant, against in compared:
+        common = sorted(finished.get(variant, {}).keys() & finished.get(against, {}).keys())
+        if common:
+            first = {key: finished[variant][key] for key in common}
+            second = {key: finished[against][key] for key in common}
+            differences.append(_row(variant, first, against, second))
+    return accuracies + differences
+
+
+def check_same_tracks(results: Sequence[CellResult]) -> None:
+    """Raise InputError where cells know another label of a track, or other classes or test tracks."""
+    labels: dict[str, str] = {}
+    for result in results:
+        first = results[0]
+        is_other = result.class_names != first.class_names or _tracks(result, TEST) != _tracks(first, TEST)
+        if is_other or any(labels.setdefault(*item) != item[1] for item in zip(result.ids, result.labels, strict=True)):
+            metadata = result.metadata
+            raise InputError(
+                f"cell {metadata.variant}, fold {metadata.fold}, seed {metadata.seed} is of other tracks than "
+                f"{first.metadata.variant}, fold {first.metadata.fold}: choose another --folder for other music"
+            )
+
+
+def _tracks(result: CellResult, tracks: str) -> list[str]:
+    return [name for name, split in zip(result.ids, result.splits, strict=True) if split in SPLITS[tracks]]
+
+
+def _row(variant: str, first: Results, against: str | None = None, second: Results | None = None) -> Row:
+    estimates = {}
+    for tracks in SPLITS:
+        ids = list(dict.fromkeys(name for result in first.values() for name in _tracks(result, tracks)))
+        if not ids:
+            continue
+        for measure, values_of in MEASURES.items():
+            values = values_of(first, ids, tracks)
+            if second:
+                values = values - values_of(second, ids, tracks)
+            estimates[tracks, measure] = statistics.estimate(values)
+    return Row(variant, against, len(first), estimates)
+
+
+def _by_training(
+    column: Callable[[CellResult], np.ndarray], results: Results, ids: Sequence[str], tracks: str
+) -> np.ndarray:
+    """A column of each training's tracks, shape (R, T), NaN where a track is not in it."""
+    values = np.full((len(results), len(ids)), np.nan)
+    position = {name: index for index, name in enumerate(ids)}
+    for row, key in enumerate(sorted(results)):
+        result = results[key]
+        cells = zip(result.ids, result.splits, column(result), strict=True)
+        for name, split, value in cells:
+            if split in SPLITS[tracks]:
+                values[row, position[name]] = value
+    return values
+
+
+def _of_ensemble(results: Results, ids: Sequence[str], tracks: str) -> np.ndarray:
+    """Whether the mean probabilities of the trainings that were evaluated on a track are right, shape (1, T)."""
+    class_names = next(iter(results.values())).class_names
+    sums = np.zeros((len(ids), len(class_names)))
+    labels = np.zeros(len(ids), np.int64)
+    position = {name: index for index, name in enumerate(ids)}
+    for key in sorted(results):
+        result = results[key]
+        for name, split, label, probs in zip(result.ids, result.splits, result.labels, result.probs, strict=True):
+            if split in SPLITS[tracks]:
+                sums[position[name]] += probs
+                labels[position[name]] = class_names.index(label)
+    return (sums.argmax(axis=1) == labels).astype(float)[None]
+
+
+MEASURES: dict[str, Callable[[Results, Sequence[str], str], np.ndarray]] = {
+    "network": partial(_by_training, lambda result: result.correct),
+    "windows": partial(_by_training, lambda result: result.window_accuracy),
+    "ensemble": _of_ensemble,
+}
