@@ -87,6 +87,11 @@ def describe_machine(device: torch.device) -> dict:
     load = os.getloadavg()[0]
     if load_warning(load):
         print(load_warning(load), file=sys.stderr)
+    return metadata(device)
+
+
+def metadata(device: torch.device) -> dict:
+    """Device, driver, versions, commit, date and load average of a result."""
     return {
         **environment.describe(device).model_dump(),
         "device": environment.device_name(device),
@@ -94,7 +99,7 @@ def describe_machine(device: torch.device) -> dict:
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "driver": environment.driver_version(device),
         "cores": num_usable_cores(),
-        "load_average": round(load, 2),
+        "load_average": round(os.getloadavg()[0], 2),
         "threads": torch.get_num_threads(),
     }
 

@@ -84,13 +84,18 @@ def cell_path(folder: Path, cell: Cell) -> Path:
     return folder / "cells" / f"{cell.name}.npz"
 
 
+def run_folder(folder: Path, cell: Cell) -> Path:
+    """The folder of the run that trains a cell, until it is finished."""
+    return folder / "runs" / cell.name
+
+
 def make(cell: Cell, sources: setup.Sources, folder: Path, device: torch.device) -> None:
-    """Train a cell, or go on with it, and save its result; its run is deleted then. Raises InputError."""
+    """Train a cell, or go on with it, and save its result. Raises InputError."""
     started = time.monotonic()
-    run_folder = folder / "runs" / cell.name
-    resumed = is_run(run_folder)
-    _link_cache(run_folder, folder)
-    request = setup.RunRequest(run_folder, list(cell.recipes), list(cell.overrides), without_pseudo=False)
+    cell_folder = run_folder(folder, cell)
+    resumed = is_run(cell_folder)
+    _link_cache(cell_folder, folder)
+    request = setup.RunRequest(cell_folder, list(cell.recipes), list(cell.overrides), without_pseudo=False)
     run = setup.open_or_create(request, sources, device)
     _train(run, device)
     metadata = CellMetadata(
@@ -105,18 +110,21 @@ def make(cell: Cell, sources: setup.Sources, folder: Path, device: torch.device)
         environment=environment.describe(device),
     )
     save(_predict(run, metadata, device), cell_path(folder, cell))
-    (run_folder / "pcm_cache").unlink()  # the link alone
-    shutil.rmtree(run_folder)
 
 
-def _link_cache(run_folder: Path, folder: Path) -> None:
-    """Let a run use the PCM cache of all cells, whose index tells tracks of other lengths and rates apart."""
-    shared = (folder / "pcm_cache").resolve()
-    shared.mkdir(parents=True, exist_ok=True)
-    run_folder.mkdir(parents=True, exist_ok=True)
-    link = run_folder / "pcm_cache"
+def _link_cache(cell_folder: Path, folder: Path) -> None:
+    """Let a run use the PCM cache of all cells, whose files are named by sample rate and length of the tracks."""
+    (folder / "pcm_cache").mkdir(parents=True, exist_ok=True)
+    cell_folder.mkdir(parents=True, exist_ok=True)
+    link = cell_folder / "pcm_cache"
     if not link.is_symlink():
-        link.symlink_to(shared, target_is_directory=True)
+        link.symlink_to(Path("..", "..", "pcm_cache"), target_is_directory=True)
+
+
+def delete_run(folder: Path, cell: Cell) -> None:
+    """Delete the run of a finished cell; of the PCM cache only the link to it."""
+    if run_folder(folder, cell).exists():
+        shutil.rmtree(run_folder(folder, cell))
 
 
 def _train(run: Run, device: torch.device) -> None:

@@ -8,6 +8,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
+
 from benchmarks import timing
 from benchmarks.experiments import cells, comparison, spec, tables
 from benchmarks.experiments.cells import CellResult
@@ -27,8 +29,7 @@ def main(args: argparse.Namespace) -> int:
     sources = Sources(args.labels, args.test, args.private, args.data)
     with tempfile.TemporaryDirectory() as settings_folder:
         all_cells = spec.make_cells(experiment, Path(settings_folder), args.overrides, device.type == "cpu")
-        missing = [cell for cell in all_cells if cells.load_finished(args.folder, cell) is None]
-        to_make = [cell for cell in missing if cell.variant in chosen]
+        to_make = [cell for cell in all_cells if cell.variant in chosen and not _is_done(cell, args.folder)]
         if to_make and not args.labels:
             raise InputError("--labels is needed to make cells; --only without a name shows the table of finished ones")
         failed = 0
@@ -39,7 +40,7 @@ def main(args: argparse.Namespace) -> int:
     finished = [(cell, result) for cell, result in results if result]
     console.say(f"{len(finished)} of {len(all_cells)} cells are finished")
     if finished:
-        _show(finished, experiment, args, timing.describe_machine(device))
+        _show(finished, experiment, args, timing.metadata(device))
     return 2 if failed else 0
 
 
@@ -52,18 +53,24 @@ def _chosen(only: Sequence[str] | None, experiment: spec.ExperimentSpec) -> Sequ
     return names if only is None else only
 
 
-def _make(cell: Cell, sources: Sources, folder: Path, device: "cells.torch.device") -> bool:
+def _is_done(cell: Cell, folder: Path) -> bool:
+    """Whether a cell is finished and its run deleted. Raises InputError."""
+    return cells.load_finished(folder, cell) is not None and not cells.run_folder(folder, cell).exists()
+
+
+def _make(cell: Cell, sources: Sources, folder: Path, device: torch.device) -> bool:
     """Make a cell, unless another process does or did; False where it could not be made, which is said."""
     try:
         with _locked(folder / "cells" / f"{cell.name}.lock"):
             if cells.load_finished(folder, cell) is None:  # by now
                 cells.make(cell, sources, folder, device)
+            cells.delete_run(folder, cell)
     except BlockingIOError:
         console.say(f"{cell.title}: another process makes it")
     except InputError as error:
         for problem in error.problems:
             console.say(f"error: {cell.title}: {problem}")
-        console.say(f"{cell.title} is left out; what it has so far is in {folder / 'runs' / cell.name}")
+        console.say(f"{cell.title} is left out; what it has so far is in {cells.run_folder(folder, cell)}")
         return False
     return True
 

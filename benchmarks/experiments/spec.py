@@ -4,6 +4,7 @@ A variant's recipe is zalo2019 with the recipes and the settings of the base, th
 all folds but the cell's are left out, and nothing is stacked.
 """
 
+import functools
 import hashlib
 import itertools
 import json
@@ -73,7 +74,7 @@ class Cell:
 
         Only settings other than zalo2019's count: cells stay what they are when recipes gain settings.
         """
-        own = sorted(settings(self.recipe).items() - settings(load_recipe([])).items())
+        own = sorted(settings(self.recipe).items() - _default_settings().items())
         digest = hashlib.sha256(json.dumps(own).encode()).hexdigest()[:12]
         return f"{digest}-fold{self.fold}-seed{self.seed}"
 
@@ -83,9 +84,13 @@ def settings(recipe: Recipe) -> dict[str, str]:
     flat = dict(toml_tables.flatten(json.loads(recipe.to_json())))
     if len(recipe.rounds) == 1:
         flat = {key: value for key, value in flat.items() if not key.startswith("pseudo.")}
-    rounds = [{**each, "folds": []} for each in json.loads(recipe.to_json())["rounds"]]
-    flat["rounds"] = rounds
+    flat["rounds"] = [{**each, "folds": []} for each in _rounds(recipe)]
     return {key: json.dumps(value, sort_keys=True) for key, value in flat.items() if not key.startswith(IGNORED_TABLES)}
+
+
+@functools.cache
+def _default_settings() -> dict[str, str]:
+    return settings(load_recipe([]))
 
 
 def read(path: Path) -> ExperimentSpec:
@@ -103,26 +108,34 @@ def make_cells(spec: ExperimentSpec, folder: Path, overrides: list[str], on_cpu:
     Raises InputError with the problems of all variants.
     """
     base = _write_settings(spec.base, folder / f"{BASE}.toml")
-    variants = {BASE: base}
+    names = {BASE: base}
     for name, changes in spec.variants.items():
-        variants[name] = [*base, *_write_settings(changes, folder / f"{name}.toml")]
+        names[name] = [*base, *_write_settings(changes, folder / f"{name}.toml")]
     problems: list[str] = []
-    cells = []
-    for seed, fold, name in itertools.product(spec.seeds, spec.folds, variants):
-        path = folder / f"{name}-fold{fold}-seed{seed}.toml"
+    recipes = {}
+    for name, merged in names.items():
         try:
-            recipe = load_recipe(variants[name], overrides, on_cpu)
-            rounds = [{**each, "folds": [fold], "blend": {}} for each in json.loads(recipe.to_json())["rounds"]]
-            files.write_text(path, tomli_w.dumps({"seed": seed, "rounds": rounds}))
-            recipes = [*variants[name], str(path)]
-            recipe = load_recipe(recipes, overrides, on_cpu)
+            recipes[name] = load_recipe(merged, overrides, on_cpu)
         except InputError as error:
             problems += error.problems
-            continue
-        cells.append(Cell(name, fold, seed, tuple(recipes), tuple(overrides), recipe))
+    num_folds = min((recipe.folds.num_folds for recipe in recipes.values()), default=0)
+    if recipes and max(spec.folds) >= num_folds:
+        problems.append(f"folds: there is no fold {max(spec.folds)} of {num_folds}")
     if problems:
-        raise InputError(dict.fromkeys(problems))
+        raise InputError(problems)
+    cells = []
+    for seed, fold, name in itertools.product(spec.seeds, spec.folds, names):
+        path = folder / f"{name}-fold{fold}-seed{seed}.toml"
+        rounds = [{**each, "folds": [fold], "blend": {}} for each in _rounds(recipes[name])]
+        files.write_text(path, tomli_w.dumps({"seed": seed, "rounds": rounds}))
+        merged = [*names[name], str(path)]
+        recipe = load_recipe(merged, overrides, on_cpu)
+        cells.append(Cell(name, fold, seed, tuple(merged), tuple(overrides), recipe))
     return cells
+
+
+def _rounds(recipe: Recipe) -> list[dict[str, Any]]:
+    return json.loads(recipe.to_json())["rounds"]
 
 
 def _write_settings(tables: dict[str, Any], path: Path) -> list[str]:
