@@ -36,13 +36,17 @@ MEANINGS = {  # of settings whose comment in zalo2019.toml is missing, or needs 
     "pseudo.agreement": "and only if at least this fraction of the round's networks predicts the same class",
     "pseudo.max_per_class": "and at most so many of a class, the most confident ones; 0: all",
     "stacking.seed": "of sub-folds, weights, dropout and trees",
-    "stacking.lr": "lower bound of the CNNs' cyclic learning rate",
-    "stacking.max_lr": "upper bound of it",
-    "stacking.max_epochs": "of the CNNs, at most",
+    "stacking.max_epochs": "of each training of the CNNs, at most",
     "stacking.batch_size": "tracks, of the CNNs",
     "stacking.dropout": "of the CNNs",
     "stacking.min_child_samples": "LightGBM: tracks in a leaf",
     "stacking.min_child_weight": "LightGBM: sum of the Hessian in a leaf; see [differences](differences.md#stacking)",
+    "stacking.pretrain.max_lr": "its upper bound, for each CNN",
+    "stacking.pretrain.patience": "epochs without progress, after which training stops, for each CNN",
+    "stacking.finetune.lr": "as above",
+    "stacking.finetune.max_lr": "as above",
+    "stacking.finetune.half_cycle": "as above",
+    "stacking.finetune.patience": "as above",
     "optim_overrides.NAME.lr": "for this network alone",
     "optim_overrides.NAME.warmup_lr": "likewise",
     "optim_overrides.NAME.max_epochs": "likewise",
@@ -124,8 +128,17 @@ def schema_tables() -> Iterator[tuple[str, Mapping[str, dict]]]:
         (by_name,) = schema.get("patternProperties", {"": None}).values()  # of optim_overrides
         inner = by_name or schema.get("items") or schema
         if "$ref" in inner:
-            definition = definitions[inner["$ref"].rpartition("/")[2]]
-            yield f"{key}.NAME." if by_name else f"{key}.", definition["properties"]
+            name = f"{key}.NAME." if by_name else f"{key}."
+            yield from _nested_tables(name, inner, definitions)
+
+
+def _nested_tables(name: str, reference: dict, definitions: dict) -> Iterator[tuple[str, Mapping[str, dict]]]:
+    """The settings of a table that a schema refers to, then those of the tables inside it."""
+    properties = definitions[reference["$ref"].rpartition("/")[2]]["properties"]
+    yield name, {key: schema for key, schema in properties.items() if "$ref" not in schema}
+    for key, schema in properties.items():
+        if "$ref" in schema:
+            yield from _nested_tables(f"{name}{key}.", schema, definitions)
 
 
 def _allowed(schema: dict) -> str:
@@ -145,7 +158,8 @@ def _allowed(schema: dict) -> str:
         kinds = {"integer": "whole numbers", "number": f"numbers{_bounds(items)}"}
         return f"list of {kinds.get(items['type'], 'names')}"
     if kind == "object":
-        return f"numbers above 0 for {_allowed(schema['propertyNames'])}".replace('"', "")
+        whole = "whole " if schema["additionalProperties"]["type"] == "integer" else ""
+        return f"{whole}numbers above 0 for {_allowed(schema['propertyNames'])}".replace('"', "")
     return f"{'whole number' if kind == 'integer' else 'number'}{_bounds(schema)}"
 
 

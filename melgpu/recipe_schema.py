@@ -17,6 +17,7 @@ Hop = Annotated[float, Field(ge=0.01, le=36_000)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 BackboneName = Annotated[str, Field(pattern=r"^[a-z0-9_]+(\.[a-z0-9_]+)?$", max_length=100)]  # built in, or of timm
 EngineName = Literal["auto", "nnaudio", "fft", "fused"]
+StackCNNName = Literal["cnn", "skip_cnn"]
 Stacker = Literal["cnn", "skip_cnn", "lightgbm"]
 MIN_SUBFOLDS = 3  # of a stack's validation tracks: to fit, to stop early, to evaluate
 
@@ -180,18 +181,32 @@ class PseudoSpec(Spec):
     max_per_class: Annotated[int, Field(ge=0)]
 
 
+class StackCNNTrainingSpec(Spec):
+    """A training of the stacking CNNs: early stopping, and a cyclic learning rate from `lr` to `max_lr` and back."""
+
+    lr: Positive
+    max_lr: Annotated[dict[StackCNNName, Positive], Field(min_length=2)]  # of both
+    half_cycle: Count
+    gamma: Annotated[float, Field(gt=0, le=1)]
+    patience: Annotated[dict[StackCNNName, Count], Field(min_length=2)]
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if any(self.lr > max_lr for max_lr in self.max_lr.values()):
+            raise ValueError(f"the lr of a training of the stacking CNNs, {self.lr}, exceeds its max_lr, {self.max_lr}")
+        return self
+
+
 class StackingSpec(Spec):
     protocol: Literal["original", "oof"]
     final_predictor: Literal["blend", "fitted blend", "mean"]
     num_subfolds: Annotated[int, Field(ge=MIN_SUBFOLDS, le=1000)]
     seed: Seed
-    lr: Positive
-    max_lr: Positive
     max_epochs: Count
     batch_size: Annotated[int, Field(ge=2)]
-    pretrain_patience: Count
-    finetune_patience: Count
     dropout: Annotated[float, Field(ge=0, lt=1)]
     num_trees: Count
     min_child_samples: Count
     min_child_weight: Annotated[float, Field(ge=0)]
+    pretrain: StackCNNTrainingSpec
+    finetune: StackCNNTrainingSpec

@@ -72,7 +72,8 @@ def trained_run(corpus, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("trained") / "run"
     rounds = "rounds=[{backbones=['resnet10t', 'test_efficientnet'], folds=[0], blend={cnn=1.0}}]"
     # So many epochs that the stackers' probabilities differ from file to file.
-    stacking = ["stacking.max_epochs=40", "stacking.lr=0.01", "stacking.max_lr=0.04"]
+    rates = "{lr=0.01, max_lr={cnn=0.04, skip_cnn=0.04}}"
+    stacking = ["stacking.max_epochs=40", f"stacking.pretrain={rates}", f"stacking.finetune={rates}"]
     overrides = [*SMALL, rounds, *stacking, "optim.precision='float32'"]
     flags = [part for override in overrides for part in ("--set", override)]
     sources = ["--data", corpus, "--labels", corpus / "train.csv"]

@@ -23,6 +23,11 @@ def test_zalo2019_is_the_default_and_has_the_published_settings():
     assert zalo.optim_for("xception").max_epochs == 25
     assert zalo.optim_for("densenet169").warmup_lr == 1e-4
     assert zalo.optim_for("inception_v3") == zalo.optim
+    pretrain, finetune = zalo.stacking.pretrain, zalo.stacking.finetune
+    assert (pretrain.lr, pretrain.max_lr, pretrain.gamma) == (1e-9, {"cnn": 8e-5, "skip_cnn": 1e-4}, 0.99994)
+    assert (finetune.lr, finetune.max_lr, finetune.gamma) == (1e-8, {"cnn": 8e-5, "skip_cnn": 8e-5}, 1)
+    assert pretrain.half_cycle == finetune.half_cycle == 2000
+    assert (pretrain.patience, finetune.patience) == ({"cnn": 15, "skip_cnn": 20}, {"cnn": 20, "skip_cnn": 20})
 
 
 @pytest.mark.parametrize("name", shipped_recipes())
@@ -54,6 +59,12 @@ def test_shipped_recipes_round_trip_through_toml(name):
         ("folds.seed=-1", "folds.seed: Input should be greater than"),
         ("folds.num_folds=4", "round 2 names fold 4 of 4"),
         ("optim_overrides.Res-Net.lr=1e-3", "Res-Net"),
+        ("stacking.pretrain.max_lr.cnn=1e-10", "1e-09, exceeds its max_lr, {'cnn': 1e-10, 'skip_cnn': 0.0001}"),
+        ("stacking.finetune.patience={}", "stacking.finetune.patience: Dictionary should have at least 2 items, not 0"),
+        (
+            "stacking.finetune.max_lr.lightgbm=1",
+            "stacking.finetune.max_lr.lightgbm: Input should be 'cnn'",
+        ),
         ("rounds=[]", "rounds"),
         ("augment.speeds=[]", "augment.speeds: List should have at least 1 item"),
         ("augment.speeds=[1.0, 2.5]", "augment.speeds.1: Input should be less than or equal to 2"),

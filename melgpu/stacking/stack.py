@@ -152,7 +152,7 @@ def fit_subfolds(
         stackers: dict[Stacker, nn.Module | Booster] = {}
         for name in names:
             if name in cnns:
-                stackers[name] = stack_cnn.finetune(cnns[name][index], rows, stop, spec)
+                stackers[name] = stack_cnn.finetune(name, cnns[name][index], rows, stop, spec)
             else:
                 stackers[name] = boosting.fit(*rows, spec)  # without early stopping, which dart ignores
         # The blend's weights come from the sub-fold for early stopping: the stackers were not fitted on it.

@@ -14,8 +14,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import CyclicLR
 
-from melgpu.recipe_schema import StackingSpec
+from melgpu.recipe_schema import StackCNNName, StackCNNTrainingSpec, StackingSpec
 
 
 class LabelledMatrix(NamedTuple):
@@ -88,7 +89,7 @@ def _head(inputs: int, num_classes: int, dropout: float) -> nn.Sequential:
     )
 
 
-CNNS = {"cnn": StackCNN, "skip_cnn": StackSkipCNN}
+CNNS: dict[StackCNNName, type[StackCNN | StackSkipCNN]] = {"cnn": StackCNN, "skip_cnn": StackSkipCNN}
 
 
 @contextmanager
@@ -104,7 +105,7 @@ def single_thread() -> Iterator[None]:
 
 @single_thread()
 def pretrain(
-    name: str, train: LabelledMatrix | None, valid: LabelledMatrix, groups: np.ndarray, spec: StackingSpec
+    name: StackCNNName, train: LabelledMatrix | None, valid: LabelledMatrix, groups: np.ndarray, spec: StackingSpec
 ) -> list[nn.Module]:
     """A CNN for each of G groups of the validation rows; `groups`, shape (G, N), are boolean masks.
 
@@ -114,10 +115,9 @@ def pretrain(
     torch.manual_seed(spec.seed)  # of the initial weights, the order of the rows and dropout
     _, num_models, num_classes = valid.matrix.shape
     cnn = CNNS[name](num_models, num_classes, spec.dropout)
+    states = [cnn.state_dict()] * len(groups)
     if train:
-        states = _fit(cnn, train, valid, groups, spec, spec.pretrain_patience)
-    else:
-        states = [cnn.state_dict()] * len(groups)
+        states = _fit(name, cnn, train, valid, groups, spec, spec.pretrain)
     cnns = [copy.deepcopy(cnn) for _ in groups]
     for group_cnn, state in zip(cnns, states, strict=True):
         group_cnn.load_state_dict(state)
@@ -125,11 +125,13 @@ def pretrain(
 
 
 @single_thread()
-def finetune(cnn: nn.Module, rows: LabelledMatrix, stop: LabelledMatrix, spec: StackingSpec) -> nn.Module:
+def finetune(
+    name: StackCNNName, cnn: nn.Module, rows: LabelledMatrix, stop: LabelledMatrix, spec: StackingSpec
+) -> nn.Module:
     """Train the CNN in place on `rows`, with early stopping on `stop`."""
     torch.manual_seed(spec.seed)  # so that the result does not depend on what was fitted before
     all_rows = np.ones((1, len(stop.labels)), bool)  # as a single group
-    (best,) = _fit(cnn, rows, stop, all_rows, spec, spec.finetune_patience)
+    (best,) = _fit(name, cnn, rows, stop, all_rows, spec, spec.finetune)
     cnn.load_state_dict(best)
     return cnn.eval()
 
@@ -154,16 +156,20 @@ class EarlyStopping:
 
 
 def _fit(
-    cnn: nn.Module, rows: LabelledMatrix, valid: LabelledMatrix, groups: np.ndarray, spec: StackingSpec, patience: int
+    name: StackCNNName,
+    cnn: nn.Module,
+    rows: LabelledMatrix,
+    valid: LabelledMatrix,
+    groups: np.ndarray,
+    spec: StackingSpec,
+    training: StackCNNTrainingSpec,
 ) -> list[dict[str, Tensor]]:
     """Adam with a cyclic learning rate; returns the best weights on each group (by accuracy, then loss)."""
     inputs = _tensor(rows.matrix)
     labels = torch.from_numpy(rows.labels)
-    optimizer = torch.optim.Adam(cnn.parameters(), lr=spec.lr, fused=True)
-    half_cycle = max(2, 4 * len(labels) // spec.batch_size)  # steps: four epochs
-    schedule = torch.optim.lr_scheduler.CyclicLR(
-        optimizer, spec.lr, spec.max_lr, step_size_up=half_cycle, cycle_momentum=False
-    )
+    patience = training.patience[name]
+    optimizer = torch.optim.Adam(cnn.parameters(), fused=True)  # the schedule sets its learning rate
+    schedule = cyclic_schedule(optimizer, training, training.max_lr[name])
     initial = copy.deepcopy(cnn.state_dict())  # a state dict shares its memory with the weights, which change
     stopping = [EarlyStopping(score, initial) for score in _scores(cnn, valid, groups)]
     for _ in range(spec.max_epochs):
@@ -182,6 +188,22 @@ def _fit(
         if all(group.epochs_since_best >= patience for group in stopping):
             break
     return [group.weights for group in stopping]
+
+
+def cyclic_schedule(optimizer: torch.optim.Optimizer, training: StackCNNTrainingSpec, max_lr: float) -> CyclicLR:
+    """Triangles between two learning rates, whose height above the lower one shrinks by gamma in each step.
+
+    Smith, "Cyclical learning rates for training neural networks", WACV 2017: "exp_range", with gamma 1 "triangular".
+    """
+    return CyclicLR(
+        optimizer,
+        training.lr,
+        max_lr,
+        step_size_up=training.half_cycle,
+        mode="exp_range",
+        gamma=training.gamma,
+        cycle_momentum=False,
+    )
 
 
 def _scores(cnn: nn.Module, rows: LabelledMatrix, groups: np.ndarray) -> list[tuple[float, float]]:

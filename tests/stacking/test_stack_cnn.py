@@ -1,3 +1,4 @@
+import math
 from unittest import mock
 
 import numpy as np
@@ -6,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from melgpu.recipe import load_recipe
+from melgpu.recipe_schema import StackingSpec
 from melgpu.stacking import stack_cnn
 from tests.helpers.stacking import SPEC, accuracy, labelled_matrix
 
@@ -84,8 +87,53 @@ def test_the_layers_are_those_of_2019(name, channels, rows, dropouts):
     assert dropout.num_calls == dropouts + 1  # and that of the head
 
 
-def pretrain(name: str, train: stack_cnn.LabelledMatrix | None, valid: stack_cnn.LabelledMatrix) -> torch.nn.Module:
-    return stack_cnn.pretrain(name, train, valid, np.ones((1, len(valid[1])), bool), SPEC)[0]
+def triangle_of_the_original(step: int, lr: float, max_lr: float, half_cycle: int, gamma: float) -> float:
+    """As keras-contrib and bckenstler/CLR have it, whose modes "exp_range" and "triangular" the original uses."""
+    cycle = math.floor(1 + step / (2 * half_cycle))
+    x = abs(step / half_cycle - 2 * cycle + 1)
+    return lr + (max_lr - lr) * max(0, 1 - x) * gamma**step
+
+
+@pytest.mark.parametrize("name", stack_cnn.CNNS)
+@pytest.mark.parametrize("phase", ["pretrain", "finetune"])
+def test_learning_rates_are_those_of_2019(phase, name):
+    training = getattr(load_recipe([]).stacking, phase)
+    optimizer = torch.optim.Adam([torch.zeros(1, requires_grad=True)])
+    schedule = stack_cnn.cyclic_schedule(optimizer, training, training.max_lr[name])
+    optimizer.step()
+    rates = []
+    for _ in range(9000):  # more than two cycles
+        rates.append(optimizer.param_groups[0]["lr"])
+        schedule.step()
+    constants = training.lr, training.max_lr[name], training.half_cycle, training.gamma
+    expected = [triangle_of_the_original(step, *constants) for step in range(9000)]
+    np.testing.assert_allclose(rates, expected, rtol=1e-9, atol=1e-15)
+    assert max(rates) == rates[2000]
+
+
+@pytest.mark.parametrize("name", stack_cnn.CNNS)
+def test_a_training_has_the_settings_of_its_phase_and_cnn(name):
+    patiences = {"pretrain": {"cnn": 2, "skip_cnn": 3}, "finetune": {"cnn": 4, "skip_cnn": 5}}
+    phases = {phase: getattr(SPEC, phase).changed(patience=patience) for phase, patience in patiences.items()}
+    spec = SPEC.model_copy(update=phases)
+    rows = labelled_matrix(20, 1)
+    for phase, training in phases.items():
+        with (
+            mock.patch.object(stack_cnn, "_scores", return_value=[(0.5, -1.0)]) as scores,  # no epoch is an improvement
+            mock.patch.object(stack_cnn, "cyclic_schedule", wraps=stack_cnn.cyclic_schedule) as schedule,
+        ):
+            if phase == "pretrain":
+                pretrain(name, rows, rows, spec)
+            else:
+                stack_cnn.finetune(name, pretrain(name, None, rows), rows, rows, spec)
+        assert scores.call_count == 1 + patiences[phase][name]  # before the first epoch, and after each
+        assert schedule.call_args.args[1:] == (training, training.max_lr[name])
+
+
+def pretrain(
+    name: str, train: stack_cnn.LabelledMatrix | None, valid: stack_cnn.LabelledMatrix, spec: StackingSpec = SPEC
+) -> torch.nn.Module:
+    return stack_cnn.pretrain(name, train, valid, np.ones((1, len(valid[1])), bool), spec)[0]
 
 
 def test_early_stopping_restores_the_best_weights():
@@ -94,28 +142,31 @@ def test_early_stopping_restores_the_best_weights():
     wrong_stop = stop._replace(labels=(stop.labels + 1) % 4)
     matrix, labels = labelled_matrix(200, 3)
     for name in stack_cnn.CNNS:
-        trained, initial = (
-            stack_cnn.finetune(pretrain(name, None, rows), rows, stop_rows, SPEC) for stop_rows in (stop, wrong_stop)
-        )
-        accuracies = [accuracy(stack_cnn.predict(cnn, matrix), labels) for cnn in (trained, initial)]
+        accuracies = []
+        for stop_rows in (stop, wrong_stop):
+            cnn = stack_cnn.finetune(name, pretrain(name, None, rows), rows, stop_rows, SPEC)
+            accuracies.append(accuracy(stack_cnn.predict(cnn, matrix), labels))
         assert accuracies[0] > accuracies[1] + 0.1
 
 
 def test_pretraining_helps():
     rows = labelled_matrix(8, 1)
-    fresh, pretrained = (
-        stack_cnn.finetune(pretrain("cnn", train, rows), rows, rows, SPEC) for train in (None, labelled_matrix(200, 4))
-    )
     matrix, labels = labelled_matrix(300, 5)
-    accuracies = [accuracy(stack_cnn.predict(cnn, matrix), labels) for cnn in (fresh, pretrained)]
-    assert accuracies[1] > accuracies[0]
-    assert np.isfinite(stack_cnn.predict(pretrained, matrix)).all()
+    accuracies = []
+    for train in (None, labelled_matrix(200, 4)):
+        cnn = stack_cnn.finetune("cnn", pretrain("cnn", train, rows), rows, rows, SPEC)
+        probs = stack_cnn.predict(cnn, matrix)
+        accuracies.append(accuracy(probs, labels))
+    fresh, pretrained = accuracies
+    assert pretrained > fresh
+    assert np.isfinite(probs).all()
 
 
 def test_groups_pretrained_together_get_the_weights_of_each_alone():
     """Each group's weights are, to the bit, those of a CNN that is stopped early by that group alone."""
     train, valid = labelled_matrix(60, 1), labelled_matrix(50, 2)
-    spec = SPEC.model_copy(update={"pretrain_patience": 2, "max_epochs": 40})
+    patience = SPEC.pretrain.changed(patience={"cnn": 2, "skip_cnn": 2})
+    spec = SPEC.model_copy(update={"pretrain": patience, "max_epochs": 40})
     groups = np.arange(50) % 5 == np.arange(5)[:, None]
     valid = valid._replace(
         labels=np.where(groups[0], valid.labels, (valid.labels + 1) % 4)
