@@ -33,6 +33,7 @@ MEANINGS = {  # of settings whose comment in zalo2019.toml is missing, or needs 
     "optim.plateau_factor": "`plateau`: the learning rate is multiplied by this after plateau_patience epochs",
     "optim.plateau_patience": "`plateau`: epochs without a better window accuracy on validation tracks",
     "optim.stop_patience": "epochs without a better window accuracy, after which training stops",
+    "pseudo.kind": "`hard`: the predicted class; `soft`: the final prediction, weighted in the loss by its confidence",
     "pseudo.agreement": "and only if at least this fraction of the round's networks predicts the same class",
     "pseudo.max_per_class": "and at most so many of a class, the most confident ones; 0: all",
     "stacking.seed": "of sub-folds, weights, dropout and trees",

@@ -176,6 +176,8 @@ class RoundSpec(Spec):
 
 
 class PseudoSpec(Spec):
+    kind: Literal["hard", "soft"]
+    power: Annotated[float, Field(ge=1, le=10)]
     threshold: Fraction
     agreement: Fraction
     max_per_class: Annotated[int, Field(ge=0)]

@@ -190,7 +190,8 @@ def pseudo_label_counts(run: Run, round_number: int) -> list[PseudoLabelCounts] 
         return None
     public = run.manifest.rows(Split.PUBLIC).tolist()
     true_labels = {run.manifest.ids[row]: run.manifest.labels[row] for row in public}
-    selected = pseudo_labels.load(path, round_number, run.recipe.digest())
+    soft_classes = pseudo_labels.soft_classes(run.recipe.pseudo, run.class_names)
+    selected = pseudo_labels.load(path, round_number, run.recipe.digest(), soft_classes)
     counts = []
     for name in run.class_names:
         of_class = [pseudo for pseudo in selected if pseudo.label == name]

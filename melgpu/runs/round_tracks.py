@@ -9,33 +9,51 @@ import numpy as np
 from melgpu.data import manifest
 from melgpu.data.manifest import Manifest, Split
 from melgpu.errors import InputError
+from melgpu.recipe import Recipe
 from melgpu.runs import pseudo_labels
+from melgpu.runs.pseudo_labels import PseudoLabel
 
 
 @dataclass(frozen=True)
 class RoundTracks:
-    """The manifest with pseudo labels, their rows, shape (P,), and a short hash of them, or `none`."""
+    """The manifest with pseudo labels, their rows, shape (P,), and a short hash of them, or `none`.
+
+    pseudo_targets : of soft pseudo labels, shape (P, C), else None; a row sums to its track's weight in the loss
+    """
 
     manifest: Manifest
     pseudo_rows: np.ndarray
     pseudo_digest: str
+    pseudo_targets: np.ndarray | None = None
 
 
-def load(tracks: Manifest, path: Path | None, round_number: int, recipe_digest: str) -> RoundTracks:
+def load(tracks: Manifest, path: Path | None, round_number: int, recipe: Recipe) -> RoundTracks:
     """The tracks of a round with the pseudo labels in the file at `path`, that of the round before; None for none.
 
     Raises InputError with every pseudo label that is not of a public test track, or of an unknown class.
     """
     if path is None:
         return RoundTracks(tracks, np.empty(0, np.int64), "none")
-    selected = pseudo_labels.load(path, round_number - 1, recipe_digest)
+    class_names = tracks.class_names
+    soft_classes = pseudo_labels.soft_classes(recipe.pseudo, class_names)
+    selected = pseudo_labels.load(path, round_number - 1, recipe.digest(), soft_classes)
     digest = hashlib.sha256(repr(selected).encode()).hexdigest()[:16]
     public = {tracks.ids[row]: row for row in tracks.rows(Split.PUBLIC).tolist()}
-    class_names = tracks.class_names
     problems = [f"{path}: {pseudo.id} is not a public test track" for pseudo in selected if pseudo.id not in public]
     problems += [f"{path}: {pseudo.label!r} is not a class" for pseudo in selected if pseudo.label not in class_names]
     if problems:
         raise InputError(problems)
     rows = [public[pseudo.id] for pseudo in selected]
-    labels = [pseudo.label for pseudo in selected]
-    return RoundTracks(manifest.with_labels(tracks, rows, labels), np.array(rows, np.int64), digest)
+    labelled = manifest.with_labels(tracks, rows, [pseudo.label for pseudo in selected])
+    return RoundTracks(labelled, np.array(rows, np.int64), digest, _soft_targets(selected) if soft_classes else None)
+
+
+def _soft_targets(selected: list[PseudoLabel]) -> np.ndarray | None:
+    """Each distribution times its confidence, shape (P, C); None without any."""
+    if not selected:
+        return None
+    distributions = np.array([pseudo.distribution for pseudo in selected])
+    confidence = np.array([pseudo.confidence for pseudo in selected])
+    return (
+        distributions / distributions.sum(axis=1, keepdims=True) * confidence[:, None]
+    )  # without rounding in the file

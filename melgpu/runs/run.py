@@ -203,9 +203,7 @@ class Run:
         """The tracks of a round; its pseudo labels are read once. Raises InputError."""
         if round_number not in self._round_tracks:
             path = self.pseudo_path(round_number - 1) if self.uses_pseudo(round_number) else None
-            self._round_tracks[round_number] = round_tracks.load(
-                self.manifest, path, round_number, self.recipe.digest()
-            )
+            self._round_tracks[round_number] = round_tracks.load(self.manifest, path, round_number, self.recipe)
         return self._round_tracks[round_number]
 
     @cached_property

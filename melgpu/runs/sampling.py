@@ -2,11 +2,14 @@
 
 import numpy as np
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from melgpu.data import targets, windows
 from melgpu.data.manifest import Split
 from melgpu.data.targets import Targets
 from melgpu.data.windows import WindowIndex
+from melgpu.runs.round_tracks import RoundTracks
 from melgpu.runs.run import Job, Run
 
 
@@ -55,15 +58,28 @@ def round_class_indices(run: Run, job: Job) -> np.ndarray:
 
 
 def training_targets(run: Run, job: Job) -> Targets:
-    """The targets of a job: class indices of all rows, and class weights of the loss."""
+    """The targets of a job: classes of all rows, distributions where some are soft, and class weights of the loss."""
     classes = torch.from_numpy(round_class_indices(run, job))
     num_classes = len(run.class_names)
+    distributions = _distributions(run.round_tracks(job.round), classes, num_classes)
     if run.recipe.optim_for(job.backbone).balance != "weights":
-        return Targets(classes, torch.ones(num_classes))
+        return Targets(classes, torch.ones(num_classes), distributions)
     # Weights count windows, as the loss does: tracks of dense classes have more of them.
     window_tracks = torch.from_numpy(training_windows(run, job).tracks).long()
-    window_classes = classes[window_tracks]
-    return Targets(classes, targets.class_weights(window_classes, num_classes))
+    if distributions is None:
+        counts = torch.bincount(classes[window_tracks], minlength=num_classes)
+    else:
+        counts = torch.bincount(window_tracks, minlength=len(classes)).float() @ distributions
+    return Targets(classes, targets.class_weights(counts), distributions)
+
+
+def _distributions(tracks: RoundTracks, classes: Tensor, num_classes: int) -> Tensor | None:
+    """What the loss aims at for all rows, shape (N, C), where some pseudo labels are soft."""
+    if tracks.pseudo_targets is None:
+        return None
+    distributions = F.one_hot(classes.clamp(min=0), num_classes).float() * (classes >= 0)[:, None]
+    distributions[tracks.pseudo_rows] = torch.from_numpy(tracks.pseudo_targets).float()
+    return distributions
 
 
 def prediction_windows(run: Run, rows: np.ndarray) -> WindowIndex:

@@ -89,7 +89,9 @@ def _stacking_set(run: Run, round_number: int, base: BasePredictions, folds: tup
     validation = LabelledMatrix(np.concatenate(matrices), labels[rows])
     train = None
     if run.recipe.stacking.protocol == "original":  # in which a stack has one fold
-        train_rows, _ = run.round_rows(round_number, folds[0])
+        # Stackers learn classes: soft pseudo labels, which may be of any confidence, are none.
+        is_soft = run.recipe.pseudo.kind == "soft"
+        train_rows, _ = run.fold_rows(folds[0]) if is_soft else run.round_rows(round_number, folds[0])
         train_rows = _usable(train_rows, base)
         train = LabelledMatrix(base.matrices[folds[0]][train_rows], labels[train_rows])
     # Sub-folds split the validation tracks alone: training tracks are only pretrained on, and never evaluated.

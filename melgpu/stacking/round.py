@@ -101,5 +101,11 @@ def write_pseudo_labels(run: Run, round_number: int, round_evaluation: RoundEval
     is_public = in_split(round_evaluation.splits, Split.PUBLIC)
     probs = round_evaluation.final_probs[is_public][usable]  # test rows are in the manifest's order, as `public` is
     selected = pseudo_labels.select(ids, probs, base.votes(public[usable]), run.class_names, run.recipe.pseudo)
-    pseudo_labels.save(selected, run.pseudo_path(round_number), round_number, run.recipe.digest())
-    console.say(f"Round {round_number}: {len(selected)} of {len(public)} public test tracks get a pseudo label")
+    soft_classes = pseudo_labels.soft_classes(run.recipe.pseudo, run.class_names)
+    pseudo_labels.save(selected, run.pseudo_path(round_number), round_number, run.recipe.digest(), soft_classes)
+    total_weight = sum(label.confidence for label in selected)
+    note = f", which count as {total_weight:.1f} in the loss" if soft_classes else ""
+    kind = run.recipe.pseudo.kind
+    console.say(
+        f"Round {round_number}: {len(selected)} of {len(public)} public test tracks get a {kind} pseudo label{note}"
+    )

@@ -28,13 +28,14 @@ def read_source_text(path: Path, text: str | bytes, labelled: bool = True) -> So
     return read_source(path, None, labelled)
 
 
-def pseudo_label(track_id: str, class_name: str) -> pseudo_labels.PseudoLabel:
-    return pseudo_labels.PseudoLabel(track_id, class_name, 0.9, "2/2")
+def pseudo_label(track_id: str, class_name: str, distribution: tuple[float, ...] = ()) -> pseudo_labels.PseudoLabel:
+    return pseudo_labels.PseudoLabel(track_id, class_name, 0.9, "2/2", distribution)
 
 
 def mark_stacked(run: Run, round_number: int, labels: list[pseudo_labels.PseudoLabel]) -> None:
     """Save pseudo labels of a round and mark it as stacked."""
-    pseudo_labels.save(labels, run.pseudo_path(round_number), round_number, run.recipe.digest())
+    soft_classes = pseudo_labels.soft_classes(run.recipe.pseudo, run.class_names)
+    pseudo_labels.save(labels, run.pseudo_path(round_number), round_number, run.recipe.digest(), soft_classes)
     run.finish_round(round_number, {})
 
 

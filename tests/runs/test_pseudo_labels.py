@@ -14,7 +14,9 @@ VOTES = np.array([[0, 0, 1, 0], [0, 0, 0, 1], [0, 1, 0, 1]])
 
 
 def select(probs=PROBS, votes=VOTES, **changes) -> list[pseudo_labels.PseudoLabel]:
-    spec = PseudoSpec(**{"threshold": 0.85, "agreement": 0.0, "max_per_class": 0, **changes})
+    spec = PseudoSpec(
+        **{"kind": "hard", "power": 2.0, "threshold": 0.85, "agreement": 0.0, "max_per_class": 0, **changes}
+    )
     return pseudo_labels.select([f"t{row}" for row in range(len(probs))], probs, votes, ["rock", "pop"], spec)
 
 
@@ -86,3 +88,59 @@ def test_files_that_are_not_regular_are_rejected(tmp_path):
     for name in ("pipe", "absent", "."):
         with pytest.raises(InputError, match="not a file of pseudo labels"):
             pseudo_labels.load(tmp_path / name, 1, "abc")
+
+
+SOFT = ("rock", "pop")
+
+
+def test_soft_labels_are_sharpened_distributions(tmp_path):
+    selected = select(kind="soft", threshold=0.0)
+    assert [(p.id, p.label, p.votes) for p in selected] == [(p.id, p.label, p.votes) for p in select(threshold=0.0)]
+    assert [p.confidence for p in selected] == [0.9, 0.85, 0.9, 0.5]  # before they are sharpened
+    assert selected[0].distribution == pytest.approx((0.81 / 0.82, 0.01 / 0.82))
+    assert selected[3].distribution == (0.5, 0.5)
+    assert select(kind="soft", threshold=0.0, power=1.0)[1].distribution == pytest.approx((0.85, 0.15))
+    path = tmp_path / "pseudo.csv"
+    pseudo_labels.save(selected, path, 1, "abc", SOFT)
+    assert path.read_text().splitlines()[0] == "id,label,confidence,votes,round,recipe_digest,p(rock),p(pop)"
+    loaded = pseudo_labels.load(path, 1, "abc", SOFT)
+    assert [p.id for p in loaded] == ["t0", "t1", "t2", "t3"]
+    for before, after in zip(selected, loaded, strict=True):
+        assert after.distribution == pytest.approx(before.distribution, abs=1e-6)
+    for other in ((), ("pop", "rock"), ("rock", "pop", "jazz")):  # hard, another order, other classes
+        with pytest.raises(InputError, match="its columns are"):
+            pseudo_labels.load(path, 1, "abc", other)
+
+
+@given(st.lists(st.floats(1e-9, 1), min_size=2, max_size=300), st.floats(1, 10))
+def test_sharpening_keeps_the_order_and_a_distribution(values, power):
+    probs = np.array([values]) / sum(values)
+    (sharp,) = pseudo_labels.sharpened(probs, power)
+    assert sharp.sum() == pytest.approx(1)
+    assert sharp.max() >= probs.max() - 1e-12
+    assert (np.diff(sharp[np.argsort(probs[0])]) >= 0).all()
+
+
+def test_an_empty_soft_selection_round_trips(tmp_path):
+    pseudo_labels.save(select(PROBS[:0], VOTES[:, :0], kind="soft"), tmp_path / "pseudo.csv", 1, "abc", SOFT)
+    assert pseudo_labels.load(tmp_path / "pseudo.csv", 1, "abc", SOFT) == []
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ("rock,0.9,1/2,1,abc,0.9", "1 probabilities for 2 classes"),
+        ("rock,0.9,1/2,1,abc,0.9,0.1,0", "3 probabilities for 2 classes"),
+        ("rock,0.9,1/2,1,abc,0.9,x", "could not convert"),
+        ("rock,0.9,1/2,1,abc,nan,nan", r"a probability outside \[0, 1\]"),
+        ("rock,0.9,1/2,1,abc,1.5,-0.5", r"a probability outside \[0, 1\]"),
+        ("rock,0.9,1/2,1,abc,0.9,0.2", "of a do not sum to 1"),
+        ("pop,0.9,1/2,1,abc,0.9,0.1", "'pop' is not the most probable class of a"),
+        ("jazz,0.9,1/2,1,abc,0.9,0.1", "'jazz' is not the most probable class of a"),
+    ],
+)
+def test_malformed_distributions_are_rejected(tmp_path, row, reason):
+    header = HEADER.decode().strip() + ",p(rock),p(pop)\n"
+    (tmp_path / "x.csv").write_text(f"{header}a,{row}\n")
+    with pytest.raises(InputError, match=rf"x\.csv: not a file of pseudo labels: .*{reason}"):
+        pseudo_labels.load(tmp_path / "x.csv", 1, "abc", SOFT)

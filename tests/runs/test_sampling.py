@@ -65,3 +65,19 @@ def test_targets_include_the_pseudo_labels_of_the_previous_round(made):
     mark_stacked(made, 1, [pseudo_label("y.wav", "b")])
     assert sampling.training_targets(made, made.jobs(1)[0]).classes[13] == -1
     assert sampling.training_targets(made, made.jobs(2)[0]).classes[13] == 1
+    assert sampling.training_targets(made, made.jobs(2)[0]).distributions is None
+
+
+def test_soft_pseudo_labels_are_targets_and_counted_by_class_weights(made):
+    soft = with_settings(made, pseudo={"kind": "soft"}, optim={"balance": "weights"})
+    mark_stacked(soft, 1, [pseudo_label("y.wav", "b", (0.25, 0.75))])
+    first, second = (sampling.training_targets(soft, soft.jobs(round_number)[0]) for round_number in (1, 2))
+    assert first.distributions is None
+    assert second.classes[13] == 1
+    expected = torch.zeros(14, 2)
+    expected[range(12), second.classes[:12]] = 1
+    expected[13] = torch.tensor([0.9 * 0.25, 0.9 * 0.75])
+    torch.testing.assert_close(second.distributions, expected)  # that of the unlabelled x.wav is 0
+    window_targets = expected[sampling.training_windows(soft, soft.jobs(2)[0]).tracks]
+    by_class = (window_targets * second.weights).sum(0)
+    torch.testing.assert_close(by_class, window_targets.sum().expand(2) / 2)  # each class has half of the total

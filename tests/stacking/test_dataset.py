@@ -56,6 +56,16 @@ def test_original_stacking_sets_are_folds_with_their_training_tracks(second):
         np.testing.assert_array_equal(stacking_set.train[1], labels[train])
 
 
+def test_stackers_are_not_pretrained_on_soft_pseudo_labels(made, monkeypatch):
+    soft = replace(made, recipe=apply_overrides(made.recipe, ["pseudo.kind=soft"]))
+    mark_stacked(soft, 1, [pseudo_label("y.wav", "b", (0.25, 0.75))])
+    write_predictions(soft, 2, monkeypatch)
+    base = dataset.load_base_predictions(soft, 2)
+    for stacking_set, fold in zip(dataset.stacking_sets(soft, 2, base), (1, 2), strict=True):
+        train = [row for row in soft.fold_rows(fold)[0] if row != 5]
+        np.testing.assert_array_equal(stacking_set.train[0], base.matrices[fold][train])
+
+
 def test_oof_is_one_stacking_set_with_each_track_predicted_out_of_fold(second, monkeypatch):
     run = with_protocol(second, "oof")
     write_predictions(run, 2, monkeypatch)

@@ -14,7 +14,7 @@ from melgpu.data.manifest import EVALUATED_SPLITS, TEST_SPLITS, Split
 from melgpu.data.sources import SourceList
 from melgpu.errors import InputError
 from melgpu.recipe import apply_overrides
-from melgpu.runs import run
+from melgpu.runs import run, sampling
 from melgpu.runs.folder import create_run
 from melgpu.stacking import evaluation
 from melgpu.stacking.round import stack_round
@@ -127,3 +127,38 @@ def test_a_round_without_stackers_is_the_mean_of_its_networks(tmp_path, small_re
     assert plain.is_stacked(1)
     assert plain.report_path.exists()
     assert plain.submission_paths[Split.PUBLIC].read_text().startswith("Id,Genre\n")
+
+
+def test_three_rounds_pass_soft_pseudo_labels_on(same_names, monkeypatch, tmp_path, capsys):
+    """Every round trains on the answers of the one before; private tracks and validation tracks never get a label."""
+    rounds = ", ".join(f"{{backbones=['resnet50'], folds=[{fold}], blend={{}}}}" for fold in range(3))
+    overrides = ["pseudo.kind=soft", "pseudo.threshold=0.0", "pseudo.power=3.0", f"rounds=[{rounds}]"]
+    recipe = apply_overrides(same_names.recipe, overrides)
+    soft = create_run(tmp_path / "soft", recipe, same_names.manifest, CPU)
+    public = soft.manifest.rows(Split.PUBLIC)
+    for round_number in (1, 2, 3):
+        assert soft.current_round == round_number
+        (job,) = soft.jobs(round_number)
+        train, valid = soft.round_rows(round_number, job.fold)
+        write_predictions(soft, round_number, monkeypatch, unusable_row=None)
+        stack.finish_round(soft)
+        targets = sampling.training_targets(soft, job)
+        assert not set(valid.tolist()) & set(public.tolist())
+        assert set(train.tolist()) - set(np.flatnonzero(soft.manifest.folds >= 0).tolist()) == (
+            set() if round_number == 1 else set(public.tolist())
+        )
+        if round_number == 1:
+            assert targets.distributions is None
+            continue
+        before = evaluation.load(soft.evaluation_path(round_number - 1))
+        probs = before.final_probs[np.array(before.splits) == Split.PUBLIC]
+        expected = probs**3 / (probs**3).sum(1, keepdims=True) * probs.max(1, keepdims=True)
+        np.testing.assert_allclose(targets.distributions[public], expected, atol=1e-5)
+        assert (targets.distributions[soft.manifest.rows(Split.PRIVATE)] == 0).all()
+    assert not soft.pseudo_path(3).exists()
+    assert soft.submission_paths[Split.PUBLIC].exists()
+    output = " ".join(capsys.readouterr().out.split())
+    assert "Round 2: 4 of 4 public test tracks get a soft pseudo label, which count as" in output
+    report = soft.report_path.read_text()
+    assert "labelled with the predicted distribution to the power 3.0" in report
+    assert report.count("public test tracks, which count as") == 2
