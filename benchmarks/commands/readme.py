@@ -1,6 +1,7 @@
 """Tables of the saved results, from their JSON alone.
 
-`benchmarks/results/README.md` has all of them, the project's README those of HEADLINES.
+`benchmarks/results/README.md` has all of them, the project's README those of HEADLINES, docs/recipes.md that of
+RECIPES_RESULT.
 """
 
 import argparse
@@ -10,12 +11,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from benchmarks.experiments import comparison, tables
 from melgpu import files
 from melgpu.errors import InputError
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
 BEGIN, END = "<!-- results: written by python -m benchmarks readme -->", "<!-- end of results -->"
+RECIPES_PAGE = "docs/recipes.md"
+RECIPES_RESULT = "experiment-modern-epyc-1-core.json"
+BEGIN_RECIPES = "<!-- recipes compared: written by python -m benchmarks readme -->"
 Rows = Iterator[tuple[str, ...]]  # the first is the header
 
 
@@ -108,6 +113,11 @@ def parity(result: dict) -> Rows:
         yield engine, f"{row['max_db']:.4f}", f"{row['mean_db']:.6f}"
 
 
+def experiment(result: dict) -> Rows:
+    yield tables.header(comparison.TEST)
+    yield from tables.body(tables.from_json(result["rows"]), result["minutes"], comparison.TEST)
+
+
 def gpu(result: dict) -> Rows:
     yield "claim, or row", "goal", "measured", "held"
     verdicts = {True: "yes", False: "no", None: ""}
@@ -124,6 +134,7 @@ KINDS = {
     "compare": Kind("melgpu and its baselines, from the same files to pictures", " compare", compare),
     "cost": Kind("The whole recipe on this machine", " cost", cost),
     "gpu": Kind("What a GPU settles", " gpu", gpu),
+    "experiment": Kind("Recipes on the same tracks", " experiment", experiment),
     "decode": Kind("Files to samples", ".bench_decode", decode),
     "features": Kind("Waves to pictures", ".bench_features", features),
     "loader": Kind("Files to batches", ".bench_loader", loader),
@@ -183,20 +194,33 @@ def catalogue(results: dict[Path, dict]) -> str:
     return "\n\n".join([intro, *(section(path, result, "") for path, result in results.items())]) + "\n"
 
 
+def recipes_block(results: dict[Path, dict]) -> str:
+    """The part of docs/recipes.md between its two comments, with both."""
+    compared = [item for item in results.items() if item[0].name == RECIPES_RESULT]
+    sections = (section(path, result, "../benchmarks/results/") for path, result in compared)
+    return "\n\n".join([BEGIN_RECIPES, *sections, END])
+
+
 def replace_block(text: str, new_block: str) -> str:
-    """README's text with another block. Raises InputError where the comments are missing."""
-    before, begin, remainder = text.partition(BEGIN)
+    """A page's text with another block, which begins and ends with its comments. Raises InputError without them."""
+    start = new_block.partition("\n")[0]
+    before, begin, remainder = text.partition(start)
     _, end, after = remainder.partition(END)
     if not begin or not end:
-        raise InputError(f"README.md: the lines {BEGIN} and {END} are missing")
+        raise InputError(f"the lines {start} and {END} are missing where a table is to be written")
     return before + new_block + after
 
 
 def main(args: argparse.Namespace) -> int:
-    """Write the tables: those of README.md, and README.md beside the results."""
-    path, results = ROOT / "README.md", load(RESULTS)
-    text = replace_block(path.read_text(), block(results))
-    files.write_text(RESULTS / "README.md", catalogue(results))
-    files.write_text(path, text)
-    print(f"wrote the results in {RESULTS} to {path} and {RESULTS / 'README.md'}")
+    """Write the tables: those of README.md and docs/recipes.md, and README.md beside the results."""
+    results = load(RESULTS)
+    recipes_page = ROOT / RECIPES_PAGE
+    texts = {
+        ROOT / "README.md": replace_block((ROOT / "README.md").read_text(), block(results)),
+        recipes_page: replace_block(recipes_page.read_text(), recipes_block(results)),
+        RESULTS / "README.md": catalogue(results),
+    }
+    for path, text in texts.items():
+        files.write_text(path, text)
+    print(f"wrote the results in {RESULTS} to {', '.join(str(path) for path in texts)}")
     return 0

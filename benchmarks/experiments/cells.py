@@ -15,7 +15,7 @@ import torch
 from benchmarks.experiments.spec import Cell, settings
 from melgpu import files
 from melgpu.data.loader import WindowLoader
-from melgpu.data.manifest import EVALUATED_SPLITS, Split, in_split
+from melgpu.data.manifest import EVALUATED_SPLITS, Split
 from melgpu.errors import InputError, one_line
 from melgpu.models.metadata import Environment
 from melgpu.models.schema import Schema
@@ -146,8 +146,8 @@ def _best_epoch(run: Run) -> int:
 def _predict(run: Run, metadata: CellMetadata, device: torch.device) -> CellResult:
     """Predict the labelled tracks that the networks of the last round did not train on, by their mean."""
     jobs = run.jobs(len(run.recipe.rounds))
-    splits = np.array(run.fold_splits(metadata.fold), np.str_)
-    is_evaluated = np.any([in_split(splits, split) for split in EVALUATED_SPLITS], axis=0)
+    splits = run.fold_splits(metadata.fold)
+    is_evaluated = np.array([split in EVALUATED_SPLITS for split in splits])
     all_classes = run.manifest.class_indices(run.class_names)
     rows = np.flatnonzero(is_evaluated & (all_classes >= 0))
     index = sampling.prediction_windows(run, rows)
@@ -165,7 +165,7 @@ def _predict(run: Run, metadata: CellMetadata, device: torch.device) -> CellResu
     np.add.at(sums, positions, window_probs)
     return CellResult(
         ids=tuple(run.manifest.ids[row] for row in rows),
-        splits=tuple(Split(splits[row]) for row in rows),
+        splits=tuple(splits[row] for row in rows),
         labels=tuple(run.manifest.labels[row] for row in rows),
         probs=sums / counts[:, None],
         window_accuracy=np.bincount(positions, windows_correct, minlength=len(rows)) / counts,

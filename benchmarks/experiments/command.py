@@ -87,8 +87,8 @@ def _locked(path: Path) -> Iterator[None]:
 
 def _show(finished: Finished, experiment: spec.ExperimentSpec, args: argparse.Namespace, machine: dict) -> None:
     by_variant: dict[str, dict[comparison.Key, CellResult]] = {}
-    for cell, result in finished:
-        by_variant.setdefault(cell.variant, {})[cell.seed, cell.fold] = result
+    for cell, cell_result in finished:
+        by_variant.setdefault(cell.variant, {})[cell.seed, cell.fold] = cell_result
     minutes = {name: _minutes(list(results.values())) for name, results in by_variant.items()}
     rows = comparison.rows(by_variant, experiment.pairs)
     evaluated = [tracks for tracks in comparison.SPLITS if any((tracks, "network") in row.estimates for row in rows)]
@@ -105,7 +105,7 @@ def _show(finished: Finished, experiment: spec.ExperimentSpec, args: argparse.Na
         "tracks": _track_counts(finished),
         "rows": tables.as_json(rows),
         "minutes": {name: round(value, 2) for name, value in minutes.items() if value},
-        "cells": [_describe(cell, result) for cell, result in finished],
+        "cells": [_describe(*item) for item in finished],
     }
     files.write_text(args.folder / "results.json", json.dumps(result, indent=1) + "\n")
     markdown = [f"{tables.TITLES[tracks]}:\n\n{tables.markdown(rows, minutes, tracks)}" for tracks in evaluated]

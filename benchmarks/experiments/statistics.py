@@ -69,7 +69,7 @@ def resampled_means(values: np.ndarray, resample_trainings: bool) -> np.ndarray:
     num_trainings, num_tracks = values.shape
     rng = np.random.default_rng(0)
     track_counts = rng.multinomial(num_tracks, np.full(num_tracks, 1 / num_tracks), NUM_RESAMPLES)
-    training_counts = np.ones((NUM_RESAMPLES, num_trainings))
+    training_counts: np.ndarray = np.ones((NUM_RESAMPLES, num_trainings))
     if resample_trainings:
         training_counts = rng.multinomial(num_trainings, np.full(num_trainings, 1 / num_trainings), NUM_RESAMPLES)
     is_evaluated = ~np.isnan(values)

@@ -98,5 +98,15 @@ def as_json(rows: Sequence[Row]) -> list[dict]:
     ]
 
 
+def from_json(data: Sequence[dict]) -> list[Row]:
+    """The rows that `as_json` wrote."""
+    rows = []
+    for item in data:
+        keys = [(key, *key.split(" ", 1)) for key in item["estimates"]]
+        estimates = {(tracks, measure): Estimate(**item["estimates"][key]) for key, tracks, measure in keys}
+        rows.append(Row(item["variant"], item["against"], item["cells"], estimates))
+    return rows
+
+
 def _rounded(values: dict) -> dict:
     return {key: round(value, 4) if isinstance(value, float) else value for key, value in values.items()}

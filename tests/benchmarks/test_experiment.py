@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from benchmarks import __main__
-from benchmarks.experiments import cells, comparison, spec, statistics
+from benchmarks.experiments import cells, comparison, spec, statistics, tables
 from benchmarks.experiments.cells import CellMetadata, CellResult
 from melgpu import files
 from melgpu.data.manifest import Split
@@ -251,6 +251,7 @@ def test_missing_cells_are_made_and_a_failure_costs_its_own(tmp_path, variants, 
     assert (row["variant"], row["against"], row["cells"]) == ("b", "base", 4)
     assert row["estimates"]["test network"]["mean"] == 0.5
     assert {"benchmark", "schema", "device", "packages", "git_commit", "date"} <= result.keys()
+    assert tables.as_json(tables.from_json(result["rows"])) == result["rows"]
     assert [cell["commit"] for cell in result["cells"]] == ["abc"] * 8
     assert "| b | 4 | 0.750 | +0.500 (+0.000 to +1.000) [+0.000 to +1.000] |" in (folder / "table.md").read_text()
 
@@ -297,6 +298,7 @@ optim.lr = 1e-4
 """
 
 
+@pytest.mark.slow
 def test_a_killed_cell_resumes_to_the_same_probabilities(tmp_path):
     labels = write_labelled_tracks(tmp_path)
     variants = tmp_path / "tiny.toml"

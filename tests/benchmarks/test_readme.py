@@ -16,6 +16,8 @@ METADATA = {"device": "a GPU", "driver": "570.1", "packages": {"torch": "2.11.0"
 def test_readme_matches_the_results():
     text, results = (ROOT / "README.md").read_text(), readme.load()
     assert readme.replace_block(text, readme.block(results)) == text, "python -m benchmarks readme"
+    recipes = (ROOT / readme.RECIPES_PAGE).read_text()
+    assert readme.replace_block(recipes, readme.recipes_block(results)) == recipes, "python -m benchmarks readme"
     assert readme.catalogue(results) == (readme.RESULTS / "README.md").read_text(), "python -m benchmarks readme"
 
 
@@ -23,7 +25,8 @@ def test_readme_matches_the_results():
 def test_every_saved_result_has_metadata(path):
     result = json.loads(path.read_text())
     assert {"benchmark", "schema", "device", "packages", "git_commit", "date"} <= result.keys()
-    assert "samples" in json.dumps(result) or result["benchmark"] == "cost"  # computed from a suite
+    # A cost is computed from a suite, and the cells of an experiment are too large to keep.
+    assert "samples" in json.dumps(result) or result["benchmark"] in ("cost", "experiment")
 
 
 def test_the_tables_of_a_block(tmp_path):
@@ -103,14 +106,18 @@ def test_files_that_are_not_results_are_rejected(tmp_path):
     with pytest.raises(InputError, match=r"x\.json: a preview"):
         readme.load(tmp_path)
     with pytest.raises(InputError, match="are missing"):
-        readme.replace_block("no comments", "")
+        readme.replace_block("no comments", readme.block({}))
 
 
 def test_readme_is_updated_in_place(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(readme, "ROOT", tmp_path)
     monkeypatch.setattr(readme, "RESULTS", tmp_path / "results")
     (tmp_path / "results").mkdir()
+    (tmp_path / "docs").mkdir()
     (tmp_path / "README.md").write_text(f"{readme.BEGIN}{readme.END}\n")
+    page = tmp_path / readme.RECIPES_PAGE
+    page.write_text(f"above {readme.BEGIN_RECIPES}{readme.END} below")
     assert __main__.main(["readme"]) == 0
     assert (tmp_path / "README.md").read_text() == readme.block({}) + "\n"
+    assert page.read_text() == f"above {readme.recipes_block({})} below"
     assert (tmp_path / "results" / "README.md").read_text() == readme.catalogue({})
