@@ -91,7 +91,10 @@ def _show(finished: Finished, experiment: spec.ExperimentSpec, args: argparse.Na
         by_variant.setdefault(cell.variant, {})[cell.seed, cell.fold] = cell_result
     minutes = {name: _minutes(list(results.values())) for name, results in by_variant.items()}
     rows = comparison.rows(by_variant, experiment.pairs)
-    evaluated = [tracks for tracks in comparison.SPLITS if any((tracks, "network") in row.estimates for row in rows)]
+    shown = [comparison.TEST, comparison.VALIDATION]
+    if any(len(cell.recipe.rounds) > 1 for cell, _ in finished):
+        shown.append(comparison.PRIVATE)  # public ones get pseudo labels
+    evaluated = [tracks for tracks in shown if any((tracks, "network") in row.estimates for row in rows)]
     for tracks in evaluated:
         console.show(tables.for_terminal(rows, minutes, tracks))
     for note in tables.NOTES:

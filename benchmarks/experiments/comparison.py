@@ -15,15 +15,21 @@ from melgpu.errors import InputError
 
 Key = tuple[int, int]  # of a training: seed, fold
 Results = Mapping[Key, CellResult]
-TEST, VALIDATION = "test", "validation"
-SPLITS = {TEST: (Split.PUBLIC, Split.PRIVATE), VALIDATION: (Split.VALID,)}
+TEST, VALIDATION, PRIVATE = "test", "validation", "private"
+SPLITS = {
+    TEST: (Split.PUBLIC, Split.PRIVATE),
+    VALIDATION: (Split.VALID,),
+    "public": (Split.PUBLIC,),
+    PRIVATE: (Split.PRIVATE,),
+}
 
 
 @dataclass(frozen=True)
 class Row:
     """A variant, or the difference of `variant` to `against`.
 
-    estimates : by (tracks, measure): `test` tracks were never seen, of `validation` tracks the best epoch was chosen;
+    estimates : by (tracks, measure): `test` tracks, which are `public` and `private` ones, were never seen, but for
+        public ones with pseudo labels; of `validation` tracks the best epoch was chosen;
         `network`: tracks by each network alone; `windows`: its windows; `ensemble`: tracks by the mean of the networks
         (on validation tracks of those of other seeds, which did not train on them either)
     """

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from melgpu import metrics
+
 NUM_RESAMPLES = 10_000
 # Standard errors between 0 and a difference that a two-sided test at 5 % shows with a power of 80 %: 1.96 + 0.84.
 DETECTABLE_ERRORS = 2.8
@@ -84,10 +86,9 @@ def _weighted_sums(values: np.ndarray, training_counts: np.ndarray, track_counts
 
 
 def _interval(means: np.ndarray, values: np.ndarray) -> tuple[float, float]:
-    """The 2.5 and 97.5 % quantiles; where all values are equal, as far as a track not among them may be from that."""
+    """The 2.5 and 97.5 % quantiles; where all values are equal, around them what other tracks may still change."""
     low, high = np.quantile(means, (0.025, 0.975))
     if np.nanmin(values) == np.nanmax(values):
-        # With this fraction of other tracks, 1 of 20 such draws would have none of them.
-        margin = 1 - 0.05 ** (1 / values.shape[1])
-        return float(low - margin), float(high + margin)
+        below, above = metrics.tango_interval(0, 0, values.shape[1])
+        return float(low + below), float(high + above)
     return float(low), float(high)

@@ -6,10 +6,10 @@ from dataclasses import asdict
 from rich.box import SIMPLE
 from rich.table import Table
 
-from benchmarks.experiments.comparison import TEST, VALIDATION, Row
+from benchmarks.experiments.comparison import PRIVATE, TEST, VALIDATION, Row
 from benchmarks.experiments.statistics import Estimate
 
-TITLES = {TEST: "tracks never seen", VALIDATION: "validation tracks"}
+TITLES = {TEST: "tracks never seen", VALIDATION: "validation tracks", PRIVATE: "private test tracks"}
 NOTES = (
     "difference: of accuracy on the same tracks by the same folds and seeds; (95 % interval by bootstrap over tracks) "
     "[over tracks and trainings]",
