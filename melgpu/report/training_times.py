@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from melgpu.models.metadata import EpochRecord
 from melgpu.runs.run import Run
 from melgpu.training import checkpointing
-from melgpu.training.loop import STAGES
+from melgpu.training.stage_timer import STAGES
 
 
 @dataclass(frozen=True)

@@ -27,11 +27,10 @@ from melgpu.models.inference import describe_nonfinite, window_probs
 from melgpu.models.metadata import EpochRecord
 from melgpu.recipe_schema import AugmentSpec, OptimSpec
 from melgpu.training.optimizer import cosine_lr, get_lr, make_optimizer, set_lr
-from melgpu.training.stage_timer import StageTimer
+from melgpu.training.stage_timer import throughput
 from melgpu.training.state import Training
 
 MAX_DESCRIBED = 20  # non-finite windows named in an error
-STAGES = ("audio", "pictures", "network", "other", "validation")  # audio: waiting for a batch; other: the caller's work
 
 
 @dataclass(frozen=True)
@@ -236,15 +235,6 @@ def _validate(
     accuracy = yield from validate_windows(model, features, data.valid_batches(), data.targets.classes, bfloat16)
     training.timer.mark("validation")
     return accuracy
-
-
-def throughput(timer: StageTimer, steps: int) -> dict[str, float]:
-    """Training steps per second of the epoch, and the seconds of each stage."""
-    seconds = timer.seconds(wait=True)  # the marks of the last steps may be pending
-    train_s = sum(stage_s for stage, stage_s in seconds.items() if stage != "validation")
-    rounded = {f"{stage}_s": round(seconds.get(stage, 0.0), 3) for stage in STAGES}
-    steps_per_s = round(steps / max(train_s, 1e-9), 3)  # 1e-9 s: no division by 0
-    return {"steps_per_s": steps_per_s} | rounded
 
 
 def diagnose_nonfinite(features: nn.Module, batches: Iterable[Batch], epoch: int) -> list[str]:

@@ -1,4 +1,4 @@
-"""Seconds of each stage of a loop, measured without synchronizing with the device.
+"""Seconds of each stage of the training loop, measured without synchronizing with the device.
 
 On a GPU marks are CUDA events in the current stream, read once they are complete; on a CPU they are clock times.
 """
@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+STAGES = ("audio", "pictures", "network", "other", "validation")  # audio: waiting for a batch; other: the caller's work
 MAX_PENDING = 1000  # marks that are not read yet; by then the oldest are complete
 
 
@@ -60,3 +61,12 @@ def fractions(seconds: dict[str, float]) -> dict[str, float]:
     """Each stage's fraction of the total time, the largest first."""
     total_s = sum(seconds.values()) or 1.0  # 0 as long as no stage is complete
     return {stage: stage_s / total_s for stage, stage_s in sorted(seconds.items(), key=lambda item: -item[1])}
+
+
+def throughput(timer: StageTimer, steps: int) -> dict[str, float]:
+    """Training steps per second of the epoch, and the seconds of each stage."""
+    seconds = timer.seconds(wait=True)  # the marks of the last steps may be pending
+    train_s = sum(stage_s for stage, stage_s in seconds.items() if stage != "validation")
+    rounded = {f"{stage}_s": round(seconds.get(stage, 0.0), 3) for stage in STAGES}
+    steps_per_s = round(steps / max(train_s, 1e-9), 3)  # 1e-9 s: no division by 0
+    return {"steps_per_s": steps_per_s} | rounded

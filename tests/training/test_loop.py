@@ -12,6 +12,7 @@ from melgpu.errors import InputError
 from melgpu.models.classifier import Classifier
 from melgpu.training import loop
 from melgpu.training.loop import EpochDone, StepDone
+from melgpu.training.stage_timer import STAGES
 from melgpu.training.state import Training, TrainingState, start_training
 from tests.helpers.training import (
     AUGMENT,
@@ -248,7 +249,7 @@ def test_the_loss_is_the_cross_entropy_of_the_valid_windows():
 
 def test_a_log_record_has_the_time_of_each_stage():
     (record, *_) = run(fresh_tiny(), epochs=1)
-    assert {f"{stage}_s" for stage in loop.STAGES} < record.model_fields_set
+    assert {f"{stage}_s" for stage in STAGES} < record.model_fields_set
     assert record.steps_per_s > 0
     assert 0 <= record.accuracy <= 1
 
