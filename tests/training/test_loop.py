@@ -247,6 +247,22 @@ def test_the_loss_is_the_cross_entropy_of_the_valid_windows():
     torch.testing.assert_close(loss, expected.double())
 
 
+def test_distributions_train_as_classes_do_and_their_weight_scales_the_loss():
+    def trained(targets):
+        training = fresh_tiny()
+        list(loop.train_epoch(training, Pictures(), batches(), targets, OPTIM, AUGMENT, 0))
+        return training
+
+    expected = trained(TARGETS)
+    one_hot = trained(replace(TARGETS, distributions=torch.eye(2)))
+    assert same_weights(one_hot.model, expected.model)
+    assert torch.equal(one_hot.metric_sums, expected.metric_sums)
+    soft = trained(replace(TARGETS, distributions=torch.tensor([[0.4, 0.1], [0.1, 0.4]])))
+    assert not same_weights(soft.model, expected.model)
+    assert soft.metric_sums[0] < 0.6 * expected.metric_sums[0]
+    assert soft.metric_sums[1] > 0  # a doubtful window counts as right where its most probable class is predicted
+
+
 def test_a_log_record_has_the_time_of_each_stage():
     (record, *_) = run(fresh_tiny(), epochs=1)
     assert {f"{stage}_s" for stage in STAGES} < record.model_fields_set
