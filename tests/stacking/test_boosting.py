@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from melgpu.stacking import boosting
+from tests.helpers.stacking import SPEC, labelled_matrix
 
 COLUMNS, CLASSES = 6, 3
 MATRIX = np.random.default_rng(0).random((60, COLUMNS))
@@ -16,6 +17,18 @@ def text(request) -> str:
     parameters = {"objective": "multiclass", "num_class": CLASSES, "min_data_in_leaf": request.param, "verbosity": -1}
     data = lightgbm.Dataset(MATRIX, np.arange(60) % CLASSES)
     return lightgbm.train({**parameters, "num_threads": 1}, data, num_boost_round=3).model_to_string()
+
+
+@pytest.mark.parametrize("count", [1, 2, 40])
+def test_any_number_of_rows_fits_and_all_of_them_are_used(count):
+    """The original asked for bagging without its frequency, so that each tree learns from every row."""
+    matrix, labels = labelled_matrix(count, 1)
+    trees = boosting.fit(matrix, labels, SPEC)
+    assert boosting.predict(trees, matrix).shape == (count, 4)
+    text = trees.model_to_string()
+    used = [sum(map(int, counts.split())) for counts in re.findall(r"^leaf_count=(.*)", text, re.MULTILINE)]
+    assert set(used) <= {count}
+    assert used or count < 2 * SPEC.min_child_samples
 
 
 def test_a_sanitized_model_gives_the_same_predictions(text):
