@@ -13,6 +13,22 @@ def test_tables_merge_key_by_key_and_empty_ones_clear():
     assert list(toml_tables.flatten(base)) == [("a.x", 1), ("a.y.z", 5), ("c", 4), ("d.n", 6)]
 
 
+def test_tables_of_a_list_are_changed_by_number():
+    base = {"rounds": [{"folds": [0], "blend": {"cnn": 1.0}}, {"folds": [1], "blend": {"cnn": 0.5, "lightgbm": 0.5}}]}
+    toml_tables.merge(base, toml_tables.parse_override("rounds.2.blend={skip_cnn=1.0}"))
+    assert base["rounds"] == [{"folds": [0], "blend": {"cnn": 1.0}}, {"folds": [1], "blend": {"skip_cnn": 1.0}}]
+    assert dict(toml_tables.flatten(toml_tables.numbered(base)))["rounds.2.blend.skip_cnn"] == 1.0
+    with pytest.raises(InputError, match=r"rounds\.3: rounds has the numbers 1 to 2"):
+        toml_tables.merge(base, toml_tables.parse_override("rounds.3.blend={}"))
+    for other in ("rounds.0.blend={}", "rounds.x.blend={}", "rounds.1=5"):  # as any value of the wrong type
+        changed = dict(base)
+        toml_tables.merge(changed, toml_tables.parse_override(other))
+        assert not isinstance(changed["rounds"], list)
+    lists = {"dense_classes": ["a"]}
+    toml_tables.merge(lists, {"dense_classes": {"1": {"x": 2}}})
+    assert lists == {"dense_classes": {"1": {"x": 2}}}
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
