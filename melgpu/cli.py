@@ -36,15 +36,26 @@ class _StoreOnce(argparse.Action):
         setattr(namespace, self.dest, values)
 
 
-def parser(description: str, epilog: str, needs_run: bool = True) -> argparse.ArgumentParser:
-    """An argument parser with the flags of every script; without `needs_run` a call may leave `--run` out."""
-    shared = argparse.ArgumentParser(
+def base_parser(description: str | None, epilog: str, needs_run: bool = True) -> argparse.ArgumentParser:
+    """An argument parser with the flags that say which run; without `needs_run` a call may leave `--run` out."""
+    base = argparse.ArgumentParser(
         description=description, epilog=_as_called(epilog), formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    shared.register("action", None, _StoreOnce)  # the action of flags that name none
-    shared.add_argument(
+    base.register("action", None, _StoreOnce)  # the action of flags that name none
+    base.add_argument(
         "--run", type=Path, required=needs_run, metavar="DIR", help="the run folder; everything is written there"
     )
+    base.add_argument(
+        "--without-pseudo",
+        action="store_true",
+        help="later rounds without pseudo labels, beside those with them, for a comparison in report.html",
+    )
+    return base
+
+
+def parser(description: str, epilog: str, needs_run: bool = True) -> argparse.ArgumentParser:
+    """An argument parser with the flags of every script."""
+    shared = base_parser(description, epilog, needs_run)
     shared.add_argument(
         "--set",
         action="append",
@@ -52,11 +63,6 @@ def parser(description: str, epilog: str, needs_run: bool = True) -> argparse.Ar
         dest="overrides",
         metavar="TABLE.KEY=VALUE",
         help="override one setting of the recipe; of an existing run only loader and machine (speed) can change",
-    )
-    shared.add_argument(
-        "--without-pseudo",
-        action="store_true",
-        help="later rounds without pseudo labels, beside those with them, for a comparison in report.html",
     )
     shared.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ...; default: a GPU if there is one")
     return shared

@@ -62,6 +62,11 @@ def find_backbone(name: str) -> TimmBackbone:
     raise InputError(f"there is no network {name}{hint}")
 
 
+def pretrained_license(name: str) -> str | None:
+    """The licence of a network's pretrained weights, `apache-2.0`; None where timm does not know it."""
+    return timm.get_pretrained_cfg_value(find_backbone(name).timm_name, "license")
+
+
 def check_forward(name: str, recipe: Recipe) -> None:
     """Run one forward pass of a network that is not in BACKBONES. Raises InputError where it fails."""
     if find_backbone(name) is BACKBONES.get(name):

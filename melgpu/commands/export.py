@@ -1,0 +1,68 @@
+"""Write one trained network of a run to a file that needs no melgpu: waveforms in, class probabilities out."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from melgpu import cli
+from melgpu.errors import InputError
+
+if TYPE_CHECKING:
+    from melgpu.export.metadata import ExportOptions
+
+EPILOG = """examples:
+  melgpu-export --run runs/mine model.onnx                           windows (B, T) -> probabilities (B, C)
+  melgpu-export --run runs/mine song.onnx --track                    a track (T,) of any length -> (C,)
+  melgpu-export --run runs/mine model.pt2 --format pt2               for torch.export.load
+  melgpu-export --run runs/zalo model.onnx --backbone resnet50 --fold 2
+  melgpu-export --run runs/mine small.onnx --int8 --audio music/*.mp3
+
+The file is checked by music before it gets its name, and refused where its probabilities differ by more than 0.001."""
+
+
+def parse_args() -> argparse.Namespace:
+    parser = cli.base_parser(__doc__, EPILOG)
+    parser.add_argument("out", type=Path, metavar="FILE", help="the file to write")
+    parser.add_argument("--format", choices=("onnx", "pt2"), default="onnx", help="default: onnx")
+    parser.add_argument("--track", action="store_true", help="a whole track: repeat or cut, windows, their mean")
+    parser.add_argument("--backbone", help="this network, of a run with several")
+    parser.add_argument("--fold", type=int, help="of this fold")
+    small = parser.add_mutually_exclusive_group()
+    small.add_argument("--half", action="store_true", help="the network in float16; the front end stays in float32")
+    small.add_argument("--int8", action="store_true", help="the network's weights and activations in 8 bits (ONNX)")
+    parser.add_argument("--audio", nargs="+", default=[], metavar="MUSIC", help="check by these files, not the run's")
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    options = _options(args)
+    # After the flags are parsed, so that --help answers without importing torch.
+    from melgpu.export import exporter, selection
+    from melgpu.runs.folder import open_run
+
+    exporter.check_extra(options)
+    run = open_run(args.run, without_pseudo=args.without_pseudo)
+    job = selection.select_job(run, args.backbone, args.fold)
+    exporter.export_network(run, job, options, args.out, args.audio)
+
+
+def _options(args: argparse.Namespace) -> "ExportOptions":
+    from melgpu.export.metadata import ExportOptions
+
+    if args.out.suffix != f".{args.format}":
+        raise InputError(f"{args.out}: a file of --format {args.format} is named *.{args.format}")
+    if args.int8 and args.format == "pt2":
+        raise InputError("--int8 goes without --format pt2: onnxruntime quantizes")
+    small_precision = "float16" if args.half else "int8"
+    precision = small_precision if args.half or args.int8 else "float32"
+    return ExportOptions(args.format, "track" if args.track else "windows", precision)
+
+
+def command() -> None:
+    """Run this command, and exit with its code."""
+    cli.run(main)
+
+
+if __name__ == "__main__":
+    command()

@@ -1,0 +1,128 @@
+"""An exported file against the network itself on real audio: differences of probabilities, labels, speed."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from melgpu import console
+from melgpu.audio import decode, worker
+from melgpu.data import windows
+from melgpu.data.batch import Batch
+from melgpu.errors import InputError
+from melgpu.export.metadata import ExportOptions, Form
+from melgpu.models.classifier import LoadedNetwork
+from melgpu.prediction.predictor import WindowPredictor
+from melgpu.recipe import Recipe
+
+MAX_DIFFERENCE = 1e-3  # of a probability, in float32
+NUM_TRACKS = {"windows": 8, "track": 3}  # of a run, evenly spaced
+MAX_WINDOWS_PER_TRACK = 3
+SHORT_S = 7.0  # of a piece that the whole-track form has to repeat
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Class probabilities of each input, shape (N, C), and the median time of one, in s."""
+
+    probs: np.ndarray
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The largest difference of a probability, and how many of all labels agree."""
+
+    max_difference: float
+    same_labels: int
+    num_inputs: int
+
+
+def spread(paths: Sequence[str], form: Form) -> list[str]:
+    """Some of a run's tracks, evenly spaced."""
+    rows = np.linspace(0, len(paths) - 1, min(NUM_TRACKS[form], len(paths))).round().astype(int)
+    return [paths[row] for row in rows]
+
+
+def load_inputs(paths: Sequence[str], recipe: Recipe, form: Form) -> list[np.ndarray]:
+    """What an exported file is tried on: windows, shape (T,), and silence, or waves of any length, and a short one.
+
+    Files that cannot be read are said. Raises InputError where there is none that can be.
+    """
+    audio = recipe.audio
+    waves = []
+    for path in paths:
+        decoded = worker.read_track(path, audio.sample_rate, audio.track_s, audio.min_s)
+        if len(decoded.wave):
+            waves.append(decoded.wave)
+        else:
+            console.say(f"note: not checked on {path}: {decoded.error}")
+    if not waves:
+        raise InputError("no music to check the file on: name files that can be read with --audio")
+    if form == "track":
+        return [*waves, waves[0][: windows.to_samples(SHORT_S, audio.sample_rate)]]
+    tracks = [decode.conform(wave, windows.to_samples(audio.track_s, audio.sample_rate)) for wave in waves]
+    inputs = [window for track in tracks for window in _some(cut_windows(track, recipe))]
+    return [*inputs, np.zeros_like(inputs[0])]
+
+
+def cut_windows(track: np.ndarray, recipe: Recipe) -> np.ndarray:
+    """The windows, shape (W, T), of a track of `track_s`."""
+    index = windows.prediction_windows(np.zeros(1), np.zeros(1, bool), recipe.audio, recipe.windows)
+    window_samples = windows.to_samples(recipe.windows.window_s, recipe.audio.sample_rate)
+    return np.stack([track[start : start + window_samples] for start in index.starts])
+
+
+def _some(track_windows: np.ndarray) -> np.ndarray:
+    return track_windows[:: -(-len(track_windows) // MAX_WINDOWS_PER_TRACK)]
+
+
+def network_answers(network: LoadedNetwork, inputs: Sequence[np.ndarray], form: Form) -> Answers:
+    """The network's answers as `predict.py` gives them on a CPU, in float32."""
+    recipe = network.metadata.recipe
+    optim = recipe.optim.model_copy(update={"precision": "float32"})
+    predictor = WindowPredictor([network], recipe.model_copy(update={"optim": optim}), torch.device("cpu"))
+    probs = predictor.probs(_batches(inputs, recipe, form))
+    seconds = []
+    answers = []
+    for _ in inputs:
+        start = time.perf_counter()
+        _, window_probs = next(probs)  # (1, B, C)
+        seconds.append(time.perf_counter() - start)
+        answers.append(window_probs[0].numpy().mean(axis=0))
+    return Answers(np.stack(answers), float(np.median(seconds)))
+
+
+def _batches(inputs: Sequence[np.ndarray], recipe: Recipe, form: Form) -> Iterator[Batch]:
+    track_samples = windows.to_samples(recipe.audio.track_s, recipe.audio.sample_rate)
+    for wave in inputs:
+        waves = wave[None] if form == "windows" else cut_windows(decode.conform(wave, track_samples), recipe)
+        zeros = torch.zeros(len(waves), dtype=torch.int64)
+        yield Batch(torch.from_numpy(waves), zeros, zeros, torch.ones(len(waves), dtype=torch.bool))
+
+
+def file_answers(probs: Callable[[np.ndarray], np.ndarray], inputs: Sequence[np.ndarray], form: Form) -> Answers:
+    """The answers of an exported file."""
+    seconds = []
+    answers = []
+    for wave in inputs:
+        start = time.perf_counter()
+        answers.append(probs(wave[None])[0] if form == "windows" else probs(wave))
+        seconds.append(time.perf_counter() - start)
+    return Answers(np.stack(answers), float(np.median(seconds)))
+
+
+def compare(actual: Answers, expected: Answers, options: ExportOptions) -> Comparison:
+    """How an exported file agrees. Raises InputError above MAX_DIFFERENCE in float32, and for NaN in any precision."""
+    differences = np.abs(actual.probs - expected.probs)
+    max_difference = float(differences.max())
+    limit = MAX_DIFFERENCE if options.precision == "float32" else 1.0
+    if not max_difference <= limit:  # NaN is not less
+        raise InputError(
+            f"not written: its probabilities differ from the network's by up to {max_difference:.2g} "
+            f"(allowed: {limit:g}); see what differs with another --format, and report it"
+        )
+    same = actual.probs.argmax(axis=1) == expected.probs.argmax(axis=1)
+    return Comparison(max_difference, int(same.sum()), len(same))

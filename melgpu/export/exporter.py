@@ -1,0 +1,90 @@
+"""Export a network of a run: trace it, write the file, check it, and say how large, fast and exact it is."""
+
+import functools
+import importlib.util
+from pathlib import Path
+
+from rich.box import SIMPLE
+from rich.table import Table
+
+from melgpu import console, files
+from melgpu.errors import InputError
+from melgpu.export import check, graph, metadata, pt2_file
+from melgpu.export.check import Answers, Comparison
+from melgpu.export.metadata import ExportOptions
+from melgpu.models import checkpoint
+from melgpu.prediction.ensemble import load_networks
+from melgpu.runs.run import Job, Run
+
+EXTRA = ("onnx", "onnxscript", "onnxruntime")
+
+
+def check_extra(options: ExportOptions) -> None:
+    """Raise InputError where packages are missing."""
+    missing = [name for name in EXTRA if not importlib.util.find_spec(name)]
+    if options.format == "onnx" and missing:
+        raise InputError(f"an ONNX file needs {', '.join(missing)}: pip install 'melgpu[export]'")
+
+
+def export_network(run: Run, job: Job, options: ExportOptions, out: Path, audio: list[str]) -> None:
+    """Write a network of a run to a file and check it on music files, or else on tracks of the run.
+
+    Raises InputError, and writes nothing, where the file does not give the network's probabilities.
+    """
+    (network,) = load_networks(run, [job])
+    recipe = network.metadata.recipe
+    description = metadata.describe(network, checkpoint.digest(run.checkpoint_path(job)), options)
+    inputs = check.load_inputs(audio or check.spread(run.manifest.paths, options.form), recipe, options.form)
+    expected = check.network_answers(network, inputs, options.form)  # before the network is converted
+    console.say(f"Exporting {job.name} of round {job.round}")
+    program = graph.trace(graph.build(network, options), options, description.window_samples)
+    if options.format == "onnx":
+        from melgpu.export import onnx_file  # only here: a pt2 file needs no extra packages
+
+        write = functools.partial(onnx_file.write, program, options, description)
+        open_file = onnx_file.open_file
+    else:
+        write = functools.partial(pt2_file.write, program, description)
+        open_file = pt2_file.open_file
+    with files.atomic_write(out) as temporary:
+        write(temporary)
+        actual = check.file_answers(open_file(temporary), inputs, options.form)
+        comparison = check.compare(actual, expected, options)
+    console.show(_table(run.checkpoint_path(job), out, expected, actual, comparison, options))
+    console.say(f"Largest difference of a probability from the network's: {comparison.max_difference:.1e}")
+    console.say(f"Licence of the weights that training began with: {description.weights_license}")
+    num_networks = len(run.trained_jobs(job.round))
+    if num_networks > 1:
+        console.say(f"note: one network of {num_networks}: predict.py asks all, and may answer otherwise")
+    console.say(f"Written: {out}")
+
+
+def _table(
+    checkpoint_path: Path,
+    out: Path,
+    expected: Answers,
+    actual: Answers,
+    comparison: Comparison,
+    options: ExportOptions,
+) -> Table:
+    """Size, speed and agreement of the network in PyTorch and of the file."""
+    unit = "window" if options.form == "windows" else "track"
+    runtime = "onnxruntime" if options.format == "onnx" else "torch.export"
+    table = Table("", "size", f"a {unit}", "largest difference", "same label", box=SIMPLE)
+    table.add_row("PyTorch", _megabytes(checkpoint_path), _milliseconds(expected), "", "")
+    table.add_row(
+        f"{runtime}, {options.precision}",
+        _megabytes(out),
+        _milliseconds(actual),
+        f"{comparison.max_difference:.1e}",
+        f"{comparison.same_labels} of {comparison.num_inputs}",
+    )
+    return table
+
+
+def _megabytes(path: Path) -> str:
+    return f"{path.stat().st_size / 1e6:.1f} MB"
+
+
+def _milliseconds(answers: Answers) -> str:
+    return f"{answers.seconds * 1e3:.0f} ms"

@@ -1,0 +1,125 @@
+"""A network with its front end as one module that torch.export can trace: waveforms to class probabilities.
+
+All is computed in float32, except for a network that was converted with `half`.
+"""
+
+import math
+import warnings
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+from melgpu.data import windows
+from melgpu.export.metadata import ExportOptions
+from melgpu.features.log_mel import LogMel
+from melgpu.models.classifier import LoadedNetwork
+from melgpu.recipe import Recipe
+from melgpu.recipe_schema import MelSpec
+
+MAX_BATCH = 2**16
+MAX_WAVE_SAMPLES = 2**31 - 1
+EXAMPLE_BATCH = 2  # torch.export takes an axis of length 1 for one that is always so
+
+
+class MelPower(nn.Module):
+    """nnAudio's mel power, shape (B, M, N), of waves (B, T), by the same convolution.
+
+    The graph computes the kernels from the window function: a file need not hold 16 MB of them (n_fft = 2048).
+    """
+
+    taper: Tensor
+    mel_basis: Tensor
+
+    def __init__(self, taper: Tensor, mel_basis: Tensor, hop_length: int):
+        super().__init__()
+        # Copies: a view would bring the kernels that it is a part of into the file.
+        self.register_buffer("taper", taper.clone())
+        self.register_buffer("mel_basis", mel_basis.clone())
+        self.hop_length = hop_length
+
+    def forward(self, waves: Tensor) -> Tensor:
+        n_fft = len(self.taper)
+        bins = torch.arange(n_fft // 2 + 1)[:, None]
+        # Whole turns are removed from integers: in float32 large phases would be inexact.
+        phases = (bins * torch.arange(n_fft) % n_fft) * (2 * math.pi / n_fft)
+        padded = F.pad(waves[:, None], (n_fft // 2, n_fft // 2))
+        real = F.conv1d(padded, (phases.cos() * self.taper)[:, None], stride=self.hop_length)
+        imaginary = F.conv1d(padded, (phases.sin() * self.taper)[:, None], stride=self.hop_length)
+        return self.mel_basis @ (real.square() + imaginary.square())
+
+
+class ExportLogMel(LogMel):
+    """The front end of the networks with the engine `nnaudio`, all windows of a batch together."""
+
+    def __init__(self, spec: MelSpec, sample_rate: int):
+        super().__init__(spec.changed(engine="nnaudio"), sample_rate)
+        # Of the other engines; parts of a sparse tensor, which torch.export cannot trace.
+        del self.mel_rows, self.mel_columns, self.mel_values
+        mel_powers = []
+        for resolution, mel in enumerate(self.mels):
+            mel_powers.append(MelPower(self._taper(resolution), mel.get_buffer("mel_basis"), spec.hop_length))
+        self.mels = nn.ModuleList(mel_powers)
+
+    def forward(self, waves: Tensor) -> Tensor:
+        """Pictures, shape (B, 3, S, S)."""
+        return self._pictures(waves).expand(-1, 3, -1, -1)
+
+
+class WindowClassifier(nn.Module):
+    """Waves (B, T) of one window each to class probabilities (B, C); with `flip`, the mean over two views."""
+
+    def __init__(self, network: LoadedNetwork):
+        super().__init__()
+        recipe = network.metadata.recipe
+        self.front_end = ExportLogMel(recipe.mel, recipe.audio.sample_rate)
+        self.network = network.model.set_memory_format(channels_last=False)
+        self.flip = recipe.predict.flip
+
+    def forward(self, waves: Tensor) -> Tensor:
+        pictures = self.front_end(waves).to(self.network.input_norm.weight.dtype)
+        views = torch.cat([pictures, pictures.flip(-1)]) if self.flip else pictures
+        probs = self.network(views).float().softmax(1)
+        return probs.unflatten(0, (2, -1)).mean(0) if self.flip else probs
+
+
+class TrackClassifier(nn.Module):
+    """A wave (T,) of any length to class probabilities (C,): repeated or cut to `track_s`, mean over its windows."""
+
+    starts: Tensor
+
+    def __init__(self, classifier: WindowClassifier, recipe: Recipe):
+        super().__init__()
+        self.classifier = classifier
+        index = windows.prediction_windows(torch.zeros(1).numpy(), torch.zeros(1).numpy(), recipe.audio, recipe.windows)
+        self.register_buffer("starts", torch.from_numpy(index.starts).long())
+        self.window_samples = windows.to_samples(recipe.windows.window_s, recipe.audio.sample_rate)
+
+    def forward(self, wave: Tensor) -> Tensor:
+        positions = self.starts[:, None] + torch.arange(self.window_samples)
+        return self.classifier(wave[positions % wave.shape[0]]).mean(0)
+
+
+def build(network: LoadedNetwork, options: ExportOptions) -> nn.Module:
+    """The module to export. It contains the network itself, which `float16` converts."""
+    if options.precision == "float16":
+        network.model.half()
+    classifier = WindowClassifier(network)
+    module = classifier if options.form == "windows" else TrackClassifier(classifier, network.metadata.recipe)
+    return module.eval()
+
+
+def trace(module: nn.Module, options: ExportOptions, window_samples: int) -> ExportedProgram:
+    """The module as a graph for any number of windows, or any length of a track."""
+    if options.form == "windows":
+        example = torch.zeros(EXAMPLE_BATCH, window_samples)
+        axis = Dim("batch", max=MAX_BATCH)
+    else:
+        example = torch.zeros(window_samples)
+        axis = Dim("samples", min=2, max=MAX_WAVE_SAMPLES)
+    with torch.no_grad(), warnings.catch_warnings(action="ignore"):  # of torch about its own deprecated functions
+        program = torch.export.export(module, (example,), dynamic_shapes=({0: axis},), strict=False)
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)  # it names folders of this machine
+    return program
