@@ -17,7 +17,7 @@ from melgpu import files, metrics
 from melgpu.data.manifest import Split
 from melgpu.errors import InputError
 from melgpu.models.metadata import Environment
-from tests.helpers import ROOT, write_labelled_tracks
+from tests.helpers import ROOT, write_audio, write_labelled_tracks, write_list
 
 ENVIRONMENT = Environment(python="3", platform="x", device="cpu", device_name="a CPU", packages={}, git_commit="abc")
 VARIANTS = """
@@ -283,8 +283,12 @@ TINY = """
 folds = [0]
 seeds = [0]
 [base]
-rounds = [{ backbones = ["test_efficientnet"], folds = [0], blend = {} }]
 recipes = ["demo"]
+rounds = [
+    { backbones = ["test_efficientnet"], folds = [0], blend = {} },
+    { backbones = ["test_efficientnet"], folds = [0], blend = {} },
+]
+pseudo.threshold = 0.0
 audio.sample_rate = 11025
 audio.track_s = 6.0
 windows.window_s = 3.0
@@ -292,24 +296,25 @@ windows.hop_s = 3.0
 folds.num_folds = 2
 mel.image_size = 75
 loader.workers = 0
-optim.max_epochs = 4
+optim.max_epochs = 2
 optim.batch_size = 2
 optim.precision = "float32"
 machine.save_minutes = 0
-[variants.slow]
-optim.lr = 1e-4
+[variants]
 """
 
 
 @pytest.mark.slow
 def test_a_killed_cell_resumes_to_the_same_probabilities(tmp_path):
     labels = write_labelled_tracks(tmp_path)
+    test_tracks = [(write_audio(tmp_path / f"t{i}.wav", 6, 11_025, seed=20 + i).name, "ab"[i % 2]) for i in range(3)]
+    test = write_list(tmp_path / "test.csv", [("file", "label"), *test_tracks])
     variants = tmp_path / "tiny.toml"
     variants.write_text(TINY)
-    (cell, *_) = made_cells(variants)
-    words = [sys.executable, "-m", "benchmarks", "experiment", variants, "--labels", labels, "--device", "cpu"]
-    call = [*map(str, words), "--only", "base", "--folder"]
-    state = cells.run_folder(tmp_path / "killed", cell) / "round1" / "test_efficientnet" / "fold0" / "last.pt"
+    (cell,) = made_cells(variants)
+    words = [sys.executable, "-m", "benchmarks", "experiment", variants, "--labels", labels, "--test", test]
+    call = [*map(str, words), "--device", "cpu", "--folder"]
+    state = cells.run_folder(tmp_path / "killed", cell) / "round2" / "test_efficientnet" / "fold0" / "last.pt"
     with subprocess.Popen([*call, str(tmp_path / "killed")], cwd=ROOT, stdout=subprocess.DEVNULL) as process:
         while not state.exists() and process.poll() is None:
             time.sleep(0.01)
@@ -321,6 +326,7 @@ def test_a_killed_cell_resumes_to_the_same_probabilities(tmp_path):
     whole = cells.load_finished(tmp_path / "whole", cell)
     assert (killed.metadata.resumed, whole.metadata.resumed) == (True, False)
     assert killed.ids == whole.ids
+    assert [split.value for split in whole.splits] == ["valid"] * 4 + ["public"] * 3
     np.testing.assert_array_equal(killed.probs, whole.probs)
     assert not cells.run_folder(tmp_path / "killed", cell).exists()
     assert list((tmp_path / "killed" / "pcm_cache").glob("*.f32"))
