@@ -89,7 +89,7 @@ def _head(inputs: int, num_classes: int, dropout: float) -> nn.Sequential:
     )
 
 
-CNNS: dict[StackCNNName, type[StackCNN | StackSkipCNN]] = {"cnn": StackCNN, "skip_cnn": StackSkipCNN}
+CNNS: dict[StackCNNName, type[nn.Module]] = {"cnn": StackCNN, "skip_cnn": StackSkipCNN}
 
 
 @contextmanager
