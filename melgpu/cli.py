@@ -62,7 +62,8 @@ def parser(description: str, epilog: str, needs_run: bool = True) -> argparse.Ar
         default=[],
         dest="overrides",
         metavar="TABLE.KEY=VALUE",
-        help="override one setting of the recipe; of an existing run only loader and machine (speed) can change",
+        help="override one setting of the recipe; of an existing run only loader and machine (speed) can change; by "
+        "stack.py also stacking",
     )
     shared.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ...; default: a GPU if there is one")
     return shared

@@ -36,6 +36,7 @@ from melgpu.recipe_schema import (
     Seed,
     Spec,
     StackingSpec,
+    StackSettings,
     WindowSpec,
 )
 
@@ -100,6 +101,16 @@ class Recipe(Spec):
         folds = self.rounds[round_number - 1].folds
         return [folds] if self.stacking.protocol == "oof" else [(fold,) for fold in folds]
 
+    def stack_settings(self, round_number: int) -> StackSettings:
+        """The settings by which the networks of a round are stacked."""
+        return StackSettings(stacking=self.stacking, blend=self.rounds[round_number - 1].blend)
+
+    def restacked(self, settings: StackSettings) -> "Recipe":
+        """The recipe with other settings for the stack of its last round."""
+        # model_copy does not validate, but the settings have been.
+        last_round = self.rounds[-1].model_copy(update={"blend": settings.blend})
+        return self.model_copy(update={"stacking": settings.stacking, "rounds": (*self.rounds[:-1], last_round)})
+
     def to_json(self) -> str:
         """One canonical line of JSON."""
         return json.dumps(self.model_dump(mode="json", exclude_none=True), sort_keys=True)
@@ -147,8 +158,8 @@ def apply_overrides(recipe: Recipe, overrides: list[str]) -> Recipe:
 
 def recipe_differences(old: Recipe, new: Recipe) -> list[str]:
     """The settings in which two recipes differ, each as `table.key: old, now new`."""
-    before = dict(toml_tables.flatten(json.loads(old.to_json())))
-    after = dict(toml_tables.flatten(json.loads(new.to_json())))
+    before = dict(toml_tables.flatten(toml_tables.numbered(json.loads(old.to_json()))))
+    after = dict(toml_tables.flatten(toml_tables.numbered(json.loads(new.to_json()))))
     keys = sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
     return [f"{key}: {before.get(key, 'not set')}, now {after.get(key, 'not set')}" for key in keys]
 

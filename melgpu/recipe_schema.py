@@ -18,7 +18,7 @@ Seed = Annotated[int, Field(ge=0, lt=2**31)]
 BackboneName = Annotated[str, Field(pattern=r"^[a-z0-9_]+(\.[a-z0-9_]+)?$", max_length=100)]  # built in, or of timm
 EngineName = Literal["auto", "nnaudio", "fft", "fused"]
 StackCNNName = Literal["cnn", "skip_cnn"]
-Stacker = Literal["cnn", "skip_cnn", "lightgbm"]
+Stacker = Literal["cnn", "skip_cnn", "lightgbm", "multinomial"]
 MIN_SUBFOLDS = 3  # of a stack's validation tracks: to fit, to stop early, to evaluate
 
 
@@ -201,7 +201,7 @@ class StackCNNTrainingSpec(Spec):
 
 class StackingSpec(Spec):
     protocol: Literal["original", "oof"]
-    final_predictor: Literal["blend", "fitted blend", "mean"]
+    final_predictor: Literal["auto", "blend", "fitted blend", "mean"]
     num_subfolds: Annotated[int, Field(ge=MIN_SUBFOLDS, le=1000)]
     seed: Seed
     max_epochs: Count
@@ -212,3 +212,10 @@ class StackingSpec(Spec):
     min_child_weight: Annotated[float, Field(ge=0)]
     pretrain: StackCNNTrainingSpec
     finetune: StackCNNTrainingSpec
+
+
+class StackSettings(Spec):
+    """The settings by which a round's networks are stacked; those of the last round may change after training."""
+
+    stacking: StackingSpec
+    blend: dict[Stacker, Positive]

@@ -11,7 +11,10 @@ if TYPE_CHECKING:
 EPILOG = """examples:
   python stack.py --run runs/mine
   python stack.py --run runs/mine --without-pseudo     a round without pseudo labels, for a comparison
+  python stack.py --run runs/mine --set stacking.final_predictor=mean     the last round anew, by other settings
+  python stack.py --run runs/mine --set 'rounds.2.blend={multinomial=1.0}'     by other stackers
 
+Settings of `stacking`, and the blend of the last round, may change after training; nothing is trained or predicted.
 Needs the predictions of every network of the round (predict.py). Labels of test sets, if their CSVs have them, are
 used for scores only. report.html is written at the end of each round, and again by later calls."""
 
@@ -19,9 +22,13 @@ used for scores only. report.html is written at the end of each round, and again
 def main() -> None:
     args = cli.parser(__doc__, EPILOG).parse_args()
     # After the flags are parsed, so that --help answers without importing torch.
-    from melgpu.runs.folder import open_run
+    from melgpu.runs.folder import open_to_stack
+    from melgpu.stacking.restack import restack
 
-    finish_round(open_run(args.run, args.overrides, args.without_pseudo))
+    run, settings = open_to_stack(args.run, args.overrides, args.without_pseudo)
+    if settings != run.stack_settings(run.last_round):
+        run = restack(run, settings)
+    finish_round(run)
 
 
 def finish_round(run: "Run") -> None:
@@ -29,11 +36,13 @@ def finish_round(run: "Run") -> None:
     # Imported here, so that --help answers without importing torch.
     from melgpu import console
     from melgpu.report import tables
+    from melgpu.stacking.restack import write_missing_submissions
 
     if run.current_round and not run.is_between_rounds:  # else this round is stacked: a killed call is made again
         stack_current_round(run, run.current_round)
     round_number = run.last_stacked_round
     tables.show_scores(run, round_number)
+    write_missing_submissions(run)
     write_report(run)
     if run.current_round:  # the next one, now that this one is stacked
         console.say(f"Round {round_number} is done. Next: {run.command_line('train')}")

@@ -14,8 +14,8 @@ from melgpu.models.classifier import LoadedNetwork
 from melgpu.prediction.table import RunDigests
 from melgpu.recipe import Recipe
 from melgpu.runs.run import Job, Run
-from melgpu.stacking.stack import MEAN, Stack, final_predictor
-from melgpu.stacking.stack_file import load_stack
+from melgpu.stacking.stack import MEAN, Stack
+from melgpu.stacking.stack_file import StackMetadata, load_stack
 
 STACK_ROWS = 64  # tracks that a stack predicts together
 
@@ -74,10 +74,12 @@ def load_ensemble(run: Run) -> Ensemble:
     """The latest stacked round, or else the trained networks of the first. Raises InputError where there are none."""
     round_number, jobs, groups = _choose_round(run)
     networks = load_networks(run, jobs)
-    spec = run.round_spec(round_number)
-    stacking_spec = run.recipe.stacking
-    stacks = {folds: _load_stack(run, round_number, folds) for folds in groups}
-    predictor = final_predictor(stacking_spec.final_predictor, len(spec.blend))
+    loaded = {folds: _load_stack(run, round_number, folds) for folds in groups}
+    stacks = {folds: stack for folds, (stack, _) in loaded.items()}
+    predictors = {metadata.final_predictor for _, metadata in loaded.values()}
+    if len(predictors) > 1:  # it was chosen once for all stacks
+        raise InputError(f"{run.stack_folder(round_number)}: stacks with different final predictors: {predictors}")
+    predictor = predictors.pop() if predictors else MEAN
     # The first checkpoint's recipe stands for all: `load_networks` has compared their digests with the run's.
     recipe = networks[0].metadata.recipe
     digests = [checkpoint.digest(run.checkpoint_path(job)) for job in jobs]
@@ -93,13 +95,13 @@ def _choose_round(run: Run) -> tuple[int, list[Job], list[tuple[int, ...]]]:
     if not jobs:
         raise InputError(f"{run.folder}: no trained network yet; run train.py first")
     has_stacks = bool(stacked and run.round_spec(round_number).blend)
-    return round_number, jobs, run.recipe.fold_groups(round_number) if has_stacks else []
+    return round_number, jobs, run.stacking_recipe(round_number).fold_groups(round_number) if has_stacks else []
 
 
 def run_digests(run: Run) -> RunDigests:
     """The digests of what `load_ensemble` would load, without loading it."""
     round_number, jobs, groups = _choose_round(run)
-    recipe = run.recipe.digest()
+    recipe = run.stacking_recipe(round_number).digest()
     checkpoints = tuple(checkpoint.digest(run.checkpoint_path(job)) for job in jobs)
     stacks = tuple(checkpoint.digest(run.stack_path(round_number, folds)) for folds in groups)
     together = hashlib.sha256(" ".join([recipe, *checkpoints, "stacks", *stacks]).encode()).hexdigest()[:16]
@@ -119,11 +121,11 @@ def load_networks(run: Run, jobs: list[Job]) -> list[LoadedNetwork]:
     return networks
 
 
-def _load_stack(run: Run, round_number: int, folds: tuple[int, ...]) -> Stack:
+def _load_stack(run: Run, round_number: int, folds: tuple[int, ...]) -> tuple[Stack, StackMetadata]:
     path = run.stack_path(round_number, folds)
     spec = run.round_spec(round_number)
     stack, metadata = load_stack(path)
-    differences = metadata.provenance.differences(run.provenance(round_number))
+    differences = metadata.provenance.differences(run.stack_provenance(round_number))
     differences += _class_differences(run, metadata.class_names)
     if (metadata.folds, metadata.backbones) != (folds, spec.backbones):
         differences.append("fitted for other folds or networks")
@@ -131,7 +133,7 @@ def _load_stack(run: Run, round_number: int, folds: tuple[int, ...]) -> Stack:
         differences.append(f"blend weights {metadata.weights}, not {spec.blend}")
     if differences:
         raise InputError(f"{path}: {difference}" for difference in differences)
-    return stack
+    return stack, metadata
 
 
 def _class_differences(run: Run, class_names: list[str]) -> list[str]:

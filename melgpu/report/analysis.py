@@ -20,8 +20,10 @@ PREDICTOR_NAMES = {
     "cnn": "stacker: CNN",
     "skip_cnn": "stacker: CNN with skips",
     "lightgbm": "stacker: LightGBM",
+    "multinomial": "stacker: multinomial regression",
     "blend": "blend of the stackers",
     "fitted blend": "blend, weights fitted",
+    "auto": "automatic selection",
 }
 
 
@@ -53,7 +55,8 @@ class RoundResult:
             return "network"
         if predictor == "mean":
             return "mean"
-        return "blend" if predictor.endswith("blend") else "stacker"  # of either kind of weights
+        # Of either kind of weights; a selection from them is shown with them.
+        return "blend" if predictor.endswith("blend") or predictor == "auto" else "stacker"
 
     @property
     def shown_predictors(self) -> list[str]:
@@ -94,7 +97,7 @@ def _round_result(run: Run, round_number: int) -> RoundResult:
     evaluated = set(zip(loaded.ids, loaded.splits, strict=True))  # fewer where the round has not all folds
     if list(loaded.class_names) != run.class_names or not evaluated <= known:
         raise InputError(f"{path}: of other tracks or classes than this run's")
-    if differences := loaded.metadata.provenance.differences(run.provenance(round_number)):
+    if differences := loaded.metadata.provenance.differences(run.stack_provenance(round_number)):
         raise InputError(f"{path}: {', '.join(differences)}")
     return RoundResult(run, round_number, loaded)
 

@@ -82,6 +82,8 @@ def _template() -> jinja2.Template:
         "learning_curves": plots.learning_curves,
         "axis_start": axis_start,
         "blend_weights_sentence": summary.blend_weights_sentence,
+        "selection_sentence": summary.selection_sentence,
+        "changed_settings_sentence": summary.changed_settings_sentence,
     }
     return environment.get_template("report.html")
 

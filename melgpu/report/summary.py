@@ -5,17 +5,18 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from melgpu.audio.quarantine import AudioError
-from melgpu.console import duration
+from melgpu.console import counted, duration
 from melgpu.data.manifest import Split
 from melgpu.metrics import wilson_interval
-from melgpu.recipe_schema import Stacker
+from melgpu.recipe import recipe_differences
+from melgpu.recipe_schema import Stacker, StackSettings
 from melgpu.report import analysis
 from melgpu.report.analysis import PREDICTOR_NAMES, PseudoLabelCounts, RoundResult
 from melgpu.report.training_times import TrainingTime
 from melgpu.runs.run import Run
-from melgpu.runs.scores import Interval, Score, Scores
+from melgpu.runs.scores import Interval, Score, Scores, Selection
 from melgpu.runs.timings import StageTiming
-from melgpu.stacking.stack import compared_predictor
+from melgpu.stacking.stack import MEAN, compared_predictor
 
 SPACE = "\N{NO-BREAK SPACE}"  # between a number and its unit, which stay on one line
 SIGNIFICANCE_LEVEL = 0.05
@@ -82,7 +83,9 @@ def accuracy_sentence(result: RoundResult, scores: Scores) -> str:
 
 def stacking_sentence(result: RoundResult, scores: Scores) -> str:
     """Gains over the mean of the networks of the final predictor, or of the blend where the mean is final."""
-    predictor = compared_predictor(result.final_predictor, len(result.run.round_spec(result.round_number).blend))
+    metadata = result.evaluation.metadata
+    selected = metadata.selection.predictor if metadata.selection else None
+    predictor = compared_predictor(result.final_predictor, selected, len(metadata.settings.blend))
     if predictor is None:
         return ""
     by_split = scores[predictor]
@@ -107,11 +110,49 @@ def _enumeration(words: list[str]) -> str:
 def blend_weights_sentence(result: RoundResult) -> str:
     """The stackers' weights in the blends; empty where there is one stacker."""
     metadata = result.evaluation.metadata
-    if len(metadata.weights) < 2:
+    weights = metadata.settings.blend
+    if len(weights) < 2:
         return ""
-    blend = f"The blend: {_weight_percentages(metadata.weights)}"
+    blend = f"The blend: {_weight_percentages(weights)}"
     fitted = f"fitted to validation tracks: {_weight_percentages(metadata.fitted_weights)}"
     return f"Weights of the stackers, in percent. {blend}; {fitted}."
+
+
+def selection_sentence(selection: Selection) -> str:
+    """What `auto` selected, and by which difference from the mean of the networks."""
+    mean = PREDICTOR_NAMES[MEAN]
+    names = {each.predictor: PREDICTOR_NAMES.get(each.predictor, each.predictor) for each in selection.candidates}
+    if selection.predictor in names:
+        gain = _candidate_gain(selection, selection.predictor)
+        return f"Selected: {names[selection.predictor]}, better than the {mean} ({gain}).{_nested_note(selection)}"
+    best = max(selection.candidates, key=lambda candidate: candidate.gain).predictor
+    gain = _candidate_gain(selection, best)
+    reason = f"as nothing is better beyond chance (most accurate: {names[best]}, {gain})"
+    return f"Selected: {mean}, {reason}.{_nested_note(selection)}"
+
+
+def _candidate_gain(selection: Selection, name: str) -> str:
+    candidate = next(each for each in selection.candidates if each.predictor == name)
+    count = counted(len(selection.candidates), "comparison")
+    return (
+        f"{points(candidate.gain)} points, {points_interval(candidate.gain_interval)}, on {selection.num_tracks} "
+        f"validation tracks, p = {candidate.p_value:.2g} after correction for {count}"
+    )
+
+
+def _nested_note(selection: Selection) -> str:
+    """Which other predictors are selected where a validation track's own sub-fold is left out."""
+    others = {name: count for name, count in selection.nested.items() if name != selection.predictor}
+    if not others:
+        return ""
+    counts = _enumeration([f"{PREDICTOR_NAMES.get(name, name)} for {count}" for name, count in others.items()])
+    return f" Its accuracy on validation tracks is nested: without a track's own sub-fold it is {counts} of them."
+
+
+def changed_settings_sentence(run: Run, settings: StackSettings) -> str:
+    """The settings of the last round's stack that differ from the recipe of its networks; empty where none does."""
+    changes = recipe_differences(run.recipe, run.recipe.restacked(settings))
+    return f"Stacked by settings that changed after training: {'; '.join(changes)}." if changes else ""
 
 
 def _weight_percentages(weights: Mapping[Stacker, float]) -> str:

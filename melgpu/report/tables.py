@@ -6,26 +6,41 @@ from rich.table import Table
 
 from melgpu import console
 from melgpu.data.manifest import Split
+from melgpu.report.summary import changed_settings_sentence, selection_sentence
 from melgpu.runs.run import Run
 from melgpu.runs.scores import Score, Scores
-from melgpu.stacking.stack import MEAN, compared_predictor, final_predictor
+from melgpu.stacking.stack import MEAN, compared_predictor
 
 
 def show_scores(run: Run, round_number: int) -> None:
     """Print the scores of a stacked round, and the gain of stacking."""
-    scores = run.scores(round_number)
-    spec = run.round_spec(round_number)
-    num_stackers = len(spec.blend)
-    predictor = final_predictor(run.recipe.stacking.final_predictor, num_stackers)
-    if len(spec.backbones) == 1:  # a single network is its own mean
+    round_scores = run.scores(round_number)
+    scores = dict(round_scores.scores)
+    predictor = round_scores.final_predictor
+    selection = round_scores.selection
+    selected = selection.predictor if selection else None
+    compared = compared_predictor(predictor, selected, len(round_scores.settings.blend))
+    backbones = run.round_spec(round_number).backbones
+    if len(backbones) == 1:  # a single network is its own mean
         scores.pop(MEAN)
-        predictor = spec.backbones[0] if predictor == MEAN else predictor
+        predictor = backbones[0] if predictor == MEAN else predictor
     console.show(score_table(f"Round {round_number}{run.variant_suffix}", scores, predictor))
-    compared = compared_predictor(predictor, num_stackers)
     if compared:
         console.say(gain_line(compared, scores))
-    if warning := stacking_warning(predictor, scores):
+    if selection:
+        console.say(f"auto: {selection_sentence(selection)}")
+    if warning := stacking_warning(predictor, scores, _mean_command(run, round_number)):
         console.say(warning)
+    if round_number == run.last_round and (changes := changed_settings_sentence(run, round_scores.settings)):
+        console.say(changes)
+
+
+def _mean_command(run: Run, round_number: int) -> str:
+    """How to take the mean of the networks: of the last round now, else in a new run, as later rounds depend on it."""
+    change = ("--set", "stacking.final_predictor=mean")
+    if round_number == run.last_round:
+        return run.command_line("stack", *change)
+    return f"a new run with {' '.join(change)}"
 
 
 def score_table(title: str, scores: Scores, predictor: str) -> Table:
@@ -53,14 +68,14 @@ def _format_score(score: Score) -> str:
     return f"{score.accuracy:.3f} [dim]{low:.2f}-{high:.2f}[/dim]"
 
 
-def stacking_warning(predictor: str, scores: Scores) -> str | None:
+def stacking_warning(predictor: str, scores: Scores, remedy: str) -> str | None:
     """A warning where a predictor is less accurate than the mean of the networks on validation tracks."""
     score = scores[predictor].get(Split.VALID)
     if score is None or score.gain >= 0:
         return None
     return (
         f"On validation tracks the plain mean of the networks is more accurate than the {predictor}: "
-        f"{score.num_tracks} may be too few to stack. A new run with --set stacking.final_predictor=mean uses the mean"
+        f"{score.num_tracks} may be too few to stack. To take the mean: {remedy}"
     )
 
 

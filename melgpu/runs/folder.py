@@ -15,10 +15,12 @@ from melgpu.errors import InputError
 from melgpu.models import schema
 from melgpu.models.schema import Schema
 from melgpu.recipe import Recipe, apply_overrides, recipe_differences, validate_recipe
+from melgpu.recipe_schema import StackSettings
 from melgpu.runs import environment
 from melgpu.runs.run import Run
 
 FORMAT = 5  # changes with the names of files, columns and recipe settings; 1 was not recorded
+STACK_SETTINGS = "stack_settings.json"
 
 
 class RunFormat(Schema):
@@ -43,20 +45,58 @@ def is_run(folder: Path) -> bool:
 
 def open_run(folder: Path, overrides: list[str] | None = None, without_pseudo: bool = False) -> Run:
     """The run in a folder; overrides may change its `loader` and `machine` tables for this call. Raises InputError."""
-    if not is_run(folder):
-        command = cli.command_line("train", "--run", str(folder), "--labels", "CSV_OR_FOLDER")
-        raise InputError(f"{folder}: no run there; start one with {command}")
-    _check_format(folder)  # before the recipe, whose settings may have other names in another format
-    recipe = apply_overrides(_stored_recipe(folder), overrides or [])
+    stored = read_recipe(folder)
+    recipe = apply_overrides(stored, overrides or [])
     check_same_recipe(folder, recipe)
+    return _open(folder, recipe, without_pseudo)
+
+
+def open_to_stack(folder: Path, overrides: list[str], without_pseudo: bool) -> tuple[Run, StackSettings]:
+    """The run in a folder, and the settings that overrides ask for in the stack of its last round.
+
+    They change the settings that the last round has now, and the tables that `open_run` lets them. Raises InputError.
+    """
+    stored = read_recipe(folder)
+    last_round = len(stored.rounds)
+    changed = _changed_stack(folder)
+    requested = apply_overrides(stored.restacked(changed) if changed else stored, overrides)
+    recipe = requested.restacked(stored.stack_settings(last_round))
+    check_same_recipe(folder, recipe)
+    return _open(folder, recipe, without_pseudo), requested.stack_settings(last_round)
+
+
+def _open(folder: Path, recipe: Recipe, without_pseudo: bool) -> Run:
     tracks = manifest.load(folder / "manifest.csv", recipe.folds.num_folds)
-    opened = Run(folder, recipe, tracks, without_pseudo)
+    opened = Run(folder, recipe, tracks, without_pseudo, _changed_stack(folder))
     _ = opened.environment  # validated now rather than after the first epoch
     has_one_round = len(recipe.rounds) == 1
     if without_pseudo and (has_one_round or not opened.is_stacked(1)):
         yet = "" if has_one_round else " yet"
         raise InputError(f"{folder}: the run has no pseudo labels{yet}: leave --without-pseudo out")
     return opened
+
+
+def switch_stack(run: Run) -> None:
+    """Make the stack of a run's settings that of its folder, by the change of one file."""
+    path = run.folder / STACK_SETTINGS
+    if run.changed_stack:
+        files.write_text(path, run.changed_stack.model_dump_json(indent=1) + "\n")
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _changed_stack(folder: Path) -> StackSettings | None:
+    path = folder / STACK_SETTINGS
+    return schema.read_json(StackSettings, path) if path.exists() else None
+
+
+def read_recipe(folder: Path) -> Recipe:
+    """The stored recipe of a run. Raises InputError where there is no run, or one of another format."""
+    if not is_run(folder):
+        command = cli.command_line("train", "--run", str(folder), "--labels", "CSV_OR_FOLDER")
+        raise InputError(f"{folder}: no run there; start one with {command}")
+    _check_format(folder)  # before the recipe, whose settings may have other names in another format
+    return _stored_recipe(folder)
 
 
 def _check_format(folder: Path) -> None:
@@ -85,4 +125,12 @@ def check_same_recipe(folder: Path, recipe: Recipe) -> None:
     if recipe.digest() == stored.digest():
         return
     changes = recipe_differences(stored, recipe)
-    raise InputError(f"{folder} has another recipe ({'; '.join(changes)}): choose another --run, or undo the change")
+    remedy = "choose another --run, or undo the change"
+    last_round = len(stored.rounds)
+    settings = recipe.stack_settings(len(recipe.rounds))
+    if stored.restacked(settings).digest() == recipe.digest():  # nothing else differs
+        command = cli.command_line("stack", "--run", str(folder), "--set", "...")
+        remedy = f"{remedy}; settings of the last round's stack change after training by {command}"
+    elif any(change.startswith(("stacking.", "rounds.")) for change in changes):
+        remedy = f"{remedy}; after training only stacking.* and rounds.{last_round}.blend may change"
+    raise InputError(f"{folder} has another recipe ({'; '.join(changes)}): {remedy}")

@@ -1,9 +1,10 @@
 """A run: its recipe, manifest and jobs, the paths of its folder, and its current state.
 
 recipe.toml environment.json manifest.csv
+stack_settings.json                  those of the last round's stack, if they changed after training
 round1/densenet201/fold0/            best.safetensors, last.pt (until finished), log.csv, scores.json
 round1/predictions/densenet201-fold0.npz
-round1/stack/                        fold0.safetensors, evaluation.npz, scores.json
+round1/stack/                        fold0.safetensors, evaluation.npz, scores.json; stack-DIGEST/ of changed settings
 round1/pseudo.csv
 round2-without-pseudo/               the same round without pseudo labels, for a comparison
 submission.csv submission-private.csv
@@ -27,10 +28,10 @@ from melgpu.errors import InputError
 from melgpu.models import checkpoint, schema
 from melgpu.models.metadata import Environment, NetworkProvenance, Provenance
 from melgpu.recipe import Recipe
-from melgpu.recipe_schema import RoundSpec
+from melgpu.recipe_schema import RoundSpec, StackSettings
 from melgpu.runs import predictions, round_tracks, scores
 from melgpu.runs.round_tracks import RoundTracks
-from melgpu.runs.scores import Scores
+from melgpu.runs.scores import RoundScores
 
 
 @dataclass(frozen=True)
@@ -48,15 +49,33 @@ class Job:
 
 @dataclass(frozen=True)
 class Run:
-    """A run's recipe, manifest and paths; `without_pseudo` selects the variant of its rounds without pseudo labels."""
+    """A run's recipe, manifest and paths.
+
+    without_pseudo : selects the variant of its rounds without pseudo labels
+    changed_stack : the settings of the last round's stack, where they changed after training
+    """
 
     folder: Path
     recipe: Recipe
     manifest: Manifest
     without_pseudo: bool = False
+    changed_stack: StackSettings | None = None
+
+    @property
+    def last_round(self) -> int:
+        return len(self.recipe.rounds)
+
+    def stacking_recipe(self, round_number: int) -> Recipe:
+        """The recipe by which a round is stacked: that of its networks, but for `changed_stack` in the last round."""
+        if self.changed_stack and round_number == self.last_round:
+            return self.recipe.restacked(self.changed_stack)
+        return self.recipe
+
+    def stack_settings(self, round_number: int) -> StackSettings:
+        return self.stacking_recipe(round_number).stack_settings(round_number)
 
     def round_spec(self, round_number: int) -> RoundSpec:
-        return self.recipe.rounds[round_number - 1]
+        return self.stacking_recipe(round_number).rounds[round_number - 1]
 
     def jobs(self, round_number: int) -> list[Job]:
         spec = self.round_spec(round_number)
@@ -101,7 +120,10 @@ class Run:
         return predicted_digest == checkpoint.digest(self.checkpoint_path(job))
 
     def stack_folder(self, round_number: int) -> Path:
-        return self.round_folder(round_number) / "stack"
+        """The folder of a round's stack; that of changed settings has their digest in its name."""
+        # So the old stack and the new one are beside each other until one file, stack_settings.json, switches.
+        digest = self.stacking_recipe(round_number).digest()
+        return self.round_folder(round_number) / ("stack" if digest == self.recipe.digest() else f"stack-{digest}")
 
     def is_stacked(self, round_number: int) -> bool:
         return self.scores_path(round_number).exists()  # written at the very end
@@ -182,8 +204,13 @@ class Run:
         variant = ["--without-pseudo"] if self.without_pseudo else []
         return cli.command_line(script, "--run", str(self.folder), *variant, *arguments)
 
-    def provenance(self, round_number: int) -> Provenance:
+    def stack_provenance(self, round_number: int) -> Provenance:
         """The provenance of a round's stack and evaluation."""
+        digest = self.stacking_recipe(round_number).digest()
+        return self.provenance(round_number).model_copy(update={"recipe_digest": digest})
+
+    def provenance(self, round_number: int) -> Provenance:
+        """What a round's networks were made from."""
         return Provenance(
             round=round_number,
             recipe_digest=self.recipe.digest(),
@@ -259,10 +286,10 @@ class Run:
         names = {Split.PUBLIC: "submission.csv", Split.PRIVATE: "submission-private.csv"}
         return {split: self.folder / name for split, name in names.items() if split in self.manifest.splits}
 
-    def scores(self, round_number: int) -> Scores:
+    def scores(self, round_number: int) -> RoundScores:
         """The scores of a stacked round. Raises InputError."""
         return scores.load(self.scores_path(round_number))
 
-    def finish_round(self, round_number: int, round_scores: Scores) -> None:
+    def finish_round(self, round_number: int, round_scores: RoundScores) -> None:
         """Mark a round as stacked: its scores are its last file."""
         scores.save(self.scores_path(round_number), round_scores)

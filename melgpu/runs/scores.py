@@ -1,15 +1,14 @@
 """Scores of a round's predictors: accuracy, and the gain over a baseline on the same tracks, with intervals."""
 
-import json
 from pathlib import Path
 
 import numpy as np
-from pydantic import RootModel
 
 from melgpu import files
 from melgpu.data.manifest import Split
 from melgpu.metrics import gain_interval, sign_test, wilson_interval
 from melgpu.models.schema import NonNegative, Schema, read_json
+from melgpu.recipe_schema import Fraction, StackSettings
 
 Interval = tuple[float, float]  # of 95 %
 
@@ -38,8 +37,38 @@ class Score(Schema):
 Scores = dict[str, dict[Split, Score]]  # by predictor and split
 
 
-class _ScoresFile(RootModel[Scores]):
-    pass
+class Candidate(Schema):
+    """A predictor in comparison with the mean of the networks on validation tracks.
+
+    p_value : of the gain, corrected for the number of candidates
+    """
+
+    predictor: str
+    gain: float
+    gain_interval: Interval
+    p_value: Fraction
+
+
+class Selection(Schema):
+    """How the final predictor was selected from candidates, by their predictions for validation tracks.
+
+    num_tracks : on which they were compared
+    nested : for how many of them each predictor was selected without their own sub-fold
+    """
+
+    predictor: str
+    num_tracks: NonNegative
+    candidates: tuple[Candidate, ...]
+    nested: dict[str, NonNegative]
+
+
+class RoundScores(Schema):
+    """The scores of a stacked round, and what made them: the settings of its stack, and the final predictor."""
+
+    settings: StackSettings
+    final_predictor: str
+    selection: Selection | None
+    scores: Scores
 
 
 def compute_score(correct: np.ndarray, baseline_correct: np.ndarray, pseudo_labelled: np.ndarray) -> Score:
@@ -56,11 +85,10 @@ def compute_score(correct: np.ndarray, baseline_correct: np.ndarray, pseudo_labe
     )
 
 
-def save(path: Path, scores: Scores) -> None:
-    data = _ScoresFile(scores).model_dump(mode="json")
-    files.write_text(path, json.dumps(data, indent=1) + "\n")
+def save(path: Path, scores: RoundScores) -> None:
+    files.write_text(path, scores.model_dump_json(indent=1) + "\n")
 
 
-def load(path: Path) -> Scores:
+def load(path: Path) -> RoundScores:
     """Raises InputError for a malformed file."""
-    return read_json(_ScoresFile, path).root
+    return read_json(RoundScores, path)

@@ -48,7 +48,7 @@ class StackingSet:
 
 def load_base_predictions(run: Run, round_number: int) -> BasePredictions:
     """Load the predictions of a round's networks. Raises InputError where some are missing or do not match."""
-    _check_complete(run, round_number)
+    check_complete(run, round_number)
     matrices = {}
     unusable = np.zeros(len(run.manifest), bool)
     for fold in run.round_spec(round_number).folds:
@@ -62,7 +62,7 @@ def load_base_predictions(run: Run, round_number: int) -> BasePredictions:
     return BasePredictions(matrices, unusable)
 
 
-def _check_complete(run: Run, round_number: int) -> None:
+def check_complete(run: Run, round_number: int) -> None:
     """Raise InputError with every network that has no predictions by its current checkpoint."""
     jobs = run.jobs(round_number)
     missing = [job.name for job in jobs if not (run.is_trained(job) and run.is_predicted(job))]
@@ -73,7 +73,7 @@ def _check_complete(run: Run, round_number: int) -> None:
 
 def stacking_sets(run: Run, round_number: int, base: BasePredictions) -> list[StackingSet]:
     """A stacking set for each stack of a round."""
-    groups = run.recipe.fold_groups(round_number)
+    groups = run.stacking_recipe(round_number).fold_groups(round_number)
     return [_stacking_set(run, round_number, base, group) for group in groups]
 
 
@@ -88,7 +88,8 @@ def _stacking_set(run: Run, round_number: int, base: BasePredictions, folds: tup
     matrices = [base.matrices[fold][fold_rows] for fold, fold_rows in zip(folds, valid_rows, strict=True)]
     validation = LabelledMatrix(np.concatenate(matrices), labels[rows])
     train = None
-    if run.recipe.stacking.protocol == "original":  # in which a stack has one fold
+    settings = run.stack_settings(round_number)
+    if settings.stacking.protocol == "original":  # in which a stack has one fold
         # Stackers learn classes: soft pseudo labels, which may be of any confidence, are none.
         is_soft = run.recipe.pseudo.kind == "soft"
         train_rows, _ = run.fold_rows(folds[0]) if is_soft else run.round_rows(round_number, folds[0])
@@ -96,8 +97,8 @@ def _stacking_set(run: Run, round_number: int, base: BasePredictions, folds: tup
         train = LabelledMatrix(base.matrices[folds[0]][train_rows], labels[train_rows])
     # Sub-folds split the validation tracks alone: training tracks are only pretrained on, and never evaluated.
     subfolds = np.zeros(len(rows), np.int64)
-    if run.round_spec(round_number).blend:
-        subfolds = assign_subfolds(labels[rows], run.recipe.stacking)
+    if settings.blend:
+        subfolds = assign_subfolds(labels[rows], settings.stacking)
     return StackingSet(folds, rows, row_folds, validation, subfolds, train)
 
 

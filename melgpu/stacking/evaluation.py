@@ -14,12 +14,13 @@ from melgpu.data.manifest import EVALUATED_SPLITS, Split, in_split
 from melgpu.errors import InputError
 from melgpu.models.metadata import Provenance
 from melgpu.models.schema import Schema, describe_error
-from melgpu.recipe_schema import Fraction, Positive, Stacker
+from melgpu.recipe_schema import Fraction, Stacker, StackSettings
 from melgpu.runs import scores
 from melgpu.runs.run import Run
-from melgpu.runs.scores import Score, Scores
+from melgpu.runs.scores import RoundScores, Score, Scores, Selection
 from melgpu.stacking.dataset import BasePredictions, StackingSet
-from melgpu.stacking.stack import MEAN, Stack, final_predictor
+from melgpu.stacking.selection import select_nested
+from melgpu.stacking.stack import AUTO, MEAN, Stack, candidates, final_predictor
 
 ARRAYS = {  # of the file: kind of dtype and number of axes, see `files.load_arrays`
     "predictors": ("U", 1),
@@ -35,14 +36,16 @@ ARRAYS = {  # of the file: kind of dtype and number of axes, see `files.load_arr
 
 
 class EvaluationMetadata(Schema):
-    """How a round was stacked: the predictor of the final predictions, and the weights of both blends.
+    """How a round was stacked: its settings, the predictor of the final predictions, and the weights fitted for it.
 
+    selection : what `auto`, the final predictor, stands for; None where another is final
     fitted_weights : the mean over all sub-folds
     """
 
     provenance: Provenance
+    settings: StackSettings
     final_predictor: str
-    weights: dict[Stacker, Positive]
+    selection: Selection | None
     fitted_weights: dict[Stacker, Fraction]
 
 
@@ -51,9 +54,10 @@ class RoundEvaluation:
     """Probabilities of P predictors for N tracks.
 
     predictors (P,): each network by its backbone, `mean` (of the networks), the stackers, `blend` (with the recipe's
-    weights) and, with two stackers or more, `fitted blend`; ids (N,); splits (N,): of EVALUATED_SPLITS; folds (N,): the
-    fold of a validation track, -1 for test tracks; labels (N,): class indices, -1 where unknown; pseudo_labelled (N,)
-    bool: the networks were trained on the track with a pseudo label; probs (P, N, C); class_names (C,).
+    weights), with two stackers or more `fitted blend`, and `auto` where that is final; ids (N,); splits (N,): of
+    EVALUATED_SPLITS; folds (N,): the fold of a validation track, -1 for test tracks; labels (N,): class indices, -1
+    where unknown; pseudo_labelled (N,) bool: the networks were trained on the track with a pseudo label; probs
+    (P, N, C); class_names (C,).
     """
 
     predictors: tuple[str, ...]
@@ -77,6 +81,8 @@ class RoundEvaluation:
             raise ValueError("tracks of the training split")
         if not {MEAN, self.metadata.final_predictor} <= set(self.predictors):
             raise ValueError("a predictor is missing")
+        if (self.metadata.final_predictor == AUTO) != (self.metadata.selection is not None):
+            raise ValueError("a selection without auto, or auto without one")
         if not ((self.labels >= -1) & (self.labels < len(self.class_names))).all():
             raise ValueError("an unknown class")
 
@@ -102,6 +108,16 @@ class RoundEvaluation:
     def labelled_splits(self) -> list[Split]:
         """The splits that have tracks with known labels."""
         return [split for split in EVALUATED_SPLITS if len(self.rows(split))]
+
+    def round_scores(self) -> RoundScores:
+        """The scores, and what made them."""
+        metadata = self.metadata
+        return RoundScores(
+            settings=metadata.settings,
+            final_predictor=metadata.final_predictor,
+            selection=metadata.selection,
+            scores=self.scores(),
+        )
 
     def scores(self) -> Scores:
         """The scores of each predictor on each split with known labels; their baseline is the mean of the networks."""
@@ -151,6 +167,8 @@ def evaluate_round(
 ) -> RoundEvaluation:
     """Predict each validation track (out of fold) and each test track by networks, and by stackers if there are any."""
     spec = run.round_spec(round_number)
+    settings = run.stack_settings(round_number)
+    final = final_predictor(settings.stacking.final_predictor, len(settings.blend))
     valid_parts = []  # probabilities by predictor, of each stack
     test_parts = []  # of each fold
     for stacking_set, stack in stacks:
@@ -161,7 +179,11 @@ def evaluate_round(
             # The networks of every fold predict the test tracks; no stacker was fitted on them, so all sub-folds do.
             test_matrix = base.matrices[fold][run.test_rows]
             test_parts.append(_networks(spec.backbones, test_matrix) | stack.predict(test_matrix))
-    probs = np.stack([_join_parts(name, valid_parts, test_parts) for name in test_parts[0]])  # (P, N, C)
+    by_predictor = {name: _join_parts(name, valid_parts, test_parts) for name in test_parts[0]}
+    selection = None
+    if final == AUTO:
+        selection, by_predictor[AUTO] = _select(by_predictor, list(spec.blend), [each for each, _ in stacks])
+    probs = np.stack(list(by_predictor.values()))  # (P, N, C)
     rows = np.concatenate([*(stacking_set.rows for stacking_set, _ in stacks), run.test_rows])
     valid_folds = [stacking_set.row_folds for stacking_set, _ in stacks]
     # The stackers were not fitted on silence: without usable audio the prediction is the class prior. These are test
@@ -169,7 +191,7 @@ def evaluate_round(
     probs[:, base.unusable[rows]] = run.prior
     splits = run.manifest.evaluated_splits
     return RoundEvaluation(
-        predictors=tuple(test_parts[0]),
+        predictors=tuple(by_predictor),
         ids=tuple(run.manifest.ids[row] for row in rows),
         splits=tuple(splits[row] for row in rows),
         folds=np.concatenate([*valid_folds, np.full(len(run.test_rows), -1)]),
@@ -177,8 +199,27 @@ def evaluate_round(
         pseudo_labelled=np.isin(rows, run.round_tracks(round_number).pseudo_rows),
         probs=probs,
         class_names=tuple(run.class_names),
-        metadata=_metadata(run, round_number, [stack for _, stack in stacks]),
+        metadata=EvaluationMetadata(
+            provenance=run.stack_provenance(round_number),
+            settings=settings,
+            final_predictor=final,
+            selection=selection,
+            fitted_weights=_mean_fitted_weights([stack for _, stack in stacks]),
+        ),
     )
+
+
+def _select(
+    by_predictor: dict[str, np.ndarray], names: list[Stacker], stacking_sets: list[StackingSet]
+) -> tuple[Selection, np.ndarray]:
+    """What `auto` selects, and its probabilities (N, C): nested of validation tracks, then of test tracks."""
+    labels = np.concatenate([stacking_set.validation.labels for stacking_set in stacking_sets])
+    # Sub-folds of another stack have other numbers.
+    starts = np.cumsum([0, *(stacking_set.num_subfolds for stacking_set in stacking_sets[:-1])])
+    subfolds = [each.subfolds + start for each, start in zip(stacking_sets, starts, strict=True)]
+    valid_probs = {name: by_predictor[name][: len(labels)] for name in candidates(names)}
+    selection, nested_probs = select_nested(valid_probs, labels, np.concatenate(subfolds))
+    return selection, np.concatenate([nested_probs, by_predictor[selection.predictor][len(labels) :]])
 
 
 def _join_parts(name: str, valid_parts: list[dict], test_parts: list[dict]) -> np.ndarray:
@@ -193,15 +234,10 @@ def _networks(names: tuple[str, ...], matrix: np.ndarray) -> dict[str, np.ndarra
     return {name: matrix[:, k] for k, name in enumerate(names)} | {MEAN: matrix.mean(axis=1)}
 
 
-def _metadata(run: Run, round_number: int, stacks: list[Stack]) -> EvaluationMetadata:
-    blend_weights = run.round_spec(round_number).blend
+def _mean_fitted_weights(stacks: list[Stack]) -> dict[Stacker, float]:
+    """The fitted weight of each stacker, the mean over all sub-folds of all stacks."""
     fitted = [subfold.weights for stack in stacks for subfold in stack.subfold_stackers]
     mean_weights: dict[Stacker, float] = {}
     for name in fitted[0] if fitted else ():
         mean_weights[name] = float(np.mean([weights[name] for weights in fitted]))
-    return EvaluationMetadata(
-        provenance=run.provenance(round_number),
-        final_predictor=final_predictor(run.recipe.stacking.final_predictor, len(blend_weights)),
-        weights=blend_weights,
-        fitted_weights=mean_weights,
-    )
+    return mean_weights

@@ -8,7 +8,7 @@ from melgpu.runs import pseudo_labels, submission, timings
 from melgpu.runs.run import Run
 from melgpu.stacking import dataset, evaluation
 from melgpu.stacking.dataset import BasePredictions, StackingSet
-from melgpu.stacking.evaluation import RoundEvaluation
+from melgpu.stacking.evaluation import EvaluationMetadata, RoundEvaluation
 from melgpu.stacking.stack import Stack, fit_subfolds
 from melgpu.stacking.stack_file import StackMetadata, save_stack
 
@@ -21,19 +21,27 @@ def stack_round(run: Run, round_number: int) -> None:
     base = dataset.load_base_predictions(run, round_number)
     stacking_sets = dataset.stacking_sets(run, round_number, base)
     stacks = fit_stacks(run, round_number, stacking_sets)
+    round_evaluation = evaluate_stacks(run, round_number, base, stacks)
+    if not run.without_pseudo:  # the variant is for a comparison of scores only
+        if round_number < run.last_round:
+            write_pseudo_labels(run, round_number, round_evaluation, base)
+        else:
+            write_submissions(run, round_evaluation)
+    run.finish_round(round_number, round_evaluation.round_scores())  # last: its file marks the round as stacked
+
+
+def evaluate_stacks(
+    run: Run, round_number: int, base: BasePredictions, stacks: list[tuple[StackingSet, Stack]]
+) -> RoundEvaluation:
+    """Evaluate a round's stacks; writes both."""
     if any(stack.is_constant for _, stack in stacks):
         console.say("LightGBM found no split: too few validation tracks for stacking.min_child_weight")
     round_evaluation = evaluation.evaluate_round(run, round_number, base, stacks)
     for stacking_set, stack in stacks:
         if stack.weights:
-            write_stack(run, round_number, stacking_set, stack)
+            write_stack(run, round_number, stacking_set, stack, round_evaluation.metadata)
     evaluation.save(round_evaluation, run.evaluation_path(round_number))
-    if not run.without_pseudo:  # the variant is for a comparison of scores only
-        if round_number < len(run.recipe.rounds):
-            write_pseudo_labels(run, round_number, round_evaluation, base)
-        else:
-            write_submissions(run, round_evaluation)
-    run.finish_round(round_number, round_evaluation.scores())  # last: its file marks the round as stacked
+    return round_evaluation
 
 
 def fit_stacks(run: Run, round_number: int, stacking_sets: list[StackingSet]) -> list[tuple[StackingSet, Stack]]:
@@ -63,16 +71,21 @@ def fit_stack(run: Run, round_number: int, stacking_set: StackingSet, tracker: T
     phase = "pretraining on training tracks" if train else "fitting on validation tracks"
     tracker.advance(0, f"{title}, {phase}")
     # A generator, so that the progress bar advances as sub-folds are fitted.
-    for subfold in fit_subfolds(train, stacking_set.validation, subfolds, list(spec.blend), run.recipe.stacking):
+    settings = run.stack_settings(round_number).stacking
+    for subfold in fit_subfolds(train, stacking_set.validation, subfolds, list(spec.blend), settings):
         stack.subfold_stackers.append(subfold)
         tracker.advance(1, f"{title}, sub-fold {len(stack.subfold_stackers)}/{stacking_set.num_subfolds}")
     return stack
 
 
-def write_stack(run: Run, round_number: int, stacking_set: StackingSet, stack: Stack) -> None:
+def write_stack(
+    run: Run, round_number: int, stacking_set: StackingSet, stack: Stack, evaluated: EvaluationMetadata
+) -> None:
     """Write a stack, for the prediction of new music."""
+    selection = evaluated.selection
     metadata = StackMetadata(
-        provenance=run.provenance(round_number),
+        provenance=evaluated.provenance,
+        final_predictor=selection.predictor if selection else evaluated.final_predictor,
         folds=stacking_set.folds,
         backbones=run.round_spec(round_number).backbones,
         class_names=run.class_names,

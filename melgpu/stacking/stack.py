@@ -1,4 +1,4 @@
-"""The three stackers and the blend: K models x C classes -> C, in two protocols.
+"""The stackers and the blend: K models x C classes -> C, in two protocols.
 
 Both stack the networks' predictions on validation tracks, which the networks were not trained on. The tracks are split
 into sub-folds. For each sub-fold the stackers are fitted on the others except the next one, which is used for early
@@ -21,21 +21,25 @@ from torch import nn
 
 from melgpu.errors import InputError
 from melgpu.recipe_schema import MIN_SUBFOLDS, Stacker, StackingSpec
-from melgpu.stacking import boosting, stack_cnn
+from melgpu.stacking import boosting, multinomial, stack_cnn
 from melgpu.stacking.boosting import Booster
+from melgpu.stacking.multinomial import Regression
 from melgpu.stacking.stack_cnn import LabelledMatrix
 
 BLEND = "blend"  # of the stackers, by the recipe's weights
 FITTED_BLEND = "fitted blend"
 MEAN = "mean"  # of the networks
+AUTO = "auto"  # whichever of the others `selection` selects
 EM_STEPS = 200  # of fitting blend weights
+
+FittedStacker = nn.Module | Booster | Regression
 
 
 @dataclass(frozen=True)
 class SubfoldStackers:
     """Stackers that were fitted without one sub-fold, and their fitted blend weights, of sum 1."""
 
-    stackers: Mapping[Stacker, nn.Module | Booster]
+    stackers: Mapping[Stacker, FittedStacker]
     weights: Mapping[Stacker, float]
 
     def predict(self, matrix: np.ndarray) -> dict[Stacker, np.ndarray]:
@@ -45,9 +49,11 @@ class SubfoldStackers:
         return {name: _predict_stacker(stacker, matrix) for name, stacker in self.stackers.items()}
 
 
-def _predict_stacker(stacker: nn.Module | Booster, matrix: np.ndarray) -> np.ndarray:
+def _predict_stacker(stacker: FittedStacker, matrix: np.ndarray) -> np.ndarray:
     if isinstance(stacker, nn.Module):
         return stack_cnn.predict(stacker, matrix)
+    if isinstance(stacker, Regression):
+        return multinomial.predict(stacker, matrix)
     return boosting.predict(stacker, matrix)
 
 
@@ -106,11 +112,19 @@ def final_predictor(configured: str, num_stackers: int) -> str:
     return BLEND if configured == FITTED_BLEND and num_stackers == 1 else configured
 
 
-def compared_predictor(final: str, num_stackers: int) -> str | None:
-    """The predictor that is compared with the mean of the networks; None where nothing is stacked."""
+def compared_predictor(final: str, selected: str | None, num_stackers: int) -> str | None:
+    """The predictor that is compared with the mean of the networks; None where nothing is stacked.
+
+    selected : by `auto`, where that is final
+    """
     if num_stackers == 0:
         return None
-    return BLEND if final == MEAN else final
+    return BLEND if MEAN in (final, selected) else final
+
+
+def candidates(names: Sequence[Stacker]) -> list[str]:
+    """The predictors that `auto` selects from; a single stacker is the blend itself."""
+    return [MEAN, *names, BLEND, FITTED_BLEND] if len(names) > 1 else [MEAN, BLEND]
 
 
 def assign_subfolds(labels: np.ndarray, spec: StackingSpec) -> np.ndarray:
@@ -146,18 +160,29 @@ def fit_subfolds(
     cnns = {name: stack_cnn.pretrain(name, train, valid, others, spec) for name in names if name in stack_cnn.CNNS}
     for index in indices:
         # Sub-fold `index` is left out, to be evaluated on; the next one stops the CNNs early; the others are fitted on.
-        is_stop = subfolds == (index + 1) % len(indices)
+        is_stop = is_stop_row(subfolds, index)
         stop = valid.select(is_stop)
         rows = valid.select(others[index] & ~is_stop)
-        stackers: dict[Stacker, nn.Module | Booster] = {}
+        stackers: dict[Stacker, FittedStacker] = {}
         for name in names:
             if name in cnns:
                 stackers[name] = stack_cnn.finetune(name, cnns[name][index], rows, stop, spec)
+            elif name == "multinomial":
+                stackers[name] = multinomial.fit(*rows)
             else:
                 stackers[name] = boosting.fit(*rows, spec)  # without early stopping, which dart ignores
-        # The blend's weights come from the sub-fold for early stopping: the stackers were not fitted on it.
-        stop_probs = SubfoldStackers(stackers, {}).predict(stop.matrix)
-        yield SubfoldStackers(stackers, fit_blend_weights(stop_probs, stop.labels))
+        yield with_fitted_weights(stackers, stop)
+
+
+def is_stop_row(subfolds: np.ndarray, index: int) -> np.ndarray:
+    """Which rows stop the CNNs early that are fitted without sub-fold `index`: those of the next one; shape (N,)."""
+    return subfolds == (index + 1) % (subfolds.max() + 1)
+
+
+def with_fitted_weights(stackers: Mapping[Stacker, FittedStacker], stop: LabelledMatrix) -> SubfoldStackers:
+    """Stackers with blend weights fitted on the rows for early stopping, on which the stackers were not fitted."""
+    stop_probs = SubfoldStackers(stackers, {}).predict(stop.matrix)
+    return SubfoldStackers(stackers, fit_blend_weights(stop_probs, stop.labels))
 
 
 def blend_probs(probs: Mapping[Stacker, np.ndarray], weights: Mapping[Stacker, float]) -> np.ndarray:

@@ -100,7 +100,7 @@ def test_checkpoints_and_predictions_have_metadata_and_provenance(finished):
     assert len(predicted.probs) == 27 * 3
     assert predicted.provenance.pseudo_digest not in ("none", "")
     saved_scores = scores.load(folder / "round2" / "stack" / "scores.json")
-    assert evaluation.load(folder / "round2" / "stack" / "evaluation.npz").scores() == saved_scores
+    assert evaluation.load(folder / "round2" / "stack" / "evaluation.npz").round_scores() == saved_scores
     pseudo = read_rows(folder / "round1" / "pseudo.csv")
     assert pseudo[0] == ["id", "label", "confidence", "votes", "round", "recipe_digest"]
 

@@ -75,7 +75,7 @@ def stack(run: Run, round_number: int) -> evaluation.RoundEvaluation:
         write_log(run, job, rng)
     evaluated = evaluate(run, round_number, predicted, rng)
     evaluation.save(evaluated, run.evaluation_path(round_number))
-    run.finish_round(round_number, evaluated.scores())
+    run.finish_round(round_number, evaluated.round_scores())
     return evaluated
 
 
@@ -136,9 +136,10 @@ def evaluate(
         probs=np.stack([*networks, np.mean(networks, axis=0), *stackers, *blends.values()]).astype(np.float32),
         class_names=tuple(run.class_names),
         metadata=evaluation.EvaluationMetadata(
-            provenance=run.provenance(round_number),
+            provenance=run.stack_provenance(round_number),
+            settings=run.stack_settings(round_number),
             final_predictor="blend",
-            weights=spec.blend,
+            selection=None,
             fitted_weights=dict.fromkeys(spec.blend, 1 / len(spec.blend)),
         ),
     )

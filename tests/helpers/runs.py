@@ -12,6 +12,7 @@ from melgpu.models import checkpoint
 from melgpu.runs import predictions, pseudo_labels, sampling
 from melgpu.runs.predictions import Predictions
 from melgpu.runs.run import Run
+from melgpu.runs.scores import RoundScores
 from melgpu.stacking import dataset
 
 ZALO_COUNTS = {"1": 36, "2": 446, "3": 523, "4": 369, "5": 392, "6": 372, "7": 279, "8": 2586, "9": 62, "10": 93}
@@ -36,7 +37,13 @@ def mark_stacked(run: Run, round_number: int, labels: list[pseudo_labels.PseudoL
     """Save pseudo labels of a round and mark it as stacked."""
     soft_classes = pseudo_labels.soft_classes(run.recipe.pseudo, run.class_names)
     pseudo_labels.save(labels, run.pseudo_path(round_number), round_number, run.recipe.digest(), soft_classes)
-    run.finish_round(round_number, {})
+    finish_without_scores(run, round_number)
+
+
+def finish_without_scores(run: Run, round_number: int) -> None:
+    """Mark a round as stacked."""
+    settings = run.stack_settings(round_number)
+    run.finish_round(round_number, RoundScores(settings=settings, final_predictor="mean", selection=None, scores={}))
 
 
 def write_predictions(run: Run, round_number: int, monkeypatch, unusable_row: int | None = 5, **changes) -> None:

@@ -96,7 +96,8 @@ def test_stacks_of_another_fold_or_run_are_rejected(made):
     stackers = {"cnn": stack_cnn.StackCNN(2, 2, 0.0)}
     stack = Stack(2, 2, {"cnn": 1.0}, [SubfoldStackers(stackers, {"cnn": 1.0})])
     metadata = StackMetadata(
-        provenance=made.provenance(1),
+        provenance=made.stack_provenance(1),
+        final_predictor="blend",
         folds=(0,),
         backbones=made.round_spec(1).backbones,
         class_names=made.class_names,
@@ -105,7 +106,7 @@ def test_stacks_of_another_fold_or_run_are_rejected(made):
     )
     other_labels = metadata.provenance.model_copy(update={"pseudo_digest": "0a"})
     save_stack(stack, metadata, path)
-    assert _load_stack(made, 1, (0,)).weights == {"cnn": 1.0}
+    assert _load_stack(made, 1, (0,))[0].weights == {"cnn": 1.0}
     for changes, reason in (
         ({"backbones": metadata.backbones[::-1]}, "fitted for other folds or networks"),
         ({"class_names": ["b", "a"]}, "made for other classes than this run's"),

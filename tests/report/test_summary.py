@@ -7,7 +7,7 @@ from melgpu.audio.quarantine import AudioError
 from melgpu.data.manifest import EVALUATED_SPLITS, Split
 from melgpu.report import analysis, summary
 from melgpu.report.training_times import TrainingTime
-from melgpu.runs.scores import Score
+from melgpu.runs.scores import Candidate, Score, Selection
 from melgpu.runs.timings import StageTiming
 from tests.helpers import report_run
 
@@ -137,9 +137,30 @@ def test_blend_weights_are_in_percent(last):
         "Weights of the stackers, in percent. The blend: CNN 45, CNN with skips 45, LightGBM 10; "
         "fitted to validation tracks: CNN 33, CNN with skips 33, LightGBM 33."
     )
-    metadata = last.evaluation.metadata.model_copy(update={"weights": {"cnn": 1.0}, "fitted_weights": {"cnn": 1.0}})
+    settings = last.evaluation.metadata.settings.model_copy(update={"blend": {"cnn": 1.0}})
+    metadata = last.evaluation.metadata.model_copy(update={"settings": settings})
     one_stacker = replace(last, evaluation=replace(last.evaluation, metadata=metadata))
     assert summary.blend_weights_sentence(one_stacker) == ""
+
+
+def test_the_sentence_of_a_selection_has_its_difference_and_what_is_nested():
+    def candidate(name: str, gain: float, p_value: float) -> Candidate:
+        return Candidate(predictor=name, gain=gain, gain_interval=(gain - 0.02, gain + 0.02), p_value=p_value)
+
+    candidates = (candidate("cnn", 0.01, 1.0), candidate("fitted blend", 0.03, 0.004))
+    selected = Selection(
+        predictor="fitted blend", num_tracks=500, candidates=candidates, nested={"mean": 100, "fitted blend": 400}
+    )
+    assert summary.selection_sentence(selected) == (
+        "Selected: blend, weights fitted, better than the mean of the networks (+3.0 points, +1.0 to +5.0, on 500 "
+        "validation tracks, p = 0.004 after correction for 2 comparisons). Its accuracy on validation tracks is "
+        "nested: without a track's own sub-fold it is mean of the networks for 100 of them."
+    )
+    mean = selected.model_copy(update={"predictor": "mean", "candidates": candidates[:1], "nested": {"mean": 500}})
+    assert summary.selection_sentence(mean) == (
+        "Selected: mean of the networks, as nothing is better beyond chance (most accurate: stacker: CNN, +1.0 points, "
+        "\N{MINUS SIGN}1.0 to +3.0, on 500 validation tracks, p = 1 after correction for 1 comparison)."
+    )
 
 
 def test_sentences_of_time_and_quarantine():

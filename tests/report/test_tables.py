@@ -37,11 +37,12 @@ def test_gains_have_their_interval():
 
 def test_a_less_accurate_predictor_than_the_mean_is_warned_of():
     equal = changed(gain=0.0, num_tracks=6)
-    assert tables.stacking_warning("blend", {"blend": {Split.VALID: equal}}) is None
-    assert tables.stacking_warning("blend", {"blend": {}}) is None
-    assert tables.stacking_warning("mean", {"mean": {Split.VALID: equal}}) is None
-    warning = tables.stacking_warning("blend", {"blend": {Split.VALID: changed(gain=-0.1, num_tracks=6)}})
-    assert (
-        "more accurate than the blend: 6 may be too few to stack. A new run with --set stacking.final_predictor=mean"
-        in warning
+    assert tables.stacking_warning("blend", {"blend": {Split.VALID: equal}}, "x") is None
+    assert tables.stacking_warning("blend", {"blend": {}}, "x") is None
+    assert tables.stacking_warning("mean", {"mean": {Split.VALID: equal}}, "x") is None
+    less_accurate = {"blend": {Split.VALID: changed(gain=-0.1, num_tracks=6)}}
+    warning = tables.stacking_warning("blend", less_accurate, "stack.py --set stacking.final_predictor=mean")
+    assert warning.endswith(
+        "more accurate than the blend: 6 may be too few to stack. To take the mean: "
+        "stack.py --set stacking.final_predictor=mean"
     )

@@ -11,7 +11,7 @@ from melgpu.errors import InputError
 from melgpu.runs import sampling
 from melgpu.runs.folder import FORMAT, open_run
 from melgpu.runs.run import Job
-from tests.helpers.runs import mark_stacked, pseudo_label
+from tests.helpers.runs import finish_without_scores, mark_stacked, pseudo_label
 
 
 def test_a_run_round_trips_through_its_folder(made):
@@ -84,7 +84,7 @@ def test_the_variant_without_pseudo_labels_has_folders_of_its_own(made):
     assert without.round_folder(1) == made.round_folder(1)
     for job in made.jobs(2):
         assert without.job_folder(job) != made.job_folder(job)
-    without.finish_round(2, {})
+    finish_without_scores(without, 2)
     assert (without.current_round, made.current_round) == (None, 2)
 
 

@@ -3,7 +3,9 @@ import pytest
 
 from melgpu.data.manifest import Split
 from melgpu.errors import InputError
+from melgpu.recipe import load_recipe
 from melgpu.runs import scores
+from melgpu.runs.scores import RoundScores, Scores
 
 
 def test_a_score_is_accuracy_and_gain_over_a_baseline():
@@ -27,9 +29,14 @@ def test_what_never_changes_or_is_always_correct_has_intervals_of_some_width():
     assert most.interval == pytest.approx((0.766, 0.979), abs=1e-3)  # the bootstrap's ends at 1.00
 
 
+def round_scores(by_predictor: Scores) -> RoundScores:
+    settings = load_recipe(["demo"]).stack_settings(1)
+    return RoundScores(settings=settings, final_predictor="mean", selection=None, scores=by_predictor)
+
+
 def test_scores_round_trip(tmp_path):
     score = scores.compute_score(np.arange(9) < 7, np.arange(9) < 6, np.zeros(9, bool))
-    saved = {"mean": {Split.VALID: score, Split.PRIVATE: score}, "blend \u00fc": {}}
+    saved = round_scores({"mean": {Split.VALID: score, Split.PRIVATE: score}, "blend \u00fc": {}})
     scores.save(tmp_path / "scores.json", saved)
     assert scores.load(tmp_path / "scores.json") == saved
 
@@ -38,8 +45,9 @@ def test_scores_round_trip(tmp_path):
     ("old", "new"),
     [
         ('"valid"', '"validation"'),
-        ("0.5", "NaN"),
-        ("0.5", '"0.5"'),
+        ('"accuracy": 0.5', '"accuracy": NaN'),
+        ('"accuracy": 0.5', '"accuracy": "0.5"'),
+        ('"protocol"', '"method"'),
         ('"num_tracks": 2', '"num_tracks": -2'),
         ("{", "["),
     ],
@@ -47,7 +55,7 @@ def test_scores_round_trip(tmp_path):
 def test_malformed_scores_are_rejected(tmp_path, old, new):
     path = tmp_path / "scores.json"
     half = np.array([True, False])
-    scores.save(path, {"mean": {Split.VALID: scores.compute_score(half, half, half)}})
+    scores.save(path, round_scores({"mean": {Split.VALID: scores.compute_score(half, half, half)}}))
     path.write_text(path.read_text().replace(old, new, 1))
     with pytest.raises(InputError, match=r"scores\.json: "):
         scores.load(path)

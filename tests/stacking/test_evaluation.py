@@ -8,13 +8,15 @@ import pytest
 from melgpu.data.manifest import EVALUATED_SPLITS, Split
 from melgpu.errors import InputError
 from melgpu.models.metadata import Provenance
+from melgpu.recipe import load_recipe
 from melgpu.stacking import evaluation
 from melgpu.stacking.evaluation import EvaluationMetadata, RoundEvaluation
 
 METADATA = EvaluationMetadata(
     provenance=Provenance(round=2, recipe_digest="1f", pseudo_digest="none"),
+    settings=load_recipe(["demo"]).stack_settings(1),
     final_predictor="blend",
-    weights={"cnn": 1.0},
+    selection=None,
     fitted_weights={"cnn": 1.0},
 )
 

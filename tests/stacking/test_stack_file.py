@@ -9,9 +9,10 @@ from melgpu.stacking.stack_file import StackMetadata, load_stack, save_stack
 from tests.helpers.runs import write_checkpoint
 from tests.helpers.stacking import SPEC, labelled_matrix
 
-NAMES = ["cnn", "skip_cnn", "lightgbm"]
+NAMES = ["cnn", "skip_cnn", "lightgbm", "multinomial"]
 CNN = {
     "provenance": {"round": 1, "recipe_digest": "1f", "pseudo_digest": "none"},
+    "final_predictor": "blend",
     "folds": [2],
     "backbones": ["resnet50", "xception"],
     "class_names": ["a", "b", "c"],
@@ -27,6 +28,7 @@ def fit_and_save(train, path) -> tuple[Stack, StackMetadata]:
     stack = Stack(num_models, num_classes, dict.fromkeys(NAMES, 0.5), fitted)
     metadata = StackMetadata(
         provenance=Provenance(**CNN["provenance"]),
+        final_predictor="cnn",
         folds=(2,),
         backbones=tuple(f"network{k}" for k in range(num_models)),
         class_names=[f"class {c}" for c in range(num_classes)],
@@ -69,6 +71,7 @@ def test_a_saved_stack_gives_the_same_predictions(tmp_path):
         ({**CNN, "fitted_weights": [{"cnn": 0.0}]}, "fitted weights of other stackers, or all zero"),
         ({**CNN, "fitted_weights": [{"skip_cnn": 1.0}]}, "fitted weights of other stackers, or all zero"),
         ({**CNN, "weights": {"evil": 1.0}}, "weights.evil"),
+        ({**CNN, "final_predictor": "lightgbm"}, "a final predictor 'lightgbm' that it does not have"),
         ({**CNN, "weights": {"cnn": 0.0}}, "weights.cnn"),
         ({**CNN, "backbones": ["x"] * 1000, "class_names": list(map(str, range(10_000)))}, "does not fit StackCNN"),
         ({**CNN, "weights": {"skip_cnn": 1.0}, "fitted_weights": [{"skip_cnn": 1.0}]}, "does not fit StackSkipCNN"),
