@@ -128,9 +128,8 @@ def fill_cache(paths: list[str], recipe: Recipe, folder: Path) -> tuple[PcmCache
     if cache is None:
         raise ValueError("the recipe has no PCM cache")
     started = time.perf_counter()
-    audio_errors = [
-        str(audio_error) for audio_error in check_files(paths, recipe.audio, recipe.loader, cache) if audio_error
-    ]
+    checked = check_files(paths, recipe.audio, recipe.loader, cache)
+    audio_errors = [str(file.error) for file in checked if file.error]
     if audio_errors:
         raise InputError(audio_errors)
     return cache, time.perf_counter() - started

@@ -22,7 +22,7 @@ from melgpu.audio.pool import WorkerPool
 def main():
     path, out = sys.argv[1:]
     with WorkerPool(1, 60.0) as pool:
-        error = pool.submit(worker.check_file, path, 8_000, 8_000).result()
+        error = pool.submit(worker.check_file, path, 8_000, 8_000).result().error
     files.write_csv(Path(out), ("file", "error"), [(path, str(error))])
     console.say(path)
     return 0

@@ -139,9 +139,8 @@ def preparation(bench: Bench) -> tuple[float, float, float]:
     """Seconds a track to check all files and to fill a PCM cache, and its bytes a track. Raises InputError."""
     recipe, count = bench.recipe, len(bench.paths)
     started = time.perf_counter()
-    audio_errors = [
-        str(audio_error) for audio_error in check_files(bench.paths, recipe.audio, recipe.loader, None) if audio_error
-    ]
+    checked = check_files(bench.paths, recipe.audio, recipe.loader, None)
+    audio_errors = [str(file.error) for file in checked if file.error]
     check_s = (time.perf_counter() - started) / count
     if audio_errors:
         raise InputError(audio_errors)

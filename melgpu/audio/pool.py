@@ -13,7 +13,9 @@ from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Literal, TypeVar
 
+from melgpu.audio import fingerprint
 from melgpu.audio.quarantine import AudioError
+from melgpu.audio.worker import CheckedFile
 from melgpu.machine import num_usable_cores
 
 Result = TypeVar("Result")
@@ -51,6 +53,14 @@ def decoding_error(path: str, future: Future[AudioError | None]) -> AudioError |
         return future.result()
     except WorkerLostError as error:
         return AudioError(path, str(error), 0.0)
+
+
+def checked_file(path: str, future: Future[CheckedFile]) -> CheckedFile:
+    """What a worker process tells of a file, whose loss is an audio error."""
+    try:
+        return future.result()
+    except WorkerLostError as error:
+        return CheckedFile(AudioError(path, str(error), 0.0), fingerprint.NONE)
 
 
 class WorkerPool(contextlib.AbstractContextManager):

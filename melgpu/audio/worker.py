@@ -8,11 +8,13 @@ import pickle
 import resource
 import signal
 import threading
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
 
+from melgpu.audio import fingerprint
 from melgpu.audio.decode import DecodedAudio, conform, read_audio
 from melgpu.audio.parts import UNREADABLE
 from melgpu.audio.quarantine import AudioError
@@ -21,10 +23,47 @@ MAX_BYTES = 4 << 30  # address space of a decoder, beyond that of the process; a
 NICENESS = 5  # added: the process that feeds the device comes first where both want a core
 
 
-def check_file(path: str, sample_rate: int, num_samples: int, min_s: float = 0.0) -> AudioError | None:
-    """The error of a file, found by decoding as much of it as a track needs; None if there is none."""
+@dataclass(frozen=True)
+class CheckedFile:
+    """What decoding as much of a file as a track needs tells of it.
+
+    error : its audio error, None if it has none
+    fingerprint : of the conformed track, `audio.fingerprint.track_fingerprint`, shape (F,)
+    """
+
+    error: AudioError | None
+    fingerprint: np.ndarray
+
+
+def check_file(path: str, sample_rate: int, num_samples: int, min_s: float = 0.0) -> CheckedFile:
+    """Decode a file as a track of `num_samples`, and keep nothing of it."""
     audio = read_track(path, sample_rate, num_samples / sample_rate, min_s)
-    return _audio_error(path, sample_rate, audio)
+    return checked_file(path, sample_rate, num_samples, audio)
+
+
+def check_to_file(
+    path: str, sample_rate: int, num_samples: int, target: str, offset: int, min_s: float = 0.0
+) -> CheckedFile:
+    """`check_file` that also writes what `decode_to_file` writes."""
+    audio = read_track(path, sample_rate, num_samples / sample_rate, min_s)
+    if len(audio.wave):
+        _write(conform(audio.wave, num_samples), target, offset)
+    return checked_file(path, sample_rate, num_samples, audio)
+
+
+def check_written(
+    error: AudioError | None, sample_rate: int, num_samples: int, target: str, offset: int
+) -> CheckedFile:
+    """What `check_to_file` returned, of a track that it wrote earlier and of which the error was kept."""
+    size = fingerprint.excerpt_samples(sample_rate, num_samples)
+    wave = np.fromfile(target, np.float32, size, offset=offset)
+    return CheckedFile(error, fingerprint.track_fingerprint(wave, sample_rate, num_samples))
+
+
+def checked_file(path: str, sample_rate: int, num_samples: int, audio: DecodedAudio) -> CheckedFile:
+    """Of a file that was decoded."""
+    prints = fingerprint.track_fingerprint(audio.wave, sample_rate, num_samples)
+    return CheckedFile(_audio_error(path, sample_rate, audio), prints)
 
 
 def decode_to_file(

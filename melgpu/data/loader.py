@@ -19,8 +19,9 @@ import torch
 
 from melgpu.audio import quarantine, worker
 from melgpu.audio.decode import DecodeError
-from melgpu.audio.pool import WorkerPool, all_processes, decoding_error, num_processes, wait_for_end
+from melgpu.audio.pool import WorkerPool, all_processes, checked_file, decoding_error, num_processes, wait_for_end
 from melgpu.audio.quarantine import AudioError, has_usable_audio
+from melgpu.audio.worker import CheckedFile
 from melgpu.data.batch import Batch, prefetch
 from melgpu.data.memory import BatchMemory, SlotMemory
 from melgpu.data.pcm_cache import CachedTrack, DeviceCache, PcmCache
@@ -33,8 +34,8 @@ PREFETCH_BATCHES = 2  # batches that wait for the device, in host memory
 
 def check_files(
     paths: Sequence[str], audio: AudioSpec, spec: LoaderSpec, cache: PcmCache | None
-) -> Iterator[AudioError | None]:
-    """Decode each file once, into the PCM cache if there is one: its audio error, or None, in the order given."""
+) -> Iterator[CheckedFile]:
+    """Decode each file once, into the PCM cache if there is one: audio errors and fingerprints, in the order given."""
     with WorkerPool(all_processes(spec.workers), spec.timeout_s) as pool:
         if cache:
             yield from cache.fill(paths, pool)
@@ -42,7 +43,7 @@ def check_files(
         arguments = (audio.sample_rate, to_samples(audio.track_s, audio.sample_rate), audio.min_s)
         calls = ((worker.check_file, path, *arguments) for path in paths)
         futures = pool.submit_in_order(calls)
-        yield from map(decoding_error, paths, futures)
+        yield from map(checked_file, paths, futures)
 
 
 def num_prefetched_tracks(spec: LoaderSpec) -> int:

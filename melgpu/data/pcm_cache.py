@@ -14,7 +14,7 @@ import math
 import os
 import shutil
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +23,9 @@ import torch
 from melgpu import console, files
 from melgpu.audio import remote, worker
 from melgpu.audio.decode import DECODER_VERSION
-from melgpu.audio.pool import WorkerPool, decoding_error
+from melgpu.audio.pool import WorkerPool, checked_file
 from melgpu.audio.quarantine import AudioError, has_usable_audio
+from melgpu.audio.worker import CheckedFile
 from melgpu.data.windows import WindowIndex, to_samples
 from melgpu.errors import InputError
 from melgpu.machine import memory_bytes
@@ -100,10 +101,11 @@ class PcmCache:
         entry = self.entries.get(_key(path))
         return CachedTrack(self.waves[entry.slot], entry.error) if entry else None
 
-    def fill(self, paths: Iterable[str], pool: WorkerPool) -> Iterator[AudioError | None]:
-        """Decode what is missing; yields each file's audio error, in order. Waits for another job that fills the cache.
+    def fill(self, paths: Iterable[str], pool: WorkerPool) -> Iterator[CheckedFile]:
+        """Decode what is missing; yields each file's audio error and fingerprint, in order.
 
-        A file without usable audio is decoded again the next time. Raises InputError where the disk is too small.
+        Waits for another job that fills the cache. A file without usable audio is decoded again the next time. Raises
+        InputError where the disk is too small.
         """
         paths = list(paths)
         with self._locked():
@@ -114,33 +116,42 @@ class PcmCache:
             yield from self._fill(paths, pool)
             self._refresh()
 
-    def _fill(self, paths: list[str], pool: WorkerPool) -> Iterator[AudioError | None]:
+    def _fill(self, paths: list[str], pool: WorkerPool) -> Iterator[CheckedFile]:
         # Taken before decoding: a file that is replaced meanwhile has another key and is decoded again.
         keys = {path: _key(path) for path in paths}
-        errors = {path: self.entries[key].error for path, key in keys.items() if key in self.entries}
         # The slot of a file without usable audio stays a hole of the file, which takes no space on the disk.
         first_slot = 1 + max((entry.slot for entry in self.entries.values()), default=-1)
-        missing = [path for path in keys if path not in errors]
+        missing = [path for path, key in keys.items() if key not in self.entries]
         slots = {path: slot for slot, path in enumerate(missing, start=first_slot)}
+        calls = (
+            self._decode_call(path, slots[path]) if path in slots else self._read_call(self.entries[key])
+            for path, key in keys.items()
+        )
+        checked: dict[str, CheckedFile] = {}
         decoded: list[tuple[str, CacheEntry]] = []
         # Closed before the lock is released: no worker may write after that.
-        with contextlib.closing(pool.submit_in_order(self._decode_call(*item) for item in slots.items())) as futures:
+        with contextlib.closing(pool.submit_in_order(calls)) as futures:
             try:
                 for path in paths:
-                    if path not in errors:
-                        errors[path] = decoding_error(path, next(futures))
-                        if has_usable_audio(errors[path]):
-                            decoded.append((keys[path], CacheEntry(slots[path], errors[path])))
-                    yield errors[path]
+                    if path not in checked:
+                        checked[path] = checked_file(path, next(futures))
+                        if path in slots and has_usable_audio(checked[path].error):
+                            decoded.append((keys[path], CacheEntry(slots[path], checked[path].error)))
+                        elif path not in slots:  # its samples are there, also if the worker was lost
+                            checked[path] = replace(checked[path], error=self.entries[keys[path]].error)
+                    yield checked[path]
                     if len(decoded) >= SYNC_EVERY:
                         self._sync(decoded)
             finally:
                 self._sync(decoded)
 
     def _decode_call(self, path: str, slot: int) -> tuple:
-        offset = slot * self.slot_bytes
         track = path, self.sample_rate, self.num_samples
-        return worker.decode_to_file, *track, str(self.pcm_path), offset, self.min_s
+        return worker.check_to_file, *track, str(self.pcm_path), slot * self.slot_bytes, self.min_s
+
+    def _read_call(self, entry: CacheEntry) -> tuple:
+        track = self.sample_rate, self.num_samples
+        return worker.check_written, entry.error, *track, str(self.pcm_path), entry.slot * self.slot_bytes
 
     def _sync(self, decoded: list[tuple[str, CacheEntry]]) -> None:
         """Samples first, then the lines of the index that refer to them."""

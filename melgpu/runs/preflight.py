@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from melgpu import console, files
-from melgpu.audio import quarantine
+from melgpu.audio import duplicates, fingerprint, quarantine
+from melgpu.audio.duplicates import Duplicate
 from melgpu.audio.quarantine import AudioError
 from melgpu.audio.remote import absolute_path, is_url
+from melgpu.audio.worker import CheckedFile
 from melgpu.data import dataset_check, manifest
 from melgpu.data.loader import WindowLoader, check_files
 from melgpu.data.manifest import Manifest, Split
@@ -38,10 +40,11 @@ def check_writable(folder: Path) -> None:
 
 def build_manifest(
     source_lists: dict[Split, SourceList], recipe: Recipe, cache_folder: Path
-) -> tuple[Manifest, list[AudioError]]:
+) -> tuple[Manifest, list[AudioError], list[Duplicate] | None]:
     """Decode every file of the source lists (into the PCM cache, if there is room), and draw the folds.
 
-    Returns the manifest and the audio errors for the quarantine. Raises InputError with all problems of tracks, audio,
+    Returns the manifest, the audio errors for the quarantine, and the files with the same recording (None where the
+    recipe's tracks cannot be compared). Raises InputError with all problems of tracks, audio,
     networks, weights and pictures.
     """
     folds = recipe.folds
@@ -55,7 +58,8 @@ def build_manifest(
     paths = list(dict.fromkeys(path for listed in source_lists.values() for path in listed.paths))
     # A run that cannot start needs no cache, but the problems of its files are reported with the others.
     cache = None if problems else _choose_cache(cache_folder, recipe, len(paths))
-    audio_errors = find_errors(paths, recipe, cache)
+    checked = check_audio(paths, recipe, cache)
+    audio_errors = {path: file.error for path, file in checked.items() if file.error}
     if audio_errors and recipe.loader.on_error == "raise":
         console.say("Audio errors stop a new run; --set loader.on_error=quarantine uses only their usable seconds")
         problems += _locate_errors(audio_errors, source_lists)
@@ -70,7 +74,14 @@ def build_manifest(
     _note_dense_classes(tracks, recipe)
     # Absolute paths, as the manifest has them: the loader's errors of later calls must replace these.
     quarantined = [replace(audio_error, path=absolute_path(audio_error.path)) for audio_error in audio_errors.values()]
-    return tracks, quarantined
+    return tracks, quarantined, _find_duplicates(checked, recipe)
+
+
+def _find_duplicates(checked: dict[str, CheckedFile], recipe: Recipe) -> list[Duplicate] | None:
+    if not fingerprint.can_compare(recipe.audio.sample_rate, recipe.audio.track_s):
+        console.say(f"note: {dataset_check.NOT_COMPARED}")
+        return None
+    return duplicates.find({absolute_path(path): file for path, file in checked.items()})
 
 
 def _choose_cache(folder: Path, recipe: Recipe, num_tracks: int) -> PcmCache | None:
@@ -137,16 +148,15 @@ def read_sources(
     return source_lists
 
 
-def find_errors(paths: list[str], recipe: Recipe, cache: PcmCache | None) -> dict[str, AudioError]:
-    """Audio errors by path, found by decoding as much of each file as the recipe uses."""
-    audio_errors = {}
+def check_audio(paths: list[str], recipe: Recipe, cache: PcmCache | None) -> dict[str, CheckedFile]:
+    """Audio errors and fingerprints by path, found by decoding as much of each file as the recipe uses."""
+    checked = {}
     title = "decoding into the PCM cache" if cache else "checking the audio files"
     with console.progress(title, len(paths), "files") as tracker:
-        for path, audio_error in zip(paths, check_files(paths, recipe.audio, recipe.loader, cache), strict=True):
+        for path, file in zip(paths, check_files(paths, recipe.audio, recipe.loader, cache), strict=True):
             tracker.advance(1)
-            if audio_error:
-                audio_errors[path] = audio_error
-    return audio_errors
+            checked[path] = file
+    return checked
 
 
 def fill_cache(run: Run) -> None:
@@ -157,7 +167,7 @@ def fill_cache(run: Run) -> None:
     unusable = {audio_error.path for audio_error in audio_errors if audio_error.unusable}
     missing = [path for path in run.manifest.paths if path not in unusable and run.pcm_cache.find(path) is None]
     if missing:
-        find_errors(missing, run.recipe, run.pcm_cache)
+        check_audio(missing, run.recipe, run.pcm_cache)
 
 
 def load_to_device(loader: WindowLoader, rows: np.ndarray) -> None:
@@ -195,7 +205,7 @@ def _inspect_dataset(
         f"{path}: {summary.error}" for path, summary in zip(paths, summaries, strict=True) if summary.error
     ]
     problems = [*manifest_problems, *audio_problems, *_unknown_networks(recipe)]
-    dataset_check.print_report(paths, summaries, tracks, recipe.audio.track_s, problems)
+    dataset_check.print_report(paths, summaries, tracks, recipe, problems)
     return len(problems)
 
 

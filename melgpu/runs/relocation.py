@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import PurePosixPath
 
 from melgpu import console
-from melgpu.audio import quarantine, remote
+from melgpu.audio import duplicates, quarantine, remote
 from melgpu.audio.content import content_id, size_of
 from melgpu.audio.remote import absolute_path, is_url
 from melgpu.data import manifest
@@ -56,8 +56,9 @@ def save(run: Run, moved: Run) -> None:
     if moved is run:
         return
     renamed = dict(zip(run.manifest.paths, moved.manifest.paths, strict=True))
-    # The quarantine first: after an interruption the same command does both again.
+    # The manifest last: after an interruption the same command does all of it again.
     quarantine.rename_files(run.quarantine_path, renamed)
+    duplicates.rename_files(run.duplicates_path, renamed)
     manifest.save(moved.manifest, run.folder / "manifest.csv")
 
 

@@ -11,6 +11,7 @@ submission.csv submission-private.csv
 timings.csv                          wall time of each stage
 report.html
 quarantine.csv                       files with an audio error, if any
+duplicates.csv                       pairs of files with the same recording
 pcm_cache/                           decoded tracks, if there is a PCM cache
 """
 
@@ -185,6 +186,10 @@ class Run:
     @property
     def quarantine_path(self) -> Path:
         return self.folder / "quarantine.csv"
+
+    @property
+    def duplicates_path(self) -> Path:
+        return self.folder / "duplicates.csv"
 
     @property
     def timings_path(self) -> Path:

@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 
 from melgpu import cli, console
-from melgpu.audio import quarantine
-from melgpu.data import manifest
+from melgpu.audio import duplicates, quarantine
+from melgpu.data import dataset_check, manifest
 from melgpu.data.folds import listed_folds
 from melgpu.data.manifest import Split
 from melgpu.data.sources import SourceList
@@ -119,15 +119,19 @@ def create(request: RunRequest, sources: Sources, device: torch.device) -> Run:
     recipe = resolve_recipe(request, on_cpu=device.type == "cpu")
     started = time.monotonic()
     source_lists = _read_sources(sources, recipe)
-    tracks, audio_errors = preflight.build_manifest(source_lists, recipe, folder / "pcm_cache")
+    tracks, audio_errors, found = preflight.build_manifest(source_lists, recipe, folder / "pcm_cache")
     seconds = time.monotonic() - started
     quarantine.record_errors(Run(folder, recipe, tracks).quarantine_path, audio_errors)
+    if found is not None:
+        duplicates.save(Run(folder, recipe, tracks).duplicates_path, found)
     # Only now the folder is a run: an interrupted creation starts anew, with what the cache has.
     run = create_run(folder, recipe, manifest.with_contents(tracks), device)
     stage = "decode" if run.pcm_cache else "check files"
     timings.record(run.timings_path, 1, stage, seconds, len(tracks), "tracks")
     if audio_errors:
         console.say(quarantine.summarize(audio_errors, run.quarantine_path))
+    if found:
+        console.say(dataset_check.duplicates_note(found, run.manifest, run.duplicates_path))
     return run
 
 
@@ -179,5 +183,7 @@ def check_dataset(request: RunRequest, sources: Sources) -> int:
     if not sources.labels:
         opened = open_run(request.folder, request.overrides, request.without_pseudo)
         return preflight.check_manifest(_move(opened, sources).manifest, opened.recipe)
-    recipe = load_recipe(request.recipes, request.overrides)
+    # The lists of a run that exists are checked as its tracks are, which may be of other lengths than the default.
+    is_known = is_run(request.folder)
+    recipe = reopen(request).recipe if is_known else load_recipe(request.recipes, request.overrides)
     return preflight.check_dataset(_read_sources(sources, recipe), recipe)

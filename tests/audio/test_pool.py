@@ -23,7 +23,7 @@ def test_results_and_errors_are_returned(workers, tmp_path):
     path = str(write_audio(tmp_path / "x.wav", 1))
     with WorkerPool(workers, 60.0) as pool:
         futures = [pool.submit(worker.check_file, name, 8_000, 8_000) for name in (path, "/absent.wav", path)]
-        audio_errors = [future.result() for future in futures]
+        audio_errors = [future.result().error for future in futures]
         assert [audio_error and audio_error.reason for audio_error in audio_errors] == [
             None,
             "No such file or directory",

@@ -21,12 +21,27 @@ def test_the_conformed_wave_is_written_at_the_offset(tmp_path):
     assert not written[0].any()
 
 
+@pytest.mark.parametrize("seconds", [3, 30])  # shorter than a track, and longer
+def test_a_track_has_the_same_fingerprint_however_it_is_checked(tmp_path, seconds):
+    path, target = str(write_audio(tmp_path / "x.flac", seconds, 22_050)), tmp_path / "pcm"
+    target.write_bytes(b"")
+    num_samples = 14 * 22_050
+    checked = worker.check_file(path, 22_050, num_samples)
+    written = worker.check_to_file(path, 22_050, num_samples, str(target), 4 * num_samples)
+    read = worker.check_written(None, 22_050, num_samples, str(target), 4 * num_samples)
+    assert checked.fingerprint.any()
+    np.testing.assert_array_equal(written.fingerprint, checked.fingerprint)
+    np.testing.assert_array_equal(read.fingerprint, checked.fingerprint)
+    conformed = conform(decode(path, 22_050, 14.0), num_samples)
+    np.testing.assert_array_equal(np.fromfile(target, np.float32)[num_samples:], conformed)
+
+
 def test_audio_errors_have_the_usable_seconds(tmp_path):
     data = write_audio(tmp_path / "x.flac", 30).read_bytes()
     (tmp_path / "cut.flac").write_bytes(data[: len(data) // 2])
-    audio_error = worker.check_file(str(tmp_path / "cut.flac"), 8_000, 60 * 8_000)
+    audio_error = worker.check_file(str(tmp_path / "cut.flac"), 8_000, 60 * 8_000).error
     assert 5 < audio_error.usable_s < 15
-    assert worker.check_file(str(tmp_path / "cut.flac"), 8_000, 2 * 8_000) is None  # its beginning has no error
+    assert worker.check_file(str(tmp_path / "cut.flac"), 8_000, 2 * 8_000).error is None  # its beginning has no error
     (tmp_path / "target").touch()
     audio_error = worker.decode_to_file(str(tmp_path / "absent.mp3"), 8_000, 8_000, str(tmp_path / "target"), 0)
     assert audio_error.unusable

@@ -1,11 +1,14 @@
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
-from melgpu.audio import worker
+from melgpu.audio import duplicates, worker
+from melgpu.audio.duplicates import Duplicate
 from melgpu.data import dataset_check
+from melgpu.data.manifest import Manifest, Split
 from melgpu.demo import synthesizer
 from melgpu.recipe import load_recipe
 from melgpu.recipe_schema import LoaderSpec
@@ -44,18 +47,36 @@ def test_files_are_inspected_in_order(files, workers):
     assert [summary.is_silent for summary in summaries] == [False] * 5 + [True] + [False] * 2
     assert [bool(summary.error) for summary in summaries] == [False] * 6 + [True] * 2
     assert (summaries[5].source_rate, summaries[5].channels, summaries[5].length_s) == (44_100, 2, 1.0)
-    assert dataset_check.identical_files(files, summaries) == [[0, 4]]
-    assert [(i, j) for i, j, _ in dataset_check.near_duplicates(summaries, [[0, 4]])] == [(1, 3)]
+    found = duplicates.find({path: summary.checked for path, summary in zip(files, summaries, strict=True)})
+    assert [(pair.path, pair.other) for pair in found] == [(files[0], files[4]), (files[1], files[3])]
+    assert found[0].differing_bits is None
+    assert 0 < found[1].differing_bits < 0.3
 
 
-def test_equal_heads_and_ends_are_not_equal_content(tmp_path):
-    data = bytearray(write_audio(tmp_path / "a.wav", 20, 44_100).read_bytes())
-    data[len(data) // 4] ^= 1
-    (tmp_path / "b.wav").write_bytes(data)
-    paths = [str(tmp_path / "a.wav"), str(tmp_path / "b.wav")]
-    summaries = list(dataset_check.inspect_files(paths, AUDIO, loader_spec(0)))
-    assert summaries[0].content == summaries[1].content
-    assert dataset_check.identical_files(paths, summaries) == []
+def a_manifest() -> Manifest:
+    splits = (Split.TRAIN, Split.TRAIN, Split.TRAIN, Split.PUBLIC, Split.PRIVATE)
+    names = tuple("abcde")
+    return Manifest(names, tuple(f"/{name}.mp3" for name in names), names, splits, np.array([0, 0, 1, -1, -1]))
+
+
+def test_duplicates_in_two_folds_or_sets_come_first():
+    tracks = a_manifest()
+    in_fold = Duplicate("/a.mp3", "/b.mp3", None)
+    across = [Duplicate("/a.mp3", "/c.mp3", 0.031), Duplicate("/d.mp3", "/e.mp3", None)]
+    assert dataset_check.leaks([in_fold, *across], tracks) == across
+    assert dataset_check.describe_duplicates([in_fold, *across], tracks) == [
+        "/a.mp3 (fold 0) ~ /c.mp3 (fold 1): 3% of the bits differ",
+        "/d.mp3 (public test) = /e.mp3 (private test)",
+        "/a.mp3 (fold 0) = /b.mp3 (fold 0)",
+    ]
+    note = dataset_check.duplicates_note([in_fold, *across], tracks, Path("run/duplicates.csv"))
+    assert note.startswith(
+        "3 pairs of files with the same recording, 2 of them in two folds or sets, which makes scores"
+    )
+    assert note.endswith("/a.mp3 (fold 0) = /b.mp3 (fold 0): run/duplicates.csv")
+    harmless = dataset_check.duplicates_note([in_fold], tracks, Path("x"))
+    assert harmless.startswith("1 pair of files with the same recording, all in one fold or set: /a.mp3")
+    assert "; ...: x" in dataset_check.duplicates_note([in_fold, *across, across[0]], tracks, Path("x"))
 
 
 def test_the_errors_are_those_that_training_finds(tmp_path):
@@ -64,7 +85,7 @@ def test_the_errors_are_those_that_training_finds(tmp_path):
     summaries = dataset_check.inspect_files(paths, AUDIO, loader_spec(0))
     num_samples = round(AUDIO.track_s * AUDIO.sample_rate)
     for path, summary in zip(paths, summaries, strict=True):
-        audio_error = worker.check_file(path, AUDIO.sample_rate, num_samples, AUDIO.min_s)
+        audio_error = worker.check_file(path, AUDIO.sample_rate, num_samples, AUDIO.min_s).error
         assert summary.error == (audio_error.reason if audio_error else None), path
 
 

@@ -51,7 +51,7 @@ def index() -> windows.WindowIndex:
 @pytest.fixture(scope="module")
 def cache(paths, tmp_path_factory) -> PcmCache:
     cache = PcmCache(tmp_path_factory.mktemp("pcm_cache"), 8_000, 48_000)
-    assert list(check_files(paths, AUDIO, spec(2), cache)) == [None] * 9
+    assert [file.error for file in check_files(paths, AUDIO, spec(2), cache)] == [None] * 9
     return cache
 
 
@@ -184,7 +184,7 @@ def test_in_quarantine_unusable_files_are_zeros_and_usable_beginnings_are_tracks
         for wave, start in zip(batch.waves[batch.tracks == 1], batch.starts[batch.tracks == 1], strict=True):
             np.testing.assert_array_equal(wave, beginning[start : start + WINDOW])
     pcm_cache = PcmCache(tmp_path / "pcm_cache", 8_000, 48_000)
-    audio_errors = check_files(mixed, AUDIO, quarantine_spec, pcm_cache)
+    audio_errors = [file.error for file in check_files(mixed, AUDIO, quarantine_spec, pcm_cache)]
     assert [audio_error and audio_error.unusable for audio_error in audio_errors] == [True, False, *[None] * 7]
     with WindowLoader(mixed, AUDIO, spec(pcm_cache="gpu", on_error="quarantine"), CPU, pcm_cache) as loader:
         assert are_equal(batches, list(loader.batches(index, WINDOW, 5)))
@@ -198,7 +198,7 @@ def test_a_file_below_the_least_length_has_an_error(paths, tmp_path, cached):
     short = str(write_audio(tmp_path / "short.ogg", 0.3))
     audio = AudioSpec(sample_rate=8_000, track_s=6.0, min_s=0.5)
     cache = open_cache(tmp_path, audio, spec(pcm_cache="disk"), 1) if cached else None
-    audio_errors = list(check_files([paths[0], short], audio, spec(), cache))
+    audio_errors = [file.error for file in check_files([paths[0], short], audio, spec(), cache)]
     assert audio_errors == [None, AudioError(short, "only 0.300 s of audio", 0.0)]
     with WindowLoader([paths[0], short], audio, spec(), CPU, cache) as loader:
         index = windows.regular_windows(np.arange(2), np.full(2, 1), np.full(2, 16_000))
@@ -284,7 +284,7 @@ def test_a_decoder_that_hangs_or_crashes_affects_only_its_file(paths, index, mon
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_files_are_checked_in_the_order_given(mixed, workers):
-    audio_errors = list(check_files(mixed, AUDIO, spec(workers), None))
+    audio_errors = [file.error for file in check_files(mixed, AUDIO, spec(workers), None)]
     assert [audio_error and Path(audio_error.path).name for audio_error in audio_errors] == [
         "broken.mp3",
         "cut.flac",

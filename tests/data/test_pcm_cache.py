@@ -10,7 +10,7 @@ import torch
 
 from melgpu.audio import worker
 from melgpu.audio.decode import conform, decode
-from melgpu.audio.pool import WorkerPool
+from melgpu.audio.pool import WorkerLostError, WorkerPool
 from melgpu.data import pcm_cache as pcm_cache_module
 from melgpu.data.pcm_cache import DeviceCache, PcmCache, lack_of_room, open_cache
 from melgpu.data.windows import WindowIndex
@@ -29,13 +29,13 @@ def paths(tmp_path) -> list[str]:
 
 @pytest.fixture
 def decoded(monkeypatch) -> list[str]:
-    paths, original = [], worker.decode_to_file
+    paths, original = [], worker.check_to_file
 
     def spy(path, *arguments):
         paths.append(path)
         return original(path, *arguments)
 
-    monkeypatch.setattr(worker, "decode_to_file", spy)
+    monkeypatch.setattr(worker, "check_to_file", spy)
     return paths
 
 
@@ -74,14 +74,38 @@ def test_unusable_files_get_no_slot_and_are_decoded_again(tmp_path, paths, decod
     files = [str(tmp_path / "absent.wav"), paths[0], str(tmp_path / "cut.flac"), paths[1]]
     cache = PcmCache(tmp_path / "pcm_cache", RATE, 60 * RATE)
     with WorkerPool(0, 60.0) as pool:
-        audio_errors = list(cache.fill(files, pool))
+        audio_errors = [file.error for file in cache.fill(files, pool)]
         assert [audio_error and audio_error.unusable for audio_error in audio_errors] == [True, None, False, None]
         assert cache.find(files[0]) is None
         assert cache.find(files[2]).error == audio_errors[2]  # saved with its samples
         assert sorted(entry.slot for entry in cache.entries.values()) == [1, 2, 3]  # a hole for the first file
         decoded.clear()
-        assert list(cache.fill(files, pool)) == audio_errors
+        assert [file.error for file in cache.fill(files, pool)] == audio_errors
     assert decoded == files[:1]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_tracks_in_the_cache_have_the_fingerprints_that_they_had(tmp_path, workers):
+    files = [str(write_audio(tmp_path / f"{i}.wav", 4 + i, 11_025, seed=i)) for i in range(3)]
+    expected = [worker.check_file(path, 11_025, 6 * 11_025).fingerprint for path in files]
+    assert all(fingerprint.any() for fingerprint in expected)
+    cache = PcmCache(tmp_path / "pcm_cache", 11_025, 6 * 11_025)
+    with WorkerPool(workers, 60.0) as pool:
+        for paths in (files[:2], files, [*files, files[0]]):
+            checked = list(cache.fill(paths, pool))
+            for file, fingerprint in zip(checked, [*expected, expected[0]], strict=False):
+                np.testing.assert_array_equal(file.fingerprint, fingerprint)
+            assert len(checked) == len(paths)
+
+
+def test_a_track_in_the_cache_is_usable_if_its_worker_is_lost(tmp_path, paths, monkeypatch):
+    def crash(*arguments):
+        raise WorkerLostError("its decoder crashed (SIGSEGV)")
+
+    filled(tmp_path / "pcm_cache", paths[:1])
+    monkeypatch.setattr(worker, "check_written", crash)
+    with WorkerPool(0, 60.0) as pool:
+        assert [file.error for file in PcmCache(tmp_path / "pcm_cache", RATE, SAMPLES).fill(paths, pool)] == [None] * 5
 
 
 def test_a_truncated_index_loses_no_more_than_its_last_track(tmp_path, paths):
@@ -131,14 +155,14 @@ def test_entries_of_a_deleted_file_stay_invalid_as_it_grows_again(tmp_path, path
 
 
 def test_a_file_replaced_while_it_is_decoded_is_decoded_again(tmp_path, paths, monkeypatch):
-    original = worker.decode_to_file
+    original = worker.check_to_file
 
     def decode_and_replace(path, *arguments):
-        audio_error = original(path, *arguments)
+        checked = original(path, *arguments)
         write_audio(tmp_path / "0.wav", 2, seed=99)
-        return audio_error
+        return checked
 
-    monkeypatch.setattr(worker, "decode_to_file", decode_and_replace)
+    monkeypatch.setattr(worker, "check_to_file", decode_and_replace)
     filled(tmp_path / "pcm_cache", paths[:1])
     monkeypatch.undo()
     assert holds(filled(tmp_path / "pcm_cache", paths[:1]), paths[0])
@@ -197,14 +221,14 @@ def test_too_little_disk_space_is_an_error_before_anything_is_decoded(tmp_path, 
 
 
 def test_a_disk_that_fills_up_ends_the_job_and_decoded_tracks_stay(tmp_path, paths, monkeypatch):
-    original = worker.decode_to_file
+    original = worker.check_to_file
 
     def fail_on_full_disk(path, *arguments):
         if path == paths[3]:
             raise OSError(28, "No space left on device", path)
         return original(path, *arguments)
 
-    monkeypatch.setattr(worker, "decode_to_file", fail_on_full_disk)
+    monkeypatch.setattr(worker, "check_to_file", fail_on_full_disk)
     with pytest.raises(OSError, match="No space left"):
         filled(tmp_path / "pcm_cache", paths)
     partial = PcmCache(tmp_path / "pcm_cache", RATE, SAMPLES)

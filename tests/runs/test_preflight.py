@@ -66,7 +66,7 @@ def test_problems_of_the_format_of_all_lists_come_first(tmp_path):
 
 def test_dense_classes_that_are_not_in_the_data_are_noted(tmp_path, capsys):
     rows = [(write_audio(tmp_path / f"{i}.wav", 1, seed=i).name, "ab"[i % 2]) for i in range(6)]
-    tracks, _ = build_manifest(tmp_path, train=write_list(tmp_path / "train.csv", rows))
+    tracks, _, _ = build_manifest(tmp_path, train=write_list(tmp_path / "train.csv", rows))
     assert len(tracks) == 6
     assert "dense_classes names gamelan, which are not among the labels" in capsys.readouterr().out
 
@@ -94,7 +94,7 @@ def test_unusable_files_get_no_fold(tmp_path):
     with pytest.raises(InputError, match="2 of 9 files have errors, more than"):
         build_manifest(tmp_path, make_recipe("loader.on_error=quarantine"), train=train, public=test)
     recipe = make_recipe("loader.on_error=quarantine", "loader.max_error_fraction=0.3")
-    tracks, audio_errors = build_manifest(tmp_path, recipe, train=train, public=test)
+    tracks, audio_errors, _ = build_manifest(tmp_path, recipe, train=train, public=test)
     assert [audio_error.path for audio_error in audio_errors] == [str(tmp_path / "3.wav"), str(tmp_path / "gone.wav")]
     assert tracks.folds[3] == -1
     assert (np.delete(tracks.folds[:8], 3) >= 0).all()
@@ -107,7 +107,7 @@ def test_audio_errors_have_the_paths_of_the_manifest(tmp_path, monkeypatch):
     (tmp_path / "music" / "a" / "text.wav").write_text("no music")
     monkeypatch.chdir(tmp_path)
     recipe = make_recipe("loader.on_error=quarantine", "loader.max_error_fraction=0.3")
-    tracks, audio_errors = build_manifest(tmp_path, recipe, train=Path("music"))
+    tracks, audio_errors, _ = build_manifest(tmp_path, recipe, train=Path("music"))
     assert [audio_error.path for audio_error in audio_errors] == [str(tmp_path / "music" / "a" / "text.wav")]
     assert audio_errors[0].path in tracks.paths
 
@@ -140,7 +140,12 @@ def test_a_check_reports_on_the_data_set_and_writes_nothing(tmp_path, capsys):
     recipe = make_recipe()
     assert preflight.check_dataset(preflight.read_sources({Split.TRAIN: train, Split.PUBLIC: test}, None), recipe) == 0
     text = capsys.readouterr().out
-    for part in ("7 files: 22,050 Hz: 7; mono: 7", "7 are shorter than a track of 0:18", "silent: none"):
+    for part in (
+        "7 files: 22,050 Hz: 7; mono: 7",
+        "7 are shorter than a track of 0:18",
+        "7 of them shorter than a window of 0:06",
+        "silent: none",
+    ):
         assert part in text
     assert "same content: 1" in text
     assert f"{tmp_path}/copy.wav (public test)" in text

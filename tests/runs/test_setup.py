@@ -1,9 +1,11 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from mutagen.flac import FLAC
 
+from melgpu.audio import duplicates, worker
 from melgpu.errors import InputError
 from melgpu.recipe import load_recipe
 from melgpu.runs import preflight, setup
@@ -124,3 +126,63 @@ def test_the_folds_of_a_list_are_those_of_the_run(tmp_path, sources, monkeypatch
     write_list(tmp_path / "folds.csv", rows)
     with pytest.raises(InputError, match="is of other tracks or labels than these lists"):
         setup.open_or_create(by_column, listed, CPU)
+
+
+def test_a_new_run_tells_of_the_same_recordings_and_a_check_finds_the_same(tmp_path, sources, monkeypatch, capsys):
+    monkeypatch.setattr(preflight, "missing_weights", lambda recipe: ["no network"])
+    test_list = write_list(tmp_path / "test.csv", [("again.flac",)])
+    write_audio(tmp_path / "again.flac", 6, 11_025, seed=3)  # the recording of 3.wav in another format
+    listed = replace(sources, test=test_list)
+    made = setup.create(request(tmp_path / "run"), listed, CPU)
+    pair = (
+        f"{tmp_path}/3.wav (fold {made.manifest.folds[3]}) ~ {tmp_path}/again.flac (public test): 0% of the bits differ"
+    )
+    note = "1 pair of files with the same recording, 1 of them in two folds or sets, which makes scores too good"
+    output = capsys.readouterr().out
+    assert f"{note}: leave one of each out: {pair}: {made.duplicates_path}" in output
+    setup.open_or_create(request(tmp_path / "run"), listed, CPU)
+    assert "same recording" not in capsys.readouterr().out  # said once, and not searched for again
+    for sources_of_check in (listed, Sources(None, None, None, None)):
+        assert setup.check_dataset(request(tmp_path / "run"), sources_of_check) == 0
+        output = capsys.readouterr().out
+        assert "pairs of near-duplicates by audio fingerprint: 1" in output
+        assert pair in output
+
+
+def test_an_interrupted_start_finds_the_recordings_of_what_was_decoded_before(tmp_path, sources, monkeypatch):
+    monkeypatch.setattr(preflight, "missing_weights", lambda recipe: ["no network"])
+    rows = [("file", "label"), *((f"{i}.wav", "ab"[i % 2]) for i in range(8)), ("copy.flac", "a")]
+    write_audio(tmp_path / "copy.flac", 6, 11_025, seed=5)
+    listed = replace(sources, labels=write_list(tmp_path / "train.csv", rows))
+    cached = request(tmp_path / "run", "loader.pcm_cache=disk")
+    with monkeypatch.context() as patch:
+        patch.setattr(setup, "create_run", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            setup.create(cached, listed, CPU)
+    with monkeypatch.context() as patch:
+        patch.setattr(worker, "check_to_file", interrupt)  # nothing is decoded again
+        made = setup.create(cached, listed, CPU)
+    (pair,) = duplicates.load(made.duplicates_path)
+    assert (pair.path, pair.other) == (f"{tmp_path}/5.wav", f"{tmp_path}/copy.flac")
+
+
+def interrupt(*arguments):
+    raise KeyboardInterrupt
+
+
+def test_tracks_that_are_too_short_to_be_compared_are_said_to_be(tmp_path, sources, monkeypatch, capsys):
+    monkeypatch.setattr(preflight, "missing_weights", lambda recipe: ["no network"])
+    made = setup.create(request(tmp_path / "run", "audio.track_s=4", "windows.window_s=3"), sources, CPU)
+    assert "note: near-duplicates are not searched for" in capsys.readouterr().out
+    assert duplicates.load(made.duplicates_path) is None
+
+
+def test_the_lists_of_a_run_are_checked_with_its_lengths(tmp_path, sources, monkeypatch, capsys):
+    monkeypatch.setattr(preflight, "missing_weights", lambda recipe: ["no network"])
+    setup.create(request(tmp_path / "run", "audio.track_s=8"), sources, CPU)
+    capsys.readouterr()
+    plain = RunRequest(tmp_path / "run", [], [], without_pseudo=False)
+    assert setup.check_dataset(plain, sources) == 0
+    output = capsys.readouterr().out
+    assert "8 are shorter than a track of 0:08" in output
+    assert "0 of them shorter than a window of 0:03" in output
