@@ -24,9 +24,11 @@ EXAMPLE_BATCH = 2  # torch.export takes an axis of length 1 for one that is alwa
 
 
 class MelPower(nn.Module):
-    """nnAudio's mel power, shape (B, M, N), of waves (B, T), by the same convolution.
+    """nnAudio's mel power, shape (B, M, N), of waves (B, T), by matrix products, which every runtime has.
 
-    The graph computes the kernels from the window function: a file need not hold 16 MB of them (n_fft = 2048).
+    Sample n = Q p + q of a frame and bin k = k1 + P k2 of its spectrum, with n_fft = P Q, make the transform two shorter
+    ones: a tenth of the products of a convolution with all bins (n_fft = 2048). Source: Cooley and Tukey (1965). All
+    but window and mel basis is computed in the graph, and is in no file.
     """
 
     taper: Tensor
@@ -38,16 +40,38 @@ class MelPower(nn.Module):
         self.register_buffer("taper", taper.clone())
         self.register_buffer("mel_basis", mel_basis.clone())
         self.hop_length = hop_length
+        # Frames begin at whole blocks of Q samples, which are copied as they are.
+        self.block = _largest_divisor(math.gcd(len(taper), hop_length), math.isqrt(2 * len(taper)))
 
     def forward(self, waves: Tensor) -> Tensor:
-        n_fft = len(self.taper)
-        bins = torch.arange(n_fft // 2 + 1)[:, None]
-        # Whole turns are removed from integers: in float32 large phases would be inexact.
-        phases = (bins * torch.arange(n_fft) % n_fft) * (2 * math.pi / n_fft)
-        padded = F.pad(waves[:, None], (n_fft // 2, n_fft // 2))
-        real = F.conv1d(padded, (phases.cos() * self.taper)[:, None], stride=self.hop_length)
-        imaginary = F.conv1d(padded, (phases.sin() * self.taper)[:, None], stride=self.hop_length)
-        return self.mel_basis @ (real.square() + imaginary.square())
+        n_fft, num_q = len(self.taper), self.block
+        num_p = n_fft // num_q
+        num_k2 = num_q // 2 + 1  # the others are bins above the Nyquist frequency
+        num_frames = waves.shape[1] // self.hop_length + 1
+        p, q, k1, k2 = (torch.arange(count) for count in (num_p, num_q, num_p, num_k2))
+        padded = F.pad(waves, (n_fft // 2, n_fft // 2 + -(waves.shape[1] + n_fft) % num_q))
+        blocks = p[:, None] + torch.arange(num_frames) * (self.hop_length // num_q)  # (P, N)
+        frames = padded.unflatten(1, (-1, num_q)).index_select(1, blocks.flatten())  # (B, P N, Q)
+        frames = frames.unflatten(1, (num_p, num_frames)) * self.taper.view(num_p, 1, num_q)
+        columns = frames.flatten(2)  # (B, P, N Q)
+        short = [(part @ columns).unflatten(2, (num_frames, num_q)) for part in _turns(k1[:, None] * p, num_p)]
+        real, imaginary = _turns(q[:, None] * (k1[:, None, None] + num_p * k2), n_fft)  # (P, Q, K2)
+        long = short[0] @ torch.cat([real, imaginary], 2) + short[1] @ torch.cat([-imaginary, real], 2)
+        power = (long * long).unflatten(3, (2, num_k2)).sum(3)  # (B, P, N, K2)
+        basis = F.pad(self.mel_basis, (0, num_p * num_k2 - self.mel_basis.shape[1]))
+        basis = basis.unflatten(1, (num_k2, num_p)).transpose(1, 2).flatten(1)  # (M, P K2)
+        return basis @ power.transpose(2, 3).flatten(1, 2)
+
+
+def _turns(turns: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Real and imaginary part of exp(-2 pi i turns / count)."""
+    # Whole turns are removed from integers: in float32 large angles would be inexact.
+    angles = (turns % count) * (2 * math.pi / count)
+    return angles.cos(), -angles.sin()
+
+
+def _largest_divisor(number: int, limit: int) -> int:
+    return max(divisor for divisor in range(1, limit + 1) if number % divisor == 0)
 
 
 class ExportLogMel(LogMel):
