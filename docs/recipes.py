@@ -47,6 +47,7 @@ MEANINGS = {  # of settings whose comment in zalo2019.toml is missing, or needs 
     "stacking.finetune.lr": "as above",
     "stacking.finetune.max_lr": "as above",
     "stacking.finetune.half_cycle": "as above",
+    "stacking.finetune.gamma": "as above",
     "stacking.finetune.patience": "as above",
     "optim_overrides.NAME.lr": "for this network alone",
     "optim_overrides.NAME.warmup_lr": "likewise",

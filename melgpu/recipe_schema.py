@@ -188,7 +188,7 @@ class StackCNNTrainingSpec(Spec):
 
     lr: Positive
     max_lr: Annotated[dict[StackCNNName, Positive], Field(min_length=2)]  # of both
-    half_cycle: Count
+    half_cycle: Count | Literal["auto"]
     gamma: Annotated[float, Field(gt=0, le=1)]
     patience: Annotated[dict[StackCNNName, Count], Field(min_length=2)]
 

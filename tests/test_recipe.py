@@ -4,6 +4,7 @@ import pytest
 
 from melgpu.errors import InputError
 from melgpu.recipe import load_recipe, recipe_differences, shipped_recipes, validate_recipe
+from tests.helpers.stacking import STACKING_OF_2019
 
 
 def problems(names=(), overrides=()):
@@ -23,7 +24,11 @@ def test_zalo2019_is_the_default_and_has_the_published_settings():
     assert zalo.optim_for("xception").max_epochs == 25
     assert zalo.optim_for("densenet169").warmup_lr == 1e-4
     assert zalo.optim_for("inception_v3") == zalo.optim
-    pretrain, finetune = zalo.stacking.pretrain, zalo.stacking.finetune
+
+
+def test_the_stacking_cnns_can_be_trained_as_in_2019():
+    stacking = load_recipe([str(STACKING_OF_2019)]).stacking
+    pretrain, finetune = stacking.pretrain, stacking.finetune
     assert (pretrain.lr, pretrain.max_lr, pretrain.gamma) == (1e-9, {"cnn": 8e-5, "skip_cnn": 1e-4}, 0.99994)
     assert (finetune.lr, finetune.max_lr, finetune.gamma) == (1e-8, {"cnn": 8e-5, "skip_cnn": 8e-5}, 1)
     assert pretrain.half_cycle == finetune.half_cycle == 2000
@@ -59,7 +64,7 @@ def test_shipped_recipes_round_trip_through_toml(name):
         ("folds.seed=-1", "folds.seed: Input should be greater than"),
         ("folds.num_folds=4", "round 2 names fold 4 of 4"),
         ("optim_overrides.Res-Net.lr=1e-3", "Res-Net"),
-        ("stacking.pretrain.max_lr.cnn=1e-10", "1e-09, exceeds its max_lr, {'cnn': 1e-10, 'skip_cnn': 0.0001}"),
+        ("stacking.pretrain.max_lr.cnn=1e-5", "8e-05, exceeds its max_lr, {'cnn': 1e-05, 'skip_cnn': 0.00032}"),
         ("stacking.finetune.patience={}", "stacking.finetune.patience: Dictionary should have at least 2 items, not 0"),
         (
             "stacking.finetune.max_lr.lightgbm=1",

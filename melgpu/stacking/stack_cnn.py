@@ -18,6 +18,8 @@ from torch.optim.lr_scheduler import CyclicLR
 
 from melgpu.recipe_schema import StackCNNName, StackCNNTrainingSpec, StackingSpec
 
+AUTO_HALF_CYCLE = 4  # epochs
+
 
 class LabelledMatrix(NamedTuple):
     """A matrix (N, K, C) and its labels (N,)."""
@@ -169,7 +171,7 @@ def _fit(
     labels = torch.from_numpy(rows.labels)
     patience = training.patience[name]
     optimizer = torch.optim.Adam(cnn.parameters(), fused=True)  # the schedule sets its learning rate
-    schedule = cyclic_schedule(optimizer, training, training.max_lr[name])
+    schedule = cyclic_schedule(optimizer, training, name, len(labels) / spec.batch_size)
     initial = copy.deepcopy(cnn.state_dict())  # a state dict shares its memory with the weights, which change
     stopping = [EarlyStopping(score, initial) for score in _scores(cnn, valid, groups)]
     for _ in range(spec.max_epochs):
@@ -190,16 +192,21 @@ def _fit(
     return [group.weights for group in stopping]
 
 
-def cyclic_schedule(optimizer: torch.optim.Optimizer, training: StackCNNTrainingSpec, max_lr: float) -> CyclicLR:
+def cyclic_schedule(
+    optimizer: torch.optim.Optimizer, training: StackCNNTrainingSpec, name: StackCNNName, epoch_steps: float
+) -> CyclicLR:
     """Triangles between two learning rates, whose height above the lower one shrinks by gamma in each step.
 
     Smith, "Cyclical learning rates for training neural networks", WACV 2017: "exp_range", with gamma 1 "triangular".
     """
+    half_cycle = training.half_cycle
+    if half_cycle == "auto":
+        half_cycle = max(2, int(AUTO_HALF_CYCLE * epoch_steps))
     return CyclicLR(
         optimizer,
         training.lr,
-        max_lr,
-        step_size_up=training.half_cycle,
+        training.max_lr[name],
+        step_size_up=half_cycle,
         mode="exp_range",
         gamma=training.gamma,
         cycle_momentum=False,

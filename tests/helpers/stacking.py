@@ -4,7 +4,9 @@ import numpy as np
 
 from melgpu.recipe import load_recipe
 from melgpu.stacking.stack_cnn import LabelledMatrix
+from tests.helpers import ROOT
 
+STACKING_OF_2019 = ROOT / "examples" / "stacking-2019.toml"
 SPEC = load_recipe(["demo"], ["stacking.max_epochs=15", "stacking.num_trees=15"]).stacking
 
 

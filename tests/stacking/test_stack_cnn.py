@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from melgpu.recipe import load_recipe
-from melgpu.recipe_schema import StackingSpec
+from melgpu.recipe_schema import StackCNNTrainingSpec, StackingSpec
 from melgpu.stacking import stack_cnn
-from tests.helpers.stacking import SPEC, accuracy, labelled_matrix
+from tests.helpers.stacking import SPEC, STACKING_OF_2019, accuracy, labelled_matrix
 
 
 def test_kernels_run_along_the_model_axis_only():
@@ -94,21 +94,35 @@ def triangle_of_the_original(step: int, lr: float, max_lr: float, half_cycle: in
     return lr + (max_lr - lr) * max(0, 1 - x) * gamma**step
 
 
-@pytest.mark.parametrize("name", stack_cnn.CNNS)
-@pytest.mark.parametrize("phase", ["pretrain", "finetune"])
-def test_learning_rates_are_those_of_2019(phase, name):
-    training = getattr(load_recipe([]).stacking, phase)
+def learning_rates(training: StackCNNTrainingSpec, name: str, epoch_steps: float, num_steps: int) -> list[float]:
     optimizer = torch.optim.Adam([torch.zeros(1, requires_grad=True)])
-    schedule = stack_cnn.cyclic_schedule(optimizer, training, training.max_lr[name])
+    schedule = stack_cnn.cyclic_schedule(optimizer, training, name, epoch_steps)
     optimizer.step()
     rates = []
-    for _ in range(9000):  # more than two cycles
+    for _ in range(num_steps):
         rates.append(optimizer.param_groups[0]["lr"])
         schedule.step()
+    return rates
+
+
+@pytest.mark.parametrize("name", stack_cnn.CNNS)
+@pytest.mark.parametrize("phase", ["pretrain", "finetune"])
+def test_the_settings_of_2019_give_its_learning_rates(phase, name):
+    training = getattr(load_recipe([str(STACKING_OF_2019)]).stacking, phase)
+    rates = learning_rates(training, name, 129, 9000)  # more than two cycles
     constants = training.lr, training.max_lr[name], training.half_cycle, training.gamma
     expected = [triangle_of_the_original(step, *constants) for step in range(9000)]
     np.testing.assert_allclose(rates, expected, rtol=1e-9, atol=1e-15)
     assert max(rates) == rates[2000]
+
+
+@pytest.mark.parametrize(("epoch_steps", "half_cycle"), [(129.5, 518), (2, 8), (0.6, 2), (0.1, 2)])
+def test_half_a_cycle_is_four_epochs_unless_it_is_set(epoch_steps, half_cycle):
+    training = load_recipe([]).stacking.pretrain
+    rates = learning_rates(training, "cnn", epoch_steps, 3 * half_cycle)
+    assert rates[0] == pytest.approx(training.lr)
+    assert rates[half_cycle] == max(rates) == pytest.approx(training.max_lr["cnn"])
+    assert rates[2 * half_cycle] == pytest.approx(training.lr)
 
 
 @pytest.mark.parametrize("name", stack_cnn.CNNS)
@@ -127,7 +141,7 @@ def test_a_training_has_the_settings_of_its_phase_and_cnn(name):
             else:
                 stack_cnn.finetune(name, pretrain(name, None, rows), rows, rows, spec)
         assert scores.call_count == 1 + patiences[phase][name]  # before the first epoch, and after each
-        assert schedule.call_args.args[1:] == (training, training.max_lr[name])
+        assert schedule.call_args.args[1:] == (training, name, 20 / spec.batch_size)
 
 
 def pretrain(
