@@ -17,7 +17,7 @@ from melgpu.console import duration
 from melgpu.data.manifest import MANIFEST_SPLITS, Split
 from melgpu.errors import InputError
 from melgpu.metrics import Calibration, calibration_curve
-from melgpu.report import analysis, confidence, error_analysis, plots, summary, training_times
+from melgpu.report import analysis, caveats, confidence, error_analysis, plots, summary, training_times
 from melgpu.report.analysis import RoundResult
 from melgpu.report.training_times import FoldLogs, TrainingTime
 from melgpu.runs import timings
@@ -29,6 +29,7 @@ from melgpu.training.stage_timer import fractions
 MAX_CLASSES = 25  # in a confusion matrix; with more there is only a list of confused pairs
 MAX_PAIRS = 6  # confused pairs that are listed below a matrix
 MAX_PAIRS_MANY_CLASSES = 25  # confused pairs that are listed instead of a matrix
+MAX_RECORDINGS = 20  # pairs of files with the same recording that are listed
 
 
 def write(run: Run) -> None:
@@ -44,13 +45,20 @@ def render(run: Run, now: datetime) -> str:
     if last is None:
         raise InputError(f"{run.folder}: no round is stacked yet, there is nothing to report")
     data = _report_data(run, results)
+    recordings = caveats.recordings(run)
     audio_errors = quarantine.load_errors(run.quarantine_path)
     return _template().render(
         run=run,
         now=now,
         results=results,
         last=last,
-        sentences=_sentences(last, data) | {"quarantine": summary.quarantine_sentence(audio_errors)},
+        sentences=_sentences(last, data)
+        | {
+            "caveats": caveats.headline(data.scores[last.key], recordings),
+            "quarantine": summary.quarantine_sentence(audio_errors),
+        },
+        caveats=caveats.caveats(last, data.scores[last.key], recordings),
+        recordings=recordings,
         confidence_table=confidence.confidence_table(last, data.scores[last.key]),
         split_views=[_split_view(last, split) for split in last.evaluation.labelled_splits],
         worst_errors=_worst_errors(last),
@@ -78,6 +86,7 @@ def _template() -> jinja2.Template:
     environment.globals |= {
         "MANIFEST_SPLITS": MANIFEST_SPLITS,
         "MAX_CLASSES": MAX_CLASSES,
+        "MAX_RECORDINGS": MAX_RECORDINGS,
         "colour": plots.colour,
         "learning_curves": plots.learning_curves,
         "axis_start": axis_start,

@@ -100,10 +100,11 @@ def _gains_by_significance(by_split: dict[Split, Score]) -> str:
     for split, score in by_split.items():
         gain = f"{split.description} ({points(score.gain)} points, {points_interval(score.gain_interval)})"
         groups[significance(score.gain, score.gain_p)].append(gain)
-    return "; ".join(f"{word} on {_enumeration(splits)}" for word, splits in groups.items() if splits)
+    return "; ".join(f"{word} on {enumeration(splits)}" for word, splits in groups.items() if splits)
 
 
-def _enumeration(words: list[str]) -> str:
+def enumeration(words: list[str]) -> str:
+    """Words as a list in a sentence."""
     return " and ".join([", ".join(words[:-1]), words[-1]] if words[1:] else words)
 
 

@@ -8,6 +8,8 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
+from melgpu.audio import duplicates
+from melgpu.audio.duplicates import Duplicate
 from melgpu.console import duration
 from melgpu.data.manifest import EVALUATED_SPLITS, Split
 from melgpu.errors import InputError
@@ -306,6 +308,24 @@ def test_damaged_files_are_named(stacked_run, name):
     with pytest.raises(InputError, match=re.escape(str(path))):
         html.render(stacked_run, NOW)
     path.write_bytes(saved)
+
+
+def test_how_far_to_believe_the_scores_is_on_every_page(report, stacked_run, tmp_path_factory):
+    text = report.text("caveats")
+    assert text.startswith("How far to believe this Number of tracks")
+    for part in ("Epochs", "Nested: validation tracks", "Pseudo labels", "Same recordings Not searched for", "Artists"):
+        assert part in text
+    assert "Trust most the score on private test tracks" in report.text("header")
+    run = report_run.make(tmp_path_factory.mktemp("duplicates"), audio=False)
+    paths = run.manifest.paths
+    pairs = [Duplicate(paths[0], path, 0.01) for path in paths[1:]]
+    duplicates.save(run.duplicates_path, pairs)
+    shutil.rmtree(run.folder / "round2")
+    text = ParsedReport(html.render(run, NOW)).text("caveats")
+    assert "Pseudo labels" not in text  # of round 1
+    assert f"Files with the same recording: {len(pairs)}" in text
+    assert f"{paths[-1]} (private test): 1% of the bits differ" in text
+    assert "The first 20; all are in duplicates.csv" in text
 
 
 @pytest.mark.skipif(not CHROMIUM, reason="no browser")

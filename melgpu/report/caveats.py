@@ -1,0 +1,196 @@
+"""What a run's scores do not tell, or tell too well: its known biases, as sentences that fit what the run has.
+
+Each caveat is a title and a text; the report shows them beside the scores, and this module is their only home.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from melgpu.audio import duplicates
+from melgpu.audio.duplicates import Duplicate
+from melgpu.console import counted
+from melgpu.data import dataset_check
+from melgpu.data.manifest import TEST_SPLITS, Split
+from melgpu.report import summary
+from melgpu.report.analysis import RoundResult
+from melgpu.runs.run import Run
+from melgpu.runs.scores import Scores
+
+MIN_CHANGES = 6  # all in one direction: the fewest with a sign test below SIGNIFICANCE_LEVEL, 2 / 2**6
+
+
+@dataclass(frozen=True)
+class Caveat:
+    """What one kind of bias does to the scores of a run."""
+
+    title: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Recordings:
+    """Pairs of files with the same recording, each in one line; None where they were not searched for.
+
+    num_leaks : how many are in two folds or splits; they come first
+    """
+
+    pairs: list[str] | None
+    num_leaks: int
+
+
+def recordings(run: Run) -> Recordings:
+    """What `train.py` found when it made the run. Raises InputError for a damaged file."""
+    found = duplicates.load(run.duplicates_path)
+    if found is None:
+        return Recordings(None, 0)
+    of_run = set(run.manifest.paths)
+    known: Sequence[Duplicate] = [pair for pair in found if {pair.path, pair.other} <= of_run]
+    lines = dataset_check.describe_duplicates(known, run.manifest)
+    return Recordings(lines, len(dataset_check.leaks(known, run.manifest)))
+
+
+def headline(scores: Scores, same_recordings: Recordings) -> str:
+    """The most important of them, for the top of the report."""
+    split = summary.best_split(scores)
+    if split is None:
+        return "There is no score."
+    score = next(iter(scores.values()))[split]
+    sentence = f"Trust most the score on {split.description} tracks, which chose and trained nothing."
+    if split is Split.VALID:
+        sentence = "Expect less on other music: validation tracks chose the epochs of the networks."
+    elif score.num_pseudo_labelled:
+        count = f"{score.num_pseudo_labelled} {split.description} tracks"
+        sentence = f"Expect less on other music: {count} were trained on, with a pseudo label."
+    if same_recordings.num_leaks:
+        sentence += f" {_leak_sentence(same_recordings.num_leaks)}"
+    return sentence
+
+
+def caveats(result: RoundResult, scores: Scores, same_recordings: Recordings) -> list[Caveat]:
+    """All that apply to a round, in the order of the report."""
+    found = [Caveat("Number of tracks", " ".join(_track_counts(scores)))]
+    found.append(Caveat("Epochs", " ".join(_epochs(result))))
+    found.append(Caveat("Stacking", " ".join(_stacking(result))))
+    if result.run.uses_pseudo(result.round_number):
+        found.append(Caveat("Pseudo labels", " ".join(_pseudo_labels(result))))
+    found.append(Caveat("Test sets", _test_sets(result)))
+    found.append(Caveat("Same recordings", _same_recordings(result.run, same_recordings)))
+    found.append(
+        Caveat(
+            "Artists",
+            "Music of one artist, album or session in two folds or sets makes scores too good as well. Folds keep an "
+            "artist's tracks together only where the list of tracks names artists; test sets are taken as they are.",
+        )
+    )
+    found.append(
+        Caveat(
+            "Other runs",
+            "Intervals are over tracks: what another seed or other music would change is not in them. Where the best "
+            "of several runs is chosen by a score, that score is too good for it.",
+        )
+    )
+    return found
+
+
+def _track_counts(scores: Scores) -> Iterator[str]:
+    by_split = next(iter(scores.values()), {})
+    for split, score in by_split.items():
+        name = f"{counted(score.num_tracks, f'{split.description} track')}"
+        if score.num_tracks < MIN_CHANGES:
+            yield f"{name}: too few for any difference to be significant."
+            continue
+        needed = summary.points(MIN_CHANGES / score.num_tracks).removeprefix("+")
+        yield (
+            f"{name}: one is {summary.points(1 / score.num_tracks).removeprefix('+')} points of accuracy, and no "
+            f"difference below {needed} points can be significant."
+        )
+    if not by_split:
+        yield "No track that is evaluated has a known label."
+
+
+def _epochs(result: RoundResult) -> Iterator[str]:
+    recipe = result.run.recipe
+    spec = result.run.round_spec(result.round_number)
+    max_epochs = max(recipe.optim_for(backbone).max_epochs for backbone in spec.backbones)
+    if max_epochs == 1:
+        yield "Networks train for one epoch: none is chosen."
+        return
+    yield (
+        f"Of up to {max_epochs} epochs each network keeps the one with the best accuracy on windows of its fold's "
+        "validation tracks, so its score on those tracks is too good."
+    )
+    if result.has_stackers:
+        yield "Their mean, the stackers and the blends predict from these networks, and inherit that."
+    elif len(spec.backbones) > 1:
+        yield "Their mean inherits that."
+
+
+def _stacking(result: RoundResult) -> Iterator[str]:
+    recipe = result.run.recipe
+    spec = result.run.round_spec(result.round_number)
+    if result.has_stackers:
+        yield (
+            f"Nested: validation tracks are divided into {recipe.stacking.num_subfolds} sub-folds, and each track is "
+            "scored by stackers and fitted weights that were neither fitted nor stopped on it."
+        )
+        yield "Not nested: the epochs of the networks, and the settings of the recipe."
+    else:
+        yield "Nothing is stacked, so nothing is fitted to the predictions on validation tracks."
+    num_networks = len(result.run.jobs(result.round_number))
+    if len(spec.folds) > 1:
+        yield (
+            f"Validation tracks are predicted by the {len(spec.backbones)} of {num_networks} networks that were not "
+            "trained on them, test tracks and new music by all."
+        )
+
+
+def _pseudo_labels(result: RoundResult) -> Iterator[str]:
+    run = result.run
+    number = result.round_number
+    count = len(run.round_tracks(number).pseudo_rows)
+    public = len(run.manifest.rows(Split.PUBLIC))
+    yield (
+        f"{count} of {public} public test tracks trained the networks of round {number} with a pseudo label, correct "
+        "or not: the score on public test tracks tells little of other music."
+    )
+    selecting = run.round_spec(number - 1).folds
+    seen = [fold for fold in run.round_spec(number).folds if set(selecting) != {fold}]
+    if seen:
+        yield (
+            f"The labels come from networks of round {number - 1} (folds {_join(selecting)}) that had trained on "
+            f"tracks which round {number} validates on (folds {_join(seen)}): through them validation scores are too "
+            "good, too."
+        )
+
+
+def _test_sets(result: RoundResult) -> str:
+    labelled = [split for split in TEST_SPLITS if split in result.evaluation.labelled_splits]
+    if not labelled:
+        return (
+            "No label of a test track is known, so validation tracks are all that is scored. Music with labels that is "
+            "kept out of training (--private) gives a score that nothing was chosen by."
+        )
+    names = summary.enumeration([split.description for split in labelled])
+    return f"Labels of {names} tracks are used for scores only."
+
+
+def _same_recordings(run: Run, same_recordings: Recordings) -> str:
+    if same_recordings.pairs is None:
+        return (
+            "Not searched for: the run is older than the search, or its tracks are too short for fingerprints. "
+            "train.py --check searches the files of a run."
+        )
+    if not same_recordings.pairs:
+        return f"By their audio fingerprints none of the {len(run.manifest)} files has the recording of another."
+    if not same_recordings.num_leaks:
+        return f"{counted(len(same_recordings.pairs), 'pair')} of files, none in two folds or sets: no leak."
+    return _leak_sentence(same_recordings.num_leaks)
+
+
+def _leak_sentence(num_leaks: int) -> str:
+    pairs, verb = counted(num_leaks, "pair"), "is" if num_leaks == 1 else "are"
+    return f"{pairs} of files with the same recording {verb} in two folds or sets, which makes scores too good."
+
+
+def _join(folds: Sequence[int]) -> str:
+    return ", ".join(map(str, folds))

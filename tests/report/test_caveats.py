@@ -1,0 +1,113 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from melgpu.audio import duplicates
+from melgpu.audio.duplicates import Duplicate
+from melgpu.data.manifest import Split
+from melgpu.metrics import sign_test
+from melgpu.recipe import load_recipe
+from melgpu.report import analysis, caveats, summary
+from melgpu.report.analysis import RoundResult
+from melgpu.report.caveats import Recordings
+from tests.helpers import report_run
+
+NONE_FOUND = Recordings([], 0)
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory) -> dict[str, RoundResult]:
+    """The rounds of a run, by their keys."""
+    run = report_run.make(tmp_path_factory.mktemp("caveats"), audio=False)
+    return {result.key: result for result in analysis.round_results(run)}
+
+
+def texts(result: RoundResult, recordings: Recordings = NONE_FOUND) -> dict[str, str]:
+    return {caveat.title: caveat.text for caveat in caveats.caveats(result, result.evaluation.scores(), recordings)}
+
+
+def test_a_round_with_stackers_and_pseudo_labels_has_all(results):
+    found = texts(results["round2"])
+    counts = found["Number of tracks"]
+    assert "8 validation tracks: one is 12.5 points of accuracy, and no difference below 75.0 points can be" in counts
+    assert "6 public test tracks: one is 16.7 points" in counts
+    assert found["Stacking"].startswith("Nested: validation tracks are divided into")
+    first, second = (", ".join(map(str, spec.folds)) for spec in results["round2"].run.recipe.rounds)
+    pseudo = f"round 1 (folds {first}) that had trained on tracks which round 2 validates on (folds {second})"
+    assert pseudo in found["Pseudo labels"]
+    assert "Labels of public test and private test tracks are used for scores only." in found["Test sets"]
+
+
+def test_the_choice_of_an_epoch_is_inherited_by_the_stackers(results):
+    result = results["round1"]
+    assert texts(result)["Epochs"] == "Networks train for one epoch: none is chosen."
+    optim = result.run.recipe.optim.model_copy(update={"max_epochs": 9})
+    recipe = result.run.recipe.model_copy(update={"optim": optim})
+    text = texts(replace(result, run=replace(result.run, recipe=recipe)))["Epochs"]
+    assert text.startswith("Of up to 9 epochs each network keeps the one with the best accuracy on windows of its")
+    assert "the stackers and the blends predict from these networks, and inherit that" in text
+
+
+def test_rounds_that_train_on_no_pseudo_labels_do_not_speak_of_them(results):
+    assert "Pseudo labels" not in texts(results["round1"])
+    assert "Pseudo labels" not in texts(results["round2-without-pseudo"])
+
+
+def test_one_network_has_neither_stackers_nor_folds(results):
+    result = results["round1"]
+    quick = load_recipe(["quick"], ["folds.num_folds=3"])
+    found = texts(replace(result, run=replace(result.run, recipe=quick)))
+    assert found["Stacking"] == "Nothing is stacked, so nothing is fitted to the predictions on validation tracks."
+    assert found["Epochs"].endswith("so its score on those tracks is too good.")
+    assert "Of up to 20 epochs" in found["Epochs"]
+    assert "stack" not in found["Epochs"]
+
+
+def test_without_labels_there_is_only_validation_or_nothing(results):
+    result = results["round1"]
+    evaluated = result.evaluation
+    is_valid = np.array(evaluated.splits) == Split.VALID
+    valid_only = replace(evaluated, labels=np.where(is_valid, evaluated.labels, -1))
+    assert "validation tracks are all that is scored" in texts(replace(result, evaluation=valid_only))["Test sets"]
+    assert "validation tracks chose the epochs" in caveats.headline(valid_only.scores(), NONE_FOUND)
+    nothing = replace(evaluated, labels=np.full(len(evaluated.labels), -1))
+    assert (
+        texts(replace(result, evaluation=nothing))["Number of tracks"]
+        == "No track that is evaluated has a known label."
+    )
+    assert caveats.headline(nothing.scores(), NONE_FOUND) == "There is no score."
+
+
+def test_the_headline_trusts_what_was_not_trained_on(results):
+    scores = results["round2"].evaluation.scores()
+    assert "private test tracks, which chose and trained nothing" in caveats.headline(scores, NONE_FOUND)
+    public = {
+        name: {split: score for split, score in by_split.items() if split is Split.PUBLIC}
+        for name, by_split in scores.items()
+    }
+    assert "public test tracks were trained on, with a pseudo label" in caveats.headline(public, NONE_FOUND)
+    assert "1 pair of files with the same recording is in two" in caveats.headline(scores, Recordings(["a ~ b"], 1))
+
+
+def test_recordings_are_those_of_the_run(results, tmp_path):
+    run = replace(results["round1"].run, folder=tmp_path)
+    assert caveats.recordings(run) == Recordings(None, 0)
+    assert "Not searched for" in texts(results["round1"], Recordings(None, 0))["Same recordings"]
+    duplicates.save(run.duplicates_path, [])
+    assert caveats.recordings(run) == Recordings([], 0)
+    assert "none of the 24 files" in texts(results["round1"])["Same recordings"]
+    train, public = (run.manifest.paths[run.manifest.rows(split)[0]] for split in (Split.TRAIN, Split.PUBLIC))
+    fold = run.manifest.folds[0]
+    duplicates.save(run.duplicates_path, [Duplicate(train, public, 0.05), Duplicate(train, "/of/another/run", None)])
+    found = caveats.recordings(run)
+    assert found == Recordings([f"{train} (fold {fold}) ~ {public} (public test): 5% of the bits differ"], 1)
+    assert "1 pair of files with the same recording is in two" in texts(results["round1"], found)["Same recordings"]
+    harmless = texts(results["round1"], Recordings(["a ~ b", "a = c"], 0))["Same recordings"]
+    assert harmless == "2 pairs of files, none in two folds or sets: no leak."
+
+
+def test_fewer_changes_than_the_least_are_never_significant():
+    for changes in (caveats.MIN_CHANGES - 1, caveats.MIN_CHANGES):
+        is_significant = sign_test(np.ones(changes)) <= summary.SIGNIFICANCE_LEVEL
+        assert is_significant == (changes == caveats.MIN_CHANGES)
