@@ -4,7 +4,7 @@ Their meaning and defaults are in `recipes/zalo2019.toml`. Rates are in Hz, time
 and bins as in librosa.
 """
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError, model_validator
 
@@ -18,6 +18,7 @@ Seed = Annotated[int, Field(ge=0, lt=2**31)]
 BackboneName = Annotated[str, Field(pattern=r"^[a-z0-9_]+(\.[a-z0-9_]+)?$", max_length=100)]  # built in, or of timm
 EngineName = Literal["auto", "nnaudio", "fft", "fused"]
 StackCNNName = Literal["cnn", "skip_cnn"]
+NUM_STACK_CNNS = len(get_args(StackCNNName))
 Stacker = Literal["cnn", "skip_cnn", "lightgbm", "multinomial"]
 MIN_SUBFOLDS = 3  # of a stack's validation tracks: to fit, to stop early, to evaluate
 
@@ -187,10 +188,10 @@ class StackCNNTrainingSpec(Spec):
     """A training of the stacking CNNs: early stopping, and a cyclic learning rate from `lr` to `max_lr` and back."""
 
     lr: Positive
-    max_lr: Annotated[dict[StackCNNName, Positive], Field(min_length=2)]  # of both
+    max_lr: Annotated[dict[StackCNNName, Positive], Field(min_length=NUM_STACK_CNNS)]
     half_cycle: Count | Literal["auto"]
     gamma: Annotated[float, Field(gt=0, le=1)]
-    patience: Annotated[dict[StackCNNName, Count], Field(min_length=2)]
+    patience: Annotated[dict[StackCNNName, Count], Field(min_length=NUM_STACK_CNNS)]
 
     @model_validator(mode="after")
     def _check(self) -> Self:
