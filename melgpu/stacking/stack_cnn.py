@@ -199,9 +199,8 @@ def cyclic_schedule(
 
     Smith, "Cyclical learning rates for training neural networks", WACV 2017: "exp_range", with gamma 1 "triangular".
     """
-    half_cycle = training.half_cycle
-    if half_cycle == "auto":
-        half_cycle = max(2, int(AUTO_HALF_CYCLE * epoch_steps))
+    auto_half_cycle = max(2, int(AUTO_HALF_CYCLE * epoch_steps))
+    half_cycle = auto_half_cycle if training.half_cycle == "auto" else training.half_cycle
     return CyclicLR(
         optimizer,
         training.lr,
