@@ -53,11 +53,15 @@ MEANINGS = {  # of settings whose comment in zalo2019.toml is missing, or needs 
     "optim_overrides.NAME.warmup_lr": "likewise",
     "optim_overrides.NAME.max_epochs": "likewise",
     "optim_overrides.NAME.batch_size": "likewise",
+    "distil.temperature": "of both distributions: above 1 the teacher's less probable classes count more",
+    "distil.label_weight": "of true labels in the loss of a labelled window; the teacher's distribution has the rest",
+    "distil.teacher": "the teacher's digest, written by `train.py --teacher`",
     "rounds.backbones": "those of 2019 by their short names, any other of timm's by its name; one will do",
     "rounds.folds": "each network is trained once for each of these folds",
     "rounds.blend": "weights of the stackers; `{}` stacks nothing",
 }
 TABLE_NOTES = {
+    "distil": "Not in `zalo2019`: a run with this table is a [student](training.md#one-network-that-learns-from-many).",
     "optim_overrides.NAME": "Settings of `optim` for one network; `zalo2019` has some for three of its six.",
     "rounds": "One table for each round. Later rounds also train on the pseudo labels of the round before.",
 }
@@ -128,7 +132,8 @@ def schema_tables() -> Iterator[tuple[str, Mapping[str, dict]]]:
     yield "", {"seed": root["properties"]["seed"]}
     for key, schema in root["properties"].items():
         (by_name,) = schema.get("patternProperties", {"": None}).values()  # of optim_overrides
-        inner = by_name or schema.get("items") or schema
+        optional = next((option for option in schema.get("anyOf", []) if "$ref" in option), None)  # of distil
+        inner = by_name or schema.get("items") or optional or schema
         if "$ref" in inner:
             name = f"{key}.NAME." if by_name else f"{key}."
             yield from _nested_tables(name, inner, definitions)

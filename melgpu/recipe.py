@@ -24,6 +24,7 @@ from melgpu.recipe_schema import (
     AugmentSpec,
     BackboneName,
     BackboneSpec,
+    DistilSpec,
     FoldSpec,
     LoaderSpec,
     MachineSpec,
@@ -40,6 +41,7 @@ from melgpu.recipe_schema import (
     WindowSpec,
 )
 
+INHERITED = ("audio", "windows", "folds", "mel")  # tables that a student has from its teacher, where it sets nothing
 UNION_TYPE = re.compile(r"literal\[.*\]|constrained-\w+|bool|int|float|str")  # as pydantic calls a type of several
 
 
@@ -61,6 +63,7 @@ class Recipe(Spec):
     pseudo: PseudoSpec
     stacking: StackingSpec
     rounds: Annotated[tuple[RoundSpec, ...], FailFast(), Field(min_length=1)]
+    distil: DistilSpec | None = None
 
     @model_validator(mode="after")
     def _check(self) -> "Recipe":
@@ -76,7 +79,19 @@ class Recipe(Spec):
             for names in (spec.backbones, spec.folds):
                 if len(set(names)) < len(names):
                     raise ValueError(f"round {round_number} has duplicates: {names}")
+        if self.distil:
+            self._check_student()
         return self
+
+    def _check_student(self) -> None:
+        """Raise ValueError for settings with which the windows that a teacher predicted are not those of training."""
+        if self.windows.random_starts or self.windows.dense_classes:
+            raise ValueError(
+                "distil needs the same windows of every track, which the teacher has predicted: "
+                "windows.random_starts = false and windows.dense_classes = []"
+            )
+        if not self.is_one_step:
+            raise ValueError("distil needs one round that stacks nothing: blend = {}")
 
     def optim_for(self, backbone: str) -> OptimSpec:
         """The optimizer settings, with the overrides for this backbone."""
@@ -130,13 +145,18 @@ def shipped_recipes() -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.glob("*.toml"))}
 
 
-def load_recipe(names: list[str], overrides: list[str] | None = None, on_cpu: bool = False) -> Recipe:
+def load_recipe(
+    names: list[str], overrides: list[str] | None = None, on_cpu: bool = False, teacher: Recipe | None = None
+) -> Recipe:
     """Merge recipes (names or paths of TOML files), then `table.key=value` overrides, into zalo2019.
 
-    On a CPU, a shipped recipe is followed by its variant for a CPU, if it has one: `quick` by `quick-cpu`. Raises
-    InputError with every problem and the path of its key.
+    On a CPU, a shipped recipe is followed by its variant for a CPU, if it has one: `quick` by `quick-cpu`. With a
+    teacher's recipe, its INHERITED tables take the place of those of zalo2019. Raises InputError with every problem and
+    the path of its key.
     """
     data = _read("zalo2019")
+    if teacher:
+        data |= json.loads(teacher.model_dump_json(include=set(INHERITED), exclude_none=True))
     shipped = shipped_recipes()
     for name in names:
         toml_tables.merge(data, _read(name))

@@ -200,6 +200,12 @@ class StackCNNTrainingSpec(Spec):
         return self
 
 
+class DistilSpec(Spec):
+    temperature: Annotated[float, Field(ge=1, le=100)]
+    label_weight: Fraction
+    teacher: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")] | None = None
+
+
 class StackingSpec(Spec):
     protocol: Literal["original", "oof"]
     final_predictor: Literal["auto", "blend", "fitted blend", "mean"]

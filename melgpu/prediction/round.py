@@ -3,6 +3,7 @@
 import contextlib
 import functools
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,9 +16,11 @@ from melgpu.data.loader import WindowLoader
 from melgpu.data.windows import WindowIndex
 from melgpu.errors import InputError, is_out_of_memory
 from melgpu.models import checkpoint
+from melgpu.models.classifier import LoadedNetwork
 from melgpu.prediction.ensemble import load_networks
 from melgpu.prediction.predictor import WindowPredictor, predict_windows
 from melgpu.prediction.resume_log import ResumeLog
+from melgpu.recipe import Recipe
 from melgpu.runs import predictions, preflight, relocation, sampling, timings
 from melgpu.runs.run import Job, Run
 
@@ -104,35 +107,69 @@ def predict_together(run: Run, jobs: list[Job], device: torch.device) -> None:
     networks = load_networks(run, jobs)
     digests = [checkpoint.digest(run.checkpoint_path(job)) for job in jobs]  # a log of older checkpoints is not resumed
     index = sampling.prediction_windows(run, np.arange(len(run.manifest)))
-    positions = windows.shard_positions(index, distributed.rank(), distributed.world_size())
     title = f"round {jobs[0].round}: predicting {len(run.manifest)} tracks with {console.counted(len(jobs), 'network')}"
-    batch_size = run.recipe.loader.predict_batch_size
-    metadata = {"checkpoints": digests, "batch": batch_size, "ranks": distributed.world_size()}
-    probs = np.empty((len(jobs), len(positions), len(run.class_names)), np.float32)
-    valid = np.empty(len(positions), bool)
-    loader = WindowLoader(run.manifest.paths, run.recipe.audio, run.recipe.loader, device, run.pcm_cache)
-    log = ResumeLog(run.resume_log_path(jobs[0].round, distributed.rank(), digests), metadata)
-    make_predictor = functools.partial(WindowPredictor, networks, run.recipe, device)
-    with loader, log:
-        with console.progress(title, len(positions), "windows") as tracker:
-            for part, batch in predict_windows(make_predictor, run.recipe, loader, index[positions], log, tracker):
-                probs[:, part] = batch.probs
-                valid[part] = batch.valid
-        shards = distributed.gather_to_main(Shard(positions, probs, valid, loader.errors))
+    log = open_log(run.resume_log_path(jobs[0].round, distributed.rank(), digests), digests, run.recipe)
+    pass_ = PredictionPass(networks, run.recipe, index, title, device)
+    with log:
+        shards = pass_.shards(run, log)
         if shards:  # on the main process
             save_shards(run, jobs, digests, index, shards)
+        distributed.barrier()  # no process closes its log, and unlocks it, before the predictions are saved
+
+
+def open_log(path: Path, digests: list[str], recipe: Recipe, **others: str) -> ResumeLog:
+    """The resume log at a path, of networks with these checkpoint digests, and of what else its batches depend on."""
+    batch_size = recipe.loader.predict_batch_size
+    return ResumeLog(path, {"checkpoints": digests, "batch": batch_size, "ranks": distributed.world_size(), **others})
+
+
+@dataclass(frozen=True)
+class PredictionPass:
+    """One pass over windows of a run's tracks with K networks, by all processes; `mean`: of the networks alone."""
+
+    networks: list[LoadedNetwork]
+    recipe: Recipe
+    index: WindowIndex
+    title: str
+    device: torch.device
+    mean: bool = False
+
+    def shards(self, run: Run, log: ResumeLog) -> list[Shard] | None:
+        """Predict; the shards of all processes on the main process, which records audio errors, and None on others."""
+        positions = windows.shard_positions(self.index, distributed.rank(), distributed.world_size())
+        num_models = 1 if self.mean else len(self.networks)
+        probs = np.empty((num_models, len(positions), len(run.class_names)), np.float32)
+        valid = np.empty(len(positions), bool)
+        recipe = self.recipe
+        make_predictor = functools.partial(WindowPredictor, self.networks, recipe, self.device)
+        with WindowLoader(run.manifest.paths, recipe.audio, recipe.loader, self.device, run.pcm_cache) as loader:
+            with console.progress(self.title, len(positions), "windows") as tracker:
+                index = self.index[positions]
+                for part, batch in predict_windows(make_predictor, recipe, loader, index, log, tracker):
+                    probs[:, part] = batch.probs.mean(0, keepdims=True) if self.mean else batch.probs
+                    valid[part] = batch.valid
+            shards = distributed.gather_to_main(Shard(positions, probs, valid, loader.errors))
+        if shards:
             audio_errors = [audio_error for shard in shards for audio_error in shard.errors.values()]
             quarantine.record_errors(run.quarantine_path, audio_errors)
-        distributed.barrier()  # no process closes its log, and unlocks it, before the predictions are saved
+        return shards
+
+
+def merge_shards(shards: list[Shard]) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities (K, W, C) and validity (W,) of all windows, in the order of their index."""
+    num_models, _, num_classes = shards[0].probs.shape
+    num_windows = sum(len(shard.positions) for shard in shards)
+    probs = np.empty((num_models, num_windows, num_classes), np.float32)
+    valid = np.empty(num_windows, bool)
+    for shard in shards:
+        probs[:, shard.positions] = shard.probs
+        valid[shard.positions] = shard.valid
+    return probs, valid
 
 
 def save_shards(run: Run, jobs: list[Job], digests: list[str], index: WindowIndex, shards: list[Shard]) -> None:
     """Merge the shards of all processes and save each network's predictions."""
-    probs = np.empty((len(jobs), len(index), len(run.class_names)), np.float32)
-    valid = np.empty(len(index), bool)
-    for shard in shards:
-        probs[:, shard.positions] = shard.probs
-        valid[shard.positions] = shard.valid
+    probs, valid = merge_shards(shards)
     num_windows = np.bincount(index.tracks, minlength=len(run.manifest))
     unusable = np.isin(np.arange(len(run.manifest)), index.tracks[~valid])
     for job, digest, job_probs in zip(jobs, digests, probs, strict=True):

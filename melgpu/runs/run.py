@@ -10,6 +10,7 @@ round2-without-pseudo/               the same round without pseudo labels, for a
 submission.csv submission-private.csv
 timings.csv                          wall time of each stage
 report.html
+teacher/fold0.npz                    a student's: its teacher's distributions
 quarantine.csv                       files with an audio error, if any
 duplicates.csv                       pairs of files with the same recording
 pcm_cache/                           decoded tracks, if there is a PCM cache
@@ -31,6 +32,8 @@ from melgpu.models.metadata import Environment, NetworkProvenance, Provenance
 from melgpu.recipe import Recipe
 from melgpu.recipe_schema import RoundSpec, StackSettings
 from melgpu.runs import predictions, round_tracks, scores
+from melgpu.runs.distillation import distributions
+from melgpu.runs.distillation.distributions import TaughtTracks
 from melgpu.runs.round_tracks import RoundTracks
 from melgpu.runs.scores import RoundScores
 
@@ -231,8 +234,22 @@ class Run:
             checkpoint_digest=checkpoint_digest,
         )
 
+    @property
+    def teacher_folder(self) -> Path:
+        return self.folder / "teacher"
+
+    @cached_property
+    def taught(self) -> TaughtTracks | None:
+        """The distributions of a student's teacher; None for a run without one. Raises InputError."""
+        distil = self.recipe.distil
+        if distil is None:
+            return None
+        return distributions.load_taught(self.teacher_folder, self.manifest, distil.teacher or "")
+
     def round_tracks(self, round_number: int) -> RoundTracks:
         """The tracks of a round; its pseudo labels are read once. Raises InputError."""
+        if self.taught and round_number not in self._round_tracks:
+            self._round_tracks[round_number] = round_tracks.load_student(self.manifest, self.taught)
         if round_number not in self._round_tracks:
             path = self.pseudo_path(round_number - 1) if self.uses_pseudo(round_number) else None
             self._round_tracks[round_number] = round_tracks.load(self.manifest, path, round_number, self.recipe)

@@ -7,8 +7,9 @@ from torch import Tensor
 
 from melgpu.data import targets, windows
 from melgpu.data.manifest import Split
-from melgpu.data.targets import Targets
+from melgpu.data.targets import Targets, TeacherTargets
 from melgpu.data.windows import WindowIndex
+from melgpu.errors import InputError
 from melgpu.runs.round_tracks import RoundTracks
 from melgpu.runs.run import Job, Run
 
@@ -62,15 +63,16 @@ def training_targets(run: Run, job: Job) -> Targets:
     classes = torch.from_numpy(round_class_indices(run, job))
     num_classes = len(run.class_names)
     distributions = _distributions(run.round_tracks(job.round), classes, num_classes)
+    teacher = teacher_targets(run)
     if run.recipe.optim_for(job.backbone).balance != "weights":
-        return Targets(classes, torch.ones(num_classes), distributions)
+        return Targets(classes, torch.ones(num_classes), distributions, teacher)
     # Weights count windows, as the loss does: tracks of dense classes have more of them.
     window_tracks = torch.from_numpy(training_windows(run, job).tracks).long()
     if distributions is None:
         counts = torch.bincount(classes[window_tracks], minlength=num_classes)
     else:
         counts = torch.bincount(window_tracks, minlength=len(classes)).float() @ distributions
-    return Targets(classes, targets.class_weights(counts), distributions)
+    return Targets(classes, targets.class_weights(counts), distributions, teacher)
 
 
 def _distributions(tracks: RoundTracks, classes: Tensor, num_classes: int) -> Tensor | None:
@@ -80,6 +82,28 @@ def _distributions(tracks: RoundTracks, classes: Tensor, num_classes: int) -> Te
     distributions = F.one_hot(classes.clamp(min=0), num_classes).float() * (classes >= 0)[:, None]
     distributions[tracks.pseudo_rows] = torch.from_numpy(tracks.pseudo_targets).float()
     return distributions
+
+
+def taught_windows(run: Run, rows: np.ndarray) -> WindowIndex:
+    """The windows of tracks that a student's teacher predicts: the same of each, those that the student trains on."""
+    return windows.training_windows(rows, [""] * len(rows), run.recipe.audio, run.recipe.windows)
+
+
+def teacher_targets(run: Run) -> TeacherTargets | None:
+    """The distributions that a student learns; None for a run without a teacher. Raises InputError."""
+    distil, taught = run.recipe.distil, run.taught
+    if distil is None or taught is None:
+        return None
+    if not np.array_equal(taught.starts, taught_windows(run, np.array([0])).starts):
+        raise InputError(f"{run.teacher_folder}: of other windows than those that this run trains on")
+    is_labelled = run.manifest.folds >= 0  # labels of test tracks are for scores only
+    label_weights = np.where(is_labelled, distil.label_weight, 0.0).astype(np.float32)
+    return TeacherTargets(
+        probs=targets.at_temperature(torch.from_numpy(taught.probs), distil.temperature),
+        starts=torch.from_numpy(taught.starts).long(),  # as in batches
+        label_weights=torch.from_numpy(label_weights),
+        temperature=distil.temperature,
+    )
 
 
 def prediction_windows(run: Run, rows: np.ndarray) -> WindowIndex:

@@ -10,11 +10,13 @@ from melgpu import cli, console
 from melgpu.audio import duplicates, quarantine
 from melgpu.data import dataset_check, manifest
 from melgpu.data.folds import listed_folds
-from melgpu.data.manifest import Split
+from melgpu.data.manifest import Manifest, Split
 from melgpu.data.sources import SourceList
 from melgpu.errors import InputError
 from melgpu.recipe import Recipe, load_recipe
 from melgpu.runs import preflight, relocation, timings
+from melgpu.runs.distillation import teacher as teachers
+from melgpu.runs.distillation.teacher import Teacher
 from melgpu.runs.folder import check_same_recipe, create_run, is_run, open_run
 from melgpu.runs.run import Run
 
@@ -47,12 +49,13 @@ class Sources:
 
 @dataclass(frozen=True)
 class RunRequest:
-    """The run folder, recipes and overrides of a command line."""
+    """The run folder, recipes and overrides of a command line, and the teacher of a student."""
 
     folder: Path
     recipes: list[str]
     overrides: list[str]
     without_pseudo: bool
+    teacher: Teacher | None = None
 
 
 def open_or_create(request: RunRequest, sources: Sources, device: torch.device) -> Run:
@@ -111,7 +114,7 @@ def _is_made_of(run: Run, listed: dict[Split, SourceList]) -> bool:
 def create(request: RunRequest, sources: Sources, device: torch.device) -> Run:
     """Create a run. Raises InputError with all problems of its input."""
     folder = request.folder
-    if not sources.labels:
+    if not sources.labels and not request.teacher:
         raise InputError(f"{folder}: a new run needs --labels: a CSV of file,label or a folder of class folders")
     if request.without_pseudo:
         raise InputError("--without-pseudo needs a run whose first round is done: leave it out")
@@ -119,7 +122,11 @@ def create(request: RunRequest, sources: Sources, device: torch.device) -> Run:
     recipe = resolve_recipe(request, on_cpu=device.type == "cpu")
     started = time.monotonic()
     source_lists = _read_sources(sources, recipe)
+    if request.teacher and not sources.labels:
+        source_lists = teachers.source_lists(request.teacher) | source_lists
     tracks, audio_errors, found = preflight.build_manifest(source_lists, recipe, folder / "pcm_cache")
+    if request.teacher:
+        tracks = _of_student(tracks, request.teacher, has_own_folds=sources.labels is not None)
     seconds = time.monotonic() - started
     quarantine.record_errors(Run(folder, recipe, tracks).quarantine_path, audio_errors)
     if found is not None:
@@ -135,10 +142,18 @@ def create(request: RunRequest, sources: Sources, device: torch.device) -> Run:
     return run
 
 
+def _of_student(tracks: Manifest, teacher: Teacher, has_own_folds: bool) -> Manifest:
+    """A student's tracks, in the teacher's folds where it has the teacher's tracks. Raises InputError."""
+    expected = teacher.run.class_names
+    if tracks.class_names != expected:
+        raise InputError(f"the classes are {', '.join(tracks.class_names)}, and the teacher's {', '.join(expected)}")
+    return tracks if has_own_folds else replace(tracks, folds=teachers.folds_of(tracks, teacher.run.manifest))
+
+
 def resolve_recipe(request: RunRequest, on_cpu: bool) -> Recipe:
     """The recipe of a new run, in which nothing is left to choose; what was chosen is said."""
-    recipe = load_recipe(request.recipes, request.overrides, on_cpu)
-    if on_cpu and recipe != load_recipe(request.recipes, request.overrides):
+    recipe = _load(request, on_cpu)
+    if on_cpu and recipe != _load(request, on_cpu=False):
         console.say("No GPU: smaller pictures and a smaller network, as the recipe has them for a CPU")
     if recipe.backbone.pretrained != "auto":
         return recipe
@@ -155,8 +170,23 @@ def resolve_recipe(request: RunRequest, on_cpu: bool) -> Recipe:
 def _with_weights(request: RunRequest, on_cpu: bool, has_weights: bool) -> Recipe:
     """The requested recipe, where it leaves that open, with ImageNet weights or with the settings to train without."""
     if has_weights:
-        return load_recipe(request.recipes, [*request.overrides, "backbone.pretrained=true"], on_cpu)
-    return load_recipe([*request.recipes, "scratch"], request.overrides, on_cpu)
+        return _load(replace(request, overrides=[*request.overrides, "backbone.pretrained=true"]), on_cpu)
+    return _load(replace(request, recipes=[*request.recipes, "scratch"]), on_cpu)
+
+
+def _load(request: RunRequest, on_cpu: bool) -> Recipe:
+    """The requested recipe; a student's names its teacher. Raises InputError."""
+    teacher = request.teacher
+    base = teacher.run.recipe if teacher else None
+    recipe = load_recipe(request.recipes, request.overrides, on_cpu, base)
+    if not teacher and not recipe.distil:
+        return recipe
+    if not teacher:
+        raise InputError(f"{request.folder}: a recipe with the table distil needs --teacher RUN, a finished run")
+    if not recipe.distil:
+        raise InputError("--teacher needs a recipe with the table distil: --recipe student")
+    teachers.check_student(recipe, teacher.run.recipe)
+    return recipe.model_copy(update={"distil": recipe.distil.model_copy(update={"teacher": teacher.digest})})
 
 
 def reopen(request: RunRequest) -> Run:
@@ -165,10 +195,16 @@ def reopen(request: RunRequest) -> Run:
     Raises InputError.
     """
     opened = open_run(request.folder, request.overrides, request.without_pseudo)
+    distil = opened.recipe.distil
+    if request.teacher and (distil is None or distil.teacher != request.teacher.digest):
+        has = f"another teacher, {distil.teacher}, than {request.teacher.digest}" if distil else "no teacher"
+        raise InputError(f"{request.folder} has {has}: choose another --run, or leave --teacher out")
     if not request.recipes:
         return opened
+    if distil and not request.teacher:
+        raise InputError(f"{request.folder} has its recipe: leave --recipe out, or give its --teacher, too")
     on_cpu = opened.environment.device == "cpu"
-    recipe = load_recipe(request.recipes, request.overrides, on_cpu)
+    recipe = _load(request, on_cpu)
     if recipe.backbone.pretrained == "auto":  # as it was resolved when the run was made
         recipe = _with_weights(request, on_cpu, has_weights=opened.recipe.backbone.pretrained is True)
     check_same_recipe(request.folder, recipe)
@@ -185,5 +221,5 @@ def check_dataset(request: RunRequest, sources: Sources) -> int:
         return preflight.check_manifest(_move(opened, sources).manifest, opened.recipe)
     # The lists of a run that exists are checked as its tracks are, which may be of other lengths than the default.
     is_known = is_run(request.folder)
-    recipe = reopen(request).recipe if is_known else load_recipe(request.recipes, request.overrides)
+    recipe = reopen(request).recipe if is_known else _load(request, on_cpu=False)
     return preflight.check_dataset(_read_sources(sources, recipe), recipe)

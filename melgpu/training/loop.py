@@ -14,7 +14,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from melgpu import distributed
@@ -26,6 +25,7 @@ from melgpu.models.classifier import use_bfloat16
 from melgpu.models.inference import describe_nonfinite, window_probs
 from melgpu.models.metadata import EpochRecord
 from melgpu.recipe_schema import AugmentSpec, OptimSpec
+from melgpu.training.loss import count_correct, target_loss
 from melgpu.training.optimizer import cosine_lr, get_lr, make_optimizer, set_lr
 from melgpu.training.stage_timer import throughput
 from melgpu.training.state import Training
@@ -103,31 +103,43 @@ def train_epoch(
         num_valid = max(1, int(batch.valid.sum()))
         soft_targets = (soft_targets / num_valid).to(pictures.device, non_blocking=True)
         timer.mark("pictures")
-        train_step(training, model, pictures, soft_targets, bfloat16)
+        train_step(training, model, pictures, soft_targets, bfloat16, targets.temperature)
         timer.mark("network")
         yield StepDone(len(batch.tracks))
         timer.mark("other")
 
 
-def train_step(training: Training, model: nn.Module, pictures: Tensor, soft_targets: Tensor, bfloat16: bool) -> None:
+def train_step(
+    training: Training,
+    model: nn.Module,
+    pictures: Tensor,
+    soft_targets: Tensor,
+    bfloat16: bool,
+    temperature: float | None = None,
+) -> None:
     """One optimizer step; the micro-batch is halved, for all later steps too, until it fits the device's memory."""
-    sums = _accumulate_gradients(training, model, pictures, soft_targets, bfloat16)
+    sums = _accumulate_gradients(training, model, pictures, soft_targets, bfloat16, temperature)
     while sums is None:  # out of memory
         micro_batch = min(training.micro_batch, len(pictures))  # a micro-batch is no larger than the batch
         training.micro_batch = -(-micro_batch // 2)  # rounded up
-        sums = _accumulate_gradients(training, model, pictures, soft_targets, bfloat16)
+        sums = _accumulate_gradients(training, model, pictures, soft_targets, bfloat16, temperature)
     training.step(sums)
 
 
 def _accumulate_gradients(
-    training: Training, model: nn.Module, pictures: Tensor, soft_targets: Tensor, bfloat16: bool
+    training: Training,
+    model: nn.Module,
+    pictures: Tensor,
+    soft_targets: Tensor,
+    bfloat16: bool,
+    temperature: float | None = None,
 ) -> Tensor | None:
     """Accumulate a batch's gradients over micro-batches; returns its mean loss and accuracy, shape (2,).
 
     Of several processes the gradients are averaged once, in the last micro-batch.
 
-    `soft_targets`, shape (B, C), are divided by the number of valid windows; rows of 0 are windows that are not valid.
-    None where the device is out of memory and a smaller micro-batch is possible.
+    `soft_targets`, shape (B, C) or a student's (B, 2C), are divided by the number of valid windows; rows of 0 are
+    windows that are not valid. None where the device is out of memory and a smaller micro-batch is possible.
     """
     training.optimizer.zero_grad()  # also of an attempt that ran out of memory
     sums = torch.zeros_like(training.metric_sums)
@@ -140,10 +152,9 @@ def _accumulate_gradients(
             with distributed.skip_gradient_sync(model) if num_left else contextlib.nullcontext():
                 with torch.autocast(pictures.device.type, torch.bfloat16, enabled=bfloat16):
                     logits = model(micro_pictures)
-                loss = F.cross_entropy(logits.float(), micro_targets, reduction="sum")
+                loss = target_loss(logits, micro_targets, temperature)
                 loss.backward()
-            correct = (logits.argmax(1) == micro_targets.argmax(1)) & (micro_targets.sum(1) > 0)
-            sums += torch.stack([loss.detach(), correct.sum() / num_valid])
+            sums += torch.stack([loss.detach(), count_correct(logits, micro_targets) / num_valid])
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise

@@ -60,12 +60,12 @@ def fresh_tiny(spec=OPTIM) -> Training:
     return start_training(Tiny(), spec, MACHINE)
 
 
-def training_data(train_batches=batches) -> TrainingData:
-    return TrainingData(train_batches, lambda: batches(99), TARGETS)
+def training_data(train_batches=batches, targets=TARGETS) -> TrainingData:
+    return TrainingData(train_batches, lambda: batches(99), targets)
 
 
-def fit(training, spec=OPTIM, augment=AUGMENT):
-    return loop.fit(training, Pictures(), training_data(), spec, augment, seed=3)
+def fit(training, spec=OPTIM, augment=AUGMENT, targets=TARGETS):
+    return loop.fit(training, Pictures(), training_data(targets=targets), spec, augment, seed=3)
 
 
 def run(training, spec=OPTIM, epochs=None):

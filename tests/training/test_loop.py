@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from melgpu.data.batch import Batch
-from melgpu.data.targets import Targets
+from melgpu.data.targets import Targets, TeacherTargets, at_temperature
 from melgpu.errors import InputError
 from melgpu.models.classifier import Classifier
 from melgpu.training import loop
@@ -86,6 +86,25 @@ def test_a_training_resumed_at_any_step_gives_the_same_bits(changes, augment):
         assert results(resumed.log) == results(uninterrupted.log), stop
         assert same_weights(resumed.model, uninterrupted.model), stop
         assert same_weights(resumed.evaluated_model, uninterrupted.evaluated_model), stop
+
+
+def test_a_student_learns_its_teachers_distributions_and_resumes_to_the_same_bits():
+    probs = torch.tensor([[[0.02, 0.98]], [[0.99, 0.01]]])  # the opposite of the labels
+    teacher = TeacherTargets(at_temperature(probs, 2.0), torch.tensor([0]), torch.tensor([0.2, 0.2]), 2.0)
+    targets = replace(TARGETS, teacher=teacher)
+    spec = OPTIM.model_copy(update={"max_epochs": 12, "lr": 3e-2, "stop_patience": 12})
+    uninterrupted = fresh_tiny(spec)
+    list(fit(uninterrupted, spec, AUGMENT, targets))
+    assert uninterrupted.log[-1].loss < uninterrupted.log[0].loss
+    assert uninterrupted.log[-1].window_accuracy < 0.1  # on labels
+    interrupted = fresh_tiny(spec)
+    for _ in itertools.islice(fit(interrupted, spec, AUGMENT, targets), 10):
+        pass
+    resumed = fresh_tiny(spec)
+    resumed.restore(interrupted.state(PROVENANCE), spec)
+    list(fit(resumed, spec, AUGMENT, targets))
+    assert results(resumed.log) == results(uninterrupted.log)
+    assert same_weights(resumed.model, uninterrupted.model)
 
 
 def test_out_of_memory_halves_the_micro_batch_and_gives_the_same_step(monkeypatch):

@@ -1,0 +1,1 @@
+"""A finished run, the teacher, to the distributions that another run, its student, learns."""

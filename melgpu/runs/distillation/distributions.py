@@ -1,0 +1,172 @@
+"""A teacher's distributions over the windows of a student's tracks: save, load, join the parts to all tracks.
+
+Each part, RUN/teacher/NAME.npz, has the tracks that the same networks predict. All tracks have the same windows.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from melgpu import files
+from melgpu.data.manifest import Manifest, Split
+from melgpu.errors import InputError
+from melgpu.models.metadata import NetworkProvenance
+from melgpu.models.schema import Schema, describe_error
+
+ARRAYS = {  # kind of numpy dtype, number of axes
+    "ids": ("U", 1),
+    "splits": ("U", 1),
+    "origins": ("U", 1),
+    "unusable": ("b", 1),
+    "starts": ("i", 1),
+    "probs": ("f", 3),
+    "class_names": ("U", 1),
+    "provenance": ("U", 0),
+}
+
+
+class Origin(StrEnum):
+    """What the networks that predicted a track know of it; its value is written in files."""
+
+    OUT_OF_FOLD = "out of fold"  # a training track of the teacher, by the networks that did not train on it
+    UNSEEN = "unseen"
+    TRAINED = "trained on"
+
+
+class TeacherProvenance(Schema):
+    """The teacher's digest, and those of its networks whose mean the distributions are."""
+
+    teacher: str
+    networks: list[NetworkProvenance]
+
+
+@dataclass(frozen=True)
+class Distributions:
+    """The mean distributions of a teacher's networks over the V windows of N tracks.
+
+    ids, splits, origins (N,); unusable (N,) bool: no usable audio, the distributions are those of silence; starts (V,)
+    in samples; probs (N, V, C) float32; class_names (C,)
+    """
+
+    ids: tuple[str, ...]
+    splits: tuple[Split, ...]
+    origins: tuple[Origin, ...]
+    unusable: np.ndarray
+    starts: np.ndarray
+    probs: np.ndarray
+    class_names: tuple[str, ...]
+    provenance: TeacherProvenance
+
+    def __post_init__(self) -> None:
+        lengths = {len(self.ids), len(self.splits), len(self.origins), len(self.unusable)}
+        if len(lengths) != 1 or self.probs.shape != (len(self.ids), len(self.starts), len(self.class_names)):
+            raise ValueError("columns differ in length")
+
+    @cached_property
+    def track_probs(self) -> np.ndarray:
+        """The mean over each track's windows, shape (N, C), float64."""
+        return self.probs.mean(axis=1, dtype=np.float64)
+
+
+def save(distributions: Distributions, path: Path) -> None:
+    texts = ("ids", "splits", "origins", "class_names")
+    arrays = {name: np.array(getattr(distributions, name), np.str_) for name in texts}
+    arrays |= {name: getattr(distributions, name) for name in ("unusable", "starts", "probs")}
+    arrays["provenance"] = np.array(distributions.provenance.model_dump_json())  # a text: an object would need pickle
+    files.save_arrays(path, arrays)
+
+
+def load(path: Path) -> Distributions:
+    """Raises InputError for a malformed file."""
+    try:
+        data = files.load_arrays(path, ARRAYS)
+        files.check_probabilities(data["probs"])
+        return Distributions(
+            ids=tuple(data["ids"].tolist()),
+            splits=tuple(map(Split, data["splits"].tolist())),
+            origins=tuple(map(Origin, data["origins"].tolist())),
+            unusable=data["unusable"],
+            starts=data["starts"],
+            probs=data["probs"],
+            class_names=tuple(data["class_names"].tolist()),
+            provenance=TeacherProvenance.model_validate_json(str(data["provenance"])),
+        )
+    except Exception as error:  # zipfile, zlib, numpy and pydantic raise their own
+        reason = describe_error(error)
+        raise InputError(
+            f"{path}: no file of a teacher's distributions ({reason}); delete it, and repeat train.py --teacher"
+        ) from None
+
+
+@dataclass(frozen=True)
+class TaughtTracks:
+    """All of a student's tracks, in the order of its manifest, with their distributions; columns of N tracks.
+
+    origins : None for tracks without distributions, as their files were unusable when the run was made; unusable (N,)
+    bool, probs (N, V, C), uniform where there are none; digest : of all distributions
+    """
+
+    origins: tuple[Origin | None, ...]
+    unusable: np.ndarray
+    starts: np.ndarray
+    probs: np.ndarray
+    num_networks: int
+    digest: str
+
+    @cached_property
+    def track_probs(self) -> np.ndarray:
+        """The mean over each track's windows, shape (N, C), float64: the teacher's answer."""
+        return self.probs.mean(axis=1, dtype=np.float64)
+
+
+def load_taught(folder: Path, tracks: Manifest, teacher: str) -> TaughtTracks:
+    """Join the parts in a folder. Raises InputError for those of another teacher or run, and for missing tracks."""
+    paths = sorted(folder.glob("*.npz"))
+    row_of = {key: row for row, key in enumerate(zip(tracks.ids, tracks.splits, strict=True))}
+    class_names = tuple(tracks.class_names)
+    origins: list[Origin | None] = [None] * len(tracks)
+    unusable = np.ones(len(tracks), bool)
+    probs = np.empty((0, 0, 0), np.float32)
+    starts = np.empty(0, np.int64)
+    networks = set()
+    for path in paths:
+        part = load(path)
+        _check_part(path, part, teacher, class_names)
+        if not len(starts):
+            starts = part.starts
+            probs = np.full((len(tracks), len(starts), len(class_names)), 1 / len(class_names), np.float32)
+        rows = [row_of.get(key, -1) for key in zip(part.ids, part.splits, strict=True)]
+        if -1 in rows or any(origins[row] for row in rows) or not np.array_equal(part.starts, starts):
+            raise InputError(f"{path}: of other tracks or windows than those of this run; delete it, {_remedy()}")
+        for row, origin in zip(rows, part.origins, strict=True):
+            origins[row] = origin
+        unusable[rows] = part.unusable
+        probs[rows] = part.probs
+        networks |= {(network.round, network.backbone, network.fold) for network in part.provenance.networks}
+    missing = sum(origins[row] is None for row in taught_rows(tracks).tolist())
+    if missing:
+        raise InputError(f"{folder}: the teacher has not predicted {missing} of the run's tracks yet: {_remedy()}")
+    digest = hashlib.sha256(teacher.encode() + probs.tobytes()).hexdigest()[:16]
+    return TaughtTracks(tuple(origins), unusable, starts, probs, len(networks), digest)
+
+
+def _check_part(path: Path, part: Distributions, teacher: str, class_names: tuple[str, ...]) -> None:
+    """Raise InputError for a part of another teacher, or of other classes."""
+    if part.provenance.teacher != teacher:
+        raise InputError(f"{path}: of the teacher {part.provenance.teacher}, not {teacher}; delete it, {_remedy()}")
+    if part.class_names != class_names:
+        raise InputError(f"{path}: of other classes than this run's; delete it, {_remedy()}")
+
+
+def _remedy() -> str:
+    return "and repeat the train.py that made this run, with its --teacher"
+
+
+def taught_rows(tracks: Manifest) -> np.ndarray:
+    """The rows that a teacher predicts, shape (R,): all but training tracks without usable audio."""
+    is_test = np.array([split is not Split.TRAIN for split in tracks.splits], bool)
+    return np.flatnonzero(is_test | (tracks.folds >= 0))

@@ -1,0 +1,160 @@
+"""A finished run as the teacher of another: which of its networks predict which of a student's tracks.
+
+A training track of the teacher is predicted by the networks of its fold, which did not train on it, by those of the
+latest round that has the fold; any other track by all networks of the latest round. Tracks are the same where their
+files have the same content.
+"""
+
+import hashlib
+import os
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from melgpu import console
+from melgpu.audio.content import content_id
+from melgpu.audio.remote import is_url
+from melgpu.data.manifest import MANIFEST_SPLITS, Manifest, Split
+from melgpu.data.sources import SourceList
+from melgpu.errors import InputError
+from melgpu.models import checkpoint
+from melgpu.models.metadata import NetworkProvenance
+from melgpu.recipe import Recipe
+from melgpu.runs.distillation.distributions import Origin, taught_rows
+from melgpu.runs.folder import open_run
+from melgpu.runs.run import Job, Run
+
+ALL_NETWORKS = -1  # in place of a fold
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A run with a finished round.
+
+    jobs : of its latest finished round
+    fold_jobs : of the latest finished round that has a fold, by fold
+    digest : of its networks
+    """
+
+    run: Run
+    jobs: list[Job]
+    fold_jobs: dict[int, list[Job]]
+    digest: str
+
+    def provenance(self, jobs: list[Job]) -> list[NetworkProvenance]:
+        """That of some of its networks, with the digests of their checkpoints."""
+        return [self.run.job_provenance(job, checkpoint.digest(self.run.checkpoint_path(job))) for job in jobs]
+
+
+def open_teacher(folder: Path) -> Teacher:
+    """Raises InputError where there is no run with a finished round."""
+    run = open_run(folder)
+    rounds = range(1, run.last_stacked_round + 1)
+    if not rounds:
+        raise InputError(f"--teacher {folder}: no round of this run is finished; first {run.command_line('train')}")
+    fold_jobs = {}
+    for round_number in rounds:  # a later round replaces an earlier one
+        for fold in run.round_spec(round_number).folds:
+            fold_jobs[fold] = [job for job in run.jobs(round_number) if job.fold == fold]
+    teacher = Teacher(run, run.jobs(rounds[-1]), fold_jobs, "")
+    jobs = [*teacher.jobs, *(job for of_fold in fold_jobs.values() for job in of_fold)]
+    texts = [network.model_dump_json() for network in teacher.provenance(jobs)]
+    digest = hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16]
+    return Teacher(run, teacher.jobs, fold_jobs, digest)
+
+
+def check_student(recipe: Recipe, teacher: Recipe) -> None:
+    """Raise InputError with the settings of a student by which its windows are not those that the teacher predicts."""
+    values = {f"audio.{name}": (getattr(recipe.audio, name), value) for name, value in teacher.audio}
+    values["windows.window_s"] = recipe.windows.window_s, teacher.windows.window_s
+    differences = [(key, *pair) for key, pair in values.items() if pair[0] != pair[1]]
+    if differences:
+        raise InputError(f"{key} {own}: a student has its teacher's, {taught}" for key, own, taught in differences)
+
+
+def source_lists(teacher: Teacher) -> dict[Split, SourceList]:
+    """The teacher's tracks as source lists, for a student that names none; training tracks without a fold left out."""
+    tracks = teacher.run.manifest
+    path = teacher.run.folder / "manifest.csv"
+    lists = {}
+    for split in MANIFEST_SPLITS:
+        rows = [row for row in tracks.rows(split).tolist() if split is not Split.TRAIN or tracks.folds[row] >= 0]
+        if rows:
+            lists[split] = SourceList(
+                ids=[tracks.ids[row] for row in rows],
+                paths=[tracks.paths[row] for row in rows],
+                labels=[tracks.labels[row] for row in rows],
+                groups=[""] * len(rows),
+                locations=[f"{path}, line {row + 2}" for row in rows],
+                submission_ids=[tracks.submission_ids[row] for row in rows] if tracks.submission_ids else [],
+            )
+    return lists
+
+
+def folds_of(tracks: Manifest, teacher: Manifest) -> np.ndarray:
+    """The teacher's folds of a student's tracks, which are the teacher's; -1 for those without one of their own."""
+    training = teacher.rows(Split.TRAIN).tolist()
+    fold_of = {teacher.ids[row]: int(teacher.folds[row]) for row in training}
+    return np.array([fold_of[name] if fold >= 0 else -1 for name, fold in zip(tracks.ids, tracks.folds, strict=True)])
+
+
+@dataclass(frozen=True)
+class Part:
+    """The tracks that the same networks predict: rows of the student's manifest and their origins, shape (R,)."""
+
+    name: str
+    rows: np.ndarray
+    origins: tuple[Origin, ...]
+    jobs: list[Job]
+
+
+def plan_parts(student: Manifest, teacher: Teacher) -> list[Part]:
+    """All tracks of a student, by the networks that predict them."""
+    found = _rows_in(teacher.run.manifest, student)
+    trained = set(teacher.run.round_tracks(teacher.run.last_stacked_round).pseudo_rows.tolist())
+    rows_of: dict[int, list[int]] = {}  # by fold
+    origins: dict[int, Origin] = {}
+    for row in taught_rows(student).tolist():
+        folds = {int(teacher.run.manifest.folds[other]) for other in found[row]} - {-1}
+        fold = min(folds) if len(folds) == 1 else ALL_NETWORKS
+        if fold in teacher.fold_jobs and not trained & set(found[row]):
+            origins[row] = Origin.OUT_OF_FOLD
+        else:
+            fold = ALL_NETWORKS
+            origins[row] = Origin.TRAINED if folds or trained & set(found[row]) else Origin.UNSEEN
+        rows_of.setdefault(fold, []).append(row)
+    parts = []
+    for fold, rows in sorted(rows_of.items()):
+        name = "all" if fold == ALL_NETWORKS else f"fold{fold}"
+        jobs = teacher.jobs if fold == ALL_NETWORKS else teacher.fold_jobs[fold]
+        parts.append(Part(name, np.array(rows), tuple(origins[row] for row in rows), jobs))
+    return parts
+
+
+def _rows_in(teacher: Manifest, student: Manifest) -> list[list[int]]:
+    """For each of a student's tracks the teacher's rows of the same file: of equal content or path."""
+    rows_of: dict[str, list[int]] = {}
+    contents = teacher.contents or tuple(map(content_id, teacher.paths))  # runs of earlier versions have none
+    for row, (path, content) in enumerate(zip(teacher.paths, contents, strict=True)):
+        for key in {_real_path(path), content} - {""}:
+            rows_of.setdefault(key, []).append(row)
+    keys = zip(student.paths, student.contents or [""] * len(student), strict=True)
+    return [sorted({*rows_of.get(_real_path(path), []), *rows_of.get(content, [])}) for path, content in keys]
+
+
+def _real_path(path: str) -> str:
+    return path if is_url(path) else os.path.realpath(path)
+
+
+def say_counts(parts: list[Part], teacher: Teacher) -> None:
+    """Say which networks predict how many tracks."""
+    counts = Counter(origin for part in parts for origin in part.origins)
+    words = {
+        Origin.OUT_OF_FOLD: "by networks that did not train on them",
+        Origin.UNSEEN: f"that it never saw, by the mean of all {len(teacher.jobs)}",
+        Origin.TRAINED: "that all its networks trained on, where it may be too sure",
+    }
+    phrases = [f"{counts[origin]} {text}" for origin, text in words.items() if counts[origin]]
+    console.say(f"Teacher {teacher.run.folder} predicts {sum(counts.values())} tracks: {'; '.join(phrases)}")
