@@ -171,14 +171,16 @@ def _with_weights(request: RunRequest, on_cpu: bool, has_weights: bool) -> Recip
     """The requested recipe, where it leaves that open, with ImageNet weights or with the settings to train without."""
     if has_weights:
         return _load(replace(request, overrides=[*request.overrides, "backbone.pretrained=true"]), on_cpu)
-    return _load(replace(request, recipes=[*request.recipes, "scratch"]), on_cpu)
+    names = request.recipes or (["student"] if request.teacher else [])
+    return _load(replace(request, recipes=[*names, "scratch"]), on_cpu)
 
 
 def _load(request: RunRequest, on_cpu: bool) -> Recipe:
     """The requested recipe; a student's names its teacher. Raises InputError."""
     teacher = request.teacher
     base = teacher.run.recipe if teacher else None
-    recipe = load_recipe(request.recipes, request.overrides, on_cpu, base)
+    names = request.recipes or (["student"] if teacher else [])
+    recipe = load_recipe(names, request.overrides, on_cpu, base)
     if not teacher and not recipe.distil:
         return recipe
     if not teacher:

@@ -17,6 +17,7 @@ from melgpu.errors import InputError
 from melgpu.models.metadata import NetworkProvenance
 from melgpu.models.schema import Schema, describe_error
 
+REPEAT = "repeat the train.py that made this run, with its --teacher"
 ARRAYS = {  # kind of numpy dtype, number of axes
     "ids": ("U", 1),
     "splits": ("U", 1),
@@ -97,9 +98,7 @@ def load(path: Path) -> Distributions:
         )
     except Exception as error:  # zipfile, zlib, numpy and pydantic raise their own
         reason = describe_error(error)
-        raise InputError(
-            f"{path}: no file of a teacher's distributions ({reason}); delete it, and repeat train.py --teacher"
-        ) from None
+        raise InputError(f"{path}: no file of a teacher's distributions ({reason}); delete it, and {REPEAT}") from None
 
 
 @dataclass(frozen=True)
@@ -141,7 +140,7 @@ def load_taught(folder: Path, tracks: Manifest, teacher: str) -> TaughtTracks:
             probs = np.full((len(tracks), len(starts), len(class_names)), 1 / len(class_names), np.float32)
         rows = [row_of.get(key, -1) for key in zip(part.ids, part.splits, strict=True)]
         if -1 in rows or any(origins[row] for row in rows) or not np.array_equal(part.starts, starts):
-            raise InputError(f"{path}: of other tracks or windows than those of this run; delete it, {_remedy()}")
+            raise InputError(f"{path}: of other tracks or windows than those of this run; delete it, and {REPEAT}")
         for row, origin in zip(rows, part.origins, strict=True):
             origins[row] = origin
         unusable[rows] = part.unusable
@@ -149,7 +148,7 @@ def load_taught(folder: Path, tracks: Manifest, teacher: str) -> TaughtTracks:
         networks |= {(network.round, network.backbone, network.fold) for network in part.provenance.networks}
     missing = sum(origins[row] is None for row in taught_rows(tracks).tolist())
     if missing:
-        raise InputError(f"{folder}: the teacher has not predicted {missing} of the run's tracks yet: {_remedy()}")
+        raise InputError(f"{folder}: the teacher has not predicted {missing} of the run's tracks yet: {REPEAT}")
     digest = hashlib.sha256(teacher.encode() + probs.tobytes()).hexdigest()[:16]
     return TaughtTracks(tuple(origins), unusable, starts, probs, len(networks), digest)
 
@@ -157,13 +156,9 @@ def load_taught(folder: Path, tracks: Manifest, teacher: str) -> TaughtTracks:
 def _check_part(path: Path, part: Distributions, teacher: str, class_names: tuple[str, ...]) -> None:
     """Raise InputError for a part of another teacher, or of other classes."""
     if part.provenance.teacher != teacher:
-        raise InputError(f"{path}: of the teacher {part.provenance.teacher}, not {teacher}; delete it, {_remedy()}")
+        raise InputError(f"{path}: of the teacher {part.provenance.teacher}, not {teacher}; delete it, and {REPEAT}")
     if part.class_names != class_names:
-        raise InputError(f"{path}: of other classes than this run's; delete it, {_remedy()}")
-
-
-def _remedy() -> str:
-    return "and repeat the train.py that made this run, with its --teacher"
+        raise InputError(f"{path}: of other classes than this run's; delete it, and {REPEAT}")
 
 
 def taught_rows(tracks: Manifest) -> np.ndarray:

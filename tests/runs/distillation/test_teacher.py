@@ -1,0 +1,182 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from melgpu.data import manifest
+from melgpu.data.manifest import Split
+from melgpu.errors import InputError
+from melgpu.recipe import load_recipe
+from melgpu.runs import setup
+from melgpu.runs.distillation import teacher as teachers
+from melgpu.runs.distillation.distributions import Origin
+from melgpu.runs.distillation.teacher import Teacher, open_teacher, plan_parts
+from melgpu.runs.folder import create_run
+from tests.conftest import CPU
+from tests.helpers.runs import mark_stacked, pseudo_label
+
+NO_LABELS = setup.Sources(None, None, None, None)
+
+
+def finish(run, round_number=1, labels=()):
+    """Mark a round as stacked whose networks are empty files."""
+    for job in run.jobs(round_number):
+        path = run.checkpoint_path(job)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(job.name.encode())
+    mark_stacked(run, round_number, list(labels))
+
+
+def folds_in(part) -> set[int]:
+    return {job.fold for job in part.jobs}
+
+
+@pytest.fixture
+def finished(made):
+    """A run of two finished rounds, of the folds 0 and of 1 and 2; y.wav has a pseudo label in the second."""
+    for i, path in enumerate(made.manifest.paths):
+        with open(path, "w") as file:
+            file.write(str(i))
+    finish(made, 1, [pseudo_label("y.wav", "a")])
+    finish(made, 2)
+    return made
+
+
+def test_a_teacher_needs_a_finished_round(made, finished):
+    teacher = open_teacher(finished.folder)
+    assert {job.round for job in teacher.jobs} == {2}
+    assert {fold: {job.round for job in jobs} for fold, jobs in teacher.fold_jobs.items()} == {0: {1}, 1: {2}, 2: {2}}
+    finished.scores_path(1).unlink()
+    with pytest.raises(InputError, match=r"no round of this run is finished; first python train\.py"):
+        open_teacher(finished.folder)
+
+
+def test_its_digest_changes_with_each_of_its_networks(finished):
+    digests = {open_teacher(finished.folder).digest}
+    for round_number in (1, 2):
+        for job in finished.jobs(round_number):
+            finished.checkpoint_path(job).write_bytes(b"other" + job.name.encode())
+            digests.add(open_teacher(finished.folder).digest)
+    assert len(digests) == 1 + 2 + 4
+
+
+def test_each_track_is_predicted_by_networks_that_did_not_train_on_it(finished):
+    parts = {
+        part.name: part for part in plan_parts(manifest.with_contents(finished.manifest), open_teacher(finished.folder))
+    }
+    assert {name: folds_in(part) for name, part in parts.items()} == {
+        "all": {1, 2},
+        "fold0": {0},
+        "fold1": {1},
+        "fold2": {2},
+    }
+    folds = finished.manifest.folds
+    for fold in range(3):
+        part = parts[f"fold{fold}"]
+        assert part.rows.tolist() == np.flatnonzero(folds == fold).tolist()
+        assert set(part.origins) == {Origin.OUT_OF_FOLD}
+    test_origins = dict(
+        zip((finished.manifest.ids[row] for row in parts["all"].rows), parts["all"].origins, strict=True)
+    )
+    assert test_origins == {"x.wav": Origin.UNSEEN, "y.wav": Origin.TRAINED}
+
+
+def test_a_copy_of_a_training_track_is_predicted_out_of_fold(finished, tmp_path):
+    """A student may list a file of the teacher's under another name, and in another split."""
+    tracks = manifest.with_contents(finished.manifest)
+    copy = tmp_path / "copy.wav"
+    copy.write_text("3")
+    splits = (Split.PUBLIC, Split.PUBLIC)
+    student = replace(
+        tracks,
+        ids=("copy.wav", "new.wav"),
+        paths=(str(copy), str(tmp_path / "new.wav")),
+        labels=("", ""),
+        splits=splits,
+        folds=np.array([-1, -1]),
+        contents=("", ""),
+    )
+    (tmp_path / "new.wav").write_text("new")
+    parts = {part.name: part for part in plan_parts(manifest.with_contents(student), open_teacher(finished.folder))}
+    fold = int(tracks.folds[3])
+    assert parts[f"fold{fold}"].rows.tolist() == [0]
+    assert parts["all"].rows.tolist() == [1]
+    assert parts["all"].origins == (Origin.UNSEEN,)
+
+
+def test_a_file_in_two_folds_has_no_network_that_did_not_train_on_it(finished):
+    tracks = finished.manifest
+    first, other = (int(np.flatnonzero(tracks.folds == fold)[0]) for fold in (0, 1))
+    with open(tracks.paths[other], "w") as file:
+        file.write(str(first))
+    parts = plan_parts(manifest.with_contents(tracks), open_teacher(finished.folder))
+    origins = {row: origin for part in parts for row, origin in zip(part.rows.tolist(), part.origins, strict=True)}
+    assert origins[first] == origins[other] == Origin.TRAINED
+
+
+def test_a_fold_without_networks_is_predicted_by_all_of_them(finished):
+    teacher = open_teacher(finished.folder)
+    few = Teacher(teacher.run, teacher.fold_jobs[1], {1: teacher.fold_jobs[1]}, teacher.digest)
+    parts = {part.name: part for part in plan_parts(finished.manifest, few)}
+    assert parts.keys() == {"all", "fold1"}
+    origins = dict(zip(parts["all"].rows.tolist(), parts["all"].origins, strict=True))
+    assert {origins[row] for row in np.flatnonzero(np.isin(finished.manifest.folds, (0, 2))).tolist()} == {
+        Origin.TRAINED
+    }
+
+
+def test_a_student_inherits_audio_windows_folds_and_pictures(small_recipe):
+    student = load_recipe(["student"], ["mel.image_size=96"], teacher=small_recipe)
+    assert student.audio == small_recipe.audio
+    assert student.folds == small_recipe.folds
+    assert student.windows == small_recipe.windows.model_copy(update={"dense_classes": ()})
+    assert student.mel == small_recipe.mel.model_copy(update={"n_mels": 128, "image_size": 96})
+    assert student.optim.lr == 5e-4  # nothing else
+    teachers.check_student(student, small_recipe)
+    other = load_recipe(["student"], ["audio.track_s=30.0", "windows.window_s=5.0"], teacher=small_recipe)
+    with pytest.raises(InputError) as caught:
+        teachers.check_student(other, small_recipe)
+    assert caught.value.problems == [
+        "audio.track_s 30.0: a student has its teacher's, 18.0",
+        "windows.window_s 5.0: a student has its teacher's, 6.0",
+    ]
+
+
+def request(finished, folder, recipes=("student", "scratch"), overrides=(), teacher=True) -> setup.RunRequest:
+    opened = open_teacher(finished.folder) if teacher else None
+    return setup.RunRequest(folder, list(recipes), list(overrides), False, opened)
+
+
+def test_a_students_recipe_names_its_teacher(finished, tmp_path):
+    asked = request(finished, tmp_path / "student")
+    recipe = setup.resolve_recipe(asked, on_cpu=True)
+    assert recipe.distil.teacher == asked.teacher.digest
+    assert setup.resolve_recipe(replace(asked, recipes=[], overrides=["backbone.pretrained=false"]), on_cpu=True).distil
+    with pytest.raises(InputError, match="--teacher needs a recipe with the table distil: --recipe student"):
+        setup.resolve_recipe(request(finished, tmp_path, ["quick", "scratch"]), on_cpu=True)
+    with pytest.raises(InputError, match="a recipe with the table distil needs --teacher RUN"):
+        setup.resolve_recipe(request(finished, tmp_path, teacher=False), on_cpu=True)
+
+
+def test_a_student_is_reopened_with_its_own_teacher_only(finished, tmp_path):
+    asked = request(finished, tmp_path / "student")
+    create_run(asked.folder, setup.resolve_recipe(asked, on_cpu=True), finished.manifest, CPU)
+    for again in (asked, request(finished, asked.folder, [], teacher=False), replace(asked, recipes=[])):
+        assert setup.reopen(again).recipe == setup.resolve_recipe(asked, on_cpu=True)
+    with pytest.raises(InputError, match="leave --recipe out, or give its --teacher, too"):
+        setup.reopen(request(finished, asked.folder, teacher=False))
+    with pytest.raises(InputError, match="has no teacher: choose another --run"):
+        setup.reopen(replace(asked, folder=finished.folder))
+    finished.checkpoint_path(finished.jobs(2)[0]).write_bytes(b"trained again")
+    with pytest.raises(InputError, match=r"has another teacher, [0-9a-f]{16}, than [0-9a-f]{16}"):
+        setup.reopen(request(finished, asked.folder))
+
+
+def test_a_student_without_lists_has_the_teachers_tracks_and_folds(finished):
+    teacher = open_teacher(finished.folder)
+    lists = teachers.source_lists(teacher)
+    built = manifest.build(lists, 3, seed=99)  # other folds than the teacher's
+    assert built.ids == finished.manifest.ids
+    assert built.labels == finished.manifest.labels
+    assert (built.folds != finished.manifest.folds).any()
+    assert teachers.folds_of(built, finished.manifest).tolist() == finished.manifest.folds.tolist()
