@@ -35,13 +35,15 @@ def finish_round(run: "Run") -> None:
     """Stack the current round, or show the last one again, and say what is next."""
     # Imported here, so that --help answers without importing torch.
     from melgpu import console
-    from melgpu.report import tables
+    from melgpu.report import distillation, tables
     from melgpu.stacking.restack import write_missing_submissions
 
     if run.current_round and not run.is_between_rounds:  # else this round is stacked: a killed call is made again
         stack_current_round(run, run.current_round)
     round_number = run.last_stacked_round
     tables.show_scores(run, round_number)
+    for line in distillation.student_lines(run):
+        console.say(line)
     write_missing_submissions(run)
     write_report(run)
     if run.current_round:  # the next one, now that this one is stacked

@@ -9,6 +9,7 @@ def main() -> int:
     # After the flags are parsed, so that --help answers without importing torch.
     from melgpu import console, distributed
     from melgpu.prediction.distillation.distributions import write_distributions
+    from melgpu.prediction.distillation.speed import measure_student
     from melgpu.prediction.round import predict_round
     from melgpu.runs import setup
     from melgpu.runs.distillation.teacher import open_teacher
@@ -34,6 +35,8 @@ def main() -> int:
             return 0
         if round_number:
             predict_round(run, device)
+        if run.recipe.distil:
+            measure_student(run, device)
         # A process that was killed may have stacked the round and not written its report.
         if distributed.is_main_process() and (round_number or not run.report_path.exists()):
             stack.finish_round(run)

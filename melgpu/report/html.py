@@ -17,7 +17,16 @@ from melgpu.console import duration
 from melgpu.data.manifest import MANIFEST_SPLITS, Split
 from melgpu.errors import InputError
 from melgpu.metrics import Calibration, calibration_curve
-from melgpu.report import analysis, caveats, confidence, error_analysis, plots, summary, training_times
+from melgpu.report import (
+    analysis,
+    caveats,
+    confidence,
+    distillation,
+    error_analysis,
+    plots,
+    summary,
+    training_times,
+)
 from melgpu.report.analysis import RoundResult
 from melgpu.report.training_times import FoldLogs, TrainingTime
 from melgpu.runs import timings
@@ -47,6 +56,7 @@ def render(run: Run, now: datetime) -> str:
     data = _report_data(run, results)
     recordings = caveats.recordings(run)
     audio_errors = quarantine.load_errors(run.quarantine_path)
+    compared = distillation.comparisons(last)
     return _template().render(
         run=run,
         now=now,
@@ -56,10 +66,13 @@ def render(run: Run, now: datetime) -> str:
         | {
             "caveats": caveats.headline(data.scores[last.key], recordings),
             "quarantine": summary.quarantine_sentence(audio_errors),
+            "teacher": distillation.sentence(compared),
         },
         caveats=caveats.caveats(last, data.scores[last.key], recordings),
         recordings=recordings,
         confidence_table=confidence.confidence_table(last, data.scores[last.key]),
+        comparisons=compared,
+        speeds=distillation.speeds(run) if run.recipe.distil else None,
         split_views=[_split_view(last, split) for split in last.evaluation.labelled_splits],
         worst_errors=_worst_errors(last),
         audio_errors=audio_errors,

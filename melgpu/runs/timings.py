@@ -14,6 +14,9 @@ from pathlib import Path
 from melgpu import files
 from melgpu.errors import InputError
 
+TEACHER_SPEED = "predicting some tracks by the teacher"
+STUDENT_SPEED = "predicting some tracks by the student"
+
 
 @dataclass(frozen=True)
 class StageTiming:
@@ -61,3 +64,12 @@ def load(path: Path) -> list[StageTiming]:
         if not all(0 <= timing.seconds < math.inf and timing.amount >= 0 for timing in timings):
             raise ValueError("a negative or infinite value")
     return timings
+
+
+def find(path: Path, stage: str) -> StageTiming | None:
+    """The latest timing of a stage; None where there is none, or the file is malformed."""
+    try:
+        timings = load(path)
+    except InputError:
+        return None
+    return next((timing for timing in reversed(timings) if timing.stage == stage), None)

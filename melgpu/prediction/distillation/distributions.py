@@ -8,6 +8,7 @@ import torch
 
 from melgpu import console, distributed
 from melgpu.models import checkpoint
+from melgpu.prediction.distillation import speed
 from melgpu.prediction.ensemble import load_networks
 from melgpu.prediction.round import PredictionPass, merge_shards, open_log
 from melgpu.runs import sampling, timings
@@ -26,6 +27,7 @@ def write_distributions(run: Run, teacher: Teacher, device: torch.device) -> Non
         say_counts(parts, teacher)
     for part in missing:
         write_part(run, teacher, part, device)
+    speed.measure_teacher(run, teacher.run, device)
     if distributed.is_main_process():
         for path in run.teacher_folder.glob("*.resume_log"):  # perhaps of a process that was killed after its part
             path.unlink()

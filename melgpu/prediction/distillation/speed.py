@@ -1,0 +1,52 @@
+"""How many tracks a second a run predicts on this machine, from files to answers: of a student and of its teacher."""
+
+import tempfile
+from pathlib import Path
+
+import torch
+
+from melgpu import console, distributed
+from melgpu.console import Tracker
+from melgpu.data.loader import WindowLoader
+from melgpu.prediction.ensemble import load_ensemble
+from melgpu.prediction.predictor import TrackPredictor, recipe_for_new_music
+from melgpu.runs import timings
+from melgpu.runs.distillation.distributions import taught_rows
+from melgpu.runs.run import Run
+from melgpu.runs.timings import STUDENT_SPEED, TEACHER_SPEED
+
+NUM_TRACKS = 8  # a few seconds of a student; the first one warms up, and is not measured
+
+
+def measure_student(run: Run, device: torch.device) -> None:
+    """Measure a student by the same tracks as its teacher, and record it in the student's timings."""
+    _measure(run, run, STUDENT_SPEED, device)
+
+
+def measure_teacher(run: Run, teacher: Run, device: torch.device) -> None:
+    """Measure a student's teacher, all networks of its latest round, and record it in the student's timings."""
+    _measure(run, teacher, TEACHER_SPEED, device)
+
+
+def _measure(run: Run, measured: Run, stage: str, device: torch.device) -> None:
+    """Predict some of a student's tracks as `predict.py` does; nothing where that was done. By the main process."""
+    if not distributed.is_main_process() or timings.find(run.timings_path, stage):
+        return
+    ensemble = load_ensemble(measured)
+    recipe = recipe_for_new_music(ensemble, run.recipe)  # with the same workers and batches
+    predictor = TrackPredictor(ensemble, recipe, device)
+    rows = taught_rows(run.manifest)[: NUM_TRACKS + 1].tolist()
+    paths = [run.manifest.paths[row] for row in rows]
+    with console.progress(stage, len(paths) * predictor.windows_per_track, "windows") as tracker:
+        _predict(predictor, paths[:1], tracker)
+        with timings.measure(run.timings_path, 1, stage, len(paths) - 1, "tracks"):
+            _predict(predictor, paths[1:], tracker)
+
+
+def _predict(predictor: TrackPredictor, paths: list[str], tracker: Tracker) -> None:
+    recipe = predictor.recipe
+    with (
+        WindowLoader(paths, recipe.audio, recipe.loader, predictor.device) as loader,
+        tempfile.TemporaryDirectory() as folder,
+    ):
+        predictor.predict(loader, Path(folder) / "log", tracker, pad=True)

@@ -1,0 +1,169 @@
+"""A student beside its teacher on the same tracks: accuracy, agreement, calibration, speed.
+
+The teacher's answer for a track is the mean of its distributions over the windows that it taught. Validation tracks are
+predicted by networks that did not train on them, where the teacher has such.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from melgpu.data.manifest import EVALUATED_SPLITS, Split, in_split
+from melgpu.metrics import accuracy_interval, calibration_curve, wilson_interval
+from melgpu.report import analysis, summary
+from melgpu.report.analysis import RoundResult
+from melgpu.runs import scores, timings
+from melgpu.runs.distillation.distributions import Origin
+from melgpu.runs.run import Run
+from melgpu.runs.scores import Interval, Score
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """How far the mean confidence is above the accuracy, its 95 % interval, and the expected calibration error."""
+
+    gap: float
+    gap_interval: Interval
+    expected_error: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A student and its teacher on the tracks of one split.
+
+    agreeing, num_tracks : tracks with the same class from both, of all, labelled or not
+    num_trained : tracks that the teacher's networks trained on
+    score : of the student, with the teacher as the baseline, on tracks with known labels; None where there are none
+    """
+
+    split: Split
+    agreeing: int
+    num_tracks: int
+    num_trained: int
+    score: Score | None
+    teacher_interval: Interval
+    student: Calibrated | None
+    teacher: Calibrated | None
+
+    @property
+    def agreement(self) -> float:
+        return self.agreeing / self.num_tracks
+
+    @property
+    def agreement_interval(self) -> Interval:
+        """The 95 % interval of the fraction of tracks with the same class from both."""
+        return wilson_interval(self.agreeing, self.num_tracks)
+
+
+@dataclass(frozen=True)
+class Speeds:
+    """Tracks a second from files to answers, measured on some tracks on this machine."""
+
+    teacher: float
+    student: float
+    num_tracks: int
+    num_networks: int
+
+
+def comparisons(result: RoundResult) -> list[Comparison]:
+    """A student beside its teacher on each split that it was evaluated on; none for a run without a teacher."""
+    taught = result.run.taught
+    if taught is None:
+        return []
+    tracks = result.run.manifest
+    row_of = {key: row for row, key in enumerate(zip(tracks.ids, tracks.evaluated_splits, strict=True))}
+    evaluated = result.evaluation
+    rows = np.array([row_of[key] for key in zip(evaluated.ids, evaluated.splits, strict=True)], np.int64)
+    teacher_probs = taught.track_probs[rows]
+    teacher_probs[taught.unusable[rows]] = result.run.prior  # as the student's are
+    is_trained = np.array([taught.origins[row] is Origin.TRAINED for row in rows], bool)
+    splits = [split for split in EVALUATED_SPLITS if split in evaluated.splits]
+    return [_comparison(result, split, teacher_probs, is_trained) for split in splits]
+
+
+def _comparison(result: RoundResult, split: Split, teacher_probs: np.ndarray, is_trained: np.ndarray) -> Comparison:
+    evaluated = result.evaluation
+    in_this = in_split(evaluated.splits, split)
+    agrees = evaluated.final_probs.argmax(axis=1) == teacher_probs.argmax(axis=1)
+    rows = evaluated.rows(split)
+    score = student = teacher = None
+    teacher_interval = (0.0, 1.0)
+    if len(rows):
+        labels = evaluated.labels[rows]
+        teacher_correct = teacher_probs[rows].argmax(axis=1) == labels
+        correct = evaluated.correct(result.final_predictor, rows)
+        score = scores.compute_score(correct, teacher_correct, evaluated.pseudo_labelled[rows])
+        teacher_interval = accuracy_interval(teacher_correct)
+        student = _calibrated(evaluated.final_probs[rows], labels)
+        teacher = _calibrated(teacher_probs[rows], labels)
+    return Comparison(
+        split=split,
+        agreeing=int(agrees[in_this].sum()),
+        num_tracks=int(in_this.sum()),
+        num_trained=int(is_trained[in_this].sum()),
+        score=score,
+        teacher_interval=teacher_interval,
+        student=student,
+        teacher=teacher,
+    )
+
+
+def _calibrated(probs: np.ndarray, labels: np.ndarray) -> Calibrated:
+    """The calibration of probs (N, C) with labels (N,), N >= 1."""
+    gaps = probs.max(axis=1) - (probs.argmax(axis=1) == labels)
+    # The normal interval of a mean: gaps of a thousand tracks are a thousand values, too many to resample.
+    margin = 1.96 * float(gaps.std(ddof=1)) / math.sqrt(len(gaps)) if len(gaps) > 1 else 1.0
+    gap = float(gaps.mean())
+    return Calibrated(gap, (gap - margin, gap + margin), calibration_curve(probs, labels).expected_error)
+
+
+def speeds(run: Run) -> Speeds | None:
+    """The measured speeds; None where one of both was not measured."""
+    teacher = timings.find(run.timings_path, timings.TEACHER_SPEED)
+    student = timings.find(run.timings_path, timings.STUDENT_SPEED)
+    if not (teacher and student and run.taught):
+        return None
+    teacher_rate, student_rate = (timing.amount / max(timing.seconds, 1e-9) for timing in (teacher, student))
+    return Speeds(teacher_rate, student_rate, student.amount, run.taught.num_networks)
+
+
+def sentence(compared: list[Comparison]) -> str:
+    """The student's accuracy beside its teacher's, on the tracks that both know least: private, else public ones."""
+    by_split = {comparison.split: comparison for comparison in compared}
+    ordered = [by_split[split] for split in (Split.PRIVATE, Split.PUBLIC, Split.VALID) if split in by_split]
+    chosen = next((comparison for comparison in ordered if comparison.score), None)
+    if chosen is None or chosen.score is None:
+        return "No labels of the evaluated tracks are known."
+    score = chosen.score
+    return (
+        f"Its accuracy is {summary.percent(score.accuracy, 1)} and the teacher's "
+        f"{summary.percent(score.baseline_accuracy, 1)} on {score.num_tracks} {chosen.split.description} tracks "
+        f"({summary.points(score.gain)} points, {summary.points_interval(score.gain_interval)}); they agree on "
+        f"{summary.percent(chosen.agreement)}."
+    )
+
+
+def student_lines(run: Run) -> list[str]:
+    """A finished student beside its teacher, for the terminal; none for a run without a teacher."""
+    results = analysis.round_results(run) if run.recipe.distil else []
+    lines = [_line(comparison) for result in results for comparison in comparisons(result)]
+    measured = speeds(run) if lines else None
+    if measured:
+        rates = f"{measured.student:.2f} tracks/s, the teacher {measured.teacher:.2f}"
+        lines.append(f"Speed of the student on {measured.num_tracks} tracks: {rates}")
+    return lines
+
+
+def _line(comparison: Comparison) -> str:
+    low, high = comparison.agreement_interval
+    name = comparison.split.description
+    agreement = f"they agree on {comparison.agreement:.3f} ({low:.2f}-{high:.2f}) of {comparison.num_tracks}"
+    if comparison.score is None:
+        return f"Student on {name} tracks: {agreement}"
+    score = comparison.score
+    gain_low, gain_high = score.gain_interval
+    return (
+        f"Student on {name} tracks: accuracy {score.accuracy:.3f}, the teacher {score.baseline_accuracy:.3f}, "
+        f"difference {score.gain:+.3f} ({gain_low:+.2f} to {gain_high:+.2f}); {agreement}"
+    )
