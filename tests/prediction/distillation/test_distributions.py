@@ -1,0 +1,182 @@
+"""A small teacher of two folds and its student, from files to the report."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from melgpu.commands import stack
+from melgpu.errors import InputError
+from melgpu.models import classifier
+from melgpu.prediction import api
+from melgpu.prediction.distillation import distributions, speed
+from melgpu.prediction.distillation.distributions import write_distributions
+from melgpu.prediction.round import predict_round
+from melgpu.report import analysis, distillation
+from melgpu.runs import predictions, setup, timings
+from melgpu.runs.distillation.distributions import Origin
+from melgpu.runs.distillation.teacher import Teacher, open_teacher
+from melgpu.runs.run import Run
+from melgpu.training.round import train_round
+from tests.conftest import CPU
+from tests.helpers import QUICK, write_audio, write_labelled_tracks
+
+OVERRIDES = [
+    *QUICK,
+    "windows.hop_s=1.0",
+    "windows.predict_hop_s=1.0",
+    "windows.public_hop_s=1.0",
+    "mel.n_fft=1024",
+    "mel.n_mels=64",
+    "mel.image_size=75",
+    "backbone.pretrained=false",
+    "optim.max_epochs=2",
+    "optim.lr=0.01",
+    "optim.warmup_epochs=0",
+    "optim.ema_decay=0.0",
+    "optim.batch_size=4",
+    "optim.precision='float32'",
+    "loader.pcm_cache='off'",
+]
+TWO_FOLDS = "rounds=[{backbones=['test_efficientnet'], folds=[0, 1], blend={}}]"
+ONE_FOLD = "rounds=[{backbones=['test_efficientnet'], folds=[0], blend={}}]"
+STUDENT = [*OVERRIDES, ONE_FOLD]
+
+
+def finish(run: Run) -> Run:
+    train_round(run, None, None, CPU)
+    predict_round(run, CPU)
+    stack.finish_round(run)
+    return run
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory) -> Teacher:
+    folder = tmp_path_factory.mktemp("teacher")
+    labels = write_labelled_tracks(folder)
+    request = setup.RunRequest(folder / "run", ["quick"], [*OVERRIDES, TWO_FOLDS], False)
+    finish(setup.create(request, setup.Sources(labels, None, None, str(folder)), CPU))
+    return open_teacher(folder / "run")
+
+
+@pytest.fixture(scope="module")
+def student(teacher, tmp_path_factory) -> Run:
+    """A new student, which has also to learn from two unlabelled tracks, one of them a copy of a training track."""
+    folder = tmp_path_factory.mktemp("student")
+    (folder / "music").mkdir()
+    write_audio(folder / "music" / "new.wav", 6, 11_025, seed=99)
+    shutil.copy(teacher.run.manifest.paths[2], folder / "music" / "copy.wav")
+    request = setup.RunRequest(folder / "run", ["student"], STUDENT, False, teacher)
+    return setup.create(request, setup.Sources(None, folder / "music", None, None), CPU)
+
+
+@pytest.fixture(scope="module")
+def taught(teacher, student) -> Run:
+    write_distributions(student, teacher, CPU)
+    return student
+
+
+@pytest.fixture(scope="module")
+def finished(taught) -> Run:
+    finished_run = finish(taught)
+    speed.measure_student(finished_run, CPU)
+    return finished_run
+
+
+def windows_of(teacher: Teacher, fold: int) -> np.ndarray:
+    """What the teacher's network of a fold has predicted for stacking, shape (N, V, C)."""
+    (job,) = teacher.fold_jobs[fold]
+    predicted = predictions.load(teacher.run.predictions_path(job))
+    return predicted.probs.reshape(len(predicted.ids), -1, 2)
+
+
+def test_training_tracks_are_predicted_by_the_network_that_did_not_train_on_them(teacher, taught):
+    assert taught.manifest.ids == (*teacher.run.manifest.ids, "copy.wav", "new.wav")
+    assert taught.manifest.folds[:8].tolist() == teacher.run.manifest.folds.tolist()
+    windows = {fold: windows_of(teacher, fold) for fold in (0, 1)}
+    assert abs(windows[0] - windows[1]).max() > 0.01
+    for row, fold in enumerate(teacher.run.manifest.folds.tolist()):
+        np.testing.assert_allclose(taught.taught.probs[row], windows[fold][row], atol=1e-5)  # other batches
+    fold = int(teacher.run.manifest.folds[2])
+    np.testing.assert_allclose(taught.taught.probs[8], windows[fold][2], atol=1e-5)  # the copy
+    assert taught.taught.origins == (*[Origin.OUT_OF_FOLD] * 9, Origin.UNSEEN)
+
+
+def test_new_tracks_have_the_mean_of_all_networks(teacher, taught):
+    model = api.load(teacher.run.folder, device="cpu")
+    (answer,) = model.predict([taught.manifest.paths[9]])
+    assert taught.taught.track_probs[9].argmax() == teacher.run.class_names.index(answer.label)
+    assert taught.taught.track_probs[9].max() == pytest.approx(answer.confidence, abs=1e-5)
+
+
+def test_a_killed_prediction_resumes_to_the_same_distributions(teacher, taught, tmp_path, monkeypatch):
+    again = replace(taught, folder=tmp_path)
+    predicted = []
+
+    def stop_at_second(part, path):
+        if predicted:
+            raise KeyboardInterrupt  # after the part's log, before its file
+        predicted.append(path.name)
+        save(part, path)
+
+    save = distributions.distributions.save
+    with monkeypatch.context() as patch:
+        patch.setattr(distributions.distributions, "save", stop_at_second)
+        with pytest.raises(KeyboardInterrupt):
+            write_distributions(again, teacher, CPU)
+    assert len(list(again.teacher_folder.glob("*.npz"))) == 1
+    assert len(list(again.teacher_folder.glob("*.resume_log"))) >= 1
+    with pytest.raises(InputError, match="the teacher has not predicted"):
+        _ = again.taught
+    again = replace(taught, folder=tmp_path)
+    write_distributions(again, teacher, CPU)
+    assert np.array_equal(again.taught.probs, taught.taught.probs)
+    assert again.taught.digest == taught.taught.digest
+    assert not list(again.teacher_folder.glob("*.resume_log"))
+    write_distributions(again, teacher, CPU)  # nothing is missing
+
+
+def test_a_student_trains_without_its_teacher_and_predicts_new_music(teacher, finished, tmp_path):
+    (job,) = finished.jobs(1)
+    metadata = classifier.load(finished.checkpoint_path(job)).metadata
+    assert metadata.provenance.pseudo_digest == finished.taught.digest
+    assert metadata.recipe.distil.teacher == teacher.digest
+    assert not metadata.recipe.predict.flip
+    (answer,) = api.load(finished.folder, device="cpu").predict([finished.manifest.paths[0]])
+    assert answer.label in finished.class_names
+
+
+def test_the_comparison_counts_tracks_by_hand(finished):
+    (result,) = analysis.round_results(finished)
+    compared = {comparison.split: comparison for comparison in distillation.comparisons(result)}
+    assert set(compared) == {"valid", "public"}
+    valid = compared["valid"]
+    rows = np.flatnonzero(finished.manifest.folds == 0)
+    labels = finished.manifest.class_indices(finished.class_names)[rows]
+    (job,) = finished.jobs(1)
+    student_classes = predictions.load(finished.predictions_path(job)).track_probs[rows].argmax(1)
+    teacher_probs = finished.taught.track_probs[rows]
+    assert valid.score.accuracy == (student_classes == labels).mean()
+    assert valid.score.baseline_accuracy == pytest.approx((teacher_probs.argmax(1) == labels).mean())
+    assert valid.agreeing == (student_classes == teacher_probs.argmax(1)).sum()
+    assert valid.num_tracks == len(rows)
+    gaps = teacher_probs.max(1) - (teacher_probs.argmax(1) == labels)
+    assert valid.teacher.gap == pytest.approx(gaps.mean())
+    assert valid.teacher.gap_interval[0] < valid.teacher.gap < valid.teacher.gap_interval[1]
+    assert compared["public"].score is None  # no labels
+    assert compared["public"].num_tracks == 2
+
+
+def test_both_are_measured_once_and_shown_in_the_report(teacher, finished):
+    recorded = [timing.stage for timing in timings.load(finished.timings_path)]
+    assert recorded.count(timings.TEACHER_SPEED) == recorded.count(timings.STUDENT_SPEED) == 1
+    speed.measure_student(finished, CPU)
+    speed.measure_teacher(finished, teacher.run, CPU)
+    assert [timing.stage for timing in timings.load(finished.timings_path)] == recorded
+    stack.write_report(finished)
+    text = finished.report_path.read_text()
+    assert "Student and teacher" in text
+    assert "measured on 8 tracks after a warm-up" in text
+    assert "Student and teacher" not in Path(teacher.run.report_path).read_text()
