@@ -16,7 +16,7 @@ def write_corpus(folder: Path) -> None:
         write_list(folder / f"{split}.csv", rows)
 
 
-def test_the_demo_killed_at_random_moments_and_started_again_gives_the_same_answers(tmp_path):
+def test_the_demo_and_a_student_killed_at_random_moments_and_started_again_gives_the_same_answers(tmp_path):
     corpus = tmp_path / "corpus"
     corpus.mkdir()
     write_corpus(corpus)
@@ -30,6 +30,9 @@ def test_the_demo_killed_at_random_moments_and_started_again_gives_the_same_answ
     for path in whole.rglob("evaluation.npz"):
         with np.load(path) as expected, np.load(killed / path.relative_to(whole)) as actual:
             np.testing.assert_array_equal(expected["probs"], actual["probs"], err_msg=str(seed))
+    for path in (whole / "student" / "teacher").glob("*.npz"):
+        with np.load(path) as expected, np.load(killed / path.relative_to(whole)) as actual:
+            np.testing.assert_array_equal(expected["probs"], actual["probs"], err_msg=str(seed))
     for path in whole.rglob("best.safetensors"):
         expected, weights = (
             classifier.load(root / path.relative_to(whole)).model.state_dict() for root in (whole, killed)
@@ -37,3 +40,4 @@ def test_the_demo_killed_at_random_moments_and_started_again_gives_the_same_answ
         assert all((expected[key] == weights[key]).all() for key in expected), seed
     assert not list(killed.rglob("last.pt")) + list(killed.rglob("*.resume_log"))
     assert (killed / "report.html").exists()
+    assert (killed / "student" / "report.html").exists()

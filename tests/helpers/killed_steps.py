@@ -1,4 +1,4 @@
-"""The steps of `make demo` on a small corpus, killed by -9 at random file events and started again from the first.
+"""The steps of `make demo` and a student on a small corpus, killed by -9 at random file events and started again.
 
     python -m tests.helpers.killed_steps CORPUS FOLDER SEED KILLS
 
@@ -24,16 +24,19 @@ ROUNDS = (
     "rounds=[{backbones=['test_efficientnet'], folds=[0], blend={cnn=1.0}},"
     " {backbones=['test_efficientnet'], folds=[1], blend={cnn=0.9, lightgbm=0.1}}]"
 )
+STUDENT = ["rounds=[{backbones=['test_efficientnet'], folds=[0], blend={}}]", "mel.image_size=75", "mel.n_mels=64"]
+STUDENT += ["optim.max_epochs=1", "optim.batch_size=4", "machine.save_minutes=0", "loader.workers=0"]
 OVERRIDES = [*SMALL[:-1], *QUICK, "folds.num_folds=3", ROUNDS, "machine.save_minutes=0", "backbone.pretrained=false"]
 
 
 def steps(corpus: Path, run: Path) -> list[list[str]]:
     """The calls of the scripts, in their order."""
-    flags = [part for override in OVERRIDES for part in ("--set", override)]
+    flags, student_flags = ([part for text in texts for part in ("--set", text)] for texts in (OVERRIDES, STUDENT))
     sources = ["--data", corpus, "--labels", corpus / "train.csv", "--test", corpus / "test.csv"]
     first = ["train", "--run", run, "--recipe", "demo", "--device", "cpu", *flags, *sources]
     following = [[script, "--run", run] for script in ("predict", "stack", "train", "predict", "stack")]
-    return [list(map(str, call)) for call in (first, *following)]
+    student = ["train", "--run", run / "student", "--teacher", run, "--recipe", "student", "--recipe", "scratch"]
+    return [list(map(str, call)) for call in (first, *following, [*student, "--device", "cpu", *student_flags])]
 
 
 class KillAt:
