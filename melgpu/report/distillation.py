@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from melgpu.data.manifest import EVALUATED_SPLITS, Split, in_split
-from melgpu.metrics import accuracy_interval, calibration_curve, wilson_interval
+from melgpu.metrics import calibration_curve, wilson_interval
 from melgpu.report import analysis, summary
 from melgpu.report.analysis import RoundResult
 from melgpu.runs import scores, timings
@@ -94,7 +94,7 @@ def _comparison(result: RoundResult, split: Split, teacher_probs: np.ndarray, is
         teacher_correct = teacher_probs[rows].argmax(axis=1) == labels
         correct = evaluated.correct(result.final_predictor, rows)
         score = scores.compute_score(correct, teacher_correct, evaluated.pseudo_labelled[rows])
-        teacher_interval = accuracy_interval(teacher_correct)
+        teacher_interval = wilson_interval(int(teacher_correct.sum()), len(rows))
         student = _calibrated(evaluated.final_probs[rows], labels)
         teacher = _calibrated(teacher_probs[rows], labels)
     return Comparison(
