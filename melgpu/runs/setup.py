@@ -57,6 +57,11 @@ class RunRequest:
     without_pseudo: bool
     teacher: Teacher | None = None
 
+    @property
+    def named_recipes(self) -> list[str]:
+        """Its recipes; `student` where there is a teacher, and no recipe."""
+        return self.recipes or (["student"] if self.teacher else [])
+
 
 def open_or_create(request: RunRequest, sources: Sources, device: torch.device) -> Run:
     """The existing run in the requested folder, or a new one. Raises InputError."""
@@ -171,16 +176,14 @@ def _with_weights(request: RunRequest, on_cpu: bool, has_weights: bool) -> Recip
     """The requested recipe, where it leaves that open, with ImageNet weights or with the settings to train without."""
     if has_weights:
         return _load(replace(request, overrides=[*request.overrides, "backbone.pretrained=true"]), on_cpu)
-    names = request.recipes or (["student"] if request.teacher else [])
-    return _load(replace(request, recipes=[*names, "scratch"]), on_cpu)
+    return _load(replace(request, recipes=[*request.named_recipes, "scratch"]), on_cpu)
 
 
 def _load(request: RunRequest, on_cpu: bool) -> Recipe:
     """The requested recipe; a student's names its teacher. Raises InputError."""
     teacher = request.teacher
     base = teacher.run.recipe if teacher else None
-    names = request.recipes or (["student"] if teacher else [])
-    recipe = load_recipe(names, request.overrides, on_cpu, base)
+    recipe = load_recipe(request.named_recipes, request.overrides, on_cpu, base)
     if not teacher and not recipe.distil:
         return recipe
     if not teacher:

@@ -9,8 +9,8 @@ from melgpu.models import classifier
 from melgpu.models.classifier import use_bfloat16
 from melgpu.runs import preflight
 from melgpu.runs.run import Job, Run
-from melgpu.training.loop import train_step
 from melgpu.training.state import start_training
+from melgpu.training.step import train_step
 
 MARGIN = 0.05  # of the GPU's memory: fragmentation, and what cuDNN takes for other shapes than those measured
 

@@ -6,7 +6,6 @@ device until their mean is read. Of several processes (see `distributed`) each t
 gradients.
 """
 
-import contextlib
 import itertools
 import math
 from collections.abc import Callable, Generator, Iterable
@@ -19,16 +18,16 @@ from torch import Tensor, nn
 from melgpu import distributed
 from melgpu.data.batch import Batch
 from melgpu.data.targets import Targets
-from melgpu.errors import InputError, is_out_of_memory
+from melgpu.errors import InputError
 from melgpu.features.augment import augmented_pictures
 from melgpu.models.classifier import use_bfloat16
 from melgpu.models.inference import describe_nonfinite, window_probs
 from melgpu.models.metadata import EpochRecord
 from melgpu.recipe_schema import AugmentSpec, OptimSpec
-from melgpu.training.loss import count_correct, target_loss
 from melgpu.training.optimizer import cosine_lr, get_lr, make_optimizer, set_lr
 from melgpu.training.stage_timer import throughput
 from melgpu.training.state import Training
+from melgpu.training.step import train_step
 
 MAX_DESCRIBED = 20  # non-finite windows named in an error
 
@@ -107,62 +106,6 @@ def train_epoch(
         timer.mark("network")
         yield StepDone(len(batch.tracks))
         timer.mark("other")
-
-
-def train_step(
-    training: Training,
-    model: nn.Module,
-    pictures: Tensor,
-    soft_targets: Tensor,
-    bfloat16: bool,
-    temperature: float | None = None,
-) -> None:
-    """One optimizer step; the micro-batch is halved, for all later steps too, until it fits the device's memory."""
-    sums = _accumulate_gradients(training, model, pictures, soft_targets, bfloat16, temperature)
-    while sums is None:  # out of memory
-        micro_batch = min(training.micro_batch, len(pictures))  # a micro-batch is no larger than the batch
-        training.micro_batch = -(-micro_batch // 2)  # rounded up
-        sums = _accumulate_gradients(training, model, pictures, soft_targets, bfloat16, temperature)
-    training.step(sums)
-
-
-def _accumulate_gradients(
-    training: Training,
-    model: nn.Module,
-    pictures: Tensor,
-    soft_targets: Tensor,
-    bfloat16: bool,
-    temperature: float | None = None,
-) -> Tensor | None:
-    """Accumulate a batch's gradients over micro-batches; returns its mean loss and accuracy, shape (2,).
-
-    Of several processes the gradients are averaged once, in the last micro-batch.
-
-    `soft_targets`, shape (B, C) or a student's (B, 2C), are divided by the number of valid windows; rows of 0 are
-    windows that are not valid. None where the device is out of memory and a smaller micro-batch is possible.
-    """
-    training.optimizer.zero_grad()  # also of an attempt that ran out of memory
-    sums = torch.zeros_like(training.metric_sums)
-    num_valid = (soft_targets.sum(1) > 0).sum().clamp(min=1)  # on the device: reading it would synchronize
-    micro_batches = zip(pictures.split(training.micro_batch), soft_targets.split(training.micro_batch), strict=True)
-    num_left = len(pictures)
-    try:
-        for micro_pictures, micro_targets in micro_batches:
-            num_left -= len(micro_pictures)
-            with distributed.skip_gradient_sync(model) if num_left else contextlib.nullcontext():
-                with torch.autocast(pictures.device.type, torch.bfloat16, enabled=bfloat16):
-                    logits = model(micro_pictures)
-                loss = target_loss(logits, micro_targets, temperature)
-                loss.backward()
-            sums += torch.stack([loss.detach(), count_correct(logits, micro_targets) / num_valid])
-    except RuntimeError as error:
-        if not is_out_of_memory(error):
-            raise
-        # Of several processes the others would not repeat the step: their collectives would no longer match.
-        if distributed.world_size() > 1 or min(training.micro_batch, len(pictures)) == 1:
-            raise InputError("the device is out of memory: set a smaller machine.micro_batch") from None
-        return None
-    return sums
 
 
 def update_batch_norm(

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from melgpu.training.loss import count_correct, target_loss
+from melgpu.training.step import count_correct, target_loss
 
 
 def test_without_a_teacher_it_is_the_cross_entropy():
