@@ -126,16 +126,21 @@ def _epochs(result: RoundResult) -> Iterator[str]:
 
 
 def _stacking(result: RoundResult) -> Iterator[str]:
-    recipe = result.run.recipe
+    metadata = result.evaluation.metadata
     spec = result.run.round_spec(result.round_number)
     if result.has_stackers:
+        num_subfolds = metadata.settings.stacking.num_subfolds
         yield (
-            f"Nested: validation tracks are divided into {recipe.stacking.num_subfolds} sub-folds, and each track is "
+            f"Nested: validation tracks are divided into {num_subfolds} sub-folds, and each track is "
             "scored by stackers and fitted weights that were neither fitted nor stopped on it."
         )
         yield "Not nested: the epochs of the networks, and the settings of the recipe."
     else:
         yield "Nothing is stacked, so nothing is fitted to the predictions on validation tracks."
+    if metadata.selection:
+        yield "The automatic selection is nested as well: what predicts a sub-fold is selected by all others."
+    if result.round_number == result.run.last_round and result.run.changed_stack:
+        yield "Settings of the stack changed after training: if these scores chose them, the scores are too good."
     num_networks = len(result.run.jobs(result.round_number))
     if len(spec.folds) > 1:
         yield (

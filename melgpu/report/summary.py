@@ -146,7 +146,7 @@ def _nested_note(selection: Selection) -> str:
     others = {name: count for name, count in selection.nested.items() if name != selection.predictor}
     if not others:
         return ""
-    counts = _enumeration([f"{PREDICTOR_NAMES.get(name, name)} for {count}" for name, count in others.items()])
+    counts = enumeration([f"{PREDICTOR_NAMES.get(name, name)} for {count}" for name, count in others.items()])
     return f" Its accuracy on validation tracks is nested: without a track's own sub-fold it is {counts} of them."
 
 

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from melgpu.metrics import bootstrap_interval, sign_test
+from melgpu.metrics import gain_interval, sign_test
 from melgpu.runs.scores import Candidate, Selection
 from melgpu.stacking.stack import MEAN
 
@@ -39,7 +39,7 @@ def compare(correct: Mapping[str, np.ndarray]) -> list[Candidate]:
         Candidate(
             predictor=name,
             gain=float(gain.mean()),
-            gain_interval=bootstrap_interval(gain),
+            gain_interval=gain_interval(gain),
             p_value=_corrected_p_value(gain, len(gains)),
         )
         for name, gain in gains.items()
