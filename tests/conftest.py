@@ -24,6 +24,7 @@ from melgpu.recipe import Recipe, load_recipe
 from melgpu.runs import run
 from melgpu.runs.folder import create_run
 from tests.helpers import SMALL, run_script, write_audio, write_list
+from tests.helpers.training import write_imagenet_weights
 
 CPU = torch.device("cpu")
 
@@ -48,6 +49,14 @@ def corpus(tmp_path_factory) -> Path:
             write_track(folder / "audio" / name, wave, 22_050, stereo=bool(i % 2))
             rows.append((name, label))
         write_list(folder / f"{split}.csv", rows)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def imagenet_weights(tmp_path_factory) -> Path:
+    """A folder for `backbone.weights_dir`, with tf_efficientnet_lite0's weights as timm publishes them."""
+    folder = tmp_path_factory.mktemp("weights")
+    write_imagenet_weights(folder / "tf_efficientnet_lite0.in1k.safetensors")
     return folder
 
 

@@ -19,7 +19,7 @@ def main() -> int:
     teacher = open_teacher(args.teacher) if args.teacher else None
     request = setup.RunRequest(args.run, args.recipe, args.overrides, args.without_pseudo, teacher)
     if args.check:
-        return 2 if setup.check_dataset(request, sources) else 0
+        return 2 if setup.check_dataset(request, sources, cli.select_device(args.device)) else 0
     with distributed.init_distributed(cli.select_device(args.device)) as device:
         console.set_quiet(not distributed.is_main_process())
         run = None

@@ -4,7 +4,6 @@ A classifier is: batch norm of the picture -> timm network without its own class
 layer with ReLU -> dropout -> one logit per class. Pictures are (B, 3, S, S); logits (B, C).
 """
 
-import difflib
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -18,48 +17,14 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from melgpu.errors import InputError, one_line
-from melgpu.models import checkpoint
+from melgpu.models import checkpoint, weights
+from melgpu.models.backbones import BACKBONES, find_backbone
 from melgpu.models.metadata import NetworkMetadata
 from melgpu.recipe import Recipe
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # of natural images, red, green and blue in [0, 1]
 IMAGENET_STD = (0.229, 0.224, 0.225)
-WEIGHT_FILE_PATTERNS = ("{}.safetensors", "{}/model.safetensors", "{}.pth", "{}/pytorch_model.bin")
-
-
-@dataclass(frozen=True)
-class TimmBackbone:
-    """`timm_name` is model.weights; `hidden` the width of the head's hidden layer."""
-
-    timm_name: str
-    hidden: int
-
-
-# The networks of the original solution, with its widths of the hidden layer.
-BACKBONES = {
-    "densenet169": TimmBackbone("densenet169.tv_in1k", 256),
-    "densenet201": TimmBackbone("densenet201.tv_in1k", 256),
-    "inception_resnet_v2": TimmBackbone("inception_resnet_v2.tf_in1k", 512),
-    "inception_v3": TimmBackbone("inception_v3.tf_in1k", 256),
-    "resnet50": TimmBackbone("resnet50.tv_in1k", 256),
-    # timm's `xception` is a deprecated alias.
-    "xception": TimmBackbone("legacy_xception.tf_in1k", 512),
-}
-
-
-def find_backbone(name: str) -> TimmBackbone:
-    """One of BACKBONES, or timm's network of that name. Raises InputError where timm has none."""
-    if name in BACKBONES:
-        return BACKBONES[name]
-    try:
-        if timm.is_model(name) and timm.get_pretrained_cfg(name):
-            return TimmBackbone(name, 256)  # the width of most of BACKBONES
-    except RuntimeError:  # timm has no such pretrained tag
-        pass
-    known_names = [*BACKBONES, *timm.list_models(), *timm.list_pretrained()]
-    suggestions = difflib.get_close_matches(name, known_names)
-    hint = f"; did you mean {', '.join(suggestions)}?" if suggestions else ""
-    raise InputError(f"there is no network {name}{hint}")
+NEW_LAYERS = ("fc_norm.",)  # which a ViT has for pooling, in place of the norm in its file
 
 
 def pretrained_license(name: str) -> str | None:
@@ -151,44 +116,37 @@ def build(name: str, num_classes: int, recipe: Recipe) -> Classifier:
     spec = recipe.backbone
     if not spec.pretrained:
         return Classifier(name, num_classes, recipe)
-    file = find_weights(name, Path(spec.weights_dir)) if spec.weights_dir else None  # None: from the hub
-    overlay = {"pretrained_cfg_overlay": {"file": str(file)}} if file else {}
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # hides its retries; the error is raised below
+    file = weights.find_local(name, spec)
+    if file is None:
+        return _build_by_download(name, num_classes, recipe)
+    overlay = {"file": str(file), "custom_load": False}  # else timm takes the files of some networks for those of JAX
     try:
         # Read here first, without pickle: an older timm would unpickle the file.
-        file_state = timm.models.load_state_dict(str(file), weights_only=True) if file else {}
-        model = Classifier(name, num_classes, recipe, {"pretrained": True, **overlay})
-        # timm ignores some that are missing.
-        missing = [key for key in model.body.state_dict() if file and key not in file_state]
-    except Exception as error:  # timm, the hub and the network raise different ones
-        message = str(error).strip() or type(error).__name__
-        reason = message.splitlines()[0]
-        problem = f"{file}: not weights of {name} ({reason})" if file else _download_error(name, reason)
-        raise InputError(problem) from None
-    if missing:
+        file_state = timm.models.load_state_dict(str(file), weights_only=True)
+        model = Classifier(name, num_classes, recipe, {"pretrained": True, "pretrained_cfg_overlay": overlay})
+    except Exception as error:  # timm and the network raise different ones
+        raise InputError(f"{file}: not weights of {name} ({_first_line(error)})") from None
+    expected = [key for key in model.body.state_dict() if not key.startswith(NEW_LAYERS)]
+    missing = [key for key in expected if key not in file_state]  # timm ignores some of these
+    if missing and spec.weights_dir:  # the hub's own files may have other names, which timm knows
         raise InputError(f"{file}: not weights of {name}, {len(missing)} tensors are missing ({missing[0]}, ...)")
     return model
 
 
-def _download_error(name: str, reason: str) -> str:
-    timm_name = find_backbone(name).timm_name
-    return (
-        f"{name}: ImageNet weights could not be downloaded ({reason}). Either fetch "
-        f"timm/{timm_name} from the Hugging Face hub elsewhere, put it into a folder as "
-        f"{timm_name}.safetensors and add --set backbone.weights_dir=FOLDER, "
-        "or train from scratch: add --recipe scratch (backbone.pretrained = false and other learning rates)."
-    )
+def _build_by_download(name: str, num_classes: int, recipe: Recipe) -> Classifier:
+    """A network whose weights timm downloads, into the hub's cache. Raises InputError."""
+    if problem := weights.find_download_problem([name], recipe.backbone):
+        raise InputError(problem)
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # hides its retries; the error is raised below
+    try:
+        return Classifier(name, num_classes, recipe, {"pretrained": True})
+    except Exception as error:  # timm, the hub and the network raise different ones
+        raise InputError(weights.download_problem([name], _first_line(error), recipe.backbone)) from None
 
 
-def find_weights(name: str, folder: Path) -> Path:
-    """The file of ImageNet weights of a network. Raises InputError with the expected name."""
-    timm_name = find_backbone(name).timm_name
-    stems = (timm_name, timm_name.split(".")[0], name)  # the most specific first
-    candidates = [folder / pattern.format(stem) for stem in stems for pattern in WEIGHT_FILE_PATTERNS]
-    for path in candidates:
-        if path.is_file():
-            return path
-    raise InputError(f"{folder}: no weights of {name}; a file named {candidates[0].name} is expected there")
+def _first_line(error: Exception) -> str:
+    message = str(error).strip() or type(error).__name__
+    return message.splitlines()[0]
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import numpy as np
 
 from melgpu import console, files
 from melgpu.audio import duplicates, fingerprint, quarantine
+from melgpu.audio.blocks import open_file
 from melgpu.audio.duplicates import Duplicate
 from melgpu.audio.quarantine import AudioError
 from melgpu.audio.remote import absolute_path, is_url
@@ -21,10 +22,9 @@ from melgpu.data.pcm_cache import PcmCache, open_cache
 from melgpu.data.sources import SourceList, read_source
 from melgpu.data.windows import to_samples
 from melgpu.errors import InputError
-from melgpu.features.log_mel import LogMel
-from melgpu.models import classifier
 from melgpu.recipe import Recipe
 from melgpu.recipe_schema import MIN_SUBFOLDS
+from melgpu.runs.checks import networks
 from melgpu.runs.run import Run
 from melgpu.tags.labels import read_tagged_folder
 
@@ -38,37 +38,35 @@ def check_writable(folder: Path) -> None:
         raise InputError(f"--run {folder}: {existing} is not writable; choose another")
 
 
+def check_before_decoding(source_lists: dict[Split, SourceList], recipe: Recipe) -> None:
+    """Raise InputError with all problems of a new run that are found without decoding and without a download."""
+    problems = _manifest_problems(_manifest_builder(source_lists, recipe), recipe)
+    problems += _absent_files(source_lists, recipe)
+    problems += networks.recipe_problems(recipe)
+    if problems:
+        console.say("The audio was not checked: nothing is decoded before these problems are mended")
+        raise InputError(problems)
+
+
 def build_manifest(
     source_lists: dict[Split, SourceList], recipe: Recipe, cache_folder: Path
 ) -> tuple[Manifest, list[AudioError], list[Duplicate] | None]:
     """Decode every file of the source lists (into the PCM cache, if there is room), and draw the folds.
 
     Returns the manifest, the audio errors for the quarantine, and the files with the same recording (None where the
-    recipe's tracks cannot be compared). Raises InputError with all problems of tracks, audio,
-    networks, weights and pictures.
+    recipe's tracks cannot be compared). Raises InputError with all problems of the audio.
     """
-    folds = recipe.folds
-    build = functools.partial(
-        manifest.build, source_lists, folds.num_folds, folds.seed, small_classes=folds.small_classes
-    )
-    problems = _manifest_problems(build, recipe)
-    problems += _missing_networks(recipe)
-    problems += _collect_problems(LogMel, recipe.mel, recipe.audio.sample_rate)
-    # Each file once, in order: several lists may name it.
-    paths = list(dict.fromkeys(path for listed in source_lists.values() for path in listed.paths))
-    # A run that cannot start needs no cache, but the problems of its files are reported with the others.
-    cache = None if problems else _choose_cache(cache_folder, recipe, len(paths))
+    paths = _listed_paths(source_lists)
+    cache = _choose_cache(cache_folder, recipe, len(paths))
     checked = check_audio(paths, recipe, cache)
     audio_errors = {path: file.error for path, file in checked.items() if file.error}
     if audio_errors and recipe.loader.on_error == "raise":
         console.say("Audio errors stop a new run; --set loader.on_error=quarantine uses only their usable seconds")
-        problems += _locate_errors(audio_errors, source_lists)
-    if problems:
-        raise InputError(problems)
+        raise InputError(_locate_errors(audio_errors, source_lists))
     quarantine.check_error_rate(audio_errors, len(paths), recipe.loader.max_error_fraction)
     unusable = {path for path, audio_error in audio_errors.items() if audio_error.unusable}
     # Built again, now that the unusable files are known: they get no fold.
-    tracks = build(unusable=unusable)
+    tracks = _manifest_builder(source_lists, recipe)(unusable=unusable)
     if problems := too_few_validation_tracks(tracks, recipe):
         raise InputError(problems)
     _note_dense_classes(tracks, recipe)
@@ -82,6 +80,35 @@ def _find_duplicates(checked: dict[str, CheckedFile], recipe: Recipe) -> list[Du
         console.say(f"note: {dataset_check.NOT_COMPARED}")
         return None
     return duplicates.find({absolute_path(path): file for path, file in checked.items()})
+
+
+def _manifest_builder(source_lists: dict[Split, SourceList], recipe: Recipe) -> Callable[..., Manifest]:
+    folds = recipe.folds
+    return functools.partial(
+        manifest.build, source_lists, folds.num_folds, folds.seed, small_classes=folds.small_classes
+    )
+
+
+def _listed_paths(source_lists: dict[Split, SourceList]) -> list[str]:
+    """Each file once, in order: several lists may name it."""
+    return list(dict.fromkeys(path for listed in source_lists.values() for path in listed.paths))
+
+
+def _absent_files(source_lists: dict[Split, SourceList], recipe: Recipe) -> list[str]:
+    """Problems of files that are not there or empty, if their audio errors would stop the run."""
+    paths = _listed_paths(source_lists)
+    errors = {}
+    for path in paths:
+        reasons = [] if is_url(path) else networks.collect_problems(_open_and_close, path)
+        if reasons:
+            errors[path] = AudioError(path, reasons[0], 0.0)
+    if recipe.loader.on_error == "raise":
+        return list(_locate_errors(errors, source_lists))
+    return networks.collect_problems(quarantine.check_error_rate, errors, len(paths), recipe.loader.max_error_fraction)
+
+
+def _open_and_close(path: str) -> None:
+    open_file(Path(path)).close()
 
 
 def _choose_cache(folder: Path, recipe: Recipe, num_tracks: int) -> PcmCache | None:
@@ -177,15 +204,19 @@ def load_to_device(loader: WindowLoader, rows: np.ndarray) -> None:
             tracker.advance(1)
 
 
-def check_dataset(source_lists: dict[Split, SourceList], recipe: Recipe) -> int:
-    """Report on a data set: its lists, and as much of each file as a track needs; returns the number of problems."""
+def check_dataset(source_lists: dict[Split, SourceList], recipe: Recipe, is_new: bool = True) -> int:
+    """Report on a data set: its lists, and as much of each file as a track needs; returns the number of problems.
+
+    is_new : whether the networks and weights of the recipe are tried, too
+    """
+    recipe_problems = networks.recipe_problems(recipe) if is_new else []
     try:
-        folds = recipe.folds
-        tracks = manifest.build(source_lists, folds.num_folds, folds.seed, small_classes=folds.small_classes)
+        tracks = _manifest_builder(source_lists, recipe)()
     except InputError as error:
         paths = [path for listed in source_lists.values() for path in listed.paths]
-        return _inspect_dataset(paths, None, recipe, error.problems)
-    return check_manifest(tracks, recipe)
+        return _inspect_dataset(paths, None, recipe, [*error.problems, *recipe_problems])
+    problems = [*too_few_validation_tracks(tracks, recipe), *recipe_problems]
+    return _inspect_dataset(tracks.paths, tracks, recipe, problems)
 
 
 def check_manifest(tracks: Manifest, recipe: Recipe) -> int:
@@ -194,8 +225,10 @@ def check_manifest(tracks: Manifest, recipe: Recipe) -> int:
 
 
 def _inspect_dataset(
-    paths: Sequence[str], tracks: Manifest | None, recipe: Recipe, manifest_problems: Sequence[str]
+    paths: Sequence[str], tracks: Manifest | None, recipe: Recipe, known_problems: Sequence[str]
 ) -> int:
+    for problem in known_problems:  # now rather than after all files are decoded
+        console.say(f"problem: {problem}")
     summaries = []
     with console.progress("inspecting the audio files", len(paths), "files") as tracker:
         for summary in dataset_check.inspect_files(paths, recipe.audio, recipe.loader):
@@ -204,7 +237,7 @@ def _inspect_dataset(
     audio_problems = [
         f"{path}: {summary.error}" for path, summary in zip(paths, summaries, strict=True) if summary.error
     ]
-    problems = [*manifest_problems, *audio_problems, *_unknown_networks(recipe)]
+    problems = [*known_problems, *audio_problems]
     dataset_check.print_report(paths, summaries, tracks, recipe, problems)
     return len(problems)
 
@@ -216,55 +249,6 @@ def _locate_errors(audio_errors: dict[str, AudioError], source_lists: dict[Split
             if path in audio_errors:
                 # In a folder of class folders the location is the file itself.
                 yield str(audio_errors[path]) if line == path else f"{line}: {audio_errors[path]}"
-
-
-def _missing_networks(recipe: Recipe) -> list[str]:
-    """Problems of unknown or unsuitable networks, and of their weights; downloads missing weights."""
-    names = _networks(recipe)
-    unsuitable = _unknown_networks(recipe)
-    if not unsuitable:  # an unknown network cannot be tried
-        unsuitable = [
-            problem for name in names for problem in _collect_problems(classifier.check_forward, name, recipe)
-        ]
-    if unsuitable or not recipe.backbone.pretrained:
-        return unsuitable
-    return missing_weights(recipe)
-
-
-def missing_weights(recipe: Recipe) -> list[str]:
-    """Problems of ImageNet weights that cannot be had; downloads them."""
-    spec = recipe.backbone
-    names = _networks(recipe)
-    if spec.weights_dir:
-        folder = Path(spec.weights_dir)
-        return [problem for name in names for problem in _collect_problems(classifier.find_weights, name, folder)]
-    problems = []
-    with console.progress("downloading ImageNet weights", len(names), "networks") as tracker:
-        for name in names:
-            # With any number of classes: the head has no pretrained weights.
-            problems = _collect_problems(classifier.build, name, 2, recipe)  # the weights stay in the hub's cache
-            tracker.advance(1, name)
-            if problems:
-                break  # the other downloads would fail too
-    return problems
-
-
-def _networks(recipe: Recipe) -> list[str]:
-    return sorted({name for spec in recipe.rounds for name in spec.backbones})
-
-
-def _unknown_networks(recipe: Recipe) -> list[str]:
-    names = sorted({*_networks(recipe), *recipe.optim_overrides})
-    return [problem for name in names for problem in _collect_problems(classifier.find_backbone, name)]
-
-
-def _collect_problems(function: Callable, *arguments: object) -> list[str]:
-    """The problems of the InputError that a call raises, if any."""
-    try:
-        function(*arguments)
-    except InputError as error:
-        return error.problems
-    return []
 
 
 def _note_dense_classes(tracks: Manifest, recipe: Recipe) -> None:

@@ -15,6 +15,7 @@ from melgpu.data.sources import SourceList
 from melgpu.errors import InputError
 from melgpu.recipe import Recipe, load_recipe
 from melgpu.runs import preflight, relocation, timings
+from melgpu.runs.checks import networks
 from melgpu.runs.distillation import teacher as teachers
 from melgpu.runs.distillation.teacher import Teacher
 from melgpu.runs.folder import check_same_recipe, create_run, is_run, open_run
@@ -72,8 +73,18 @@ def open_or_create(request: RunRequest, sources: Sources, device: torch.device) 
     relocation.save(opened, moved)
     if moved.current_round is not None and moved.untrained_jobs(moved.current_round):
         relocation.check_present(moved)
+        _check_weights(moved, moved.current_round)
     preflight.fill_cache(moved)
     return moved
+
+
+def _check_weights(run: Run, round_number: int) -> None:
+    """Raise InputError where weights are missing that a training will start from."""
+    if not run.recipe.backbone.pretrained:
+        return
+    names = sorted({job.backbone for job in run.untrained_jobs(round_number)})
+    if problems := networks.missing_weights(run.recipe, names):
+        raise InputError(problems)
 
 
 def _move(run: Run, sources: Sources) -> Run:
@@ -123,12 +134,16 @@ def create(request: RunRequest, sources: Sources, device: torch.device) -> Run:
         raise InputError(f"{folder}: a new run needs --labels: a CSV of file,label or a folder of class folders")
     if request.without_pseudo:
         raise InputError("--without-pseudo needs a run whose first round is done: leave it out")
-    preflight.check_writable(folder)  # now rather than after all files are decoded
-    recipe = resolve_recipe(request, on_cpu=device.type == "cpu")
-    started = time.monotonic()
-    source_lists = _read_sources(sources, recipe)
+    # In the order of their cost: names, the recipe, weights (a download), then audio.
+    preflight.check_writable(folder)
+    on_cpu = device.type == "cpu"
+    requested = read_recipe(request, on_cpu)
+    source_lists = _read_sources(sources, requested)
     if request.teacher and not sources.labels:
         source_lists = teachers.source_lists(request.teacher) | source_lists
+    preflight.check_before_decoding(source_lists, requested)
+    recipe = resolve_weights(request, requested, on_cpu)
+    started = time.monotonic()
     tracks, audio_errors, found = preflight.build_manifest(source_lists, recipe, folder / "pcm_cache")
     if request.teacher:
         tracks = _of_student(tracks, request.teacher, has_own_folds=sources.labels is not None)
@@ -155,19 +170,29 @@ def _of_student(tracks: Manifest, teacher: Teacher, has_own_folds: bool) -> Mani
     return tracks if has_own_folds else replace(tracks, folds=teachers.folds_of(tracks, teacher.run.manifest))
 
 
-def resolve_recipe(request: RunRequest, on_cpu: bool) -> Recipe:
-    """The recipe of a new run, in which nothing is left to choose; what was chosen is said."""
+def read_recipe(request: RunRequest, on_cpu: bool) -> Recipe:
+    """The requested recipe for this machine; what a CPU changes is said. Raises InputError."""
     recipe = _load(request, on_cpu)
     if on_cpu and recipe != _load(request, on_cpu=False):
         console.say("No GPU: smaller pictures and a smaller network, as the recipe has them for a CPU")
-    if recipe.backbone.pretrained != "auto":
-        return recipe
-    resolved = _with_weights(request, on_cpu, has_weights=True)
-    problems = preflight.missing_weights(resolved)
-    if not problems:
-        return resolved
-    if resolved.backbone.weights_dir:  # a folder that somebody named is meant
+    return recipe
+
+
+def resolve_weights(request: RunRequest, requested: Recipe, on_cpu: bool) -> Recipe:
+    """The requested recipe with its weights loaded once, in which nothing is left to choose; what was chosen is said.
+
+    Raises InputError where it insists on weights that cannot be had.
+    """
+    spec = requested.backbone
+    if not spec.pretrained:
+        return requested
+    problems = networks.load_weights(requested)
+    if problems and (spec.pretrained is True or spec.weights_dir):  # a folder that somebody named is meant
         raise InputError(problems)
+    if spec.pretrained is True:
+        return requested
+    if not problems:
+        return _with_weights(request, on_cpu, has_weights=True)
     console.say(f"Training from scratch, which is less accurate: {problems[0]}")
     return _with_weights(request, on_cpu, has_weights=False)
 
@@ -216,7 +241,7 @@ def reopen(request: RunRequest) -> Run:
     return replace(opened, recipe=recipe)
 
 
-def check_dataset(request: RunRequest, sources: Sources) -> int:
+def check_dataset(request: RunRequest, sources: Sources, device: torch.device) -> int:
     """Report on the tracks of the source lists, or else of the run; returns the number of problems.
 
     Raises InputError.
@@ -226,5 +251,5 @@ def check_dataset(request: RunRequest, sources: Sources) -> int:
         return preflight.check_manifest(_move(opened, sources).manifest, opened.recipe)
     # The lists of a run that exists are checked as its tracks are, which may be of other lengths than the default.
     is_known = is_run(request.folder)
-    recipe = reopen(request).recipe if is_known else _load(request, on_cpu=False)
-    return preflight.check_dataset(_read_sources(sources, recipe), recipe)
+    recipe = reopen(request).recipe if is_known else read_recipe(request, on_cpu=device.type == "cpu")
+    return preflight.check_dataset(_read_sources(sources, recipe), recipe, is_new=not is_known)

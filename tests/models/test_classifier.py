@@ -134,15 +134,35 @@ def test_untrusted_weights_run_no_code(tmp_path, monkeypatch, name):
 
 
 def test_a_failed_download_names_the_alternatives(monkeypatch):
-    def offline(*args, **kwargs):
-        raise ConnectionError("no route to host")
+    def cut_off(*args, **kwargs):
+        raise ConnectionError("connection reset")
 
-    monkeypatch.setattr(classifier.timm, "create_model", offline)
-    spec = load_recipe([])
+    monkeypatch.setattr(classifier.weights, "find_local", lambda name, spec: None)
+    monkeypatch.setattr(classifier.weights, "find_download_problem", lambda names, spec: None)
+    monkeypatch.setattr(classifier.timm, "create_model", cut_off)
     with pytest.raises(InputError) as exc_info:
-        classifier.build("xception", 3, spec)
-    for text in ("no route to host", "backbone.weights_dir", "--recipe scratch", "legacy_xception.tf_in1k.safetensors"):
+        classifier.build("xception", 3, load_recipe([]))
+    for text in ("connection reset", "backbone.weights_dir", "--recipe scratch", "legacy_xception.tf_in1k.safetensors"):
         assert text in str(exc_info.value)
+
+
+def test_weights_that_cannot_be_had_are_not_asked_for(monkeypatch):
+    monkeypatch.setattr(classifier.weights, "find_local", lambda name, spec: None)
+    monkeypatch.setattr(classifier.weights, "find_download_problem", lambda names, spec: f"none of {names}")
+    monkeypatch.setattr(classifier.timm, "create_model", lambda *args, **kwargs: pytest.fail("a download"))
+    with pytest.raises(InputError, match=r"none of \['resnet50'\]"):
+        classifier.build("resnet50", 3, load_recipe([]))
+
+
+def test_files_of_networks_from_jax_are_read_as_those_of_torch(tmp_path):
+    name = "vit_tiny_patch16_224.augreg_in21k_ft_in1k"
+    assert timm.get_pretrained_cfg_value(name, "custom_load")
+    weights = timm.create_model(name).state_dict()
+    save_file(weights, tmp_path / f"{name}.safetensors")
+    recipe = load_recipe([], [f"backbone.weights_dir={tmp_path}", "mel.image_size=224"])
+    state = classifier.build(name, 3, recipe).body.state_dict()
+    assert state.keys() - weights.keys() == {"fc_norm.weight", "fc_norm.bias"}
+    assert all(torch.equal(state[key], weights[key]) for key in state.keys() & weights.keys())
 
 
 def test_a_frozen_body_does_not_change():

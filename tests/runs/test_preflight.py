@@ -28,10 +28,12 @@ def build_manifest(folder, recipe=None, **sources):
     source_lists = preflight.read_sources(
         {split: sources.get(split) for split in MANIFEST_SPLITS}, None, recipe.folds.column
     )
+    preflight.check_before_decoding(source_lists, recipe)
     return preflight.build_manifest(source_lists, recipe, folder / "pcm_cache")
 
 
-def test_every_problem_of_the_tracks_is_listed_together(tmp_path):
+def test_every_problem_before_the_audio_is_listed_together(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(preflight, "check_files", lambda *args: pytest.fail("audio was decoded"))
     rows = [(write_audio(tmp_path / f"{i}.wav", 1, seed=i).name, "ab"[i % 2]) for i in range(6)]
     (tmp_path / "text.mp3").write_text("no music")
     (tmp_path / "empty.ogg").touch()
@@ -42,7 +44,6 @@ def test_every_problem_of_the_tracks_is_listed_together(tmp_path):
         build_manifest(tmp_path, weights, train=train)
     text = str(caught.value)
     for part in (
-        f"train.csv, line 7: {tmp_path}/text.mp3: not readable as audio",
         f"train.csv, line 8: {tmp_path}/empty.ogg: the file is empty",
         f"train.csv, line 9: {tmp_path}/absent.wav: No such file",
         "0.wav is listed twice",
@@ -52,7 +53,31 @@ def test_every_problem_of_the_tracks_is_listed_together(tmp_path):
         "mel bands contain no bin",
     ):
         assert part in text
-    assert len(caught.value.problems) == 9
+    assert len(caught.value.problems) == 8
+    assert "The audio was not checked" in capsys.readouterr().out
+
+
+def test_every_problem_of_the_audio_is_listed_together(tmp_path, capsys):
+    rows = [(write_audio(tmp_path / f"{i}.wav", 1, seed=i).name, "ab"[i % 2]) for i in range(6)]
+    for name in ("text.mp3", "more.ogg"):
+        (tmp_path / name).write_text("no music")
+        rows.append((name, "a"))
+    train = write_list(tmp_path / "train.csv", rows)
+    with pytest.raises(InputError) as caught:
+        build_manifest(tmp_path, train=train)
+    places = [problem.split(": not readable")[0] for problem in caught.value.problems]
+    assert places == [f"{train}, line 7: {tmp_path}/text.mp3", f"{train}, line 8: {tmp_path}/more.ogg"]
+    assert "loader.on_error=quarantine uses only their usable seconds" in capsys.readouterr().out
+
+
+def test_files_that_are_not_there_are_counted_before_the_audio_is_checked(tmp_path, monkeypatch):
+    rows = [(write_audio(tmp_path / f"{i}.wav", 1, seed=i).name, "ab"[i % 2]) for i in range(6)]
+    train = write_list(tmp_path / "train.csv", [*rows, ("absent.wav", "a")])
+    allowed = make_recipe("loader.on_error=quarantine", "loader.max_error_fraction=0.2")
+    assert len(build_manifest(tmp_path, allowed, train=train)[0]) == 7
+    monkeypatch.setattr(preflight, "check_files", lambda *args: pytest.fail("audio was decoded"))
+    with pytest.raises(InputError, match="1 of 7 files have errors, more than"):
+        build_manifest(tmp_path, make_recipe("loader.on_error=quarantine"), train=train)
 
 
 def test_problems_of_the_format_of_all_lists_come_first(tmp_path):
@@ -71,28 +96,13 @@ def test_dense_classes_that_are_not_in_the_data_are_noted(tmp_path, capsys):
     assert "dense_classes names gamelan, which are not among the labels" in capsys.readouterr().out
 
 
-def test_weights_are_downloaded_before_training(tmp_path, monkeypatch):
-    requested = []
-
-    def offline(name, num_classes, spec):
-        requested.append(name)
-        raise InputError(f"{name}: ImageNet weights could not be downloaded")
-
-    monkeypatch.setattr(preflight.classifier, "build", offline)
-    rows = [(write_audio(tmp_path / f"{i}.wav", 1, seed=i).name, "ab"[i % 2]) for i in range(6)]
-    with pytest.raises(InputError, match="resnet50: ImageNet weights could not be downloaded"):
-        build_manifest(
-            tmp_path, make_recipe("backbone.pretrained=true"), train=write_list(tmp_path / "train.csv", rows)
-        )
-    assert requested == ["resnet50"]
-
-
 def test_unusable_files_get_no_fold(tmp_path):
     rows = [(write_audio(tmp_path / f"{i}.wav", 1, seed=i).name, "ab"[i % 2]) for i in range(8)]
     (tmp_path / "3.wav").write_text("no music")
     train, test = write_list(tmp_path / "train.csv", rows), write_list(tmp_path / "test.csv", [("gone.wav",)])
+    strict = make_recipe("loader.on_error=quarantine", "loader.max_error_fraction=0.2")
     with pytest.raises(InputError, match="2 of 9 files have errors, more than"):
-        build_manifest(tmp_path, make_recipe("loader.on_error=quarantine"), train=train, public=test)
+        build_manifest(tmp_path, strict, train=train, public=test)
     recipe = make_recipe("loader.on_error=quarantine", "loader.max_error_fraction=0.3")
     tracks, audio_errors, _ = build_manifest(tmp_path, recipe, train=train, public=test)
     assert [audio_error.path for audio_error in audio_errors] == [str(tmp_path / "3.wav"), str(tmp_path / "gone.wav")]
@@ -156,7 +166,7 @@ def test_a_check_reports_on_the_data_set_and_writes_nothing(tmp_path, capsys):
     assert set(tmp_path.iterdir()) == before
 
 
-def test_networks_that_timm_does_not_know_are_named(tmp_path):
+def test_networks_that_timm_does_not_know_are_named(tmp_path, capsys):
     rows = [(write_audio(tmp_path / f"{i}.wav", 1, seed=i).name, "ab"[i % 2]) for i in range(6)]
     recipe = make_recipe(
         "rounds=[{backbones=['resnet_50', 'resnet50'], folds=[0], blend={}}]",
@@ -167,7 +177,10 @@ def test_networks_that_timm_does_not_know_are_named(tmp_path):
     with pytest.raises(InputError) as caught:
         build_manifest(tmp_path, recipe, train=train)
     assert not (tmp_path / "pcm_cache").exists()  # nothing is decoded for an invalid recipe
+    capsys.readouterr()
     assert preflight.check_dataset(preflight.read_sources({Split.TRAIN: train}, None), recipe) == 2
+    first, *_ = capsys.readouterr().out.splitlines()
+    assert first.startswith("problem: there is no network resnet_50")  # before the audio
     text = str(caught.value)
     assert "there is no network resnet_50; did you mean resnet50" in text
     assert "there is no network vgg61" in text

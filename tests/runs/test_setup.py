@@ -8,7 +8,8 @@ from mutagen.flac import FLAC
 from melgpu.audio import duplicates, worker
 from melgpu.errors import InputError
 from melgpu.recipe import load_recipe
-from melgpu.runs import preflight, setup
+from melgpu.runs import setup
+from melgpu.runs.checks import networks
 from melgpu.runs.setup import RunRequest, Sources
 from tests.helpers import QUICK, write_audio, write_labelled_tracks, write_list
 
@@ -26,7 +27,7 @@ def sources(tmp_path) -> Sources:
 
 
 def test_without_weights_a_run_is_made_to_train_from_scratch(tmp_path, sources, monkeypatch, capsys):
-    monkeypatch.setattr(preflight, "missing_weights", lambda recipe: ["no network"])
+    monkeypatch.setattr(networks, "load_weights", lambda recipe: ["no network"])
     made = setup.create(request(tmp_path / "run"), sources, CPU)
     output = capsys.readouterr().out
     assert "Training from scratch, which is less accurate: no network" in output
@@ -46,13 +47,14 @@ def test_a_folder_of_weights_that_was_named_is_meant(tmp_path, sources):
 
 
 def test_with_weights_a_run_is_made_to_use_them(tmp_path, monkeypatch):
-    monkeypatch.setattr(preflight, "missing_weights", lambda recipe: [])
-    recipe = setup.resolve_recipe(request(tmp_path / "run"), on_cpu=False)
+    monkeypatch.setattr(networks, "load_weights", lambda recipe: [])
+    requested = setup.read_recipe(request(tmp_path / "run"), on_cpu=False)
+    recipe = setup.resolve_weights(request(tmp_path / "run"), requested, on_cpu=False)
     assert recipe == load_recipe(["quick"], [*QUICK, "backbone.pretrained=true"])
 
 
 def test_other_tracks_are_refused_with_the_command_for_a_new_run(tmp_path, sources, monkeypatch, capsys):
-    monkeypatch.setattr(preflight, "missing_weights", lambda recipe: ["no network"])
+    monkeypatch.setattr(networks, "load_weights", lambda recipe: ["no network"])
     made = setup.open_or_create(request(tmp_path / "my run"), sources, CPU)
     assert setup.open_or_create(request(tmp_path / "my run"), sources, CPU).manifest == made.manifest
     capsys.readouterr()
@@ -66,7 +68,7 @@ def test_other_tracks_are_refused_with_the_command_for_a_new_run(tmp_path, sourc
 
 
 def test_a_run_goes_on_with_music_that_was_moved(tmp_path, sources, monkeypatch, capsys):
-    monkeypatch.setattr(preflight, "missing_weights", lambda recipe: ["no network"])
+    monkeypatch.setattr(networks, "load_weights", lambda recipe: ["no network"])
     made = setup.open_or_create(request(tmp_path / "run"), sources, CPU)
     assert all(made.manifest.contents)
     new = tmp_path / "new"
@@ -79,14 +81,14 @@ def test_a_run_goes_on_with_music_that_was_moved(tmp_path, sources, monkeypatch,
     assert reopened.manifest == moved.manifest
     for path in moved.manifest.paths:
         Path(path).rename(tmp_path / Path(path).name)
-    assert setup.check_dataset(request(tmp_path / "run"), Sources(None, None, None, str(tmp_path))) == 0
+    assert setup.check_dataset(request(tmp_path / "run"), Sources(None, None, None, str(tmp_path)), CPU) == 0
     back = setup.open_or_create(request(tmp_path / "run"), sources, CPU)  # by the same lists
     assert back.manifest == made.manifest
     assert "8 of its files have a new place" in capsys.readouterr().out
 
 
 def test_labels_and_artists_come_from_tags(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(preflight, "missing_weights", lambda recipe: ["no network"])
+    monkeypatch.setattr(networks, "load_weights", lambda recipe: ["no network"])
     folder = tmp_path / "music"
     folder.mkdir()
     for i in range(10):
@@ -108,11 +110,11 @@ def test_labels_and_artists_come_from_tags(tmp_path, monkeypatch, capsys):
     with pytest.raises(InputError, match="not in a sub-folder"):
         setup.open_or_create(request(tmp_path / "run"), Sources(folder, None, None, None), CPU)
     assert tagged.arguments == ["--labels", str(folder), "--labels-from-tags", "genre"]
-    assert setup.check_dataset(request(tmp_path / "run"), tagged) == 0
+    assert setup.check_dataset(request(tmp_path / "run"), tagged, CPU) == 0
 
 
 def test_the_folds_of_a_list_are_those_of_the_run(tmp_path, sources, monkeypatch, capsys):
-    monkeypatch.setattr(preflight, "missing_weights", lambda recipe: ["no network"])
+    monkeypatch.setattr(networks, "load_weights", lambda recipe: ["no network"])
     rows = [("file", "label", "fold")] + [(f"{i}.wav", "ab"[i % 2], str(1 + i // 2 % 2)) for i in range(8)]
     listed = Sources(write_list(tmp_path / "folds.csv", rows), None, None, None)
     setup.create(request(tmp_path / "drawn"), listed, CPU)

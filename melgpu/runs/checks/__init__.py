@@ -1,0 +1,1 @@
+"""A recipe to what stands in the way of its training, before any audio is decoded."""
