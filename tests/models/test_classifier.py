@@ -154,6 +154,12 @@ def test_weights_that_cannot_be_had_are_not_asked_for(monkeypatch):
         classifier.build("resnet50", 3, load_recipe([]))
 
 
+@pytest.mark.parametrize("name", [*classifier.BACKBONES, "tf_efficientnet_lite0"])
+def test_weights_of_shipped_recipes_are_free(name):
+    timm_name = classifier.find_backbone(name).timm_name
+    assert timm.get_pretrained_cfg_value(timm_name, "license") in ("apache-2.0", "bsd-3-clause")
+
+
 def test_files_of_networks_from_jax_are_read_as_those_of_torch(tmp_path):
     name = "vit_tiny_patch16_224.augreg_in21k_ft_in1k"
     assert timm.get_pretrained_cfg_value(name, "custom_load")
