@@ -1,4 +1,4 @@
-"""What a picture may show other than decibels in grey: viridis, MFCC, deltas in time, differences from band means."""
+"""Channels of a picture other than grey: matplotlib's viridis, MFCC, and deltas in time."""
 
 import torch
 import torchaudio.functional
@@ -43,16 +43,6 @@ def deltas(decibels: Tensor) -> Tensor:
     """Deltas in time, shape (B, 1, M, N), of dB (B, M, N), grey where they are 0."""
     slopes = torchaudio.functional.compute_deltas(decibels, win_length=9).unsqueeze(1)
     return (slopes / (2 * MAX_DELTA_DB) + 0.5).clamp(0, 1)
-
-
-def subtract_band_means(decibels: Tensor) -> Tensor:
-    """dB (..., M, N), each mel band minus its mean over the window's frames.
-
-    A constant filter, such as an equaliser or a codec's slope, multiplies the power of a band: it is gone in the
-    difference. Source: Atal, "Effectiveness of linear prediction characteristics of the speech wave for automatic
-    speaker identification and verification" (1974), who subtracts the means of cepstra.
-    """
-    return decibels - decibels.mean(-1, keepdim=True)
 
 
 def min_max_scale(values: Tensor) -> Tensor:

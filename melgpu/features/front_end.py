@@ -62,7 +62,6 @@ class LogMel(log_mel.LogMel):
         engine: Literal["auto", "nnaudio", "fft", "fused"] = "auto",
         channels: Literal["grey", "viridis", "mfcc", "resolutions"] = "grey",
         range: Literal["fixed", "window"] = "fixed",
-        subtract_band_means: bool = False,
     ):
         """Rates and frequencies are in Hz, `fmax` None is the Nyquist frequency; raises ValueError.
 
@@ -71,13 +70,11 @@ class LogMel(log_mel.LogMel):
         channels : `grey`, three times the same; `viridis`, its colours; `mfcc`, mel, MFCC and deltas; `resolutions`,
             windows of n_fft, a half and a quarter of it
         range : `window` scales each picture from its own minimum to its maximum
-        subtract_band_means : each mel band minus its mean over the window; 0.5 is the mean, 1.0 half of `top_db` above
         """
         settings = {
             "engine": engine,
             "channels": channels,
             "range": range,
-            "subtract_band_means": subtract_band_means,
             "n_fft": n_fft,
             "hop_length": hop_length,
             "n_mels": n_mels,

@@ -2,7 +2,6 @@
 
 waves (B, T) -> mel power (B, M, N) -> dB re each window's own maximum -> resized picture (B, 3, S, S) in [0, 1],
 where 0 is `top_db` below the maximum (and silence), 1 the maximum; low frequencies at the bottom, time to the right.
-With `subtract_band_means` 0.5 is the mean of a band over the window (and silence), 0 and 1 half of `top_db` off it.
 The definition is librosa's: Slaney mel scale and norm, Hann window, centred frames, zero padding. All arithmetic is
 IEEE float32: autocast and TF32 are disabled (TF32 has an error of up to 2.3 dB). A window with samples that are not
 finite gives a picture that is NaN throughout; other windows of the batch are unaffected. Nothing here synchronizes
@@ -116,9 +115,9 @@ class LogMel(nn.Module):
         if self.fused and self.engine_on(waves.device) == "fused":
             return self._resize(self.fused.pixels(waves).unsqueeze(1))
         if self.spec.channels == "resolutions":
-            resolutions = [self._shown_decibels(waves, resolution) for resolution in range(len(self.mels))]
+            resolutions = [self.decibels(waves, resolution) for resolution in range(len(self.mels))]
             return self.render(torch.stack(resolutions, dim=1))
-        decibels = self._shown_decibels(waves)
+        decibels = self.decibels(waves)
         pictures = self.render(decibels.unsqueeze(1))
         if self.spec.channels == "mfcc":
             others = (channels.mfcc(decibels, self.dct), channels.deltas(decibels))
@@ -126,11 +125,6 @@ class LogMel(nn.Module):
         if self.spec.channels == "viridis":
             return channels.apply_colour_map(pictures, self.colour_map)
         return pictures
-
-    def _shown_decibels(self, waves: Tensor, resolution: int = 0) -> Tensor:
-        """What a picture shows: `decibels`, or their differences from the mean of each band."""
-        decibels = self.decibels(waves, resolution)
-        return channels.subtract_band_means(decibels) if self.spec.subtract_band_means else decibels
 
     def decibels(self, waves: Tensor, resolution: int = 0) -> Tensor:
         """Log-mel power, shape (B, M, N), in dB re each window's maximum, within [-top_db, 0]; NaN where not finite.
@@ -195,11 +189,9 @@ class LogMel(nn.Module):
         return mel_power.unflatten(1, bin_power.shape[:2]).transpose(0, 1)
 
     def render(self, decibels: Tensor) -> Tensor:
-        """dB (B, C, M, N), or their differences from the band means, to pictures (B, C, S, S) in [0, 1]."""
+        """dB (B, C, M, N) to pictures (B, C, S, S) in [0, 1]."""
         if self.spec.range == "window":
             return self._resize(channels.min_max_scale(decibels).flip(-2))
-        if self.spec.subtract_band_means:
-            return self._resize((decibels / self.spec.top_db + 0.5).clamp(0, 1).flip(-2))
         return self._resize((decibels / self.spec.top_db + 1).flip(-2))
 
     def _resize(self, pictures: Tensor) -> Tensor:

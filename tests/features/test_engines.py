@@ -89,7 +89,7 @@ def test_no_engine_at_all_is_an_error_with_every_reason(monkeypatch):
 def test_fused_is_no_candidate_for_pictures_that_it_cannot_draw():
     gpu = torch.device("cuda")
     assert engines._candidates(make_front_end(), gpu) == ["fused", "fft", "nnaudio"]
-    for changes in ({"channels": "mfcc"}, {"range": "window"}, {"subtract_band_means": True}):
+    for changes in ({"channels": "mfcc"}, {"range": "window"}):
         assert engines._candidates(make_front_end(**changes), gpu) == ["fft", "nnaudio"]
 
 
@@ -104,7 +104,7 @@ def test_a_forced_engine_runs_or_is_refused(monkeypatch):
     for engine in engines.GPU_ENGINES:
         assert engines.force_engine(front_end, engine, RATE, CPU).engine == engine
         assert front_end.engine_on(CPU) == engine
-    with pytest.raises(InputError, match=r"grey pictures of fixed range only, not mel\.channels = viridis"):
+    with pytest.raises(InputError, match="grey pictures of fixed range only, not viridis"):
         engines.force_engine(make_front_end(channels="viridis"), "fused", RATE, CPU)
     monkeypatch.setattr("melgpu.features.triton_kernels.INTERPRETED", False)
     with pytest.raises(InputError, match=r"mel\.engine fused does not run on cpu$"):

@@ -4,7 +4,6 @@ import pickle
 import librosa
 import numpy as np
 import pytest
-import scipy.signal
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -195,41 +194,6 @@ def test_matplotlibs_figure_of_more_frames_differs_by_its_resampling(method, lea
     assert differences.mean() < 4
 
 
-def as_picture(levels: np.ndarray) -> torch.Tensor:
-    """Levels (M, N) as a picture (S, S)."""
-    pixels = torch.tensor(levels[::-1].copy())[None, None]
-    return torch.nn.functional.interpolate(pixels, (512, 512), mode="bilinear", antialias=True)[0, 0].float()
-
-
-@pytest.mark.parametrize("engine", ["nnaudio", "fft"])
-def test_band_means_are_subtracted(engine):
-    wave = signals()["music"]
-    decibels = reference_decibels(wave)
-    difference = decibels - decibels.mean(1, keepdims=True)
-    front_end = make_front_end(engine=engine, subtract_band_means=True)
-    pictures = front_end(torch.from_numpy(np.stack([wave, 0 * wave, wave * np.nan])))
-    expected = as_picture((difference / 80 + 0.5).clip(0, 1))
-    torch.testing.assert_close(pictures[0, 0], expected, atol=1e-3, rtol=0)
-    assert torch.allclose(pictures[1], torch.tensor(0.5))  # silence
-    assert pictures[2].isnan().all()
-    ranged = make_front_end(engine=engine, subtract_band_means=True, range="window")(torch.from_numpy(wave)[None])
-    scaled = (difference - difference.min()) / (difference.max() - difference.min())
-    torch.testing.assert_close(ranged[0, 0], as_picture(scaled), atol=1e-3, rtol=0)
-
-
-@pytest.mark.parametrize("channels", ["grey", "viridis", "mfcc", "resolutions"])
-def test_without_band_means_a_constant_filter_is_not_visible(channels):
-    noise = np.random.default_rng(0).normal(size=10 * RATE)
-    filtered = scipy.signal.lfilter([1, -0.9], [1], noise)  # 26 dB from the lowest to the highest frequency
-    waves = torch.from_numpy(np.stack([noise, filtered])).float() / 10
-
-    def change(**settings) -> float:
-        pictures = make_front_end(channels=channels, n_mels=64, image_size=96, **settings)(waves)
-        return (pictures[0] - pictures[1]).abs().mean().item()
-
-    assert change(subtract_band_means=True) < 0.1 * change(subtract_band_means=False)
-
-
 def test_mfcc_and_deltas_are_those_of_librosa():
     wave = torch.from_numpy(signals()["music"])[None]
     front_end = make_front_end(channels="mfcc", image_size=512)
@@ -289,8 +253,7 @@ def test_parity_of_other_geometries(changes):
 
 
 @pytest.mark.parametrize(
-    "changes",
-    [{"channels": "viridis"}, {"range": "window"}, {"subtract_band_means": True}, {"engine": "fftw"}, {"top_db": -1.0}],
+    "changes", [{"channels": "viridis"}, {"range": "window"}, {"engine": "fftw"}, {"top_db": -1.0}]
 )
 def test_a_spec_that_was_changed_without_validation_is_refused(changes):
     values = {"engine": "fused", **changes}

@@ -26,20 +26,6 @@ def test_every_engine_passes_the_gate_and_gives_the_same_pictures(engine):
     parity.check_same_pictures(figures, parity_figures(), "x.safetensors")
 
 
-@pytest.mark.parametrize("engine", ["nnaudio", "fft"])
-def test_band_means_pass_the_gate_and_are_part_of_it(engine, monkeypatch):
-    figures = parity_figures(engine=engine, subtract_band_means=True)
-    parity.check_parity(figures)
-    parity.check_same_pictures(figures, parity_figures(subtract_band_means=True), "x.safetensors")
-    exact = parity.channels.subtract_band_means
-
-    def inexact(decibels):
-        return exact(decibels.half().to(decibels.dtype))
-
-    monkeypatch.setattr(parity.channels, "subtract_band_means", inexact)
-    assert parity_figures(engine=engine, subtract_band_means=True).mean_db != figures.mean_db
-
-
 def test_a_front_end_that_misses_the_gate_is_rejected(monkeypatch):
     front_end = LogMel(DEMO.mel, DEMO.audio.sample_rate)
     monkeypatch.setattr(front_end, "power", lambda waves, resolution=0: LogMel.power(front_end, waves.half().float()))
@@ -59,7 +45,6 @@ def test_a_front_end_that_misses_the_gate_is_rejected(monkeypatch):
         {"channels": "viridis"},
         {"range": "window"},
         {"n_mels": 40},
-        {"subtract_band_means": True},
     ],
 )
 def test_other_pictures_are_rejected(changes):
