@@ -126,6 +126,14 @@ def test_where_no_track_differs_the_interval_is_not_a_point():
     assert estimate.detectable == estimate.high - estimate.low > 0.2
 
 
+@pytest.mark.parametrize("path", sorted(ROOT.glob("benchmarks/experiments/*.toml")), ids=lambda path: path.stem)
+def test_the_experiments_that_come_with_melgpu_have_valid_recipes(path, tmp_path):
+    experiment = spec.read(path)
+    first_fold = experiment.model_copy(update={"folds": (0,)})
+    names = [cell.name for cell in spec.make_cells(first_fold, tmp_path, [], on_cpu=True)]
+    assert len(set(names)) == len(experiment.variants) + 1
+
+
 def test_every_variant_comes_on_one_fold_before_the_next_fold(variants):
     order = [(cell.seed, cell.fold, cell.variant) for cell in made_cells(variants)]
     assert order == [(seed, fold, name) for seed in (0, 5) for fold in (1, 0) for name in ("base", "a", "b")]
