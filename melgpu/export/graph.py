@@ -26,9 +26,10 @@ EXAMPLE_BATCH = 2  # torch.export takes an axis of length 1 for one that is alwa
 class MelPower(nn.Module):
     """nnAudio's mel power, shape (B, M, N), of waves (B, T), by matrix products, which every runtime has.
 
-    Sample n = Q p + q of a frame and bin k = k1 + P k2 of its spectrum, with n_fft = P Q, make the transform two shorter
-    ones: a tenth of the products of a convolution with all bins (n_fft = 2048). Source: Cooley and Tukey (1965). All
-    but window and mel basis is computed in the graph, and is in no file.
+    Sample n = Q p + q of a frame and bin k = k1 + P k2 of its spectrum, with n_fft = P Q, make the transform two
+    shorter ones: a tenth of the products of nnAudio's convolution (n_fft = 2048). All but window and mel basis is
+    computed in the graph, and is in no file. Source: Cooley and Tukey, "An algorithm for the machine calculation of
+    complex Fourier series" (1965).
     """
 
     taper: Tensor

@@ -1,21 +1,41 @@
-"""Source lists, pseudo labels, predictions and checkpoints of untrained runs."""
+"""Source lists, pseudo labels, predictions and checkpoints of untrained runs, and a run whose networks are random."""
 
 import json
 from pathlib import Path
 
 import numpy as np
+import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from melgpu.data import manifest
+from melgpu.data.manifest import Split
 from melgpu.data.sources import SourceList, read_source
+from melgpu.features.log_mel import LogMel
+from melgpu.features.parity import measure_parity
 from melgpu.models import checkpoint
-from melgpu.runs import predictions, pseudo_labels, sampling
+from melgpu.models.classifier import Classifier
+from melgpu.models.metadata import NetworkMetadata
+from melgpu.recipe import load_recipe
+from melgpu.runs import environment, predictions, pseudo_labels, sampling
+from melgpu.runs.folder import create_run
 from melgpu.runs.predictions import Predictions
-from melgpu.runs.run import Run
+from melgpu.runs.run import Job, Run
 from melgpu.runs.scores import RoundScores
 from melgpu.stacking import dataset
+from tests.helpers import QUICK, write_labelled_tracks
+from tests.helpers.training import epoch_record
 
+CPU = torch.device("cpu")
 ZALO_COUNTS = {"1": 36, "2": 446, "3": 523, "4": 369, "5": 392, "6": 372, "7": 279, "8": 2586, "9": 62, "10": 93}
+SMALL_NETWORK = [
+    *QUICK,
+    "mel.n_fft=1024",
+    "mel.n_mels=64",
+    "mel.image_size=80",
+    "backbone.pretrained=false",
+    "optim.precision='float32'",
+]
 
 
 def touch(folder: Path, *names: str) -> None:
@@ -64,3 +84,33 @@ def write_checkpoint(path: Path, tensors: dict[str, Tensor], metadata: object) -
     """A well-formed checkpoint, with the right hash, of metadata that are not validated."""
     text = json.dumps(metadata)
     save_file(tensors, path, {checkpoint.FORMAT: f"{checkpoint._content_hash(tensors, text)} {text}"})
+
+
+def write_run(folder: Path, backbones: tuple[str, ...] = ("test_efficientnet",), *overrides: str) -> Run:
+    """A run of one round with eight tracks of 6 s, beside them in the folder, and its networks."""
+    labels = write_labelled_tracks(folder)
+    rounds = f"rounds=[{{backbones={list(backbones)}, folds=[0], blend={{}}}}]"
+    recipe = load_recipe(["quick"], [*SMALL_NETWORK, rounds, *overrides])
+    tracks = manifest.build({Split.TRAIN: read_source(labels, None, True)}, 2, 8)
+    run = create_run(folder / "run", recipe, tracks, CPU)
+    for job in run.jobs(1):
+        _write_network(run, job)
+    return run
+
+
+def _write_network(run: Run, job: Job) -> None:
+    recipe = run.recipe
+    torch.manual_seed(0)
+    model = Classifier(job.backbone, len(run.class_names), recipe)
+    with torch.no_grad():
+        model.head[-1].weight.mul_(1000)  # else all probabilities are nearly the same
+    metadata = NetworkMetadata(
+        provenance=run.job_provenance(job),
+        class_names=run.class_names,
+        recipe=recipe,
+        scores=epoch_record(1),
+        parity=measure_parity(LogMel(recipe.mel, recipe.audio.sample_rate), recipe.audio.sample_rate, CPU),
+        environment=environment.describe(CPU),
+    )
+    checkpoint.save(run.checkpoint_path(job), model.state_dict(), metadata)
+    (run.job_folder(job) / "scores.json").write_text("{}")
