@@ -15,7 +15,7 @@ from tests.helpers import ROOT
 
 MAX_README_LINES = 170
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
-PROGRAMS = ("python", "make", "torchrun", "melgpu-train", "melgpu-predict", "melgpu-stack", "pip")
+PROGRAMS = ("python", "make", "torchrun", "melgpu-train", "melgpu-predict", "melgpu-stack", "melgpu-export", "pip")
 SCRIPTS = ("train", "predict", "stack")
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"].keys()
 TABLES = {name for name, field in Recipe.model_fields.items() if hasattr(field.annotation, "model_fields")}
@@ -86,7 +86,7 @@ def check_python(monkeypatch, words: list[str]) -> None:
 
 
 def check_script(monkeypatch, name: str, arguments: list[str]) -> None:
-    assert name in SCRIPTS
+    assert name in (*SCRIPTS, "export")
     check_module(monkeypatch, f"melgpu.commands.{name}", arguments)
 
 

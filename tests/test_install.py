@@ -48,7 +48,7 @@ def run(*command, cwd=None, commands="") -> subprocess.CompletedProcess:
     return subprocess.run(list(map(str, command)), capture_output=True, text=True, check=True, cwd=cwd, env=env)
 
 
-@pytest.mark.parametrize("name", ["train", "predict", "stack"])
+@pytest.mark.parametrize("name", ["train", "predict", "stack", "export"])
 def test_installed_commands_have_their_own_help(commands, tmp_path, name):
     output = run(f"melgpu-{name}", "--help", cwd=tmp_path, commands=commands).stdout
     assert output.startswith(f"usage: melgpu-{name} ")
