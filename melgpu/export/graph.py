@@ -123,7 +123,8 @@ class TrackClassifier(nn.Module):
 
     def forward(self, wave: Tensor) -> Tensor:
         positions = self.starts[:, None] + torch.arange(self.window_samples)
-        return self.classifier(wave[positions % wave.shape[0]]).mean(0)
+        num_samples = torch.full((1,), wave.shape[0])  # ONNX has no remainder by a length
+        return self.classifier(wave[positions % num_samples]).mean(0)
 
 
 def build(network: LoadedNetwork, options: ExportOptions) -> nn.Module:
@@ -132,7 +133,7 @@ def build(network: LoadedNetwork, options: ExportOptions) -> nn.Module:
         network.model.half()
     classifier = WindowClassifier(network)
     module = classifier if options.form == "windows" else TrackClassifier(classifier, network.metadata.recipe)
-    return module.eval()
+    return module.eval().requires_grad_(False)
 
 
 def trace(module: nn.Module, options: ExportOptions, window_samples: int) -> ExportedProgram:
