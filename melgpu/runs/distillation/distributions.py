@@ -4,6 +4,7 @@ Each part, RUN/teacher/NAME.npz, has the tracks that the same networks predict. 
 """
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
@@ -67,11 +68,6 @@ class Distributions:
         if len(lengths) != 1 or self.probs.shape != (len(self.ids), len(self.starts), len(self.class_names)):
             raise ValueError("columns differ in length")
 
-    @cached_property
-    def track_probs(self) -> np.ndarray:
-        """The mean over each track's windows, shape (N, C), float64."""
-        return self.probs.mean(axis=1, dtype=np.float64)
-
 
 def save(distributions: Distributions, path: Path) -> None:
     texts = ("ids", "splits", "origins", "class_names")
@@ -124,41 +120,54 @@ class TaughtTracks:
 
 def load_taught(folder: Path, tracks: Manifest, teacher: str) -> TaughtTracks:
     """Join the parts in a folder. Raises InputError for those of another teacher or run, and for missing tracks."""
-    paths = sorted(folder.glob("*.npz"))
+    parts = [(path, load(path)) for path in sorted(folder.glob("*.npz"))]
     row_of = {key: row for row, key in enumerate(zip(tracks.ids, tracks.splits, strict=True))}
     class_names = tuple(tracks.class_names)
     origins: list[Origin | None] = [None] * len(tracks)
-    unusable = np.ones(len(tracks), bool)
-    probs = np.empty((0, 0, 0), np.float32)
-    starts = np.empty(0, np.int64)
-    networks = set()
-    for path in paths:
-        part = load(path)
-        _check_part(path, part, teacher, class_names)
-        if not len(starts):
-            starts = part.starts
-            probs = np.full((len(tracks), len(starts), len(class_names)), 1 / len(class_names), np.float32)
+    rows_of_parts = []
+    for path, part in parts:
         rows = [row_of.get(key, -1) for key in zip(part.ids, part.splits, strict=True)]
-        if -1 in rows or any(origins[row] for row in rows) or not np.array_equal(part.starts, starts):
-            raise InputError(f"{path}: of other tracks or windows than those of this run; delete it, and {REPEAT}")
+        is_new = -1 not in rows and not any(origins[row] for row in rows)
+        _check_part(path, part, teacher, class_names, is_new and np.array_equal(part.starts, parts[0][1].starts))
         for row, origin in zip(rows, part.origins, strict=True):
             origins[row] = origin
-        unusable[rows] = part.unusable
-        probs[rows] = part.probs
-        networks |= {(network.round, network.backbone, network.fold) for network in part.provenance.networks}
+        rows_of_parts.append(rows)
     missing = sum(origins[row] is None for row in taught_rows(tracks).tolist())
     if missing:
         raise InputError(f"{folder}: the teacher has not predicted {missing} of the run's tracks yet: {REPEAT}")
-    digest = hashlib.sha256(teacher.encode() + probs.tobytes()).hexdigest()[:16]
-    return TaughtTracks(tuple(origins), unusable, starts, probs, len(networks), digest)
+    return _join([part for _, part in parts], rows_of_parts, tuple(origins))
 
 
-def _check_part(path: Path, part: Distributions, teacher: str, class_names: tuple[str, ...]) -> None:
-    """Raise InputError for a part of another teacher, or of other classes."""
+def _check_part(
+    path: Path, part: Distributions, teacher: str, class_names: tuple[str, ...], has_known_tracks: bool
+) -> None:
+    """Raise InputError for a part of another teacher, of other classes, or of other tracks or windows."""
+    problem = ""
     if part.provenance.teacher != teacher:
-        raise InputError(f"{path}: of the teacher {part.provenance.teacher}, not {teacher}; delete it, and {REPEAT}")
-    if part.class_names != class_names:
-        raise InputError(f"{path}: of other classes than this run's; delete it, and {REPEAT}")
+        problem = f"of the teacher {part.provenance.teacher}, not {teacher}"
+    elif part.class_names != class_names:
+        problem = "of other classes than this run's"
+    elif not has_known_tracks:
+        problem = "of other tracks or windows than those of this run"
+    if problem:
+        raise InputError(f"{path}: {problem}; delete it, and {REPEAT}")
+
+
+def _join(
+    parts: Sequence[Distributions], rows_of_parts: Sequence[Sequence[int]], origins: tuple[Origin | None, ...]
+) -> TaughtTracks:
+    """The parts, with their rows of the manifest, as columns of all its tracks; there is at least one."""
+    starts = parts[0].starts
+    num_classes = len(parts[0].class_names)
+    probs = np.full((len(origins), len(starts), num_classes), 1 / num_classes, np.float32)
+    unusable = np.ones(len(origins), bool)
+    networks = set()
+    for part, rows in zip(parts, rows_of_parts, strict=True):
+        probs[rows] = part.probs
+        unusable[rows] = part.unusable
+        networks |= {(network.round, network.backbone, network.fold) for network in part.provenance.networks}
+    digest = hashlib.sha256(parts[0].provenance.teacher.encode() + probs.tobytes()).hexdigest()[:16]
+    return TaughtTracks(origins, unusable, starts, probs, len(networks), digest)
 
 
 def taught_rows(tracks: Manifest) -> np.ndarray:
