@@ -111,12 +111,12 @@ def _track_counts(scores: Scores) -> Iterator[str]:
 def _epochs(result: RoundResult) -> Iterator[str]:
     recipe = result.run.recipe
     spec = result.run.round_spec(result.round_number)
-    max_epochs = max(recipe.optim_for(backbone).max_epochs for backbone in spec.backbones)
-    if max_epochs == 1:
+    most_epochs = max(recipe.optim_for(backbone).total_epochs for backbone in spec.backbones)
+    if most_epochs == 1:
         yield "Networks train for one epoch: none is chosen."
         return
     yield (
-        f"Of up to {max_epochs} epochs each network keeps the one with the best accuracy on windows of its fold's "
+        f"Of up to {most_epochs} epochs each network keeps the one with the best accuracy on windows of its fold's "
         "validation tracks, so its score on those tracks is too good."
     )
     if result.has_stackers:

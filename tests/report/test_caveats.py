@@ -60,7 +60,7 @@ def test_one_network_has_neither_stackers_nor_folds(results):
     found = texts(replace(result, run=replace(result.run, recipe=quick)))
     assert found["Stacking"] == "Nothing is stacked, so nothing is fitted to the predictions on validation tracks."
     assert found["Epochs"].endswith("so its score on those tracks is too good.")
-    assert "Of up to 20 epochs" in found["Epochs"]
+    assert "Of up to 21 epochs" in found["Epochs"]
     assert "stack" not in found["Epochs"]
 
 

@@ -8,7 +8,7 @@ from mutagen.flac import FLAC
 from melgpu.audio import duplicates, worker
 from melgpu.errors import InputError
 from melgpu.recipe import load_recipe
-from melgpu.runs import setup
+from melgpu.runs import preflight, setup
 from melgpu.runs.checks import networks
 from melgpu.runs.setup import RunRequest, Sources
 from tests.helpers import QUICK, write_audio, write_labelled_tracks, write_list
@@ -44,6 +44,37 @@ def test_a_folder_of_weights_that_was_named_is_meant(tmp_path, sources):
     with pytest.raises(InputError, match="absent"):
         setup.create(request(tmp_path / "run", f"backbone.weights_dir='{tmp_path / 'absent'}'"), sources, CPU)
     assert not (tmp_path / "run").exists()
+
+
+def test_weights_are_tried_before_any_audio_is_decoded(tmp_path, sources, monkeypatch):
+    monkeypatch.setattr(preflight, "check_files", lambda *args: pytest.fail("audio was decoded"))
+    (tmp_path / "weights").mkdir()
+    file = tmp_path / "weights" / "tf_efficientnet_lite0.in1k.safetensors"
+    asked = request(tmp_path / "run", "backbone.pretrained=true", f"backbone.weights_dir='{file.parent}'")
+    with pytest.raises(InputError, match=r"a file named tf_efficientnet_lite0\.in1k\.safetensors is expected there"):
+        setup.create(asked, sources, CPU)
+    file.write_text("no weights")
+    with pytest.raises(InputError, match="not weights of tf_efficientnet_lite0"):
+        setup.create(asked, sources, CPU)
+    assert not (tmp_path / "run").exists()
+
+
+def test_nothing_is_downloaded_for_lists_with_problems(tmp_path, sources, monkeypatch, capsys):
+    monkeypatch.setattr(networks, "load_weights", lambda recipe: pytest.fail("a download"))
+    asked = request(tmp_path / "run", "rounds=[{backbones=['resnet_50'], folds=[0], blend={}}]")
+    with pytest.raises(InputError, match="there is no network resnet_50"):
+        setup.create(asked, sources, CPU)
+    assert "The audio was not checked" in capsys.readouterr().out
+
+
+def test_the_weights_of_a_run_are_looked_for_where_it_goes_on(tmp_path, sources, monkeypatch):
+    monkeypatch.setattr(networks, "load_weights", lambda recipe: [])
+    setup.create(request(tmp_path / "run"), sources, CPU)
+    monkeypatch.setattr(preflight, "fill_cache", lambda run: pytest.fail("audio was decoded"))
+    monkeypatch.setattr(networks, "missing_weights", lambda recipe, names: [f"no weights of {names}"])
+    again = RunRequest(tmp_path / "run", [], [], without_pseudo=False)
+    with pytest.raises(InputError, match=r"no weights of \['tf_efficientnet_lite0'\]"):
+        setup.open_or_create(again, Sources(None, None, None, None), CPU)
 
 
 def test_with_weights_a_run_is_made_to_use_them(tmp_path, monkeypatch):
@@ -131,7 +162,7 @@ def test_the_folds_of_a_list_are_those_of_the_run(tmp_path, sources, monkeypatch
 
 
 def test_a_new_run_tells_of_the_same_recordings_and_a_check_finds_the_same(tmp_path, sources, monkeypatch, capsys):
-    monkeypatch.setattr(preflight, "missing_weights", lambda recipe: ["no network"])
+    monkeypatch.setattr(networks, "load_weights", lambda recipe: ["no network"])
     test_list = write_list(tmp_path / "test.csv", [("again.flac",)])
     write_audio(tmp_path / "again.flac", 6, 11_025, seed=3)  # the recording of 3.wav in another format
     listed = replace(sources, test=test_list)
@@ -145,14 +176,14 @@ def test_a_new_run_tells_of_the_same_recordings_and_a_check_finds_the_same(tmp_p
     setup.open_or_create(request(tmp_path / "run"), listed, CPU)
     assert "same recording" not in capsys.readouterr().out  # said once, and not searched for again
     for sources_of_check in (listed, Sources(None, None, None, None)):
-        assert setup.check_dataset(request(tmp_path / "run"), sources_of_check) == 0
+        assert setup.check_dataset(request(tmp_path / "run"), sources_of_check, CPU) == 0
         output = capsys.readouterr().out
         assert "pairs of near-duplicates by audio fingerprint: 1" in output
         assert pair in output
 
 
 def test_an_interrupted_start_finds_the_recordings_of_what_was_decoded_before(tmp_path, sources, monkeypatch):
-    monkeypatch.setattr(preflight, "missing_weights", lambda recipe: ["no network"])
+    monkeypatch.setattr(networks, "load_weights", lambda recipe: ["no network"])
     rows = [("file", "label"), *((f"{i}.wav", "ab"[i % 2]) for i in range(8)), ("copy.flac", "a")]
     write_audio(tmp_path / "copy.flac", 6, 11_025, seed=5)
     listed = replace(sources, labels=write_list(tmp_path / "train.csv", rows))
@@ -173,18 +204,18 @@ def interrupt(*arguments):
 
 
 def test_tracks_that_are_too_short_to_be_compared_are_said_to_be(tmp_path, sources, monkeypatch, capsys):
-    monkeypatch.setattr(preflight, "missing_weights", lambda recipe: ["no network"])
+    monkeypatch.setattr(networks, "load_weights", lambda recipe: ["no network"])
     made = setup.create(request(tmp_path / "run", "audio.track_s=4", "windows.window_s=3"), sources, CPU)
     assert "note: near-duplicates are not searched for" in capsys.readouterr().out
     assert duplicates.load(made.duplicates_path) is None
 
 
 def test_the_lists_of_a_run_are_checked_with_its_lengths(tmp_path, sources, monkeypatch, capsys):
-    monkeypatch.setattr(preflight, "missing_weights", lambda recipe: ["no network"])
+    monkeypatch.setattr(networks, "load_weights", lambda recipe: ["no network"])
     setup.create(request(tmp_path / "run", "audio.track_s=8"), sources, CPU)
     capsys.readouterr()
     plain = RunRequest(tmp_path / "run", [], [], without_pseudo=False)
-    assert setup.check_dataset(plain, sources) == 0
+    assert setup.check_dataset(plain, sources, CPU) == 0
     output = capsys.readouterr().out
     assert "8 are shorter than a track of 0:08" in output
     assert "0 of them shorter than a window of 0:03" in output

@@ -149,20 +149,20 @@ def request(finished, folder, recipes=("student", "scratch"), overrides=(), teac
 
 def test_a_students_recipe_names_its_teacher(finished, tmp_path):
     asked = request(finished, tmp_path / "student")
-    recipe = setup.resolve_recipe(asked, on_cpu=True)
+    recipe = setup.read_recipe(asked, on_cpu=True)
     assert recipe.distil.teacher == asked.teacher.digest
-    assert setup.resolve_recipe(replace(asked, recipes=[], overrides=["backbone.pretrained=false"]), on_cpu=True).distil
+    assert setup.read_recipe(replace(asked, recipes=[], overrides=["backbone.pretrained=false"]), on_cpu=True).distil
     with pytest.raises(InputError, match="--teacher needs a recipe with the table distil: --recipe student"):
-        setup.resolve_recipe(request(finished, tmp_path, ["quick", "scratch"]), on_cpu=True)
+        setup.read_recipe(request(finished, tmp_path, ["quick", "scratch"]), on_cpu=True)
     with pytest.raises(InputError, match="a recipe with the table distil needs --teacher RUN"):
-        setup.resolve_recipe(request(finished, tmp_path, teacher=False), on_cpu=True)
+        setup.read_recipe(request(finished, tmp_path, teacher=False), on_cpu=True)
 
 
 def test_a_student_is_reopened_with_its_own_teacher_only(finished, tmp_path):
     asked = request(finished, tmp_path / "student")
-    create_run(asked.folder, setup.resolve_recipe(asked, on_cpu=True), finished.manifest, CPU)
+    create_run(asked.folder, setup.read_recipe(asked, on_cpu=True), finished.manifest, CPU)
     for again in (asked, request(finished, asked.folder, [], teacher=False), replace(asked, recipes=[])):
-        assert setup.reopen(again).recipe == setup.resolve_recipe(asked, on_cpu=True)
+        assert setup.reopen(again).recipe == setup.read_recipe(asked, on_cpu=True)
     with pytest.raises(InputError, match="leave --recipe out, or give its --teacher, too"):
         setup.reopen(request(finished, asked.folder, teacher=False))
     with pytest.raises(InputError, match="has no teacher: choose another --run"):
