@@ -119,28 +119,28 @@ def _epochs(result: RoundResult) -> Iterator[str]:
         f"Of up to {most_epochs} epochs each network keeps the one with the best accuracy on windows of its fold's "
         "validation tracks, so its score on those tracks is too good."
     )
-    if result.has_stackers:
+    if result.evaluation.metadata.settings.blend:
         yield "Their mean, the stackers and the blends predict from these networks, and inherit that."
     elif len(spec.backbones) > 1:
         yield "Their mean inherits that."
 
 
 def _stacking(result: RoundResult) -> Iterator[str]:
+    run = result.run
+    spec = run.round_spec(result.round_number)
     metadata = result.evaluation.metadata
-    spec = result.run.round_spec(result.round_number)
-    if result.has_stackers:
-        num_subfolds = metadata.settings.stacking.num_subfolds
+    if metadata.settings.blend:
         yield (
-            f"Nested: validation tracks are divided into {num_subfolds} sub-folds, and each track is "
-            "scored by stackers and fitted weights that were neither fitted nor stopped on it."
+            f"Nested: validation tracks are divided into {metadata.settings.stacking.num_subfolds} sub-folds, and each "
+            "track is scored by stackers and fitted weights that were neither fitted nor stopped on it."
         )
+        if metadata.selection:
+            yield "So is auto: each sub-fold is scored by the predictor that the others select."
         yield "Not nested: the epochs of the networks, and the settings of the recipe."
     else:
         yield "Nothing is stacked, so nothing is fitted to the predictions on validation tracks."
-    if metadata.selection:
-        yield "The automatic selection is nested as well: what predicts a sub-fold is selected by all others."
-    if result.round_number == result.run.last_round and result.run.changed_stack:
-        yield "Settings of the stack changed after training: if these scores chose them, the scores are too good."
+    if result.round_number == run.last_round and summary.changed_settings_sentence(run, metadata.settings):
+        yield "It was stacked anew by settings of its own: where scores chose them, the score is too good for it."
     num_networks = len(result.run.jobs(result.round_number))
     if len(spec.folds) > 1:
         yield (

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,9 +9,11 @@ from melgpu.audio.duplicates import Duplicate
 from melgpu.data.manifest import Split
 from melgpu.metrics import sign_test
 from melgpu.recipe import load_recipe
+from melgpu.recipe_schema import StackSettings
 from melgpu.report import analysis, caveats, summary
 from melgpu.report.analysis import RoundResult
 from melgpu.report.caveats import Recordings
+from melgpu.runs.scores import Selection
 from tests.helpers import report_run
 
 NONE_FOUND = Recordings([], 0)
@@ -57,11 +60,30 @@ def test_rounds_that_train_on_no_pseudo_labels_do_not_speak_of_them(results):
 def test_one_network_has_neither_stackers_nor_folds(results):
     result = results["round1"]
     quick = load_recipe(["quick"], ["folds.num_folds=3"])
-    found = texts(replace(result, run=replace(result.run, recipe=quick)))
+    metadata = result.evaluation.metadata.model_copy(
+        update={"settings": StackSettings(stacking=quick.stacking, blend={})}
+    )
+    evaluated = replace(result.evaluation, metadata=metadata)
+    found = texts(replace(result, run=replace(result.run, recipe=quick), evaluation=evaluated))
     assert found["Stacking"] == "Nothing is stacked, so nothing is fitted to the predictions on validation tracks."
     assert found["Epochs"].endswith("so its score on those tracks is too good.")
     assert "Of up to 21 epochs" in found["Epochs"]
     assert "stack" not in found["Epochs"]
+
+
+def test_a_choice_among_stackers_is_nested_and_one_made_after_training_is_not(results):
+    result = results["round2"]
+    assert "auto" not in texts(result)["Stacking"]
+    assert "stacked anew" not in texts(result)["Stacking"]
+    metadata = result.evaluation.metadata
+    restacked = metadata.settings.stacking.model_copy(update={"seed": 99})
+    selection = Selection(predictor="mean", num_tracks=8, candidates=(), nested={"mean": 8})
+    changes = {"settings": metadata.settings.model_copy(update={"stacking": restacked}), "selection": selection}
+    changed = RoundResult(result.run, 2, SimpleNamespace(**vars(result.evaluation) | {"labelled_splits": []}))
+    changed.evaluation.metadata = metadata.model_copy(update=changes)
+    found = {caveat.title: caveat.text for caveat in caveats.caveats(changed, {}, NONE_FOUND)}
+    assert "So is auto: each sub-fold is scored by the predictor that the others select." in found["Stacking"]
+    assert "It was stacked anew by settings of its own" in found["Stacking"]
 
 
 def test_without_labels_there_is_only_validation_or_nothing(results):
