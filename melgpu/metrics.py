@@ -7,23 +7,8 @@ import numpy as np
 from scipy.optimize import brentq
 from scipy.stats import binomtest, norm
 
-NUM_RESAMPLES = 10_000
 NUM_BINS = 10  # of confidence
 Z = float(norm.ppf(0.975))  # of a two-sided level of 95 %
-
-
-def bootstrap_interval(values: np.ndarray) -> tuple[float, float]:
-    """The 95 % confidence interval of the mean of `values` (N,) by the percentile bootstrap over them.
-
-    Resamples are drawn as multinomial counts of the distinct values: the same distribution, without N draws each.
-    Source: Efron, "Bootstrap methods: another look at the jackknife", Annals of Statistics 7 (1979).
-    """
-    if len(values) < 1:
-        raise ValueError("an interval needs at least 1 value")
-    distinct, counts = np.unique(values, return_counts=True)
-    resamples = np.random.default_rng(0).multinomial(len(values), counts / len(values), NUM_RESAMPLES)
-    low, high = np.quantile(resamples @ distinct / len(values), (0.025, 0.975))
-    return float(low), float(high)
 
 
 def gain_interval(gains: np.ndarray) -> tuple[float, float]:

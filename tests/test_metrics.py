@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
-from scipy.stats import bootstrap, multinomial
+from scipy.stats import multinomial
 
 from melgpu import metrics
-from melgpu.metrics import bootstrap_interval, calibration_curve, gain_interval, tango_interval, wilson_interval
+from melgpu.metrics import calibration_curve, gain_interval, tango_interval, wilson_interval
 
 
 @pytest.mark.parametrize(
@@ -41,18 +41,8 @@ def test_without_a_change_there_is_no_significance():
 def test_intervals_need_a_trial():
     with pytest.raises(ValueError, match="n must be"):
         wilson_interval(0, 0)
-    with pytest.raises(ValueError, match="at least 1 value"):
-        bootstrap_interval(np.array([]))
     with pytest.raises(ValueError, match="at least 1 gain"):
         gain_interval(np.array([]))
-
-
-@pytest.mark.parametrize(
-    "values", [[0.0] * 30 + [1.0] * 70, [-1.0] * 5 + [0.0] * 80 + [1.0] * 15, [0.1, 0.7, 2.5, 3.0]]
-)
-def test_the_bootstrap_equals_scipys(values):
-    expected = bootstrap((values,), np.mean, method="percentile", n_resamples=20_000, rng=1).confidence_interval
-    assert bootstrap_interval(np.array(values)) == pytest.approx((expected.low, expected.high), abs=0.03)
 
 
 def changes(positive: int, negative: int, num_tracks: int) -> np.ndarray:
