@@ -98,7 +98,8 @@ variants.toml:
 
 README_EXAMPLES = """examples:
   python -m benchmarks --out benchmarks/results/suite-my-gpu.json
-  python -m benchmarks readme"""
+  python -m benchmarks readme
+  make demo && python -m benchmarks readme --demo runs/demo    the table of the demo"""
 
 
 def suite() -> argparse.ArgumentParser:
@@ -171,12 +172,15 @@ def experiment() -> argparse.ArgumentParser:
 
 
 def readme() -> argparse.ArgumentParser:
-    return argparse.ArgumentParser(
+    parser = argparse.ArgumentParser(
         "python -m benchmarks readme",
         description="Updates README.md's tables of results from the JSON in benchmarks/results/.",
         epilog=README_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    demo = "save the result of this finished run of make demo first"
+    parser.add_argument("--demo", type=Path, metavar="RUN", help=demo)
+    return parser
 
 
 def _parser(command: str, description: str, examples: str) -> argparse.ArgumentParser:

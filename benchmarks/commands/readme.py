@@ -1,7 +1,7 @@
 """Tables of the saved results, from their JSON alone.
 
-`benchmarks/results/README.md` has all of them, the project's README those of HEADLINES, docs/recipes.md that of
-RECIPES_RESULT.
+`benchmarks/results/README.md` has all of them, the project's README those of HEADLINES and of the newest demo,
+docs/recipes.md that of RECIPES_RESULT.
 """
 
 import argparse
@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from benchmarks.demo import accuracy
 from benchmarks.experiments import comparison, tables
 from melgpu import files
 from melgpu.errors import InputError
@@ -21,6 +22,7 @@ BEGIN, END = "<!-- results: written by python -m benchmarks readme -->", "<!-- e
 RECIPES_PAGE = "docs/recipes.md"
 RECIPES_RESULT = "experiment-modern-epyc-1-core.json"
 BEGIN_RECIPES = "<!-- recipes compared: written by python -m benchmarks readme -->"
+BEGIN_DEMO = "<!-- demo: written by python -m benchmarks readme --demo runs/demo -->"
 Rows = Iterator[tuple[str, ...]]  # the first is the header
 
 
@@ -135,6 +137,7 @@ KINDS = {
     "cost": Kind("The whole recipe on this machine", " cost", cost),
     "gpu": Kind("What a GPU settles", " gpu", gpu),
     "experiment": Kind("Recipes on the same tracks", " experiment", experiment),
+    "demo": Kind("The demo on its synthetic music, accuracy on tracks", " readme --demo runs/demo", accuracy.rows),
     "decode": Kind("Files to samples", ".bench_decode", decode),
     "features": Kind("Waves to pictures", ".bench_features", features),
     "loader": Kind("Files to batches", ".bench_loader", loader),
@@ -173,13 +176,20 @@ def load(folder: Path = RESULTS) -> dict[Path, dict]:
 def section(path: Path, result: dict, link: str) -> str:
     """One result: title, command, machine, table."""
     kind = KINDS[result["benchmark"]]
+    command = f"`python -m benchmarks{kind.command}`, [{path.name}]({link}{path.name})"
+    return f"**{kind.title}** ({command}: {_machine(result)}):\n\n{_table(kind.rows(result))}"
+
+
+def _machine(result: dict) -> str:
+    """What measured a result, and when."""
     device = result["device"] + (f", driver {result['driver']}" if result.get("driver") else "")
     commit = (result["git_commit"] or "none")[:7]
-    machine = f"{device}; torch {result['packages']['torch']}, {result['date'][:10]}, commit {commit}"
-    header, *rows = kind.rows(result)
-    table = "\n".join(f"| {' | '.join(line)} |" for line in [header, ("---",) * len(header), *rows])
-    command = f"`python -m benchmarks{kind.command}`, [{path.name}]({link}{path.name})"
-    return f"**{kind.title}** ({command}: {machine}):\n\n{table}"
+    return f"{device}; torch {result['packages']['torch']}, {result['date'][:10]}, commit {commit}"
+
+
+def _table(rows: Rows) -> str:
+    header, *others = rows
+    return "\n".join(f"| {' | '.join(line)} |" for line in [header, ("---",) * len(header), *others])
 
 
 def block(results: dict[Path, dict]) -> str:
@@ -201,6 +211,17 @@ def recipes_block(results: dict[Path, dict]) -> str:
     return "\n\n".join([BEGIN_RECIPES, *sections, END])
 
 
+def demo_block(results: dict[Path, dict]) -> str | None:
+    """The part of README between the comments of the demo, with both; None where no demo is saved."""
+    demos = [item for item in results.items() if item[1]["benchmark"] == "demo"]
+    if not demos:
+        return None
+    path, result = max(demos, key=lambda item: item[1]["date"])
+    source = f"[{path.name}](benchmarks/results/{path.name}): {_machine(result)}"
+    text = f"{accuracy.headline(result)} ({source}):"
+    return "\n\n".join([BEGIN_DEMO, text, _table(accuracy.headline_rows(result)), END])
+
+
 def replace_block(text: str, new_block: str) -> str:
     """A page's text with another block, which begins and ends with its comments. Raises InputError without them."""
     start = new_block.partition("\n")[0]
@@ -211,12 +232,21 @@ def replace_block(text: str, new_block: str) -> str:
     return before + new_block + after
 
 
+def readme_text(text: str, results: dict[Path, dict]) -> str:
+    """The text of README with all its tables written anew; without a saved demo its table stays."""
+    text = replace_block(text, block(results))
+    demo = demo_block(results)
+    return replace_block(text, demo) if demo else text
+
+
 def main(args: argparse.Namespace) -> int:
     """Write the tables: those of README.md and docs/recipes.md, and README.md beside the results."""
+    if args.demo:
+        print(f"saved the result of {args.demo} to {accuracy.save(args.demo, RESULTS)}")
     results = load(RESULTS)
     recipes_page = ROOT / RECIPES_PAGE
     texts = {
-        ROOT / "README.md": replace_block((ROOT / "README.md").read_text(), block(results)),
+        ROOT / "README.md": readme_text((ROOT / "README.md").read_text(), results),
         recipes_page: replace_block(recipes_page.read_text(), recipes_block(results)),
         RESULTS / "README.md": catalogue(results),
     }

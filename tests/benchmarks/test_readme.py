@@ -6,8 +6,14 @@ import pytest
 
 from benchmarks import __main__
 from benchmarks.commands import readme
+from benchmarks.demo import accuracy
 from melgpu.errors import InputError
-from tests.helpers import ROOT
+from melgpu.recipe import load_recipe
+from melgpu.runs import timings
+from melgpu.runs.run import Run
+from melgpu.runs.timings import StageTiming
+from melgpu.stacking import evaluation
+from tests.helpers import ROOT, report_run
 
 SAVED_RESULTS = sorted(readme.RESULTS.glob("*.json"))
 METADATA = {"device": "a GPU", "driver": "570.1", "packages": {"torch": "2.11.0"}, "date": "2026-01-02T03:04:05+00:00"}
@@ -15,7 +21,7 @@ METADATA = {"device": "a GPU", "driver": "570.1", "packages": {"torch": "2.11.0"
 
 def test_readme_matches_the_results():
     text, results = (ROOT / "README.md").read_text(), readme.load()
-    assert readme.replace_block(text, readme.block(results)) == text, "python -m benchmarks readme"
+    assert readme.readme_text(text, results) == text, "python -m benchmarks readme"
     recipes = (ROOT / readme.RECIPES_PAGE).read_text()
     assert readme.replace_block(recipes, readme.recipes_block(results)) == recipes, "python -m benchmarks readme"
     assert readme.catalogue(results) == (readme.RESULTS / "README.md").read_text(), "python -m benchmarks readme"
@@ -26,7 +32,7 @@ def test_every_saved_result_has_metadata(path):
     result = json.loads(path.read_text())
     assert {"benchmark", "schema", "device", "packages", "git_commit", "date"} <= result.keys()
     # A cost is computed from a suite, and the cells of an experiment are too large to keep.
-    assert "samples" in json.dumps(result) or result["benchmark"] in ("cost", "experiment")
+    assert "samples" in json.dumps(result) or result["benchmark"] in ("cost", "experiment", "demo")
 
 
 def test_the_tables_of_a_block(tmp_path):
@@ -121,3 +127,73 @@ def test_readme_is_updated_in_place(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "README.md").read_text() == readme.block({}) + "\n"
     assert page.read_text() == f"above {readme.recipes_block({})} below"
     assert (tmp_path / "results" / "README.md").read_text() == readme.catalogue({})
+
+
+@pytest.fixture(scope="module")
+def finished_demo(tmp_path_factory) -> Run:
+    """A run after both rounds, in place of one of make demo."""
+    return report_run.make(tmp_path_factory.mktemp("demo"), audio=False)
+
+
+@pytest.fixture
+def on_its_machine(finished_demo, monkeypatch) -> None:
+    monkeypatch.setattr(accuracy, "load_recipe", lambda *arguments: finished_demo.recipe)
+    monkeypatch.setattr(accuracy.environment, "device_name", lambda device: "a 'device' & more")
+
+
+def test_a_finished_demo_becomes_a_result_and_a_table(finished_demo, on_its_machine, tmp_path, monkeypatch, capsys):
+    timings.record(finished_demo.timings_path, 2, "stack", 60, 5, "sub-folds")
+    monkeypatch.setattr(readme, "ROOT", tmp_path)
+    monkeypatch.setattr(readme, "RESULTS", tmp_path / "results")
+    (tmp_path / "results").mkdir()
+    (tmp_path / "docs").mkdir()
+    page = f"above {readme.BEGIN_DEMO} by hand {readme.END} between {readme.BEGIN}{readme.END} below"
+    (tmp_path / "README.md").write_text(page)
+    (tmp_path / readme.RECIPES_PAGE).write_text(f"{readme.BEGIN_RECIPES}{readme.END}")
+    assert __main__.main(["readme"]) == 0
+    assert readme.BEGIN_DEMO + " by hand " in (tmp_path / "README.md").read_text()  # as long as none is saved
+    assert __main__.main(["readme", "--demo", str(finished_demo.folder)]) == 0
+    (path,) = (tmp_path / "results").glob("demo-a-device-more-*-cores.json")
+    result = json.loads(path.read_text())
+    evaluated = evaluation.load(finished_demo.evaluation_path(2))
+    scores = evaluated.scores()
+    assert [row["name"] for row in result["rows"] if row["is_final"]] == ["blend of the stackers"]
+    assert result["git_commit"] == finished_demo.environment.git_commit
+    text = (tmp_path / "README.md").read_text()
+    assert text.startswith(f"above {readme.BEGIN_DEMO}\n\n**Accuracy** of `make demo` on tracks of its synthetic music")
+    assert f"(benchmarks/results/{path.name}): a 'device' & more; torch" in text
+    assert text.endswith(" below")
+    assert "by hand" not in text
+    score = scores["blend"]["private"]
+    low, high = score.interval
+    table = [line.split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    assert [line[0] for line in table[-3:-1]] == ["| mean of the networks", "| blend of the stackers (final)"]
+    assert table[-2][-1] == f"{score.accuracy:.3f} ({low:.2f}-{high:.2f}) |"
+    networks = {name: scores[name]["valid"].accuracy for name in evaluated.predictors[:2]}
+    best = max(networks, key=networks.get)
+    assert table[-4][0] == f"| best of 2 networks on validation: {best}"
+    catalogue = (tmp_path / "results" / "README.md").read_text()
+    assert all(f"| {name} " in catalogue for name in networks)
+
+
+def test_only_a_finished_demo_of_this_machine_is_saved(finished_demo, on_its_machine, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(accuracy.environment, "device_name", lambda device: "another")
+        with pytest.raises(InputError, match="made on a 'device' & more, this is another"):
+            accuracy.save(finished_demo.folder, tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(accuracy, "load_recipe", load_recipe)
+        with pytest.raises(InputError, match="not of the recipe demo as it is here"):
+            accuracy.save(finished_demo.folder, tmp_path)
+    finished_demo.scores_path(2).unlink()
+    with pytest.raises(InputError, match="round 2 is not stacked yet: make demo goes on with it"):
+        accuracy.save(finished_demo.folder, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_minutes_are_from_the_first_stage_to_the_last():
+    stages = [
+        StageTiming("2026-11-26T10:01:00+00:00", 1, "decode", 60.0, 1, "tracks"),
+        StageTiming("2026-11-26T10:12:00+00:00", 2, "stack", 30.0, 1, "sub-folds"),
+    ]
+    assert accuracy._minutes(stages) == 12
