@@ -162,8 +162,8 @@ def _pseudo_labels(result: RoundResult) -> Iterator[str]:
     seen = [fold for fold in run.round_spec(number).folds if set(selecting) != {fold}]
     if seen:
         yield (
-            f"The labels come from networks of round {number - 1} (folds {_join(selecting)}) that had trained on "
-            f"tracks which round {number} validates on (folds {_join(seen)}): through them validation scores are too "
+            f"The labels come from networks of round {number - 1} ({_folds(selecting)}) that had trained on "
+            f"tracks which round {number} validates on ({_folds(seen)}): through them validation scores are too "
             "good, too."
         )
 
@@ -197,5 +197,5 @@ def _leak_sentence(num_leaks: int) -> str:
     return f"{pairs} of files with the same recording {verb} in two folds or sets, which makes scores too good."
 
 
-def _join(folds: Sequence[int]) -> str:
-    return ", ".join(map(str, folds))
+def _folds(folds: Sequence[int]) -> str:
+    return f"fold{'s' if len(folds) > 1 else ''} {', '.join(map(str, folds))}"

@@ -1,7 +1,10 @@
+from types import SimpleNamespace
+
 from melgpu import console
 from melgpu.data.manifest import Split
 from melgpu.report import tables
-from melgpu.runs.scores import Score
+from melgpu.runs.scores import RoundScores, Score
+from tests.helpers import report_run
 
 SCORE = Score(
     accuracy=0.5,
@@ -27,6 +30,35 @@ def test_a_table_of_scores(console_output):
         assert part in text.getvalue(), text.getvalue()
     assert "blend [x] (final)" in text.getvalue()
     assert "resnet50 (final)" not in text.getvalue()
+
+
+def test_the_answer_of_a_round_is_marked(tmp_path, capsys):
+    run = report_run.make(tmp_path, audio=False)
+    for round_number in (1, 2):
+        tables.show_scores(run, round_number)
+        output = capsys.readouterr().out
+        assert "blend (final) " in output
+        assert output.count("(final)") == 1
+
+
+def test_one_network_needs_no_mark(tmp_path, capsys):
+    run = report_run.make(tmp_path, audio=False)
+    settings = run.scores(1).settings.model_copy(update={"blend": {}})
+    scores = {"resnet50": {Split.VALID: SCORE}, "mean": {Split.VALID: SCORE}}
+    alone = RoundScores(settings=settings, final_predictor="mean", selection=None, scores=scores)
+    spec = run.round_spec(1).model_copy(update={"backbones": ("resnet50",), "blend": {}})
+    names = {"variant_suffix": "", "last_round": 2, "command_line": run.command_line}
+    one = SimpleNamespace(scores=lambda _: alone, round_spec=lambda _: spec, **names)
+    tables.show_scores(one, 1)
+    output = capsys.readouterr().out
+    assert "resnet50" in output
+    assert "mean" not in output
+    assert "(final)" not in output
+    two = spec.model_copy(update={"backbones": ("resnet50", "xception")})
+    one.round_spec = lambda _: two
+    alone.scores["xception"] = alone.scores["resnet50"]
+    tables.show_scores(one, 1)
+    assert "mean (final)" in capsys.readouterr().out  # without stackers the mean is the answer
 
 
 def test_gains_have_their_interval():
