@@ -1,15 +1,13 @@
 """Write one trained network of a run to a file that needs no melgpu: waveforms in, class probabilities out."""
 
 import argparse
+import importlib.util
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from melgpu import cli
 from melgpu.errors import InputError
 
-if TYPE_CHECKING:
-    from melgpu.export.metadata import ExportOptions
-
+EXTRA = ("onnx", "onnxscript", "onnxruntime")
 EPILOG = """examples:
   melgpu-export --run runs/mine model.onnx                           windows (B, T) -> probabilities (B, C)
   melgpu-export --run runs/mine song.onnx --track                    a track (T,) of any length -> (C,)
@@ -36,27 +34,31 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    options = _options(args)
-    # After the flags are parsed, so that --help answers without importing torch.
+    _check(args)
+    # After the flags are parsed and checked, so that --help and refusals need not import torch.
     from melgpu.export import exporter, selection
+    from melgpu.export.metadata import ExportOptions, Precision
     from melgpu.runs.folder import open_run
 
-    exporter.check_extra(options)
+    small_precision: Precision = "float16" if args.half else "int8"
+    precision = small_precision if args.half or args.int8 else "float32"
+    options = ExportOptions(args.format, "track" if args.track else "windows", precision)
     run = open_run(args.run, without_pseudo=args.without_pseudo)
     job = selection.select_job(run, args.backbone, args.fold)
     exporter.export_network(run, job, options, args.out, args.audio)
 
 
-def _options(args: argparse.Namespace) -> "ExportOptions":
-    from melgpu.export.metadata import ExportOptions
-
+def _check(args: argparse.Namespace) -> None:
+    problems = []
     if args.out.suffix != f".{args.format}":
-        raise InputError(f"{args.out}: a file of --format {args.format} is named *.{args.format}")
+        problems.append(f"{args.out}: a file of --format {args.format} is named *.{args.format}")
     if args.int8 and args.format == "pt2":
-        raise InputError("--int8 goes without --format pt2: onnxruntime quantizes")
-    small_precision = "float16" if args.half else "int8"
-    precision = small_precision if args.half or args.int8 else "float32"
-    return ExportOptions(args.format, "track" if args.track else "windows", precision)
+        problems.append("--int8 goes without --format pt2: onnxruntime quantizes")
+    missing = [name for name in EXTRA if not importlib.util.find_spec(name)]
+    if args.format == "onnx" and missing:
+        problems.append(f"an ONNX file needs {', '.join(missing)}: pip install 'melgpu[export]'")
+    if problems:
+        raise InputError(problems)
 
 
 def command() -> None:

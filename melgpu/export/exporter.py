@@ -1,29 +1,18 @@
 """Export a network of a run: trace it, write the file, check it, and say how large, fast and exact it is."""
 
 import functools
-import importlib.util
 from pathlib import Path
 
 from rich.box import SIMPLE
 from rich.table import Table
 
 from melgpu import console, files
-from melgpu.errors import InputError
 from melgpu.export import check, graph, metadata, pt2_file
 from melgpu.export.check import Answers, Comparison
 from melgpu.export.metadata import ExportOptions
 from melgpu.models import checkpoint
 from melgpu.prediction.ensemble import load_networks
 from melgpu.runs.run import Job, Run
-
-EXTRA = ("onnx", "onnxscript", "onnxruntime")
-
-
-def check_extra(options: ExportOptions) -> None:
-    """Raise InputError where packages are missing."""
-    missing = [name for name in EXTRA if not importlib.util.find_spec(name)]
-    if options.format == "onnx" and missing:
-        raise InputError(f"an ONNX file needs {', '.join(missing)}: pip install 'melgpu[export]'")
 
 
 def export_network(run: Run, job: Job, options: ExportOptions, out: Path, audio: list[str]) -> None:

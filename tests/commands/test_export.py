@@ -1,0 +1,51 @@
+"""The command melgpu-export: what it refuses, before it imports torch, and how it chooses network and format."""
+
+import importlib.util
+import sys
+
+import pytest
+
+from melgpu.commands import export
+from melgpu.errors import InputError
+from melgpu.export import exporter
+from melgpu.export.metadata import ExportOptions
+from tests.helpers import run_script
+from tests.helpers.runs import write_run
+
+
+def call(monkeypatch, *arguments) -> None:
+    monkeypatch.setattr(sys, "argv", ["melgpu-export", *map(str, arguments)])
+    export.main()
+
+
+def test_flags_that_do_not_go_together_are_listed_before_torch_is_imported():
+    command = "import sys\nfrom melgpu import cli\nfrom melgpu.commands import export\ntry: cli.run(export.main)\n"
+    command += "finally: assert 'torch' not in sys.modules"
+    process = run_script("-c", command, "--run", "runs/none", "model.onnx", "--format", "pt2", "--int8")
+    assert process.returncode == 2
+    assert process.stderr == (
+        "error: model.onnx: a file of --format pt2 is named *.pt2\n"
+        "error: --int8 goes without --format pt2: onnxruntime quantizes\n2 problems\n"
+    )
+
+
+def test_missing_packages_are_named_with_the_extra(monkeypatch):
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnxscript" else find_spec(name))
+    with pytest.raises(InputError, match=r"needs onnxscript: pip install 'melgpu\[export\]'"):
+        call(monkeypatch, "--run", "runs/none", "model.onnx")
+
+
+def test_the_flags_choose_network_form_and_precision(monkeypatch, tmp_path):
+    run = write_run(tmp_path, ("test_efficientnet", "test_resnet"))
+    calls = []
+    monkeypatch.setattr(exporter, "export_network", lambda run, *others: calls.append(others))
+    flags = ["--run", run.folder, "--backbone", "test_resnet", "--audio", "a.mp3", "b.mp3"]
+    call(monkeypatch, *flags, "--", tmp_path / "x.onnx")
+    call(monkeypatch, tmp_path / "x.pt2", *flags, "--format", "pt2", "--track", "--half")
+    job = run.jobs(1)[1]
+    audio = ["a.mp3", "b.mp3"]
+    assert calls == [
+        (job, ExportOptions("onnx", "windows", "float32"), tmp_path / "x.onnx", audio),
+        (job, ExportOptions("pt2", "track", "float16"), tmp_path / "x.pt2", audio),
+    ]
