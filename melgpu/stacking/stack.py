@@ -21,7 +21,7 @@ from torch import nn
 
 from melgpu.errors import InputError
 from melgpu.recipe_schema import MIN_SUBFOLDS, Stacker, StackingSpec
-from melgpu.stacking import boosting, multinomial, stack_cnn
+from melgpu.stacking import boosting, mixture, multinomial, stack_cnn
 from melgpu.stacking.boosting import Booster
 from melgpu.stacking.multinomial import Regression
 from melgpu.stacking.stack_cnn import LabelledMatrix
@@ -30,7 +30,6 @@ BLEND = "blend"  # of the stackers, by the recipe's weights
 FITTED_BLEND = "fitted blend"
 MEAN = "mean"  # of the networks
 AUTO = "auto"  # whichever of the others `selection` selects
-EM_STEPS = 200  # of fitting blend weights
 
 FittedStacker = nn.Module | Booster | Regression
 
@@ -192,16 +191,7 @@ def blend_probs(probs: Mapping[Stacker, np.ndarray], weights: Mapping[Stacker, f
 
 
 def fit_blend_weights(probs: Mapping[Stacker, np.ndarray], labels: np.ndarray) -> dict[Stacker, float]:
-    """The maximum-likelihood weights, of sum 1, of a blend; probs (N, C) by stacker, labels (N,).
-
-    Mixture weights by expectation maximisation: Dempster et al., "Maximum likelihood from incomplete data via the EM
-    algorithm", JRSS B 39 (1977). The log-likelihood is concave in the weights, so it converges to the maximum.
-    """
+    """The maximum-likelihood weights, of sum 1, of a blend; probs (N, C) by stacker, labels (N,)."""
     rows = np.arange(len(labels))
     likelihoods = np.stack([stacker_probs[rows, labels] for stacker_probs in probs.values()])
-    likelihoods = likelihoods.clip(1e-12)  # against 0 / 0 where all stackers give a track's class no probability
-    weights = np.full(len(probs), 1 / len(probs))
-    for _ in range(EM_STEPS):
-        joint = weights[:, None] * likelihoods
-        weights = (joint / joint.sum(axis=0)).mean(axis=1)
-    return dict(zip(probs, weights.tolist(), strict=True))
+    return dict(zip(probs, mixture.fit_weights(likelihoods).tolist(), strict=True))

@@ -112,7 +112,7 @@ def test_fitted_weights_maximize_the_likelihood(seed):
     labels = rng.integers(0, 4, 60)
     names = NAMES[:3]
     probs = {name: rng.dirichlet(np.ones(4) / 2, 60) for name in names}
-    with mock.patch("melgpu.stacking.stack.EM_STEPS", 3000):  # enough for any of these to converge
+    with mock.patch("melgpu.stacking.mixture.EM_STEPS", 3000):  # enough for any of these to converge
         weights = fit_blend_weights(probs, labels)
     assert sum(weights.values()) == pytest.approx(1)
 
