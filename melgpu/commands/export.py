@@ -27,7 +27,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--fold", type=int, help="of this fold")
     small = parser.add_mutually_exclusive_group()
     small.add_argument("--half", action="store_true", help="the network in float16; the front end stays in float32")
-    small.add_argument("--int8", action="store_true", help="the network's weights and activations in 8 bits (ONNX)")
+    small.add_argument("--int8", action="store_true", help="the network's weights in 8 bits, computed in float32 (ONNX)")
     parser.add_argument("--audio", nargs="+", default=[], metavar="MUSIC", help="check by these files, not the run's")
     return parser.parse_args()
 
@@ -53,7 +53,7 @@ def _check(args: argparse.Namespace) -> None:
     if args.out.suffix != f".{args.format}":
         problems.append(f"{args.out}: a file of --format {args.format} is named *.{args.format}")
     if args.int8 and args.format == "pt2":
-        problems.append("--int8 goes without --format pt2: onnxruntime quantizes")
+        problems.append("--int8 goes without --format pt2: only ONNX files have such weights")
     missing = [name for name in EXTRA if not importlib.util.find_spec(name)]
     if args.format == "onnx" and missing:
         problems.append(f"an ONNX file needs {', '.join(missing)}: pip install 'melgpu[export]'")

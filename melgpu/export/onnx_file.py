@@ -1,6 +1,5 @@
 """A traced network as an ONNX file, and its probabilities by onnxruntime on the CPU."""
 
-import tempfile
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +9,6 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
-from onnxruntime import quantization
 from onnxscript import opset20
 from torch.export import ExportedProgram
 
@@ -18,14 +16,15 @@ from melgpu.export.metadata import KEY, ExportOptions, FileMetadata
 
 OPSET = 20
 QUANTIZED_PREFIX = "network."  # of the names of the network's weights; the front end has others
+MAX_INT8 = 127
 ERRORS_ONLY = 3  # of onnxruntime's log levels
 
 
 def write(program: ExportedProgram, options: ExportOptions, metadata: FileMetadata, path: Path) -> None:
-    """Write a traced network, with dynamic quantization for `int8`."""
+    """Write a traced network, for `int8` with quantized weights."""
     model = _convert(program, options)
     if options.precision == "int8":
-        model = _quantized(model)
+        _quantize_weights(model)
     model.producer_name = "melgpu"
     model.producer_version = metadata.melgpu_version
     onnx.helper.set_model_props(model, {KEY: metadata.to_json()})
@@ -54,16 +53,28 @@ def _global_max_pool(pictures: Any, output_size: Any) -> tuple[Any, Any]:
     return opset20.GlobalMaxPool(pictures), opset20.Shape(pictures)
 
 
-def _quantized(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The network with 8-bit weights and activations, whose ranges are found for each batch; the front end is kept."""
-    excluded = []
-    for node in model.graph.node:
-        if not any(QUANTIZED_PREFIX in name for name in node.input):
-            excluded.append(node.name)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.onnx"
-        quantization.quantize_dynamic(model, path, nodes_to_exclude=excluded)
-        return onnx.load(path)
+def _quantize_weights(model: onnx.ModelProto) -> None:
+    """Store the network's matrices and kernels in 8 bits, with a scale for each output channel; computed in float32.
+
+    onnxruntime's dynamic quantization has one scale for a whole kernel: after batch norms are folded into them, labels of
+    EfficientNet-Lite0 were wrong.
+    """
+    graph = model.graph
+    nodes = []
+    for tensor in list(graph.initializer):
+        if QUANTIZED_PREFIX not in tensor.name or len(tensor.dims) < 2:
+            continue
+        weights = onnx.numpy_helper.to_array(tensor)
+        largest = np.abs(weights).reshape(len(weights), -1).max(axis=1)
+        scales = (np.maximum(largest, np.finfo(np.float32).tiny * MAX_INT8) / MAX_INT8).astype(np.float32)
+        levels = np.rint(weights / scales.reshape(-1, *[1] * (weights.ndim - 1))).astype(np.int8)
+        names = (f"{tensor.name}_int8", f"{tensor.name}_scales")
+        nodes.append(onnx.helper.make_node("DequantizeLinear", names, [tensor.name], f"{tensor.name}_float", axis=0))
+        graph.initializer.remove(tensor)
+        for name, values in zip(names, (levels, scales), strict=True):
+            graph.initializer.append(onnx.numpy_helper.from_array(values, name))
+    for node in reversed(nodes):
+        graph.node.insert(0, node)
 
 
 def open_file(path: Path) -> Callable[[np.ndarray], np.ndarray]:

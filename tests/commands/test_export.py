@@ -25,7 +25,7 @@ def test_flags_that_do_not_go_together_are_listed_before_torch_is_imported():
     assert process.returncode == 2
     assert process.stderr == (
         "error: model.onnx: a file of --format pt2 is named *.pt2\n"
-        "error: --int8 goes without --format pt2: onnxruntime quantizes\n2 problems\n"
+        "error: --int8 goes without --format pt2: only ONNX files have such weights\n2 problems\n"
     )
 
 
