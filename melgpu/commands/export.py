@@ -27,7 +27,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--fold", type=int, help="of this fold")
     small = parser.add_mutually_exclusive_group()
     small.add_argument("--half", action="store_true", help="the network in float16; the front end stays in float32")
-    small.add_argument("--int8", action="store_true", help="the network's weights in 8 bits, computed in float32 (ONNX)")
+    small.add_argument("--int8", action="store_true", help="the network's weights in 8 bits, computed in float32")
     parser.add_argument("--audio", nargs="+", default=[], metavar="MUSIC", help="check by these files, not the run's")
     return parser.parse_args()
 
@@ -41,7 +41,7 @@ def main() -> None:
     from melgpu.runs.folder import open_run
 
     small_precision: Precision = "float16" if args.half else "int8"
-    precision = small_precision if args.half or args.int8 else "float32"
+    precision: Precision = small_precision if args.half or args.int8 else "float32"
     options = ExportOptions(args.format, "track" if args.track else "windows", precision)
     run = open_run(args.run, without_pseudo=args.without_pseudo)
     job = selection.select_job(run, args.backbone, args.fold)

@@ -56,8 +56,8 @@ def _global_max_pool(pictures: Any, output_size: Any) -> tuple[Any, Any]:
 def _quantize_weights(model: onnx.ModelProto) -> None:
     """Store the network's matrices and kernels in 8 bits, with a scale for each output channel; computed in float32.
 
-    onnxruntime's dynamic quantization has one scale for a whole kernel: after batch norms are folded into them, labels of
-    EfficientNet-Lite0 were wrong.
+    Dynamic quantization by onnxruntime has one scale for all channels: once batch norms are folded into the kernels, it
+    changed the labels of EfficientNet-Lite0.
     """
     graph = model.graph
     nodes = []
