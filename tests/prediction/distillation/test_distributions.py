@@ -18,10 +18,11 @@ from melgpu.report import analysis, distillation
 from melgpu.runs import predictions, setup, timings
 from melgpu.runs.distillation.distributions import Origin
 from melgpu.runs.distillation.teacher import Teacher, open_teacher
+from melgpu.runs.folder import open_run
 from melgpu.runs.run import Run
 from melgpu.training.round import train_round
 from tests.conftest import CPU
-from tests.helpers import QUICK, write_audio, write_labelled_tracks
+from tests.helpers import QUICK, ROOT, run_script, write_audio, write_labelled_tracks
 
 OVERRIDES = [
     *QUICK,
@@ -180,3 +181,18 @@ def test_both_are_measured_once_and_shown_in_the_report(teacher, finished):
     assert "Student and teacher" in text
     assert "measured on 8 tracks after a warm-up" in text
     assert "Student and teacher" not in Path(teacher.run.report_path).read_text()
+
+
+@pytest.mark.slow
+def test_two_processes_write_the_distributions_of_one(teacher, tmp_path):
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--"]
+    flags = [part for override in STUDENT for part in ("--set", override)]
+    call = ["train.py", "--run", tmp_path / "run", "--teacher", teacher.run.folder, "--device", "cpu", *flags]
+    process = run_script(*torchrun, *call, env={"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"})
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.count("by networks that did not train on them") == 1  # only the main process prints
+    student = open_run(tmp_path / "run")
+    alone = replace(student, folder=tmp_path / "alone")
+    write_distributions(alone, teacher, CPU)
+    np.testing.assert_allclose(student.taught.probs, alone.taught.probs, atol=1e-5)  # other batches
+    assert student.is_stacked(1)
