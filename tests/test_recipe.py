@@ -95,7 +95,7 @@ def test_an_invalid_round_is_reported_once():
 
 
 def test_unknown_and_malformed_recipe_files_are_named(tmp_path):
-    assert "shipped recipes: demo, modern, quick-cpu, quick, scratch, zalo2019" in problems(["nothing"])
+    assert "shipped recipes: demo, modern, quick-cpu, quick, scratch, student, zalo2019" in problems(["nothing"])
     malformed = tmp_path / "malformed.toml"
     malformed.write_text("optim = [")
     assert str(malformed) in problems([str(malformed)])
@@ -142,3 +142,22 @@ def test_names_with_dots_are_quoted():
     recipe = load_recipe([], ["optim_overrides.'convnext_tiny.fb_in22k'.lr=1e-4", "backbone.weights_dir=/a/b c"])
     assert recipe.optim_for("convnext_tiny.fb_in22k").lr == 1e-4
     assert recipe.backbone.weights_dir == "/a/b c"
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("windows.random_starts=true", "distil needs the same windows of every track"),
+        ("windows.dense_classes=['1']", "distil needs the same windows of every track"),
+        ("rounds=[{backbones=['resnet50'], folds=[0], blend={cnn=1.0}}]", "distil needs one round that stacks nothing"),
+        ("distil.temperature=0.5", "distil.temperature: Input should be greater than or equal to 1"),
+        ("distil.teacher=runs/mine", "distil.teacher: String should match pattern"),
+    ],
+)
+def test_a_student_has_settings_that_fit_its_teachers_windows(override, message):
+    assert message in problems(["student"], [override])
+
+
+def test_a_run_without_a_teacher_has_no_settings_of_one():
+    assert load_recipe([]).distil is None
+    assert "distil" not in load_recipe([]).to_toml()
