@@ -48,11 +48,12 @@ def _result(run: Run, last: RoundResult) -> dict:
     scores = last.evaluation.scores()
     rows = []
     for predictor in last.shown_predictors:
-        row = {"name": last.display_name(predictor), "kind": last.kind(predictor), "splits": {}}
-        row["is_final"] = predictor == last.final_predictor
+        by_split = {}
         for split, score in scores[predictor].items():
-            row["splits"][split] = {"accuracy": score.accuracy, "interval": score.interval}
-        rows.append(row)
+            by_split[split] = {"accuracy": score.accuracy, "interval": score.interval}
+        is_final = predictor == last.final_predictor
+        name, kind = last.display_name(predictor), last.kind(predictor)
+        rows.append({"name": name, "kind": kind, "is_final": is_final, "splits": by_split})
     splits = []
     for split, score in scores[last.final_predictor].items():
         splits.append({"split": split, "tracks": score.num_tracks, "trained_on": score.num_pseudo_labelled})
