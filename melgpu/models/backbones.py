@@ -43,7 +43,7 @@ def find_backbone(name: str) -> TimmBackbone:
         is_default = config.tag and "." not in name
         timm_name = f"{name}.{config.tag}" if is_default else name
         return TimmBackbone(timm_name, 256)  # the width of most of BACKBONES
-    known_names = [*BACKBONES, *timm.list_models(), *timm.list_pretrained()]
+    known_names = dict.fromkeys([*BACKBONES, *timm.list_models(), *timm.list_pretrained()])  # some are in two
     suggestions = difflib.get_close_matches(name, known_names)
     hint = f"; did you mean {', '.join(suggestions)}?" if suggestions else ""
     raise InputError(f"there is no network {name}{hint}")

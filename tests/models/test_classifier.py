@@ -276,6 +276,9 @@ def test_any_network_of_timm_by_name():
     for unknown, near in (("resnet_50", "resnet50"), ("hf-hub:someone/model", ""), ("local-dir:x", ""), ("../x", "")):
         with pytest.raises(InputError, match=f"there is no network {re.escape(unknown)}.*{near}"):
             classifier.find_backbone(unknown)
+    with pytest.raises(InputError) as caught:
+        classifier.find_backbone("resnet_50")
+    assert str(caught.value).count("resnet50,") == 1
 
 
 @pytest.mark.parametrize("name", ["densenet169", "inception_v3", "test_vit"])
