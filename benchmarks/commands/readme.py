@@ -136,7 +136,9 @@ KINDS = {
     "compare": Kind("melgpu and its baselines, from the same files to pictures", " compare", compare),
     "cost": Kind("The whole recipe on this machine", " cost", cost),
     "gpu": Kind("What a GPU settles", " gpu", gpu),
-    "experiment": Kind("Recipes on the same tracks", " experiment", experiment),
+    "experiment": Kind(
+        "Recipes on the same tracks", " experiment VARIANTS.toml --labels CSV_OR_DIR --folder DIR", experiment
+    ),
     "demo": Kind("The demo on its synthetic music, accuracy on tracks", " readme --demo runs/demo", accuracy.rows),
     "decode": Kind("Files to samples", ".bench_decode", decode),
     "features": Kind("Waves to pictures", ".bench_features", features),
