@@ -28,7 +28,8 @@ def main(model: str, path: str) -> None:
     if about["form"] == "track":  # exported with --track
         (probs,) = session.run(None, {"wave": track})
     else:
-        hop, length = round(about["hop_s"] * about["sample_rate"]), about["window_samples"]
+        length = about["window_samples"]
+        hop = round(about["hop_s"] * about["sample_rate"])
         count = int((about["track_s"] - about["window_s"]) / about["hop_s"] + 1e-6) + 1
         starts = [min(i * hop, len(track) - length) for i in range(count)]
         windows = [track[None, start : start + length] for start in starts]

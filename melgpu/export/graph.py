@@ -6,6 +6,7 @@ All is computed in float32, except for a network that was converted with `half`.
 import math
 import warnings
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -45,7 +46,8 @@ class MelPower(nn.Module):
         self.block = _largest_divisor(math.gcd(len(taper), hop_length), math.isqrt(2 * len(taper)))
 
     def forward(self, waves: Tensor) -> Tensor:
-        n_fft, num_q = len(self.taper), self.block
+        n_fft = len(self.taper)
+        num_q = self.block
         num_p = n_fft // num_q
         num_k2 = num_q // 2 + 1  # the others are bins above the Nyquist frequency
         num_frames = waves.shape[1] // self.hop_length + 1
@@ -117,7 +119,7 @@ class TrackClassifier(nn.Module):
     def __init__(self, classifier: WindowClassifier, recipe: Recipe):
         super().__init__()
         self.classifier = classifier
-        index = windows.prediction_windows(torch.zeros(1).numpy(), torch.zeros(1).numpy(), recipe.audio, recipe.windows)
+        index = windows.prediction_windows(np.zeros(1), np.zeros(1, bool), recipe.audio, recipe.windows)
         self.register_buffer("starts", torch.from_numpy(index.starts).long())
         self.window_samples = windows.to_samples(recipe.windows.window_s, recipe.audio.sample_rate)
 
