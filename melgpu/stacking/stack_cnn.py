@@ -33,25 +33,29 @@ class LabelledMatrix(NamedTuple):
 
 
 class StackCNN(nn.Module):
-    """Convolutions of 8, 16 and 32 channels with 2 x 1 kernels; padded, so that any number of models fits."""
+    """Convolutions of 8, 16 and 32 channels with 2 x 1 kernels."""
+
+    MIN_MODELS = 4  # of which the convolutions leave one row; fewer are padded with zeros
 
     def __init__(self, num_models: int, num_classes: int, dropout: float):
         super().__init__()
-        self.convs = nn.ModuleList(_conv(*channels, 2) for channels in ((1, 8), (8, 16), (16, 32)))
+        self.convs = nn.ModuleList(nn.Conv2d(*channels, (2, 1)) for channels in ((1, 8), (8, 16), (16, 32)))
         self.dropout = nn.Dropout(dropout)
-        self.head = _head(32 * num_models * num_classes, num_classes, dropout)
+        num_rows = max(num_models, self.MIN_MODELS) - 3
+        self.head = _head(32 * num_rows * num_classes, num_classes, dropout)
 
     def forward(self, matrix: Tensor) -> Tensor:
         """Logits (N, C) of a matrix (N, K, C)."""
-        x = F.relu(self.convs[0](matrix.unsqueeze(1)))
+        x = F.relu(self.convs[0](_padded(matrix, self.MIN_MODELS)))
         for conv in self.convs[1:]:
             x = self.dropout(F.relu(conv(x)))  # as in the original, not after the first layer
         return self.head(x)
 
 
 class StackSkipCNN(nn.Module):
-    """Convolutions of 8 to 128 channels, the last three with a 3 x 1 skip that spans two of them; padded likewise."""
+    """Convolutions of 8 to 128 channels, the last three with a 3 x 1 skip that spans two of them."""
 
+    MIN_MODELS = 6
     WIDTHS = (8, 16, 32, 64, 128)
     SKIP_WIDTHS = (16, 32, 64)  # beside the last three
 
@@ -61,15 +65,16 @@ class StackSkipCNN(nn.Module):
         outputs = [width + skip_width for width, skip_width in zip(self.WIDTHS, skip_widths, strict=True)]
         conv_channels = zip([1, *outputs[:-1]], self.WIDTHS, strict=True)
         skip_channels = zip(outputs[:3], self.SKIP_WIDTHS, strict=True)
-        self.convs = nn.ModuleList(_conv(*channels, 2) for channels in conv_channels)
-        self.skips = nn.ModuleList(_conv(*channels, 3) for channels in skip_channels)
+        self.convs = nn.ModuleList(nn.Conv2d(*channels, (2, 1)) for channels in conv_channels)
+        self.skips = nn.ModuleList(nn.Conv2d(*channels, (3, 1)) for channels in skip_channels)
         self.norm = nn.BatchNorm2d(8)
         self.dropout = nn.Dropout(dropout)
-        self.head = _head(outputs[-1] * num_models * num_classes, num_classes, dropout)
+        num_rows = max(num_models, self.MIN_MODELS) - 5
+        self.head = _head(outputs[-1] * num_rows * num_classes, num_classes, dropout)
 
     def forward(self, matrix: Tensor) -> Tensor:
         """Logits (N, C) of a matrix (N, K, C)."""
-        before = F.relu(self.norm(self.convs[0](matrix.unsqueeze(1))))  # the original has no dropout here
+        before = F.relu(self.norm(self.convs[0](_padded(matrix, self.MIN_MODELS))))  # the original has no dropout here
         x = self.dropout(F.relu(self.convs[1](before)))
         for conv, skip_conv in zip(self.convs[2:], self.skips, strict=True):
             skip = self.dropout(F.relu(skip_conv(before)))
@@ -78,11 +83,10 @@ class StackSkipCNN(nn.Module):
         return self.head(x)
 
 
-def _conv(inputs: int, outputs: int, kernel_size: int) -> nn.Sequential:
-    """A convolution along the model axis that keeps its length."""
-    # Padded at the end only, so that a skip spans the same models as the two convolutions beside it.
-    padding = nn.ZeroPad2d((0, 0, 0, kernel_size - 1))
-    return nn.Sequential(padding, nn.Conv2d(inputs, outputs, (kernel_size, 1)))
+def _padded(matrix: Tensor, min_models: int) -> Tensor:
+    """A matrix (N, K, C) as (N, 1, K', C), with rows of zeros after those of fewer models than a CNN needs."""
+    missing = max(0, min_models - matrix.shape[1])
+    return F.pad(matrix, (0, 0, 0, missing)).unsqueeze(1)
 
 
 def _head(inputs: int, num_classes: int, dropout: float) -> nn.Sequential:

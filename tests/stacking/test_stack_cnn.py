@@ -32,14 +32,14 @@ class ChannelDropout:
 
 
 class Original:
-    """The two CNNs of 2019 up to the head, written out on the weights of one of ours, without padding."""
+    """The two CNNs of 2019 up to the head, written out on the weights of one of ours."""
 
     def __init__(self, cnn: torch.nn.Module):
         self.state = cnn.state_dict()
         self.dropout = ChannelDropout()
 
     def conv(self, name: str, x: Tensor) -> Tensor:
-        return F.conv2d(x, self.state[f"{name}.1.weight"], self.state[f"{name}.1.bias"])
+        return F.conv2d(x, self.state[f"{name}.weight"], self.state[f"{name}.bias"])
 
     def skip(self, name: str, x: Tensor) -> Tensor:
         return self.dropout(F.relu(self.conv(name, x)))
@@ -62,27 +62,29 @@ class Original:
         return self.dropout(F.relu(torch.cat([self.conv("convs.4", x4), self.skip("skips.2", x3)], 1)))
 
 
-@pytest.mark.parametrize(("name", "channels", "rows", "dropouts"), [("cnn", 32, 6, 2), ("skip_cnn", 192, 4, 7)])
-def test_the_layers_are_those_of_2019(name, channels, rows, dropouts):
-    """Padding adds features at the end of the model axis, and leaves those of the unpadded original as they are."""
+@pytest.mark.parametrize("num_models", [1, 3, 4, 6, 9])
+@pytest.mark.parametrize(("name", "channels", "kernels", "dropouts"), [("cnn", 32, 3, 2), ("skip_cnn", 192, 5, 7)])
+def test_the_layers_are_those_of_2019(name, channels, kernels, dropouts, num_models):
+    """Also of fewer models than the convolutions take: then rows of zeros stand for those that are missing."""
     torch.manual_seed(0)
-    cnn = stack_cnn.CNNS[name](9, 10, 0.25).eval()  # of nine models, so that several rows are without padding
+    cnn = stack_cnn.CNNS[name](num_models, 10, 0.25).eval()
     for values in cnn.state_dict().values():
         if values.ndim == 1:  # biases, and everything of batch norm, which is the identity at first
             values.copy_(0.5 + torch.rand(len(values)))
     for module in cnn.modules():
         if isinstance(module, torch.nn.Dropout):
-            module.train()  # but batch norm stays in eval mode: padding changes the statistics of a batch
+            module.train()
     original = Original(cnn)
-    matrix = torch.rand(5, 9, 10)
+    matrix = torch.rand(5, num_models, 10)
+    padded = torch.zeros(5, max(num_models, kernels + 1), 10)
+    padded[:, :num_models] = matrix
     features = []
     cnn.head.register_forward_pre_hook(lambda _, inputs: features.append(inputs[0]))
     with torch.inference_mode(), mock.patch("torch.nn.functional.dropout", ChannelDropout()) as dropout:
         cnn(matrix)
-        expected = getattr(original, name)(matrix)
-    assert expected.shape == (5, channels, rows, 10)
-    assert features[0].shape == (5, channels, 9, 10)
-    torch.testing.assert_close(features[0][:, :, :rows], expected)
+        expected = getattr(original, name)(padded)
+    assert expected.shape == (5, channels, padded.shape[1] - kernels, 10)
+    torch.testing.assert_close(features[0], expected)
     assert original.dropout.num_calls == dropouts
     assert dropout.num_calls == dropouts + 1  # and that of the head
 
