@@ -90,6 +90,7 @@ variants.toml:
   seeds = [0]
   [base]
   recipes = ["quick"]
+  backbone.pretrained = true
   optim.max_epochs = 9
   [variants.mixup]
   augment.mixup_alpha = 0.2

@@ -102,7 +102,7 @@ def make(cell: Cell, sources: setup.Sources, folder: Path, device: torch.device)
         variant=cell.variant,
         fold=cell.fold,
         seed=cell.seed,
-        settings=settings(cell.recipe),
+        settings=settings(run.recipe),
         best_epoch=_best_epoch(run),
         seconds=round(time.monotonic() - started, 1),
         resumed=resumed,

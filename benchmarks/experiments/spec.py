@@ -118,6 +118,9 @@ def make_cells(spec: ExperimentSpec, folder: Path, overrides: list[str], on_cpu:
             recipes[name] = load_recipe(merged, overrides, on_cpu)
         except InputError as error:
             problems += error.problems
+            continue
+        if recipes[name].backbone.pretrained == "auto":  # a cell without weights would get the settings of `scratch`
+            problems.append(f'{name}: backbone.pretrained = "auto" may differ between cells: set true or false')
     num_folds = min((recipe.folds.num_folds for recipe in recipes.values()), default=0)
     if recipes and max(spec.folds) >= num_folds:
         problems.append(f"folds: there is no fold {max(spec.folds)} of {num_folds}")

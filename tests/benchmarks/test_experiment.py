@@ -26,6 +26,7 @@ seeds = [0, 5]
 pairs = [["b", "a"]]
 [base]
 recipes = ["quick"]
+backbone.pretrained = true
 optim.lr = 3e-3
 [variants.a]
 recipes = ["scratch"]
@@ -189,6 +190,7 @@ def test_a_cell_of_other_settings_is_refused(tmp_path, variants):
         ("[base]", "[other]", "base"),
         ("optim.lr = 1e-3", "optim.lrs = 1e-3", "optim.lrs: there is no such setting; did you mean optim.lr"),
         ('recipes = ["scratch"]', "recipes = 3", "a list of names"),
+        ("pretrained = true", 'pretrained = "auto"', 'b: backbone.pretrained = "auto" may differ between cells'),
         ("folds = [1, 0]", "folds = [1, 9]", "folds: there is no fold 9 of 5"),
     ],
 )
@@ -333,6 +335,7 @@ def test_a_killed_cell_resumes_to_the_same_probabilities(tmp_path):
     killed = cells.load_finished(tmp_path / "killed", cell)
     whole = cells.load_finished(tmp_path / "whole", cell)
     assert (killed.metadata.resumed, whole.metadata.resumed) == (True, False)
+    assert whole.metadata.settings == spec.settings(cell.recipe)
     assert killed.ids == whole.ids
     assert [split.value for split in whole.splits] == ["valid"] * 4 + ["public"] * 3
     np.testing.assert_array_equal(killed.probs, whole.probs)
