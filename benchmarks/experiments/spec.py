@@ -81,10 +81,15 @@ class Cell:
 
 def settings(recipe: Recipe) -> dict[str, str]:
     """The settings that can change a cell's accuracy, by `table.key`, as JSON."""
-    flat = dict(toml_tables.flatten(json.loads(recipe.to_json())))
+    tables = json.loads(recipe.to_json())
+    overrides = tables.pop("optim_overrides")
+    flat = dict(toml_tables.flatten(tables))
     if len(recipe.rounds) == 1:
         flat = {key: value for key, value in flat.items() if not key.startswith("pseudo.")}
     flat["rounds"] = [{**each, "folds": []} for each in _rounds(recipe)]
+    backbones = {name for each in recipe.rounds for name in each.backbones}
+    # One value: of an empty table flatten has no key, and it would be the same as the default's overrides.
+    flat["optim_overrides"] = {name: overrides[name] for name in backbones & overrides.keys()}
     return {key: json.dumps(value, sort_keys=True) for key, value in flat.items() if not key.startswith(IGNORED_TABLES)}
 
 

@@ -157,6 +157,27 @@ def test_a_cell_is_named_by_settings_that_count(variants):
     assert made_cells(variants)[2].name == slow.name
 
 
+def test_a_cell_without_the_overrides_of_its_network_is_another_one(variants):
+    resnet = 'rounds = [{ backbones = ["resnet50"], folds = [0], blend = {} }]'
+    variants.write_text(
+        f"""
+        folds = [0]
+        seeds = [0]
+        [base]
+        {resnet}
+        [variants.none]
+        optim_overrides = {{}}
+        [variants.of-another]
+        optim_overrides.xception.lr = 0.1
+        [variants.own]
+        optim_overrides.resnet50.lr = 0.1
+        """
+    )
+    base, none, of_another, own = [cell.name for cell in made_cells(variants)]
+    assert base == of_another
+    assert len({base, none, own}) == 3
+
+
 def test_a_cell_stays_when_recipes_gain_settings(tmp_path, variants, monkeypatch):
     base, *_ = made_cells(variants)
     now = spec.settings(base.recipe)
