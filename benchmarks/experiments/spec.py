@@ -24,8 +24,9 @@ from melgpu.recipe_schema import Seed, Spec
 BASE = "base"
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.+-]+$", max_length=60)]
 Fold = Annotated[int, Field(ge=0)]
+WEIGHTS_FOLDER = "backbone.weights_dir"
 # What changes no accuracy, or nothing where no round is stacked; seed and folds are in a cell's name.
-IGNORED_TABLES = ("loader.", "machine.", "stacking.", "backbone.weights_dir", "seed")
+IGNORED_TABLES = ("loader.", "machine.", "stacking.", WEIGHTS_FOLDER, "seed")
 
 
 class ExperimentSpec(Spec):
@@ -121,11 +122,9 @@ def make_cells(spec: ExperimentSpec, folder: Path, overrides: list[str], on_cpu:
     for name, merged in names.items():
         try:
             recipes[name] = load_recipe(merged, overrides, on_cpu)
+            problems += _weights_problems(name, merged, overrides, on_cpu)
         except InputError as error:
             problems += error.problems
-            continue
-        if recipes[name].backbone.pretrained == "auto":  # a cell without weights would get the settings of `scratch`
-            problems.append(f'{name}: backbone.pretrained = "auto" may differ between cells: set true or false')
     num_folds = min((recipe.folds.num_folds for recipe in recipes.values()), default=0)
     if recipes and max(spec.folds) >= num_folds:
         problems.append(f"folds: there is no fold {max(spec.folds)} of {num_folds}")
@@ -140,6 +139,17 @@ def make_cells(spec: ExperimentSpec, folder: Path, overrides: list[str], on_cpu:
         recipe = load_recipe(merged, overrides, on_cpu)
         cells.append(Cell(name, fold, seed, tuple(merged), tuple(overrides), recipe))
     return cells
+
+
+def _weights_problems(name: str, recipes: list[str], overrides: list[str], on_cpu: bool) -> list[str]:
+    """What would let two cells of the same name have other weights. Raises InputError."""
+    problems = []
+    if load_recipe(recipes, overrides, on_cpu).backbone.pretrained == "auto":  # without weights it merges `scratch`
+        problems.append(f'{name}: backbone.pretrained = "auto" may differ between cells: set true or false')
+    others = [override for override in overrides if not override.startswith(WEIGHTS_FOLDER)]
+    if load_recipe(recipes, others, on_cpu).backbone.weights_dir:
+        problems.append(f"{name}: {WEIGHTS_FOLDER} must be the same in all cells: use --set {WEIGHTS_FOLDER}=DIR")
+    return problems
 
 
 def _rounds(recipe: Recipe) -> list[dict[str, Any]]:

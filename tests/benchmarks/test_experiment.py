@@ -212,6 +212,8 @@ def test_a_cell_of_other_settings_is_refused(tmp_path, variants):
         ("optim.lr = 1e-3", "optim.lrs = 1e-3", "optim.lrs: there is no such setting; did you mean optim.lr"),
         ('recipes = ["scratch"]', "recipes = 3", "a list of names"),
         ("pretrained = true", 'pretrained = "auto"', 'b: backbone.pretrained = "auto" may differ between cells'),
+        ("optim.lr = 1e-3", 'backbone.weights_dir = "w"', "b: backbone.weights_dir must be the same in all cells"),
+        ("optim.lr = 3e-3", 'backbone.weights_dir = "w"', "base: backbone.weights_dir must be the same"),
         ("folds = [1, 0]", "folds = [1, 9]", "folds: there is no fold 9 of 5"),
     ],
 )
