@@ -14,6 +14,7 @@ from melgpu.data.manifest import Split
 from melgpu.errors import InputError
 
 Key = tuple[int, int]  # of a training: seed, fold
+Track = tuple[str, Split]  # an id is of one track in each split only
 Results = Mapping[Key, CellResult]
 TEST, VALIDATION, PRIVATE = "test", "validation", "private"
 SPLITS = {
@@ -59,11 +60,13 @@ def rows(cells: Mapping[str, Results], pairs: Sequence[tuple[str, str]]) -> list
 
 def check_same_tracks(results: Sequence[CellResult]) -> None:
     """Raise InputError where cells know another label of a track, or other classes or test tracks."""
-    labels: dict[str, str] = {}
+    labels: dict[Track, str] = {}
     for result in results:
         first = results[0]
         is_other = result.class_names != first.class_names or _tracks(result, TEST) != _tracks(first, TEST)
-        if is_other or any(labels.setdefault(*item) != item[1] for item in zip(result.ids, result.labels, strict=True)):
+        tracks = zip(result.ids, result.splits, strict=True)
+        of_track = zip(tracks, result.labels, strict=True)
+        if is_other or any(labels.setdefault(track, label) != label for track, label in of_track):
             metadata = result.metadata
             raise InputError(
                 f"cell {metadata.variant}, fold {metadata.fold}, seed {metadata.seed} is of other tracks than "
@@ -71,55 +74,55 @@ def check_same_tracks(results: Sequence[CellResult]) -> None:
             )
 
 
-def _tracks(result: CellResult, tracks: str) -> list[str]:
-    return [name for name, split in zip(result.ids, result.splits, strict=True) if split in SPLITS[tracks]]
+def _tracks(result: CellResult, tracks: str) -> list[Track]:
+    return [track for track in zip(result.ids, result.splits, strict=True) if track[1] in SPLITS[tracks]]
 
 
 def _row(variant: str, first: Results, against: str | None = None, second: Results | None = None) -> Row:
     estimates = {}
     for tracks in SPLITS:
-        ids = list(dict.fromkeys(name for result in first.values() for name in _tracks(result, tracks)))
-        if not ids:
+        evaluated = list(dict.fromkeys(track for result in first.values() for track in _tracks(result, tracks)))
+        if not evaluated:
             continue
         for measure, values_of in MEASURES.items():
-            values = values_of(first, ids, tracks)
+            values = values_of(first, evaluated)
             if second:
-                values = values - values_of(second, ids, tracks)
+                values = values - values_of(second, evaluated)
             estimates[tracks, measure] = statistics.estimate(values)
     return Row(variant, against, len(first), estimates)
 
 
-def _by_training(
-    column: Callable[[CellResult], np.ndarray], results: Results, ids: Sequence[str], tracks: str
-) -> np.ndarray:
+def _by_training(column: Callable[[CellResult], np.ndarray], results: Results, tracks: Sequence[Track]) -> np.ndarray:
     """A column of each training's tracks, shape (R, T), NaN where a track is not in it."""
-    values = np.full((len(results), len(ids)), np.nan)
-    position = {name: index for index, name in enumerate(ids)}
+    values = np.full((len(results), len(tracks)), np.nan)
+    position = {track: index for index, track in enumerate(tracks)}
+    splits = {split for _, split in tracks}
     for row, key in enumerate(sorted(results)):
         result = results[key]
         cells = zip(result.ids, result.splits, column(result), strict=True)
         for name, split, value in cells:
-            if split in SPLITS[tracks]:
-                values[row, position[name]] = value
+            if split in splits:
+                values[row, position[name, split]] = value
     return values
 
 
-def _of_ensemble(results: Results, ids: Sequence[str], tracks: str) -> np.ndarray:
+def _of_ensemble(results: Results, tracks: Sequence[Track]) -> np.ndarray:
     """Whether the mean probabilities of the trainings that were evaluated on a track are right, shape (1, T)."""
     class_names = next(iter(results.values())).class_names
-    sums = np.zeros((len(ids), len(class_names)))
-    labels = np.zeros(len(ids), np.int64)
-    position = {name: index for index, name in enumerate(ids)}
+    sums = np.zeros((len(tracks), len(class_names)))
+    labels = np.zeros(len(tracks), np.int64)
+    position = {track: index for index, track in enumerate(tracks)}
+    splits = {split for _, split in tracks}
     for key in sorted(results):
         result = results[key]
         for name, split, label, probs in zip(result.ids, result.splits, result.labels, result.probs, strict=True):
-            if split in SPLITS[tracks]:
-                sums[position[name]] += probs
-                labels[position[name]] = class_names.index(label)
+            if split in splits:
+                sums[position[name, split]] += probs
+                labels[position[name, split]] = class_names.index(label)
     return (sums.argmax(axis=1) == labels).astype(float)[None]
 
 
-MEASURES: dict[str, Callable[[Results, Sequence[str], str], np.ndarray]] = {
+MEASURES: dict[str, Callable[[Results, Sequence[Track]], np.ndarray]] = {
     "network": partial(_by_training, lambda result: result.correct),
     "windows": partial(_by_training, lambda result: result.window_accuracy),
     "ensemble": _of_ensemble,

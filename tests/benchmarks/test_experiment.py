@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -237,6 +238,19 @@ def test_only_trainings_that_both_variants_have_are_compared():
     assert (difference.variant, difference.against) == ("b", "base")
     assert difference.estimates["test", "network"].mean == pytest.approx((0 + 1 - 1) / 3)
     assert difference.estimates["validation", "network"].mean == pytest.approx(1)
+
+
+def test_tracks_with_one_id_in_two_sets_are_two_tracks():
+    names = {"v0": True, "t0": True, "p0": False}
+    cell = replace(result_of("base", 0, 0, names), ids=("0001",) * 3, labels=("x", "x", "y"))
+    (row,) = comparison.rows({"base": {(0, 0): cell}}, [])
+    means = {tracks: row.estimates[tracks, "ensemble"].mean for tracks in comparison.SPLITS}
+    assert means == {"test": 1, "validation": 1, "public": 1, "private": 1}  # p0 is y, as its network says
+    (row,) = comparison.rows({"base": {(0, 0): replace(cell, labels=("x", "x", "x"))}}, [])
+    assert row.estimates["test", "network"].num_tracks == 2
+    for measure in ("network", "ensemble"):
+        means = {tracks: row.estimates[tracks, measure].mean for tracks in comparison.SPLITS}
+        assert means == {"test": 0.5, "validation": 1, "public": 1, "private": 0}
 
 
 def test_cells_of_other_tracks_are_refused():
