@@ -6,7 +6,7 @@ Each caveat is a title and a text; the report shows them beside the scores, and 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from melgpu.audio import duplicates
+from melgpu.audio import duplicates, fingerprint
 from melgpu.audio.duplicates import Duplicate
 from melgpu.console import counted
 from melgpu.data import dataset_check
@@ -185,10 +185,23 @@ def _same_recordings(run: Run, same_recordings: Recordings) -> str:
             "Not searched for: the run is older than the search, or its tracks are too short for fingerprints. "
             "train.py --check searches the files of a run."
         )
+    audio = run.recipe.audio
+    if not fingerprint.can_compare(audio.sample_rate, audio.track_s):
+        return f"{_same_content(run, same_recordings)} As for other formats, {dataset_check.NOT_COMPARED}."
     if not same_recordings.pairs:
         return f"By their audio fingerprints none of the {len(run.manifest)} files has the recording of another."
     if not same_recordings.num_leaks:
         return f"{counted(len(same_recordings.pairs), 'pair')} of files, none in two folds or sets: no leak."
+    return _leak_sentence(same_recordings.num_leaks)
+
+
+def _same_content(run: Run, same_recordings: Recordings) -> str:
+    """Of tracks without fingerprints."""
+    if not same_recordings.pairs:
+        return f"None of the {len(run.manifest)} files has the content of another."
+    if not same_recordings.num_leaks:
+        count = counted(len(same_recordings.pairs), "pair")
+        return f"{count} of files with the same content, none in two folds or sets."
     return _leak_sentence(same_recordings.num_leaks)
 
 

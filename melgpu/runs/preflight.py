@@ -50,11 +50,11 @@ def check_before_decoding(source_lists: dict[Split, SourceList], recipe: Recipe)
 
 def build_manifest(
     source_lists: dict[Split, SourceList], recipe: Recipe, cache_folder: Path
-) -> tuple[Manifest, list[AudioError], list[Duplicate] | None]:
+) -> tuple[Manifest, list[AudioError], list[Duplicate]]:
     """Decode every file of the source lists (into the PCM cache, if there is room), and draw the folds.
 
-    Returns the manifest, the audio errors for the quarantine, and the files with the same recording (None where the
-    recipe's tracks cannot be compared). Raises InputError with all problems of the audio.
+    Returns the manifest, the audio errors for the quarantine, and the files with the same recording. Raises InputError
+    with all problems of the audio.
     """
     paths = _listed_paths(source_lists)
     cache = _choose_cache(cache_folder, recipe, len(paths))
@@ -75,10 +75,9 @@ def build_manifest(
     return tracks, quarantined, _find_duplicates(checked, recipe)
 
 
-def _find_duplicates(checked: dict[str, CheckedFile], recipe: Recipe) -> list[Duplicate] | None:
+def _find_duplicates(checked: dict[str, CheckedFile], recipe: Recipe) -> list[Duplicate]:
     if not fingerprint.can_compare(recipe.audio.sample_rate, recipe.audio.track_s):
-        console.say(f"note: {dataset_check.NOT_COMPARED}")
-        return None
+        console.say(f"note: {dataset_check.NOT_COMPARED}")  # only files of the same content are found
     return duplicates.find({absolute_path(path): file for path, file in checked.items()})
 
 

@@ -129,6 +129,22 @@ def test_recordings_are_those_of_the_run(results, tmp_path):
     assert harmless == "2 pairs of files, none in two folds or sets: no leak."
 
 
+def test_tracks_without_fingerprints_have_no_verdict_on_their_recordings(results):
+    run = results["round1"].run
+    audio = run.recipe.audio.changed(track_s=4.0)
+    short = replace(results["round1"], run=replace(run, recipe=run.recipe.model_copy(update={"audio": audio})))
+    limit = "near-duplicates are not searched for"
+    found = texts(short)["Same recordings"]
+    assert found.startswith("None of the 24 files has the content of another.")
+    assert limit in found
+    found = texts(short, Recordings(["a = b"], 0))["Same recordings"]
+    assert found.startswith("1 pair of files with the same content, none in two folds or sets.")
+    assert limit in found
+    found = texts(short, Recordings(["a = b"], 1))["Same recordings"]
+    assert "makes scores too good" in found
+    assert limit in found
+
+
 def test_fewer_changes_than_the_least_are_never_significant():
     for changes in (caveats.MIN_CHANGES - 1, caveats.MIN_CHANGES):
         is_significant = sign_test(np.ones(changes)) <= summary.SIGNIFICANCE_LEVEL

@@ -1,3 +1,4 @@
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -203,11 +204,19 @@ def interrupt(*arguments):
     raise KeyboardInterrupt
 
 
-def test_tracks_that_are_too_short_to_be_compared_are_said_to_be(tmp_path, sources, monkeypatch, capsys):
+def test_of_tracks_that_are_too_short_for_fingerprints_the_same_files_are_found(tmp_path, sources, monkeypatch, capsys):
     monkeypatch.setattr(networks, "load_weights", lambda recipe: ["no network"])
-    made = setup.create(request(tmp_path / "run", "audio.track_s=4", "windows.window_s=3"), sources, CPU)
-    assert "note: near-duplicates are not searched for" in capsys.readouterr().out
-    assert duplicates.load(made.duplicates_path) is None
+    shutil.copy(tmp_path / "3.wav", tmp_path / "copy.wav")
+    listed = replace(sources, test=write_list(tmp_path / "test.csv", [("copy.wav",)]))
+    short = request(tmp_path / "run", "audio.track_s=4", "windows.window_s=3")
+    made = setup.create(short, listed, CPU)
+    output = capsys.readouterr().out
+    assert "note: near-duplicates are not searched for" in output
+    pair = f"{tmp_path}/3.wav (fold {made.manifest.folds[3]}) = {tmp_path}/copy.wav (public test)"
+    assert "1 pair of files with the same recording, 1 of them in two folds or sets" in output
+    assert pair in output
+    assert setup.check_dataset(short, Sources(None, None, None, None), CPU) == 0
+    assert pair in capsys.readouterr().out
 
 
 def test_the_lists_of_a_run_are_checked_with_its_lengths(tmp_path, sources, monkeypatch, capsys):
