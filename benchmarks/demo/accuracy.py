@@ -2,8 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator, Sequence
-from datetime import datetime, timedelta
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -15,10 +14,10 @@ from melgpu.errors import InputError
 from melgpu.machine import num_usable_cores
 from melgpu.recipe import load_recipe
 from melgpu.report.analysis import RoundResult, round_results
+from melgpu.report.training_times import training_logs, training_time
 from melgpu.runs import environment, timings
 from melgpu.runs.folder import open_run
 from melgpu.runs.run import Run
-from melgpu.runs.timings import StageTiming
 
 
 def save(run_folder: Path, results: Path) -> Path:
@@ -44,7 +43,6 @@ def _check(run: Run) -> None:
 
 def _result(run: Run, last: RoundResult) -> dict:
     made_by = run.environment
-    stages = timings.load(run.timings_path)
     scores = last.evaluation.scores()
     rows = []
     for predictor in last.shown_predictors:
@@ -52,8 +50,8 @@ def _result(run: Run, last: RoundResult) -> dict:
         for split, score in scores[predictor].items():
             by_split[split] = {"accuracy": score.accuracy, "interval": score.interval}
         is_final = predictor == last.final_predictor
-        name, kind = last.display_name(predictor), last.kind(predictor)
-        rows.append({"name": name, "kind": kind, "is_final": is_final, "splits": by_split})
+        name = last.display_name(predictor)
+        rows.append({"name": name, "kind": last.kind(predictor), "is_final": is_final, "splits": by_split})
     splits = []
     for split, score in scores[last.final_predictor].items():
         splits.append({"split": split, "tracks": score.num_tracks, "trained_on": score.num_pseudo_labelled})
@@ -66,8 +64,8 @@ def _result(run: Run, last: RoundResult) -> dict:
         "python": made_by.python,
         "packages": made_by.packages,
         "git_commit": made_by.git_commit,
-        "date": stages[-1].ended,
-        "minutes": round(_minutes(stages), 1),
+        "date": timings.load(run.timings_path)[-1].ended,
+        "minutes": round(_minutes(run), 1),
         "image_size": run.recipe.mel.image_size,
         "round": last.round_number,
         "splits": splits,
@@ -75,10 +73,16 @@ def _result(run: Run, last: RoundResult) -> dict:
     }
 
 
-def _minutes(stages: Sequence[StageTiming]) -> float:
-    """From the start of the first stage, decoding, to the end of the last, stacking."""
-    started = datetime.fromisoformat(stages[0].ended) - timedelta(seconds=stages[0].seconds)
-    return (datetime.fromisoformat(stages[-1].ended) - started).total_seconds() / 60
+def _minutes(run: Run) -> float:
+    """The time of all stages, without the start of processes and what passed while the demo was interrupted.
+
+    Decoding, prediction and stacking are in the run's timings, training in the logs of its networks.
+    """
+    seconds = sum(stage.seconds for stage in timings.load(run.timings_path))
+    for round_number in range(1, len(run.recipe.rounds) + 1):
+        for backbone, folds in training_logs(run, round_number).items():
+            seconds += training_time(run, backbone, folds).total_s
+    return seconds / 60
 
 
 def _slug(device: str) -> str:
@@ -110,8 +114,8 @@ def headline(result: dict) -> str:
     size = result["image_size"]
     return (
         "**Accuracy** of `make demo` on tracks of its synthetic music, with 95 % confidence intervals, after round "
-        f"{result['round']}; {result['minutes']:.0f} minutes from decoding to the submission on {result['cores']} "
-        f"cores, networks from scratch on pictures of {size} x {size} pixels"
+        f"{result['round']}; {result['minutes']:.0f} minutes of decoding, training, prediction and stacking on "
+        f"{result['cores']} cores, networks from scratch on pictures of {size} x {size} pixels"
     )
 
 

@@ -1,5 +1,6 @@
 """The tables of results in README.md match the saved results."""
 
+import csv
 import json
 
 import pytest
@@ -13,6 +14,7 @@ from melgpu.runs import timings
 from melgpu.runs.run import Run
 from melgpu.runs.timings import StageTiming
 from melgpu.stacking import evaluation
+from melgpu.training.stage_timer import STAGES
 from tests.helpers import ROOT, report_run
 
 SAVED_RESULTS = sorted(readme.RESULTS.glob("*.json"))
@@ -191,9 +193,15 @@ def test_only_a_finished_demo_of_this_machine_is_saved(finished_demo, on_its_mac
     assert not list(tmp_path.iterdir())
 
 
-def test_the_minutes_are_from_the_first_stage_to_the_last():
+def test_the_minutes_of_an_interrupted_demo_are_those_of_its_stages(finished_demo, monkeypatch):
     stages = [
         StageTiming("2026-11-26T10:01:00+00:00", 1, "decode", 60.0, 1, "tracks"),
-        StageTiming("2026-11-26T10:12:00+00:00", 2, "stack", 30.0, 1, "sub-folds"),
+        StageTiming("2026-11-27T10:12:00+00:00", 2, "stack", 30.0, 1, "sub-folds"),
     ]
-    assert accuracy._minutes(stages) == 12
+    monkeypatch.setattr(timings, "load", lambda path: stages)
+    training_s = 0.0
+    for log in finished_demo.folder.glob("round?/*/fold?/log.csv"):
+        for record in csv.DictReader(log.read_text().splitlines()):
+            training_s += sum(float(record[f"{stage}_s"]) for stage in STAGES)
+    assert training_s > 0
+    assert accuracy._minutes(finished_demo) == pytest.approx((90 + training_s) / 60)
