@@ -111,9 +111,9 @@ def build(
 ) -> Manifest:
     """Join the source lists of the splits and assign the folds of the training tracks; paths in `unusable` get none.
 
-    The folds are those that the list names, or drawn. Where `small_classes` is `train`, tracks of classes that are too
-    small to be drawn get the fold `num_folds`: every network trains on them, and none is validated on them. Raises
-    InputError with every duplicate id and unknown test label, and with the classes that are too small.
+    The folds are those of another run, those that the list names, or drawn. Where `small_classes` is `train`, tracks of
+    classes that are too small to be drawn get the fold `num_folds`: every network trains on them, and none is validated
+    on them. Raises InputError with every duplicate id and unknown test label, and with the classes that are too small.
     """
     problems = [problem for source_list in source_lists.values() for problem in _check_names(source_list)]
     problems += _check_duplicates(source_lists)
@@ -123,17 +123,20 @@ def build(
     labels = [train.labels[row] for row in usable_rows]
     groups = [train.groups[row] for row in usable_rows]
     counts = Counter(labels)
-    small = {} if train.folds else find_small_classes(labels, groups, num_folds)
+    is_drawn = not train.folds and not train.run_folds
+    small = find_small_classes(labels, groups, num_folds) if is_drawn else {}
     problems += check_classes(counts, small, num_folds, small_classes)
     for split in TEST_SPLITS:
         if split in source_lists:
             problems += _check_labels(source_lists[split], counts)
     folds = np.full(len(train.ids), -1)
-    if train.folds:
+    if train.run_folds:
+        folds[is_usable] = np.array(train.run_folds)[is_usable]
+    elif train.folds:
         problems += _collect_listed_folds(train, num_folds, is_usable, folds)
     if problems:
         raise InputError(problems)
-    if not train.folds:
+    if is_drawn:
         is_small = np.array([label in small for label in labels], bool)
         usable_folds = np.full(len(labels), num_folds)
         divided = np.flatnonzero(~is_small).tolist()

@@ -29,6 +29,7 @@ class SourceList:
     folds : as the list names them, with `folds.column`; else empty
     submission_ids : of its column of ids, if it has one beside that of files; else empty
     notes : what the user should know of the list
+    run_folds : those of another run that has these training tracks, in place of drawn ones; else empty
     """
 
     ids: list[str]
@@ -39,6 +40,7 @@ class SourceList:
     folds: list[str] = field(default_factory=list)
     submission_ids: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    run_folds: list[int] = field(default_factory=list)
 
 
 def read_source(source: Path, data: str | None, labelled: bool, fold_column: str | None = None) -> SourceList:

@@ -140,13 +140,13 @@ def create(request: RunRequest, sources: Sources, device: torch.device) -> Run:
     requested = read_recipe(request, on_cpu)
     source_lists = _read_sources(sources, requested)
     if request.teacher and not sources.labels:
-        source_lists = teachers.source_lists(request.teacher) | source_lists
+        source_lists = teachers.source_lists(request.teacher, requested.folds.num_folds) | source_lists
     preflight.check_before_decoding(source_lists, requested)
     recipe = resolve_weights(request, requested, on_cpu)
     started = time.monotonic()
     tracks, audio_errors, found = preflight.build_manifest(source_lists, recipe, folder / "pcm_cache")
     if request.teacher:
-        tracks = _of_student(tracks, request.teacher, has_own_folds=sources.labels is not None)
+        _check_classes(tracks, request.teacher)
     seconds = time.monotonic() - started
     quarantine.record_errors(Run(folder, recipe, tracks).quarantine_path, audio_errors)
     if found is not None:
@@ -162,12 +162,11 @@ def create(request: RunRequest, sources: Sources, device: torch.device) -> Run:
     return run
 
 
-def _of_student(tracks: Manifest, teacher: Teacher, has_own_folds: bool) -> Manifest:
-    """A student's tracks, in the teacher's folds where it has the teacher's tracks. Raises InputError."""
+def _check_classes(tracks: Manifest, teacher: Teacher) -> None:
+    """Raise InputError where a student's classes are not its teacher's."""
     expected = teacher.run.class_names
     if tracks.class_names != expected:
         raise InputError(f"the classes are {', '.join(tracks.class_names)}, and the teacher's {', '.join(expected)}")
-    return tracks if has_own_folds else replace(tracks, folds=teachers.folds_of(tracks, teacher.run.manifest))
 
 
 def read_recipe(request: RunRequest, on_cpu: bool) -> Recipe:

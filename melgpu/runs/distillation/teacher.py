@@ -74,8 +74,17 @@ def check_student(recipe: Recipe, teacher: Recipe) -> None:
         raise InputError(f"{key} {own}: a student has its teacher's, {taught}" for key, own, taught in differences)
 
 
-def source_lists(teacher: Teacher) -> dict[Split, SourceList]:
-    """The teacher's tracks as source lists, for a student that names none; training tracks without a fold left out."""
+def source_lists(teacher: Teacher, num_folds: int) -> dict[Split, SourceList]:
+    """The teacher's tracks and folds as source lists, for a student that names none; tracks without a fold left out.
+
+    Raises InputError where the student has another number of folds.
+    """
+    expected = teacher.run.recipe.folds.num_folds
+    if num_folds != expected:
+        raise InputError(
+            f"folds.num_folds {num_folds}: a student without --labels has its teacher's folds, which are {expected}: "
+            "leave the setting out"
+        )
     tracks = teacher.run.manifest
     path = teacher.run.folder / "manifest.csv"
     lists = {}
@@ -89,15 +98,9 @@ def source_lists(teacher: Teacher) -> dict[Split, SourceList]:
                 groups=[""] * len(rows),
                 locations=[f"{path}, line {row + 2}" for row in rows],
                 submission_ids=[tracks.submission_ids[row] for row in rows] if tracks.submission_ids else [],
+                run_folds=tracks.folds[rows].tolist() if split is Split.TRAIN else [],
             )
     return lists
-
-
-def folds_of(tracks: Manifest, teacher: Manifest) -> np.ndarray:
-    """The teacher's folds of a student's tracks, which are the teacher's; -1 for those without one of their own."""
-    training = teacher.rows(Split.TRAIN).tolist()
-    fold_of = {teacher.ids[row]: int(teacher.folds[row]) for row in training}
-    return np.array([fold_of[name] if fold >= 0 else -1 for name, fold in zip(tracks.ids, tracks.folds, strict=True)])
 
 
 @dataclass(frozen=True)

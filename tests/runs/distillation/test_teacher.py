@@ -173,10 +173,31 @@ def test_a_student_is_reopened_with_its_own_teacher_only(finished, tmp_path):
 
 
 def test_a_student_without_lists_has_the_teachers_tracks_and_folds(finished):
-    teacher = open_teacher(finished.folder)
-    lists = teachers.source_lists(teacher)
-    built = manifest.build(lists, 3, seed=99)  # other folds than the teacher's
-    assert built.ids == finished.manifest.ids
-    assert built.labels == finished.manifest.labels
-    assert (built.folds != finished.manifest.folds).any()
-    assert teachers.folds_of(built, finished.manifest).tolist() == finished.manifest.folds.tolist()
+    folds = finished.manifest.folds
+    folds[2:4] = 3  # of a class that is too small to be divided, with folds.small_classes=train
+    folds[5] = -1  # without usable audio
+    manifest.save(finished.manifest, finished.folder / "manifest.csv")
+    lists = teachers.source_lists(open_teacher(finished.folder), num_folds=3)
+    built = manifest.build(lists, 3, seed=99, unusable={finished.manifest.paths[7]})
+    assert built.ids == (*finished.manifest.ids[:5], *finished.manifest.ids[6:])
+    expected = folds.tolist()
+    expected[7] = -1
+    del expected[5]
+    assert built.folds.tolist() == expected
+
+
+def test_the_teachers_folds_need_not_be_those_that_could_be_drawn(finished):
+    """A list may have named them, of a class with fewer tracks than folds."""
+    labels = ["c" if row in (0, 1) else label for row, label in enumerate(finished.manifest.labels)]
+    folds = np.array([0, 1, *[row % 3 for row in range(10)], -1, -1])
+    tracks = replace(finished.manifest, labels=tuple(labels), folds=folds)
+    manifest.save(tracks, finished.folder / "manifest.csv")
+    lists = teachers.source_lists(open_teacher(finished.folder), num_folds=3)
+    assert manifest.build(lists, 3, seed=8).folds.tolist() == folds.tolist()
+
+
+def test_a_student_of_the_teachers_tracks_has_as_many_folds(finished, tmp_path):
+    asked = request(finished, tmp_path / "student", overrides=["folds.num_folds=2"])
+    with pytest.raises(InputError, match=r"folds\.num_folds 2: a student without --labels has its teacher's folds"):
+        setup.create(asked, NO_LABELS, CPU)
+    assert not asked.folder.exists()
