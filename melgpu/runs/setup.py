@@ -10,7 +10,7 @@ from melgpu import cli, console
 from melgpu.audio import duplicates, quarantine
 from melgpu.data import dataset_check, manifest
 from melgpu.data.folds import listed_folds
-from melgpu.data.manifest import Manifest, Split
+from melgpu.data.manifest import Split
 from melgpu.data.sources import SourceList
 from melgpu.errors import InputError
 from melgpu.recipe import Recipe, load_recipe
@@ -138,15 +138,11 @@ def create(request: RunRequest, sources: Sources, device: torch.device) -> Run:
     preflight.check_writable(folder)
     on_cpu = device.type == "cpu"
     requested = read_recipe(request, on_cpu)
-    source_lists = _read_sources(sources, requested)
-    if request.teacher and not sources.labels:
-        source_lists = teachers.source_lists(request.teacher, requested.folds.num_folds) | source_lists
+    source_lists = _sources_of_new_run(request, sources, requested)
     preflight.check_before_decoding(source_lists, requested)
     recipe = resolve_weights(request, requested, on_cpu)
     started = time.monotonic()
     tracks, audio_errors, found = preflight.build_manifest(source_lists, recipe, folder / "pcm_cache")
-    if request.teacher:
-        _check_classes(tracks, request.teacher)
     seconds = time.monotonic() - started
     quarantine.record_errors(Run(folder, recipe, tracks).quarantine_path, audio_errors)
     if found is not None:
@@ -162,11 +158,16 @@ def create(request: RunRequest, sources: Sources, device: torch.device) -> Run:
     return run
 
 
-def _check_classes(tracks: Manifest, teacher: Teacher) -> None:
-    """Raise InputError where a student's classes are not its teacher's."""
-    expected = teacher.run.class_names
-    if tracks.class_names != expected:
-        raise InputError(f"the classes are {', '.join(tracks.class_names)}, and the teacher's {', '.join(expected)}")
+def _sources_of_new_run(request: RunRequest, sources: Sources, recipe: Recipe) -> dict[Split, SourceList]:
+    """The source lists of a new run; a student's are its teacher's tracks where it names none. Raises InputError."""
+    teacher = request.teacher
+    source_lists = _read_sources(sources, recipe)
+    if not teacher:
+        return source_lists
+    if not sources.labels:
+        return teachers.source_lists(teacher, recipe.folds.num_folds) | source_lists
+    teachers.check_classes(source_lists[Split.TRAIN].labels, teacher)
+    return source_lists
 
 
 def read_recipe(request: RunRequest, on_cpu: bool) -> Recipe:

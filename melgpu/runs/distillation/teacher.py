@@ -8,6 +8,7 @@ files have the same content.
 import hashlib
 import os
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,9 +17,10 @@ import numpy as np
 from melgpu import console
 from melgpu.audio.content import content_id
 from melgpu.audio.remote import is_url
+from melgpu.audio.walk import natural_key
 from melgpu.data.manifest import MANIFEST_SPLITS, Manifest, Split
 from melgpu.data.sources import SourceList
-from melgpu.errors import InputError
+from melgpu.errors import InputError, printable
 from melgpu.models import checkpoint
 from melgpu.models.metadata import NetworkProvenance
 from melgpu.recipe import Recipe
@@ -27,6 +29,7 @@ from melgpu.runs.folder import open_run
 from melgpu.runs.run import Job, Run
 
 ALL_NETWORKS = -1  # in place of a fold
+MAX_NAMED = 10  # classes in a message
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,29 @@ def check_student(recipe: Recipe, teacher: Recipe) -> None:
     differences = [(key, *pair) for key, pair in values.items() if pair[0] != pair[1]]
     if differences:
         raise InputError(f"{key} {own}: a student has its teacher's, {taught}" for key, own, taught in differences)
+
+
+def check_classes(labels: Sequence[str], teacher: Teacher) -> None:
+    """Raise InputError where the labels of a student's training tracks are not its teacher's classes."""
+    expected = teacher.run.class_names
+    unknown = sorted(set(labels) - set(expected), key=natural_key)
+    absent = sorted(set(expected) - set(labels), key=natural_key)
+    problems = []
+    if unknown:
+        problems.append(
+            f"classes that the teacher {teacher.run.folder} does not know: {_named(unknown)}; leave them out"
+        )
+    if absent:
+        problems.append(
+            f"classes of the teacher {teacher.run.folder} without training tracks: {_named(absent)}; add some"
+        )
+    if problems:
+        raise InputError(problems)
+
+
+def _named(labels: Sequence[str]) -> str:
+    more = f" and {len(labels) - MAX_NAMED} more" if len(labels) > MAX_NAMED else ""
+    return ", ".join(printable(label, 40) for label in labels[:MAX_NAMED]) + more
 
 
 def source_lists(teacher: Teacher, num_folds: int) -> dict[Split, SourceList]:

@@ -7,12 +7,13 @@ from melgpu.data import manifest
 from melgpu.data.manifest import Split
 from melgpu.errors import InputError
 from melgpu.recipe import load_recipe
-from melgpu.runs import setup
+from melgpu.runs import preflight, setup
 from melgpu.runs.distillation import teacher as teachers
 from melgpu.runs.distillation.distributions import Origin
 from melgpu.runs.distillation.teacher import Teacher, open_teacher, plan_parts
 from melgpu.runs.folder import create_run
 from tests.conftest import CPU
+from tests.helpers import write_list
 from tests.helpers.runs import mark_stacked, pseudo_label
 
 NO_LABELS = setup.Sources(None, None, None, None)
@@ -201,3 +202,18 @@ def test_a_student_of_the_teachers_tracks_has_as_many_folds(finished, tmp_path):
     with pytest.raises(InputError, match=r"folds\.num_folds 2: a student without --labels has its teacher's folds"):
         setup.create(asked, NO_LABELS, CPU)
     assert not asked.folder.exists()
+
+
+def test_other_classes_than_the_teachers_are_refused_before_any_audio_is_decoded(finished, tmp_path, monkeypatch):
+    monkeypatch.setattr(preflight, "check_files", lambda *arguments: pytest.fail("audio was decoded"))
+    rows = [
+        (path, "polka" if label == "b" else label)
+        for path, label in zip(finished.manifest.paths[:12], finished.manifest.labels[:12], strict=True)
+    ]
+    sources = replace(NO_LABELS, labels=write_list(tmp_path / "other.csv", rows))
+    with pytest.raises(InputError) as caught:
+        setup.create(request(finished, tmp_path / "student"), sources, CPU)
+    assert caught.value.problems == [
+        f"classes that the teacher {finished.folder} does not know: polka; leave them out",
+        f"classes of the teacher {finished.folder} without training tracks: b; add some",
+    ]
