@@ -161,6 +161,8 @@ def create(request: RunRequest, sources: Sources, device: torch.device) -> Run:
 def _sources_of_new_run(request: RunRequest, sources: Sources, recipe: Recipe) -> dict[Split, SourceList]:
     """The source lists of a new run; a student's are its teacher's tracks where it names none. Raises InputError."""
     teacher = request.teacher
+    if teacher and not sources.labels:
+        _check_uses(sources, teacher)
     source_lists = _read_sources(sources, recipe)
     if not teacher:
         return source_lists
@@ -168,6 +170,19 @@ def _sources_of_new_run(request: RunRequest, sources: Sources, recipe: Recipe) -
         return teachers.source_lists(teacher, recipe.folds.num_folds) | source_lists
     teachers.check_classes(source_lists[Split.TRAIN].labels, teacher)
     return source_lists
+
+
+def _check_uses(sources: Sources, teacher: Teacher) -> None:
+    """Raise InputError for arguments that a student of its teacher's tracks would not use."""
+    if sources.labels_from_tags:
+        raise InputError(
+            "--labels-from-tags needs --labels: without them a student has its teacher's tracks and labels"
+        )
+    if sources.data and not (sources.test or sources.private):
+        command = teacher.run.command_line("train", "--data", sources.data)
+        raise InputError(
+            f"--data {sources.data}: a student without --labels has its teacher's files: first move those, {command}"
+        )
 
 
 def read_recipe(request: RunRequest, on_cpu: bool) -> Recipe:

@@ -217,3 +217,12 @@ def test_other_classes_than_the_teachers_are_refused_before_any_audio_is_decoded
         f"classes that the teacher {finished.folder} does not know: polka; leave them out",
         f"classes of the teacher {finished.folder} without training tracks: b; add some",
     ]
+
+
+def test_what_a_student_of_the_teachers_tracks_would_not_use_is_refused(finished, tmp_path):
+    asked = request(finished, tmp_path / "student")
+    with pytest.raises(InputError, match=r"first move those, python train\.py --run \S+ --data \S+"):
+        setup.create(asked, replace(NO_LABELS, data=str(tmp_path)), CPU)
+    with pytest.raises(InputError, match="--labels-from-tags needs --labels"):
+        setup.create(asked, replace(NO_LABELS, labels_from_tags="genre"), CPU)
+    assert not asked.folder.exists()
