@@ -257,14 +257,17 @@ def reopen(request: RunRequest) -> Run:
 
 
 def check_dataset(request: RunRequest, sources: Sources, device: torch.device) -> int:
-    """Report on the tracks of the source lists, or else of the run; returns the number of problems.
+    """Report on the tracks of the source lists, or else of the run, or of a new student's teacher.
 
-    Raises InputError.
+    Returns the number of problems. Raises InputError.
     """
-    if not sources.labels:
+    is_known = is_run(request.folder)
+    if not sources.labels and (is_known or not request.teacher):
         opened = open_run(request.folder, request.overrides, request.without_pseudo)
         return preflight.check_manifest(_move(opened, sources).manifest, opened.recipe)
+    if not is_known:
+        recipe = read_recipe(request, on_cpu=device.type == "cpu")
+        return preflight.check_dataset(_sources_of_new_run(request, sources, recipe), recipe)
     # The lists of a run that exists are checked as its tracks are, which may be of other lengths than the default.
-    is_known = is_run(request.folder)
-    recipe = reopen(request).recipe if is_known else read_recipe(request, on_cpu=device.type == "cpu")
-    return preflight.check_dataset(_read_sources(sources, recipe), recipe, is_new=not is_known)
+    recipe = reopen(request).recipe
+    return preflight.check_dataset(_read_sources(sources, recipe), recipe, is_new=False)

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from melgpu.runs.distillation.distributions import Origin
 from melgpu.runs.distillation.teacher import Teacher, open_teacher, plan_parts
 from melgpu.runs.folder import create_run
 from tests.conftest import CPU
-from tests.helpers import write_list
+from tests.helpers import write_audio, write_list
 from tests.helpers.runs import mark_stacked, pseudo_label
 
 NO_LABELS = setup.Sources(None, None, None, None)
@@ -226,3 +227,12 @@ def test_what_a_student_of_the_teachers_tracks_would_not_use_is_refused(finished
     with pytest.raises(InputError, match="--labels-from-tags needs --labels"):
         setup.create(asked, replace(NO_LABELS, labels_from_tags="genre"), CPU)
     assert not asked.folder.exists()
+
+
+def test_a_new_students_tracks_are_checked(finished, tmp_path, capsys):
+    asked = request(finished, tmp_path / "student", overrides=["loader.workers=0"])
+    write_audio(Path(finished.manifest.paths[0]), 20, 11_025)
+    assert setup.check_dataset(asked, NO_LABELS, CPU) == len(finished.manifest) - 1  # all others are no audio
+    assert "labels: a: 6, b: 6" in capsys.readouterr().out
+    create_run(asked.folder, setup.read_recipe(asked, on_cpu=True), finished.manifest, CPU)
+    assert setup.check_dataset(asked, NO_LABELS, CPU) == len(finished.manifest) - 1
