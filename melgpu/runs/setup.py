@@ -131,7 +131,8 @@ def create(request: RunRequest, sources: Sources, device: torch.device) -> Run:
     """Create a run. Raises InputError with all problems of its input."""
     folder = request.folder
     if not sources.labels and not request.teacher:
-        raise InputError(f"{folder}: a new run needs --labels: a CSV of file,label or a folder of class folders")
+        lists = "a CSV of file,label or a folder of class folders"
+        raise InputError(f"{folder}: a new run needs --labels: {lists}; or --teacher: a finished run to learn from")
     if request.without_pseudo:
         raise InputError("--without-pseudo needs a run whose first round is done: leave it out")
     # In the order of their cost: names, the recipe, weights (a download), then audio.

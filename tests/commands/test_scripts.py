@@ -353,7 +353,7 @@ def invalid_calls(corpus, folder):
     (folder / "none").mkdir()
     data = ["--data", corpus]
     return [
-        ("no labels", run, ["a new run needs --labels"]),
+        ("no labels", run, ["a new run needs --labels", "or --teacher"]),
         ("absent list", [*run, "--labels", folder / "nothing.csv"], ["nothing.csv: no such file or folder"]),
         (
             "missing files",
