@@ -3,13 +3,16 @@
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from melgpu import console, distributed
 from melgpu.console import Tracker
 from melgpu.data.loader import WindowLoader
+from melgpu.data.windows import WindowIndex, to_samples
 from melgpu.prediction.ensemble import load_ensemble
 from melgpu.prediction.predictor import TrackPredictor, recipe_for_new_music
+from melgpu.recipe import Recipe
 from melgpu.runs import timings
 from melgpu.runs.distillation.distributions import taught_rows
 from melgpu.runs.run import Run
@@ -37,16 +40,26 @@ def _measure(run: Run, measured: Run, stage: str, device: torch.device) -> None:
     predictor = TrackPredictor(ensemble, recipe, device)
     rows = taught_rows(run.manifest)[: NUM_TRACKS + 1].tolist()
     paths = [run.manifest.paths[row] for row in rows]
-    with console.progress(stage, len(paths) * predictor.windows_per_track, "windows") as tracker:
-        _predict(predictor, paths[:1], tracker)
-        with timings.measure(run.timings_path, 1, stage, len(paths) - 1, "tracks"):
-            _predict(predictor, paths[1:], tracker)
-
-
-def _predict(predictor: TrackPredictor, paths: list[str], tracker: Tracker) -> None:
-    recipe = predictor.recipe
     with (
-        WindowLoader(paths, recipe.audio, recipe.loader, predictor.device) as loader,
-        tempfile.TemporaryDirectory() as folder,
+        console.progress(stage, len(paths) * predictor.windows_per_track, "windows") as tracker,
+        WindowLoader(paths[1:], recipe.audio, recipe.loader, device) as loader,
     ):
+        _start_processes(loader, recipe)
+        _predict(predictor, loader, paths[:1], tracker)
+        with timings.measure(run.timings_path, 1, stage, len(paths) - 1, "tracks"):
+            _predict(predictor, loader, paths[1:], tracker)
+
+
+def _start_processes(loader: WindowLoader, recipe: Recipe) -> None:
+    """Decode all files of a loader, since its processes start one by one, as many as there are files at a time."""
+    tracks = np.arange(len(loader.paths), dtype=np.int32)
+    window_samples = to_samples(recipe.windows.window_s, recipe.audio.sample_rate)
+    index = WindowIndex(tracks, np.zeros_like(tracks))
+    for _ in loader.batches(index, window_samples, 1):
+        pass
+
+
+def _predict(predictor: TrackPredictor, loader: WindowLoader, paths: list[str], tracker: Tracker) -> None:
+    loader.set_paths(paths)
+    with tempfile.TemporaryDirectory() as folder:
         predictor.predict(loader, Path(folder) / "log", tracker, pad=True)

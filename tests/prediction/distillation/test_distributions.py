@@ -1,5 +1,6 @@
 """A small teacher of two folds and its student, from files to the report."""
 
+import contextlib
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from melgpu.audio import pool
 from melgpu.commands import stack
 from melgpu.errors import InputError
 from melgpu.models import classifier
@@ -181,6 +183,31 @@ def test_both_are_measured_once_and_shown_in_the_report(teacher, finished):
     assert "Student and teacher" in text
     assert "measured on 8 tracks after a warm-up" in text
     assert "Student and teacher" not in Path(teacher.run.report_path).read_text()
+
+
+def test_no_decoding_process_starts_while_speed_is_measured(finished, tmp_path, monkeypatch):
+    started = []
+    starts_in_measure = []
+    start = pool.WorkerProcess._start
+
+    def count_start(process):
+        started.append(process)
+        start(process)
+
+    @contextlib.contextmanager
+    def count_starts(*arguments):
+        before = len(started)
+        yield
+        starts_in_measure.append(len(started) - before)
+
+    monkeypatch.setattr(pool, "num_usable_cores", lambda: 2)
+    monkeypatch.setattr(pool.WorkerProcess, "_start", count_start)
+    monkeypatch.setattr(timings, "measure", count_starts)
+    (tmp_path / "student").mkdir()
+    recipe = finished.recipe.model_copy(update={"loader": finished.recipe.loader.model_copy(update={"workers": 2})})
+    speed._measure(replace(finished, recipe=recipe, folder=tmp_path / "student"), finished, "speed", CPU)
+    assert len(started) == 2
+    assert starts_in_measure == [0]
 
 
 @pytest.mark.slow
