@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from melgpu import console, distributed
+from melgpu.errors import InputError, is_out_of_memory
 from melgpu.models import checkpoint
 from melgpu.prediction.distillation import speed
 from melgpu.prediction.ensemble import load_networks
@@ -25,9 +26,15 @@ def write_distributions(run: Run, teacher: Teacher, device: torch.device) -> Non
     distributed.barrier()  # no process writes before all have looked
     if missing:
         say_counts(parts, teacher)
-    for part in missing:
-        write_part(run, teacher, part, device)
-    speed.measure_teacher(run, teacher.run, device)
+    try:
+        for part in missing:
+            write_part(run, teacher, part, device)
+        speed.measure_teacher(run, teacher.run, device)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        reason = f"the teacher's networks do not fit into the memory of {device} together"
+        raise InputError(f"{reason}: set a smaller loader.predict_batch_size, or use --device cpu") from None
     if distributed.is_main_process():
         for path in run.teacher_folder.glob("*.resume_log"):  # perhaps of a process that was killed after its part
             path.unlink()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from melgpu.audio import pool
 from melgpu.commands import stack
@@ -139,6 +140,15 @@ def test_a_killed_prediction_resumes_to_the_same_distributions(teacher, taught, 
     assert again.taught.digest == taught.taught.digest
     assert not list(again.teacher_folder.glob("*.resume_log"))
     write_distributions(again, teacher, CPU)  # nothing is missing
+
+
+def test_a_teacher_that_does_not_fit_into_memory_is_refused_with_a_remedy(teacher, student, tmp_path, monkeypatch):
+    def fail(*arguments):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(distributions, "load_networks", fail)
+    with pytest.raises(InputError, match=r"together: set a smaller loader\.predict_batch_size, or use --device cpu"):
+        write_distributions(replace(student, folder=tmp_path), teacher, CPU)
 
 
 def test_a_student_trains_without_its_teacher_and_predicts_new_music(teacher, finished, tmp_path):
