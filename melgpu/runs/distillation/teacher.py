@@ -5,6 +5,7 @@ latest round that has the fold; any other track by all networks of the latest ro
 files have the same content.
 """
 
+import filecmp
 import hashlib
 import os
 from collections import Counter
@@ -15,7 +16,6 @@ from pathlib import Path
 import numpy as np
 
 from melgpu import console
-from melgpu.audio.content import content_id
 from melgpu.audio.remote import is_url
 from melgpu.audio.walk import natural_key
 from melgpu.data.manifest import MANIFEST_SPLITS, Manifest, Split
@@ -141,18 +141,18 @@ class Part:
 
 def plan_parts(student: Manifest, teacher: Teacher) -> list[Part]:
     """All tracks of a student, by the networks that predict them."""
-    found = _rows_in(teacher.run.manifest, student)
+    teacher_rows = _teacher_rows(teacher.run.manifest, student)
     trained = set(teacher.run.round_tracks(teacher.run.last_stacked_round).pseudo_rows.tolist())
     rows_of: dict[int, list[int]] = {}  # by fold
     origins: dict[int, Origin] = {}
     for row in taught_rows(student).tolist():
-        folds = {int(teacher.run.manifest.folds[other]) for other in found[row]} - {-1}
+        folds = {int(teacher.run.manifest.folds[other]) for other in teacher_rows[row]} - {-1}
         fold = min(folds) if len(folds) == 1 else ALL_NETWORKS
-        if fold in teacher.fold_jobs and not trained & set(found[row]):
+        if fold in teacher.fold_jobs and trained.isdisjoint(teacher_rows[row]):
             origins[row] = Origin.OUT_OF_FOLD
         else:
             fold = ALL_NETWORKS
-            origins[row] = Origin.TRAINED if folds or trained & set(found[row]) else Origin.UNSEEN
+            origins[row] = Origin.UNSEEN if not folds and trained.isdisjoint(teacher_rows[row]) else Origin.TRAINED
         rows_of.setdefault(fold, []).append(row)
     parts = []
     for fold, rows in sorted(rows_of.items()):
@@ -162,15 +162,32 @@ def plan_parts(student: Manifest, teacher: Teacher) -> list[Part]:
     return parts
 
 
-def _rows_in(teacher: Manifest, student: Manifest) -> list[list[int]]:
+def _teacher_rows(teacher: Manifest, student: Manifest) -> list[list[int]]:
     """For each of a student's tracks the teacher's rows of the same file: of equal content or path."""
-    rows_of: dict[str, list[int]] = {}
-    contents = teacher.contents or tuple(map(content_id, teacher.paths))  # runs of earlier versions have none
-    for row, (path, content) in enumerate(zip(teacher.paths, contents, strict=True)):
-        for key in {_real_path(path), content} - {""}:
-            rows_of.setdefault(key, []).append(row)
-    keys = zip(student.paths, student.contents or [""] * len(student), strict=True)
-    return [sorted({*rows_of.get(_real_path(path), []), *rows_of.get(content, [])}) for path, content in keys]
+    rows_by_path: dict[str, list[int]] = {}
+    rows_by_content: dict[str, list[int]] = {}
+    for row, (path, content) in enumerate(zip(teacher.paths, teacher.contents, strict=True)):
+        rows_by_path.setdefault(_real_path(path), []).append(row)
+        if content:
+            rows_by_content.setdefault(content, []).append(row)
+    rows_of_tracks = []
+    for path, content in zip(student.paths, student.contents, strict=True):
+        rows = rows_by_path.get(_real_path(path), [])
+        similar = [row for row in rows_by_content.get(content, []) if row not in rows]
+        copies = [row for row in similar if _has_same_content(path, teacher.paths[row])]
+        rows_of_tracks.append(sorted([*rows, *copies]))
+    return rows_of_tracks
+
+
+def _has_same_content(path: str, other: str) -> bool:
+    """Compare files of the same size and beginning; where one is not there any more they count as the same.
+
+    A copy that is not recognized may be predicted by networks that trained on it, which is worse than the reverse.
+    """
+    try:
+        return filecmp.cmp(path, other, shallow=False)
+    except OSError:
+        return True
 
 
 def _real_path(path: str) -> str:

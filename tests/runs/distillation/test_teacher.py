@@ -4,8 +4,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from melgpu.audio.content import HASHED_BYTES
 from melgpu.data import manifest
-from melgpu.data.manifest import Split
+from melgpu.data.manifest import Manifest, Split
 from melgpu.errors import InputError
 from melgpu.recipe import load_recipe
 from melgpu.runs import preflight, setup
@@ -41,7 +42,9 @@ def finished(made):
             file.write(str(i))
     finish(made, 1, [pseudo_label("y.wav", "a")])
     finish(made, 2)
-    return made
+    tracks = manifest.with_contents(made.manifest)
+    manifest.save(tracks, made.folder / "manifest.csv")
+    return replace(made, manifest=tracks)
 
 
 def test_a_teacher_needs_a_finished_round(made, finished):
@@ -63,9 +66,7 @@ def test_its_digest_changes_with_each_of_its_networks(finished):
 
 
 def test_each_track_is_predicted_by_networks_that_did_not_train_on_it(finished):
-    parts = {
-        part.name: part for part in plan_parts(manifest.with_contents(finished.manifest), open_teacher(finished.folder))
-    }
+    parts = {part.name: part for part in plan_parts(finished.manifest, open_teacher(finished.folder))}
     assert {name: folds_in(part) for name, part in parts.items()} == {
         "all": {1, 2},
         "fold0": {0},
@@ -85,7 +86,7 @@ def test_each_track_is_predicted_by_networks_that_did_not_train_on_it(finished):
 
 def test_a_copy_of_a_training_track_is_predicted_out_of_fold(finished, tmp_path):
     """A student may list a file of the teacher's under another name, and in another split."""
-    tracks = manifest.with_contents(finished.manifest)
+    tracks = finished.manifest
     copy = tmp_path / "copy.wav"
     copy.write_text("3")
     splits = (Split.PUBLIC, Split.PUBLIC)
@@ -106,12 +107,41 @@ def test_a_copy_of_a_training_track_is_predicted_out_of_fold(finished, tmp_path)
     assert parts["all"].origins == (Origin.UNSEEN,)
 
 
+def test_files_that_only_begin_alike_are_different_tracks(finished, tmp_path):
+    """The content in a manifest is of the size and the beginning alone."""
+    beginning = b"\0" * HASHED_BYTES
+    trained = Path(finished.manifest.paths[3])
+    trained.write_bytes(beginning + b"1")
+    tracks = manifest.with_contents(finished.manifest)
+    manifest.save(tracks, finished.folder / "manifest.csv")
+    files = {"same.wav": b"1", "other.wav": b"2"}
+    for name, ending in files.items():
+        (tmp_path / name).write_bytes(beginning + ending)
+    student = manifest.with_contents(
+        Manifest(
+            tuple(files),
+            tuple(str(tmp_path / name) for name in files),
+            ("", ""),
+            (Split.PUBLIC, Split.PUBLIC),
+            np.array([-1, -1]),
+        )
+    )
+    assert set(student.contents) == {tracks.contents[3]}
+    parts = {part.name: part.rows.tolist() for part in plan_parts(student, open_teacher(finished.folder))}
+    assert parts == {f"fold{tracks.folds[3]}": [0], "all": [1]}
+    trained.unlink()  # nothing to compare with: a copy must not be predicted by networks that trained on it
+    parts = {part.name: part.rows.tolist() for part in plan_parts(student, open_teacher(finished.folder))}
+    assert parts == {f"fold{tracks.folds[3]}": [0, 1]}
+
+
 def test_a_file_in_two_folds_has_no_network_that_did_not_train_on_it(finished):
     tracks = finished.manifest
     first, other = (int(np.flatnonzero(tracks.folds == fold)[0]) for fold in (0, 1))
     with open(tracks.paths[other], "w") as file:
         file.write(str(first))
-    parts = plan_parts(manifest.with_contents(tracks), open_teacher(finished.folder))
+    tracks = manifest.with_contents(tracks)
+    manifest.save(tracks, finished.folder / "manifest.csv")
+    parts = plan_parts(tracks, open_teacher(finished.folder))
     origins = {row: origin for part in parts for row, origin in zip(part.rows.tolist(), part.origins, strict=True)}
     assert origins[first] == origins[other] == Origin.TRAINED
 
