@@ -105,7 +105,7 @@ def _move_to_listed(run: Run, sources: Sources) -> Run:
         command = cli.command_line("train", "--run", "NEW_FOLDER", *sources.arguments)
         raise InputError(
             f"{run.folder} is of other tracks or labels than these lists. A run never learns new ones: start another, "
-            f"{command}, or go on with its own, {run.command_line('train')}"
+            f"{command}, or go on with those it has, {run.command_line('train')}"
         )
     return relocation.move_to_listed(run, manifest.listed_paths(listed))
 
@@ -143,19 +143,19 @@ def create(request: RunRequest, sources: Sources, device: torch.device) -> Run:
     preflight.check_before_decoding(source_lists, requested)
     recipe = resolve_weights(request, requested, on_cpu)
     started = time.monotonic()
-    tracks, audio_errors, found = preflight.build_manifest(source_lists, recipe, folder / "pcm_cache")
+    tracks, audio_errors, duplicate_files = preflight.build_manifest(source_lists, recipe, folder / "pcm_cache")
     seconds = time.monotonic() - started
     quarantine.record_errors(Run(folder, recipe, tracks).quarantine_path, audio_errors)
-    if found is not None:
-        duplicates.save(Run(folder, recipe, tracks).duplicates_path, found)
+    if duplicate_files is not None:
+        duplicates.save(Run(folder, recipe, tracks).duplicates_path, duplicate_files)
     # Only now the folder is a run: an interrupted creation starts anew, with what the cache has.
     run = create_run(folder, recipe, manifest.with_contents(tracks), device)
     stage = "decode" if run.pcm_cache else "check files"
     timings.record(run.timings_path, 1, stage, seconds, len(tracks), "tracks")
     if audio_errors:
         console.say(quarantine.summarize(audio_errors, run.quarantine_path))
-    if found:
-        console.say(dataset_check.duplicates_note(found, run.manifest, run.duplicates_path))
+    if duplicate_files:
+        console.say(dataset_check.duplicates_note(duplicate_files, run.manifest, run.duplicates_path))
     return run
 
 
@@ -197,13 +197,13 @@ def read_recipe(request: RunRequest, on_cpu: bool) -> Recipe:
 def resolve_weights(request: RunRequest, requested: Recipe, on_cpu: bool) -> Recipe:
     """The requested recipe with its weights loaded once, in which nothing is left to choose; what was chosen is said.
 
-    Raises InputError where it insists on weights that cannot be had.
+    Raises InputError where it requires weights that cannot be loaded.
     """
     spec = requested.backbone
     if not spec.pretrained:
         return requested
     problems = networks.load_weights(requested)
-    if problems and (spec.pretrained is True or spec.weights_dir):  # a folder that somebody named is meant
+    if problems and (spec.pretrained is True or spec.weights_dir):  # a named folder is required, too
         raise InputError(problems)
     if spec.pretrained is True:
         return requested

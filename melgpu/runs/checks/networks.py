@@ -24,7 +24,7 @@ def network_names(recipe: Recipe) -> list[str]:
 
 
 def recipe_problems(recipe: Recipe) -> list[str]:
-    """Problems of a recipe's pictures and networks, and of weights that it insists on; downloads nothing."""
+    """Problems of a recipe's pictures and networks, and of weights that it requires; downloads nothing."""
     problems = collect_problems(LogMel, recipe.mel, recipe.audio.sample_rate)
     unusable = unusable_networks(recipe)
     if not unusable and recipe.backbone.pretrained is True:

@@ -32,7 +32,7 @@ ARRAYS = {  # kind of numpy dtype, number of axes
 
 
 class Origin(StrEnum):
-    """What the networks that predicted a track know of it; its value is written in files."""
+    """Whether networks that predicted a track trained on it; its value is written in files."""
 
     OUT_OF_FOLD = "out of fold"  # a training track of the teacher, by the networks that did not train on it
     UNSEEN = "unseen"

@@ -70,11 +70,13 @@ def open_teacher(folder: Path) -> Teacher:
 
 def check_student(recipe: Recipe, teacher: Recipe) -> None:
     """Raise InputError with the settings of a student by which its windows are not those that the teacher predicts."""
-    values = {f"audio.{name}": (getattr(recipe.audio, name), value) for name, value in teacher.audio}
+    values = {f"audio.{name}": (getattr(recipe.audio, name), expected) for name, expected in teacher.audio}
     values["windows.window_s"] = recipe.windows.window_s, teacher.windows.window_s
     differences = [(key, *pair) for key, pair in values.items() if pair[0] != pair[1]]
     if differences:
-        raise InputError(f"{key} {own}: a student has its teacher's, {taught}" for key, own, taught in differences)
+        raise InputError(
+            f"{key} {value}: a student has its teacher's, {expected}" for key, value, expected in differences
+        )
 
 
 def check_classes(labels: Sequence[str], teacher: Teacher) -> None:
@@ -199,8 +201,8 @@ def say_counts(parts: list[Part], teacher: Teacher) -> None:
     counts = Counter(origin for part in parts for origin in part.origins)
     words = {
         Origin.OUT_OF_FOLD: "by networks that did not train on them",
-        Origin.UNSEEN: f"that it never saw, by the mean of all {len(teacher.jobs)}",
-        Origin.TRAINED: "that all its networks trained on, where it may be too sure",
+        Origin.UNSEEN: f"that none trained on, by the mean of all {len(teacher.jobs)}",
+        Origin.TRAINED: "that all its networks trained on, where they may be overconfident",
     }
     phrases = [f"{counts[origin]} {text}" for origin, text in words.items() if counts[origin]]
     console.say(f"Teacher {teacher.run.folder} predicts {sum(counts.values())} tracks: {'; '.join(phrases)}")
