@@ -18,6 +18,8 @@ def read_track(path: str, sample_rate: int, track_s: float) -> np.ndarray:
         num_frames = int((track_s + 0.5) * file.samplerate)  # a little more: the resampler's edge is cut off
         samples = file.read(num_frames, dtype="float32", always_2d=True)
         wave = soxr.resample(samples.mean(axis=1), file.samplerate, sample_rate)
+    if not len(wave):
+        sys.exit(f"{path} contains no audio")
     return np.resize(wave, round(track_s * sample_rate))
 
 

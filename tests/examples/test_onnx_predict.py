@@ -5,10 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 
 from melgpu.export import exporter
-from melgpu.export.metadata import ExportOptions, Form
+from melgpu.export.metadata import ExportOptions
 from melgpu.runs.run import Run
 from tests.helpers import ROOT, run_script, write_audio
 from tests.helpers.runs import write_run
@@ -48,10 +50,14 @@ def expected(run, tmp_path_factory) -> dict[Path, dict[str, float]]:
     return {Path(row["path"]): {name: float(row[f"p:{name}"]) for name in run.class_names} for row in rows}
 
 
-@pytest.mark.parametrize("form", ["windows", "track"])
-def test_the_example_gives_the_probabilities_of_predict(bare_python, run, expected, tmp_path, form: Form):
-    model = tmp_path / "model.onnx"
-    exporter.export_network(run, run.jobs(1)[0], ExportOptions("onnx", form, "float32"), model, [])
+@pytest.fixture(scope="module", params=["windows", "track"])
+def model(request, run, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("model") / "model.onnx"
+    exporter.export_network(run, run.jobs(1)[0], ExportOptions("onnx", request.param, "float32"), out, [])
+    return out
+
+
+def test_the_example_gives_the_probabilities_of_predict(bare_python, model, expected):
     assert len(expected) == 2
     for path, probabilities in expected.items():
         command = [bare_python, "-I", ROOT / "examples" / "onnx_predict.py", model, path]
@@ -59,3 +65,11 @@ def test_the_example_gives_the_probabilities_of_predict(bare_python, run, expect
         lines = [line.split("  ", 1) for line in output.splitlines()]
         assert {name: float(probability) for probability, name in lines} == pytest.approx(probabilities, abs=1e-3)
         assert lines[0][1] == max(probabilities, key=probabilities.get)
+
+
+def test_a_file_without_audio_gets_no_class(bare_python, model, tmp_path):
+    empty = tmp_path / "empty.wav"
+    soundfile.write(empty, np.zeros(0), 44_100)
+    command = [bare_python, "-I", ROOT / "examples" / "onnx_predict.py", model, empty]
+    process = subprocess.run(command, capture_output=True, text=True)
+    assert (process.returncode, process.stdout, process.stderr) == (1, "", f"{empty} contains no audio\n")
