@@ -62,7 +62,8 @@ def _quantize_weights(model: onnx.ModelProto) -> None:
     graph = model.graph
     nodes = []
     for tensor in list(graph.initializer):
-        if QUANTIZED_PREFIX not in tensor.name or len(tensor.dims) < 2:
+        is_float = tensor.data_type == onnx.TensorProto.FLOAT
+        if QUANTIZED_PREFIX not in tensor.name or len(tensor.dims) < 2 or not is_float:
             continue
         weights = onnx.numpy_helper.to_array(tensor)
         largest = np.abs(weights).reshape(len(weights), -1).max(axis=1)
