@@ -2,9 +2,10 @@
 
 import argparse
 import importlib.util
+import os
 from pathlib import Path
 
-from melgpu import cli
+from melgpu import cli, files
 from melgpu.errors import InputError
 
 EXTRA = ("onnx", "onnxscript", "onnxruntime")
@@ -52,6 +53,7 @@ def _check(args: argparse.Namespace) -> None:
     problems = []
     if args.out.suffix != f".{args.format}":
         problems.append(f"{args.out}: a file of --format {args.format} is named *.{args.format}")
+    problems += _unwritable(args.out)
     if args.int8 and args.format == "pt2":
         problems.append("--int8 goes without --format pt2: only ONNX files have such weights")
     missing = [name for name in EXTRA if not importlib.util.find_spec(name)]
@@ -59,6 +61,18 @@ def _check(args: argparse.Namespace) -> None:
         problems.append(f"an ONNX file needs {', '.join(missing)}: pip install 'melgpu[export]'")
     if problems:
         raise InputError(problems)
+
+
+def _unwritable(out: Path) -> list[str]:
+    """Why a file cannot be written, which else would fail only after all the work."""
+    if out.is_dir():
+        return [f"{out}: a folder; name a file in it"]
+    parent = files.existing_parent(out.parent)  # the others are made
+    if not parent.is_dir():
+        return [f"{out}: {parent} is not a folder; name another file"]
+    if not os.access(parent, os.W_OK | os.X_OK):
+        return [f"{out}: {parent} is not writable; name another file"]
+    return []
 
 
 def command() -> None:

@@ -1,6 +1,7 @@
 """The command melgpu-export: what it refuses, before it imports torch, and how it chooses network and format."""
 
 import importlib.util
+import os
 import sys
 
 import pytest
@@ -49,3 +50,17 @@ def test_the_flags_choose_network_form_and_precision(monkeypatch, tmp_path):
         (job, ExportOptions("onnx", "windows", "float32"), tmp_path / "x.onnx", audio),
         (job, ExportOptions("pt2", "track", "float16"), tmp_path / "x.pt2", audio),
     ]
+
+
+def test_a_file_that_cannot_be_written_is_refused_before_the_work(monkeypatch, tmp_path):
+    notes = tmp_path / "notes"
+    notes.touch()
+    with pytest.raises(InputError, match="notes is not a folder"):
+        call(monkeypatch, "--run", "runs/none", notes / "model.onnx")
+    folder = tmp_path / "folder.onnx"
+    folder.mkdir()
+    with pytest.raises(InputError, match=r"folder\.onnx: a folder; name a file in it"):
+        call(monkeypatch, "--run", "runs/none", folder)
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)  # root may write anywhere
+    with pytest.raises(InputError, match=r"new/model\.onnx: .* is not writable"):
+        call(monkeypatch, "--run", "runs/none", tmp_path / "new" / "model.onnx")
