@@ -7,7 +7,7 @@ from rich.box import SIMPLE
 from rich.table import Table
 
 from melgpu import console, files
-from melgpu.export import check, graph, metadata, pt2_file
+from melgpu.export import check, graph, metadata, pt2_file, selection
 from melgpu.export.check import Answers, Comparison
 from melgpu.export.metadata import ExportOptions
 from melgpu.models import checkpoint
@@ -42,9 +42,8 @@ def export_network(run: Run, job: Job, options: ExportOptions, out: Path, audio:
     console.show(_table(run.checkpoint_path(job), out, expected, actual, comparison, options))
     console.say(f"Largest difference of a probability from the network's: {comparison.max_difference:.1e}")
     console.say(f"Licence of the weights that training began with: {description.weights_license}")
-    num_networks = len(run.trained_jobs(job.round))
-    if num_networks > 1:
-        console.say(f"note: one network of {num_networks}: predict.py asks all, and may answer otherwise")
+    if note := selection.describe_others(run, job):
+        console.say(note)
     console.say(f"Written: {out}")
 
 

@@ -1,6 +1,8 @@
-"""Which trained network of a run is exported."""
+"""Which trained network of a run is exported, and which networks predict.py uses instead."""
 
+from melgpu import cli
 from melgpu.errors import InputError
+from melgpu.prediction.ensemble import predicting_round
 from melgpu.runs.run import Job, Run
 
 
@@ -20,4 +22,25 @@ def select_job(run: Run, backbone: str | None, fold: int | None) -> Job:
     names = "; ".join(f"--backbone {job.backbone} --fold {job.fold}" for job in chosen or trained.values())
     if not chosen:
         raise InputError(f"{run.folder}: no such network is trained; there are: {names}")
-    raise InputError(f"{run.folder}: a file holds one network, and {len(chosen)} are trained; choose one: {names}")
+    several = f"a file holds one network, and {len(chosen)} are trained; choose one: {names}"
+    raise InputError(f"{run.folder}: {several}{_student(run)}")
+
+
+def describe_others(run: Run, job: Job) -> str | None:
+    """A note that predict.py uses other networks than the exported one, or more; None where it uses just this one."""
+    round_number = predicting_round(run)
+    jobs = run.trained_jobs(round_number)
+    if jobs == [job]:
+        return None
+    others = f"all {len(jobs)} networks" if len(jobs) > 1 else "the network"
+    student = _student(run) if len(jobs) > 1 else ""
+    used = f"predict.py uses {others} of round {round_number}, and its probabilities differ"
+    return f"note: this is one network of round {job.round}: {used}{student}"
+
+
+def _student(run: Run) -> str:
+    """How one network can stand for all of a run; empty before it can teach."""
+    if not run.last_stacked_round:
+        return ""
+    call = cli.command_line("train", "--run", "NEW", "--recipe", "student", "--teacher", str(run.folder))
+    return f"; or train one network that learns from all: {call}"

@@ -87,14 +87,19 @@ def load_ensemble(run: Run) -> Ensemble:
     return Ensemble(networks, num_expected, digests, stacks, predictor, run.class_names, recipe)
 
 
+def predicting_round(run: Run) -> int:
+    """The round that predicts new music: the latest stacked one, or else the first."""
+    stacked = [round_number for round_number in range(1, len(run.recipe.rounds) + 1) if run.is_stacked(round_number)]
+    return stacked[-1] if stacked else 1
+
+
 def _choose_round(run: Run) -> tuple[int, list[Job], list[tuple[int, ...]]]:
     """The round that predicts new music, its trained jobs and the folds of each of its stacks."""
-    stacked = [round_number for round_number in range(1, len(run.recipe.rounds) + 1) if run.is_stacked(round_number)]
-    round_number = stacked[-1] if stacked else 1
+    round_number = predicting_round(run)
     jobs = run.trained_jobs(round_number)
     if not jobs:
         raise InputError(f"{run.folder}: no trained network yet; run train.py first")
-    has_stacks = bool(stacked and run.round_spec(round_number).blend)
+    has_stacks = bool(run.is_stacked(round_number) and run.round_spec(round_number).blend)
     return round_number, jobs, run.stacking_recipe(round_number).fold_groups(round_number) if has_stacks else []
 
 

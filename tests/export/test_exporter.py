@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from melgpu.errors import InputError
-from melgpu.export import check, exporter, selection
+from melgpu.export import check, exporter
 from melgpu.export.metadata import ExportOptions
 from melgpu.prediction.api import load
 from tests.helpers import write_audio
@@ -135,16 +135,3 @@ def test_unreadable_music_is_told_and_a_check_without_music_refused(run, tmp_pat
     assert "note: not checked on" in output.getvalue()
     with pytest.raises(InputError, match="--audio"):
         check.load_inputs([str(broken)], run.recipe, "track")
-
-
-def test_one_network_of_several_is_chosen_by_name(tmp_path):
-    run = write_run(tmp_path, ("test_efficientnet", "test_resnet"))
-    assert selection.select_job(run, "test_resnet", None).backbone == "test_resnet"
-    with pytest.raises(InputError, match="--backbone test_efficientnet --fold 0; --backbone test_resnet --fold 0"):
-        selection.select_job(run, None, 0)
-    with pytest.raises(InputError, match="no such network is trained; there are: --backbone"):
-        selection.select_job(run, "resnet50", None)
-    for job in run.jobs(1):
-        (run.job_folder(job) / "scores.json").unlink()
-    with pytest.raises(InputError, match="no trained network yet"):
-        selection.select_job(run, None, None)
