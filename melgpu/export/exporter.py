@@ -1,12 +1,15 @@
 """Export a network of a run: trace it, write the file, check it, and say how large, fast and exact it is."""
 
 import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from rich.box import SIMPLE
 from rich.table import Table
 
 from melgpu import console, files
+from melgpu.errors import InputError, is_out_of_memory, one_line
 from melgpu.export import check, graph, metadata, pt2_file, selection
 from melgpu.export.check import Answers, Comparison
 from melgpu.export.metadata import ExportOptions
@@ -18,7 +21,8 @@ from melgpu.runs.run import Job, Run
 def export_network(run: Run, job: Job, options: ExportOptions, out: Path, audio: list[str]) -> None:
     """Write a network of a run to a file and check it on music files, or else on tracks of the run.
 
-    Raises InputError, and writes nothing, where the file does not give the network's probabilities.
+    Raises InputError, and writes nothing, where the network cannot be exported, or the file does not give its
+    probabilities.
     """
     (network,) = load_networks(run, [job])
     recipe = network.metadata.recipe
@@ -26,7 +30,8 @@ def export_network(run: Run, job: Job, options: ExportOptions, out: Path, audio:
     inputs = check.load_inputs(audio or check.spread(run.manifest.paths, options.form), recipe, options.form)
     expected = check.network_answers(network, inputs, options.form)  # before the network is converted
     console.say(f"Exporting {job.name} of round {job.round}")
-    program = graph.trace(graph.build(network, options), options, description.window_samples)
+    with _refusing(job, options):
+        program = graph.trace(graph.build(network, options), options, description.window_samples)
     if options.format == "onnx":
         from melgpu.export import onnx_file  # only here: a pt2 file needs no extra packages
 
@@ -36,8 +41,9 @@ def export_network(run: Run, job: Job, options: ExportOptions, out: Path, audio:
         write = functools.partial(pt2_file.write, program, description)
         open_file = pt2_file.open_file
     with files.atomic_write(out) as temporary:
-        write(temporary)
-        actual = check.file_answers(open_file(temporary), inputs, options.form)
+        with _refusing(job, options):
+            write(temporary)
+            actual = check.file_answers(open_file(temporary), inputs, options.form)
         comparison = check.compare(actual, expected, options)
     console.show(_table(run.checkpoint_path(job), out, expected, actual, comparison, options))
     console.say(f"Largest difference of a probability from the network's: {comparison.max_difference:.1e}")
@@ -45,6 +51,21 @@ def export_network(run: Run, job: Job, options: ExportOptions, out: Path, audio:
     if note := selection.describe_others(run, job):
         console.say(note)
     console.say(f"Written: {out}")
+
+
+@contextmanager
+def _refusing(job: Job, options: ExportOptions) -> Iterator[None]:
+    """Raise InputError, which names the network, where a block cannot trace, convert, load or run it."""
+    try:
+        yield
+    except OSError:  # of the disk
+        raise
+    except Exception as error:  # torch, onnxscript and onnxruntime raise different ones
+        if is_out_of_memory(error):
+            raise
+        other = "pt2" if options.format == "onnx" else "onnx"
+        problem = f"{job.name}: cannot be exported as {options.format} in {options.precision} ({one_line(error)})"
+        raise InputError(f"{problem}; try --format {other}, or export another network") from error
 
 
 def _table(

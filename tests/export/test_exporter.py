@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from melgpu.errors import InputError
-from melgpu.export import check, exporter
+from melgpu.export import check, exporter, graph, pt2_file
 from melgpu.export.metadata import ExportOptions
 from melgpu.prediction.api import load
 from tests.helpers import write_audio
@@ -114,6 +114,33 @@ def test_a_file_that_differs_is_not_written(run, tmp_path, monkeypatch):
 
     monkeypatch.setattr(check, "file_answers", shifted)
     with pytest.raises(InputError, match=r"not written: .* by up to 0\.002"):
+        export(run, tmp_path / "model.pt2", ExportOptions("pt2", "windows", "float32"))
+    assert list(tmp_path.iterdir()) == []
+
+
+class Loop(torch.nn.Module):
+    """Has as many steps as its input says, which no graph can."""
+
+    def forward(self, waves):
+        while waves.sum() < 1:
+            waves = waves + 1
+        return waves
+
+
+def test_a_network_that_cannot_be_traced_is_named_with_a_remedy(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(graph, "build", lambda network, options: Loop())
+    with pytest.raises(InputError) as refusal:
+        export(run, tmp_path / "model.onnx", WINDOWS)
+    (problem,) = refusal.value.problems
+    assert problem.startswith("test_efficientnet-fold0: cannot be exported as onnx in float32 (")
+    assert problem.endswith("); try --format pt2, or export another network")
+    assert "\n" not in problem
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_cannot_be_loaded_is_not_written(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(pt2_file, "write", lambda program, description, path: path.write_bytes(b"broken"))
+    with pytest.raises(InputError, match="test_efficientnet-fold0: cannot be exported as pt2"):
         export(run, tmp_path / "model.pt2", ExportOptions("pt2", "windows", "float32"))
     assert list(tmp_path.iterdir()) == []
 
