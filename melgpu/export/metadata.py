@@ -10,6 +10,7 @@ from typing import Literal
 import melgpu
 from melgpu.data import windows
 from melgpu.models import classifier
+from melgpu.models.backbones import find_backbone
 from melgpu.models.classifier import LoadedNetwork
 from melgpu.recipe_schema import BackboneSpec
 
@@ -42,6 +43,7 @@ class FileMetadata:
 
     hop_s, track_s : a track is repeated or cut to `track_s`; a window begins every `hop_s`
     flip : whether the probabilities are the mean over each picture and its mirror image
+    pretrained : timm's name of the pretrained weights; None where training began with others, or with none
     weights_license : of the pretrained weights that the network began with, as timm names it
     git_commit : of melgpu when the network was trained
     """
@@ -58,6 +60,7 @@ class FileMetadata:
     backbone: str
     round: int
     fold: int
+    pretrained: str | None
     weights_license: str
     recipe_digest: str
     checkpoint_digest: str
@@ -86,12 +89,19 @@ def describe(network: LoadedNetwork, checkpoint_digest: str, options: ExportOpti
         backbone=provenance.backbone,
         round=provenance.round,
         fold=provenance.fold,
+        pretrained=pretrained_name(provenance.backbone, recipe.backbone),
         weights_license=weights_license(provenance.backbone, recipe.backbone),
         recipe_digest=provenance.recipe_digest,
         checkpoint_digest=checkpoint_digest,
         melgpu_version=melgpu.__version__,
         git_commit=metadata.environment.git_commit,
     )
+
+
+def pretrained_name(backbone: str, spec: BackboneSpec) -> str | None:
+    """A network's name with the tag of the weights that training began with, `tf_efficientnet_lite0.in1k`."""
+    is_timms = spec.pretrained and not spec.weights_dir
+    return find_backbone(backbone).timm_name if is_timms else None
 
 
 def weights_license(backbone: str, spec: BackboneSpec) -> str:

@@ -99,6 +99,7 @@ def test_the_file_says_what_it_is_and_nothing_of_this_machine(run, model):
     assert (about["sample_rate"], about["window_s"], about["track_s"]) == (11_025, 3.0, 6.0)
     assert about["hop_s"] == run.recipe.windows.predict_hop_s
     assert about["flip"] == run.recipe.predict.flip
+    assert about["pretrained"] is None
     assert about["weights_license"] == "none: trained from scratch"
     content = model.read_bytes()
     assert str(run.folder).encode() not in content
