@@ -21,6 +21,7 @@ MAX_DIFFERENCE = 1e-3  # of a probability, in float32
 NUM_TRACKS = {"windows": 8, "track": 3}  # of a run, evenly spaced
 MAX_WINDOWS_PER_TRACK = 3
 SHORT_S = 7.0  # of a piece that the whole-track form has to repeat
+EXCESS_S = 5.0  # beyond track_s, of a wave that it has to cut
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ def spread(paths: Sequence[str], form: Form) -> list[str]:
 
 
 def load_inputs(paths: Sequence[str], recipe: Recipe, form: Form) -> list[np.ndarray]:
-    """What an exported file is tried on: windows, shape (T,), and silence, or waves of any length, and a short one.
+    """What an exported file is tried on: windows, shape (T,), and silence, or waves, with a short and a long one.
 
     Files that cannot be read are said. Raises InputError where there is none that can be.
     """
@@ -62,7 +63,10 @@ def load_inputs(paths: Sequence[str], recipe: Recipe, form: Form) -> list[np.nda
     if not waves:
         raise InputError("no music to check the file on: name files that can be read with --audio")
     if form == "track":
-        return [*waves, waves[0][: windows.to_samples(SHORT_S, audio.sample_rate)]]
+        short = waves[0][: windows.to_samples(SHORT_S, audio.sample_rate)]
+        # Decoding ends at track_s: no wave is longer by itself.
+        long = np.resize(waves[0], windows.to_samples(audio.track_s + EXCESS_S, audio.sample_rate))
+        return [*waves, short, long]
     tracks = [decode.conform(wave, windows.to_samples(audio.track_s, audio.sample_rate)) for wave in waves]
     inputs = [window for track in tracks for window in _some(cut_windows(track, recipe))]
     return [*inputs, np.zeros_like(inputs[0])]

@@ -159,7 +159,11 @@ def test_unreadable_music_is_told_and_a_check_without_music_refused(run, tmp_pat
     broken = tmp_path / "notes.mp3"
     broken.write_text("no music")
     inputs = check.load_inputs([str(broken), run.manifest.paths[0]], run.recipe, "track")
-    assert len(inputs) == 2  # the track and a short piece of it
+    lengths = [len(wave) for wave in inputs]  # the track, a short piece of it, and its repetition
+    track_samples = round(run.recipe.audio.track_s * run.recipe.audio.sample_rate)
+    assert lengths[0] <= track_samples
+    assert lengths[1] <= lengths[0]
+    assert lengths[2] > track_samples + run.recipe.audio.sample_rate
     assert "note: not checked on" in output.getvalue()
     with pytest.raises(InputError, match="--audio"):
         check.load_inputs([str(broken)], run.recipe, "track")
