@@ -25,7 +25,7 @@ EXCESS_S = 5.0  # beyond track_s, of a wave that it has to cut
 
 
 @dataclass(frozen=True)
-class Answers:
+class TimedPredictions:
     """Class probabilities of each input, shape (N, C), and the median time of one, in s."""
 
     probs: np.ndarray
@@ -83,20 +83,20 @@ def _some(track_windows: np.ndarray) -> np.ndarray:
     return track_windows[:: -(-len(track_windows) // MAX_WINDOWS_PER_TRACK)]
 
 
-def network_answers(network: LoadedNetwork, inputs: Sequence[np.ndarray], form: Form) -> Answers:
-    """The network's answers as `predict.py` gives them on a CPU, in float32."""
+def network_predictions(network: LoadedNetwork, inputs: Sequence[np.ndarray], form: Form) -> TimedPredictions:
+    """The network's predictions as `predict.py` gives them on a CPU, in float32."""
     recipe = network.metadata.recipe
     optim = recipe.optim.model_copy(update={"precision": "float32"})
     predictor = WindowPredictor([network], recipe.model_copy(update={"optim": optim}), torch.device("cpu"))
-    probs = predictor.probs(_batches(inputs, recipe, form))
+    batch_probs = predictor.probs(_batches(inputs, recipe, form))
     seconds = []
-    answers = []
+    input_probs = []
     for _ in inputs:
         start = time.perf_counter()
-        _, window_probs = next(probs)  # (1, B, C)
+        _, window_probs = next(batch_probs)  # (1, B, C)
         seconds.append(time.perf_counter() - start)
-        answers.append(window_probs[0].numpy().mean(axis=0))
-    return Answers(np.stack(answers), float(np.median(seconds)))
+        input_probs.append(window_probs[0].numpy().mean(axis=0))
+    return TimedPredictions(np.stack(input_probs), float(np.median(seconds)))
 
 
 def _batches(inputs: Sequence[np.ndarray], recipe: Recipe, form: Form) -> Iterator[Batch]:
@@ -107,18 +107,20 @@ def _batches(inputs: Sequence[np.ndarray], recipe: Recipe, form: Form) -> Iterat
         yield Batch(torch.from_numpy(waves), zeros, zeros, torch.ones(len(waves), dtype=torch.bool))
 
 
-def file_answers(probs: Callable[[np.ndarray], np.ndarray], inputs: Sequence[np.ndarray], form: Form) -> Answers:
-    """The answers of an exported file."""
+def file_predictions(
+    probs: Callable[[np.ndarray], np.ndarray], inputs: Sequence[np.ndarray], form: Form
+) -> TimedPredictions:
+    """The predictions of an exported file."""
     seconds = []
-    answers = []
+    input_probs = []
     for wave in inputs:
         start = time.perf_counter()
-        answers.append(probs(wave[None])[0] if form == "windows" else probs(wave))
+        input_probs.append(probs(wave[None])[0] if form == "windows" else probs(wave))
         seconds.append(time.perf_counter() - start)
-    return Answers(np.stack(answers), float(np.median(seconds)))
+    return TimedPredictions(np.stack(input_probs), float(np.median(seconds)))
 
 
-def compare(actual: Answers, expected: Answers, options: ExportOptions) -> Comparison:
+def compare(actual: TimedPredictions, expected: TimedPredictions, options: ExportOptions) -> Comparison:
     """How an exported file agrees. Raises InputError above MAX_DIFFERENCE in float32, and for NaN in any precision."""
     differences = np.abs(actual.probs - expected.probs)
     max_difference = float(differences.max())

@@ -11,7 +11,7 @@ from rich.table import Table
 from melgpu import console, files
 from melgpu.errors import InputError, is_out_of_memory, one_line
 from melgpu.export import check, graph, metadata, pt2_file, selection
-from melgpu.export.check import Answers, Comparison
+from melgpu.export.check import Comparison, TimedPredictions
 from melgpu.export.metadata import ExportOptions
 from melgpu.models import checkpoint
 from melgpu.prediction.ensemble import load_networks
@@ -28,7 +28,7 @@ def export_network(run: Run, job: Job, options: ExportOptions, out: Path, audio:
     recipe = network.metadata.recipe
     description = metadata.describe(network, checkpoint.digest(run.checkpoint_path(job)), options)
     inputs = check.load_inputs(audio or check.spread(run.manifest.paths, options.form), recipe, options.form)
-    expected = check.network_answers(network, inputs, options.form)  # before the network is converted
+    expected = check.network_predictions(network, inputs, options.form)  # before the network is converted
     console.say(f"Exporting {job.name} of round {job.round}")
     with _refusing(job, options):
         program = graph.trace(graph.build(network, options), options, description.window_samples)
@@ -43,7 +43,7 @@ def export_network(run: Run, job: Job, options: ExportOptions, out: Path, audio:
     with files.atomic_write(out) as temporary:
         with _refusing(job, options):
             write(temporary)
-            actual = check.file_answers(open_file(temporary), inputs, options.form)
+            actual = check.file_predictions(open_file(temporary), inputs, options.form)
         comparison = check.compare(actual, expected, options)
     console.show(_table(run.checkpoint_path(job), out, expected, actual, comparison, options))
     console.say(f"Largest difference of a probability from the network's: {comparison.max_difference:.1e}")
@@ -71,8 +71,8 @@ def _refusing(job: Job, options: ExportOptions) -> Iterator[None]:
 def _table(
     checkpoint_path: Path,
     out: Path,
-    expected: Answers,
-    actual: Answers,
+    expected: TimedPredictions,
+    actual: TimedPredictions,
     comparison: Comparison,
     options: ExportOptions,
 ) -> Table:
@@ -95,5 +95,5 @@ def _megabytes(path: Path) -> str:
     return f"{path.stat().st_size / 1e6:.1f} MB"
 
 
-def _milliseconds(answers: Answers) -> str:
-    return f"{answers.seconds * 1e3:.0f} ms"
+def _milliseconds(predictions: TimedPredictions) -> str:
+    return f"{predictions.seconds * 1e3:.0f} ms"

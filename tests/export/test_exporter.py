@@ -42,7 +42,7 @@ def test_windows_in_batches_of_any_size_have_the_networks_probabilities(run, mod
     inputs = check.load_inputs(run.manifest.paths, run.recipe, "windows")
     quiet = inputs[0] * 1e-4
     inputs += [quiet, np.linspace(0, 1, len(quiet), dtype=np.float32) ** 8 * inputs[1]]
-    expected = check.network_answers(network, inputs, "windows").probs
+    expected = check.network_predictions(network, inputs, "windows").probs
     for size in (1, 2, len(inputs)):
         waves = np.stack(inputs[:size])
         (probs,) = session.run(None, {"waves": waves})
@@ -107,13 +107,13 @@ def test_the_file_says_what_it_is_and_nothing_of_this_machine(run, model):
 
 
 def test_a_file_that_differs_is_not_written(run, tmp_path, monkeypatch):
-    answers = check.file_answers
+    predictions = check.file_predictions
 
     def shifted(*args):
-        actual = answers(*args)
-        return check.Answers(actual.probs + 0.002, actual.seconds)
+        actual = predictions(*args)
+        return check.TimedPredictions(actual.probs + 0.002, actual.seconds)
 
-    monkeypatch.setattr(check, "file_answers", shifted)
+    monkeypatch.setattr(check, "file_predictions", shifted)
     with pytest.raises(InputError, match=r"not written: .* by up to 0\.002"):
         export(run, tmp_path / "model.pt2", ExportOptions("pt2", "windows", "float32"))
     assert list(tmp_path.iterdir()) == []
@@ -147,8 +147,8 @@ def test_a_file_that_cannot_be_loaded_is_not_written(run, tmp_path, monkeypatch)
 
 
 def test_nan_is_refused_in_every_precision():
-    expected = check.Answers(np.full((2, 3), 1 / 3), 0.1)
-    broken = check.Answers(np.full((2, 3), np.nan), 0.1)
+    expected = check.TimedPredictions(np.full((2, 3), 1 / 3), 0.1)
+    broken = check.TimedPredictions(np.full((2, 3), np.nan), 0.1)
     for precision in ("float32", "float16", "int8"):
         with pytest.raises(InputError, match="not written"):
             check.compare(broken, expected, ExportOptions("onnx", "windows", precision))
