@@ -1,7 +1,7 @@
 """A student beside its teacher on the same tracks: accuracy, agreement, calibration, speed.
 
-The teacher's answer for a track is the mean of its distributions over the windows that it taught. Validation tracks are
-predicted by networks that did not train on them, where the teacher has such.
+The teacher's answer for a track is the mean of its distributions over the windows that a student trains on. Validation
+tracks are predicted by networks that did not train on them, where the teacher has such.
 """
 
 import math
@@ -68,16 +68,16 @@ class Speeds:
 
 def comparisons(result: RoundResult) -> list[Comparison]:
     """A student beside its teacher on each split that it was evaluated on; none for a run without a teacher."""
-    taught = result.run.taught
-    if taught is None:
+    of_teacher = result.run.teacher_predictions
+    if of_teacher is None:
         return []
     tracks = result.run.manifest
     row_of = {key: row for row, key in enumerate(zip(tracks.ids, tracks.evaluated_splits, strict=True))}
     evaluated = result.evaluation
     rows = np.array([row_of[key] for key in zip(evaluated.ids, evaluated.splits, strict=True)], np.int64)
-    teacher_probs = taught.track_probs[rows]
-    teacher_probs[taught.unusable[rows]] = result.run.prior  # as the student's are
-    is_trained = np.array([taught.origins[row] is Origin.TRAINED for row in rows], bool)
+    teacher_probs = of_teacher.track_probs[rows]
+    teacher_probs[of_teacher.unusable[rows]] = result.run.prior  # as the student's are
+    is_trained = np.array([of_teacher.origins[row] is Origin.TRAINED for row in rows], bool)
     splits = [split for split in EVALUATED_SPLITS if split in evaluated.splits]
     return [_comparison(result, split, teacher_probs, is_trained) for split in splits]
 
@@ -122,10 +122,10 @@ def speeds(run: Run) -> Speeds | None:
     """The measured speeds; None where one of both was not measured."""
     teacher = timings.find(run.timings_path, timings.TEACHER_SPEED)
     student = timings.find(run.timings_path, timings.STUDENT_SPEED)
-    if not (teacher and student and run.taught):
+    if not (teacher and student and run.teacher_predictions):
         return None
     teacher_rate, student_rate = (timing.amount / max(timing.seconds, 1e-9) for timing in (teacher, student))
-    return Speeds(teacher_rate, student_rate, student.amount, run.taught.num_networks)
+    return Speeds(teacher_rate, student_rate, student.amount, run.teacher_predictions.num_networks)
 
 
 def sentence(compared: list[Comparison]) -> str:

@@ -11,7 +11,7 @@ from melgpu.data.manifest import Manifest, Split
 from melgpu.errors import InputError
 from melgpu.recipe import Recipe
 from melgpu.runs import pseudo_labels
-from melgpu.runs.distillation.distributions import TaughtTracks
+from melgpu.runs.distillation.distributions import TeacherPredictions
 from melgpu.runs.pseudo_labels import PseudoLabel
 
 
@@ -60,10 +60,10 @@ def _soft_targets(selected: list[PseudoLabel]) -> np.ndarray | None:
     )  # without rounding in the file
 
 
-def load_student(tracks: Manifest, taught: TaughtTracks) -> RoundTracks:
+def load_student(tracks: Manifest, predictions: TeacherPredictions) -> RoundTracks:
     """The tracks of a student, in which public test tracks with usable audio have their teacher's answer as a label."""
     public = tracks.rows(Split.PUBLIC)
-    rows = public[~taught.unusable[public]]
-    classes = taught.track_probs[rows].argmax(axis=1)
+    rows = public[~predictions.unusable[public]]
+    classes = predictions.track_probs[rows].argmax(axis=1)
     labels = [tracks.class_names[index] for index in classes.tolist()]
-    return RoundTracks(manifest.with_labels(tracks, rows.tolist(), labels), rows, taught.digest)
+    return RoundTracks(manifest.with_labels(tracks, rows.tolist(), labels), rows, predictions.digest)

@@ -33,7 +33,7 @@ from melgpu.recipe import Recipe
 from melgpu.recipe_schema import RoundSpec, StackSettings
 from melgpu.runs import predictions, round_tracks, scores
 from melgpu.runs.distillation import distributions
-from melgpu.runs.distillation.distributions import TaughtTracks
+from melgpu.runs.distillation.distributions import TeacherPredictions
 from melgpu.runs.round_tracks import RoundTracks
 from melgpu.runs.scores import RoundScores
 
@@ -239,17 +239,17 @@ class Run:
         return self.folder / "teacher"
 
     @cached_property
-    def taught(self) -> TaughtTracks | None:
+    def teacher_predictions(self) -> TeacherPredictions | None:
         """The distributions of a student's teacher; None for a run without one. Raises InputError."""
         distil = self.recipe.distil
         if distil is None:
             return None
-        return distributions.load_taught(self.teacher_folder, self.manifest, distil.teacher or "")
+        return distributions.load_teacher_predictions(self.teacher_folder, self.manifest, distil.teacher or "")
 
     def round_tracks(self, round_number: int) -> RoundTracks:
         """The tracks of a round; its pseudo labels are read once. Raises InputError."""
-        if self.taught and round_number not in self._round_tracks:
-            self._round_tracks[round_number] = round_tracks.load_student(self.manifest, self.taught)
+        if self.teacher_predictions and round_number not in self._round_tracks:
+            self._round_tracks[round_number] = round_tracks.load_student(self.manifest, self.teacher_predictions)
         if round_number not in self._round_tracks:
             path = self.pseudo_path(round_number - 1) if self.uses_pseudo(round_number) else None
             self._round_tracks[round_number] = round_tracks.load(self.manifest, path, round_number, self.recipe)

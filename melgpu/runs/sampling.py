@@ -84,23 +84,23 @@ def _distributions(tracks: RoundTracks, classes: Tensor, num_classes: int) -> Te
     return distributions
 
 
-def taught_windows(run: Run, rows: np.ndarray) -> WindowIndex:
+def teacher_windows(run: Run, rows: np.ndarray) -> WindowIndex:
     """The windows of tracks that a student's teacher predicts: the same of each, those that the student trains on."""
     return windows.training_windows(rows, [""] * len(rows), run.recipe.audio, run.recipe.windows)
 
 
 def teacher_targets(run: Run) -> TeacherTargets | None:
     """The distributions that a student learns; None for a run without a teacher. Raises InputError."""
-    distil, taught = run.recipe.distil, run.taught
-    if distil is None or taught is None:
+    distil, predictions = run.recipe.distil, run.teacher_predictions
+    if distil is None or predictions is None:
         return None
-    if not np.array_equal(taught.starts, taught_windows(run, np.array([0])).starts):
+    if not np.array_equal(predictions.starts, teacher_windows(run, np.array([0])).starts):
         raise InputError(f"{run.teacher_folder}: of other windows than those that this run trains on")
     is_labelled = run.manifest.folds >= 0  # labels of test tracks are for scores only
     label_weights = np.where(is_labelled, distil.label_weight, 0.0).astype(np.float32)
     return TeacherTargets(
-        probs=targets.at_temperature(torch.from_numpy(taught.probs), distil.temperature),
-        starts=torch.from_numpy(taught.starts).long(),  # as in batches
+        probs=targets.at_temperature(torch.from_numpy(predictions.probs), distil.temperature),
+        starts=torch.from_numpy(predictions.starts).long(),  # as in batches
         label_weights=torch.from_numpy(label_weights),
         temperature=distil.temperature,
     )

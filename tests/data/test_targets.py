@@ -59,7 +59,7 @@ def test_an_unlabelled_window_that_is_not_valid_is_zero_beside_soft_targets():
     assert rows.sum(1).tolist() == pytest.approx([0, 3])
 
 
-def taught(label_weights, temperature=1.0) -> Targets:
+def with_teacher(label_weights, temperature=1.0) -> Targets:
     """Targets of two tracks with windows at 0, 10 and 20 samples, whose distributions differ from window to window."""
     probs = torch.arange(1.0, 13).reshape(2, 3, 2)
     teacher = TeacherTargets(
@@ -74,18 +74,18 @@ def windows_at(tracks, starts, valid) -> Batch:
 
 def test_a_student_has_the_teachers_distribution_of_each_window_beside_its_label():
     batch_of_two = windows_at([0, 1], [20, 0], [True, True])
-    rows = taught([0.25, 0.0]).for_batch(batch_of_two, 0.0)
+    rows = with_teacher([0.25, 0.0]).for_batch(batch_of_two, 0.0)
     first = [0, 3 * 0.25, 3 * 0.75 * 5 / 11, 3 * 0.75 * 6 / 11]  # of class 1, whose weight is 3
     unlabelled = [0, 0, 7 / 15, 8 / 15]  # the teacher has all of its weight
     assert torch.allclose(rows, torch.tensor([first, unlabelled]))
-    silent = taught([0.25, 0.0]).for_batch(windows_at([0, 1], [20, 0], [True, False]), 0.0)
+    silent = with_teacher([0.25, 0.0]).for_batch(windows_at([0, 1], [20, 0], [True, False]), 0.0)
     assert silent[1].tolist() == [0, 0, 0, 0]
     assert torch.equal(silent[0], rows[0])
 
 
 def test_the_teachers_weight_grows_with_the_square_of_the_temperature():
     batch_of_one = windows_at([0], [10], [True])
-    rows = taught([0.5, 0.0], temperature=4.0).for_batch(batch_of_one, 0.0)
+    rows = with_teacher([0.5, 0.0], temperature=4.0).for_batch(batch_of_one, 0.0)
     assert rows[0].reshape(2, 2).sum(1).tolist() == pytest.approx([3 * 0.5, 3 * 0.5 * 16])
 
 

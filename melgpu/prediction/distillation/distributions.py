@@ -48,7 +48,7 @@ def write_part(run: Run, teacher: Teacher, part: Part, device: torch.device) -> 
     updates = {"loader": run.recipe.loader, "machine": run.recipe.machine}
     recipe = networks[0].metadata.recipe.model_copy(update=updates)
     digests = [checkpoint.digest(teacher.run.checkpoint_path(job)) for job in part.jobs]
-    index = sampling.taught_windows(run, part.rows)
+    index = sampling.teacher_windows(run, part.rows)
     of_networks = f"with {console.counted(len(networks), 'network')} of the teacher"
     title = f"predicting {console.counted(len(part.rows), 'track')} {of_networks}"
     log_path = run.teacher_folder / f"{part.name}-process{distributed.rank()}.resume_log"

@@ -14,7 +14,7 @@ from melgpu.prediction.ensemble import load_ensemble
 from melgpu.prediction.predictor import TrackPredictor, recipe_for_new_music
 from melgpu.recipe import Recipe
 from melgpu.runs import timings
-from melgpu.runs.distillation.distributions import taught_rows
+from melgpu.runs.distillation.distributions import predicted_rows
 from melgpu.runs.run import Run
 from melgpu.runs.timings import STUDENT_SPEED, TEACHER_SPEED
 
@@ -38,7 +38,7 @@ def _measure(run: Run, measured: Run, stage: str, device: torch.device) -> None:
     ensemble = load_ensemble(measured)
     recipe = recipe_for_new_music(ensemble, run.recipe)  # with the same workers and batches
     predictor = TrackPredictor(ensemble, recipe, device)
-    rows = taught_rows(run.manifest)[: NUM_TRACKS + 1].tolist()
+    rows = predicted_rows(run.manifest)[: NUM_TRACKS + 1].tolist()
     paths = [run.manifest.paths[row] for row in rows]
     with (
         console.progress(stage, len(paths) * predictor.windows_per_track, "windows") as tracker,

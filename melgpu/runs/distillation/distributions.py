@@ -98,7 +98,7 @@ def load(path: Path) -> Distributions:
 
 
 @dataclass(frozen=True)
-class TaughtTracks:
+class TeacherPredictions:
     """All of a student's tracks, in the order of its manifest, with their distributions; columns of N tracks.
 
     origins : None for tracks without distributions, as their files were unusable when the run was made; unusable (N,)
@@ -118,7 +118,7 @@ class TaughtTracks:
         return self.probs.mean(axis=1, dtype=np.float64)
 
 
-def load_taught(folder: Path, tracks: Manifest, teacher: str) -> TaughtTracks:
+def load_teacher_predictions(folder: Path, tracks: Manifest, teacher: str) -> TeacherPredictions:
     """Join the parts in a folder. Raises InputError for those of another teacher or run, and for missing tracks."""
     parts = [(path, load(path)) for path in sorted(folder.glob("*.npz"))]
     row_of = {key: row for row, key in enumerate(zip(tracks.ids, tracks.splits, strict=True))}
@@ -132,7 +132,7 @@ def load_taught(folder: Path, tracks: Manifest, teacher: str) -> TaughtTracks:
         for row, origin in zip(rows, part.origins, strict=True):
             origins[row] = origin
         rows_of_parts.append(rows)
-    missing = sum(origins[row] is None for row in taught_rows(tracks).tolist())
+    missing = sum(origins[row] is None for row in predicted_rows(tracks).tolist())
     if missing:
         raise InputError(f"{folder}: the teacher has not predicted {missing} of the run's tracks yet: {REPEAT}")
     return _join([part for _, part in parts], rows_of_parts, tuple(origins))
@@ -155,7 +155,7 @@ def _check_part(
 
 def _join(
     parts: Sequence[Distributions], rows_of_parts: Sequence[Sequence[int]], origins: tuple[Origin | None, ...]
-) -> TaughtTracks:
+) -> TeacherPredictions:
     """The parts, with their rows of the manifest, as columns of all its tracks; there is at least one."""
     starts = parts[0].starts
     num_classes = len(parts[0].class_names)
@@ -167,10 +167,10 @@ def _join(
         unusable[rows] = part.unusable
         networks |= {(network.round, network.backbone, network.fold) for network in part.provenance.networks}
     digest = hashlib.sha256(parts[0].provenance.teacher.encode() + probs.tobytes()).hexdigest()[:16]
-    return TaughtTracks(origins, unusable, starts, probs, len(networks), digest)
+    return TeacherPredictions(origins, unusable, starts, probs, len(networks), digest)
 
 
-def taught_rows(tracks: Manifest) -> np.ndarray:
+def predicted_rows(tracks: Manifest) -> np.ndarray:
     """The rows that a teacher predicts, shape (R,): all but training tracks without usable audio."""
     is_test = np.array([split is not Split.TRAIN for split in tracks.splits], bool)
     return np.flatnonzero(is_test | (tracks.folds >= 0))

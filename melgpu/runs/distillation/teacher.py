@@ -24,7 +24,7 @@ from melgpu.errors import InputError, printable
 from melgpu.models import checkpoint
 from melgpu.models.metadata import NetworkProvenance
 from melgpu.recipe import Recipe
-from melgpu.runs.distillation.distributions import Origin, taught_rows
+from melgpu.runs.distillation.distributions import Origin, predicted_rows
 from melgpu.runs.folder import open_run
 from melgpu.runs.run import Job, Run
 
@@ -147,7 +147,7 @@ def plan_parts(student: Manifest, teacher: Teacher) -> list[Part]:
     trained = set(teacher.run.round_tracks(teacher.run.last_stacked_round).pseudo_rows.tolist())
     rows_of: dict[int, list[int]] = {}  # by fold
     origins: dict[int, Origin] = {}
-    for row in taught_rows(student).tolist():
+    for row in predicted_rows(student).tolist():
         folds = {int(teacher.run.manifest.folds[other]) for other in teacher_rows[row]} - {-1}
         fold = min(folds) if len(folds) == 1 else ALL_NETWORKS
         if fold in teacher.fold_jobs and trained.isdisjoint(teacher_rows[row]):

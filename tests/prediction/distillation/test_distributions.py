@@ -77,14 +77,14 @@ def student(teacher, tmp_path_factory) -> Run:
 
 
 @pytest.fixture(scope="module")
-def taught(teacher, student) -> Run:
+def predicted(teacher, student) -> Run:
     write_distributions(student, teacher, CPU)
     return student
 
 
 @pytest.fixture(scope="module")
-def finished(taught) -> Run:
-    finished_run = finish(taught)
+def finished(predicted) -> Run:
+    finished_run = finish(predicted)
     speed.measure_student(finished_run, CPU)
     return finished_run
 
@@ -96,33 +96,34 @@ def windows_of(teacher: Teacher, fold: int) -> np.ndarray:
     return predicted.probs.reshape(len(predicted.ids), -1, 2)
 
 
-def test_training_tracks_are_predicted_by_the_network_that_did_not_train_on_them(teacher, taught):
-    assert taught.manifest.ids == (*teacher.run.manifest.ids, "copy.wav", "new.wav")
-    assert taught.manifest.folds[:8].tolist() == teacher.run.manifest.folds.tolist()
+def test_training_tracks_are_predicted_by_the_network_that_did_not_train_on_them(teacher, predicted):
+    assert predicted.manifest.ids == (*teacher.run.manifest.ids, "copy.wav", "new.wav")
+    assert predicted.manifest.folds[:8].tolist() == teacher.run.manifest.folds.tolist()
     windows = {fold: windows_of(teacher, fold) for fold in (0, 1)}
     assert abs(windows[0] - windows[1]).max() > 0.01
+    probs = predicted.teacher_predictions.probs
     for row, fold in enumerate(teacher.run.manifest.folds.tolist()):
-        np.testing.assert_allclose(taught.taught.probs[row], windows[fold][row], atol=1e-5)  # other batches
+        np.testing.assert_allclose(probs[row], windows[fold][row], atol=1e-5)  # other batches
     fold = int(teacher.run.manifest.folds[2])
-    np.testing.assert_allclose(taught.taught.probs[8], windows[fold][2], atol=1e-5)  # the copy
-    assert taught.taught.origins == (*[Origin.OUT_OF_FOLD] * 9, Origin.UNSEEN)
+    np.testing.assert_allclose(probs[8], windows[fold][2], atol=1e-5)  # the copy
+    assert predicted.teacher_predictions.origins == (*[Origin.OUT_OF_FOLD] * 9, Origin.UNSEEN)
 
 
-def test_new_tracks_have_the_mean_of_all_networks(teacher, taught):
+def test_new_tracks_have_the_mean_of_all_networks(teacher, predicted):
     model = api.load(teacher.run.folder, device="cpu")
-    (answer,) = model.predict([taught.manifest.paths[9]])
-    assert taught.taught.track_probs[9].argmax() == teacher.run.class_names.index(answer.label)
-    assert taught.taught.track_probs[9].max() == pytest.approx(answer.confidence, abs=1e-5)
+    (answer,) = model.predict([predicted.manifest.paths[9]])
+    assert predicted.teacher_predictions.track_probs[9].argmax() == teacher.run.class_names.index(answer.label)
+    assert predicted.teacher_predictions.track_probs[9].max() == pytest.approx(answer.confidence, abs=1e-5)
 
 
-def test_a_killed_prediction_resumes_to_the_same_distributions(teacher, taught, tmp_path, monkeypatch):
-    again = replace(taught, folder=tmp_path)
-    predicted = []
+def test_a_killed_prediction_resumes_to_the_same_distributions(teacher, predicted, tmp_path, monkeypatch):
+    again = replace(predicted, folder=tmp_path)
+    saved_parts = []
 
     def stop_at_second(part, path):
-        if predicted:
+        if saved_parts:
             raise KeyboardInterrupt  # after the part's log, before its file
-        predicted.append(path.name)
+        saved_parts.append(path.name)
         save(part, path)
 
     save = distributions.distributions.save
@@ -133,11 +134,11 @@ def test_a_killed_prediction_resumes_to_the_same_distributions(teacher, taught, 
     assert len(list(again.teacher_folder.glob("*.npz"))) == 1
     assert len(list(again.teacher_folder.glob("*.resume_log"))) >= 1
     with pytest.raises(InputError, match="the teacher has not predicted"):
-        _ = again.taught
-    again = replace(taught, folder=tmp_path)
+        _ = again.teacher_predictions
+    again = replace(predicted, folder=tmp_path)
     write_distributions(again, teacher, CPU)
-    assert np.array_equal(again.taught.probs, taught.taught.probs)
-    assert again.taught.digest == taught.taught.digest
+    assert np.array_equal(again.teacher_predictions.probs, predicted.teacher_predictions.probs)
+    assert again.teacher_predictions.digest == predicted.teacher_predictions.digest
     assert not list(again.teacher_folder.glob("*.resume_log"))
     write_distributions(again, teacher, CPU)  # nothing is missing
 
@@ -154,7 +155,7 @@ def test_a_teacher_that_does_not_fit_into_memory_is_refused_with_a_remedy(teache
 def test_a_student_trains_without_its_teacher_and_predicts_new_music(teacher, finished, tmp_path):
     (job,) = finished.jobs(1)
     metadata = classifier.load(finished.checkpoint_path(job)).metadata
-    assert metadata.provenance.pseudo_digest == finished.taught.digest
+    assert metadata.provenance.pseudo_digest == finished.teacher_predictions.digest
     assert metadata.recipe.distil.teacher == teacher.digest
     assert not metadata.recipe.predict.flip
     (answer,) = api.load(finished.folder, device="cpu").predict([finished.manifest.paths[0]])
@@ -170,7 +171,7 @@ def test_the_comparison_counts_tracks_by_hand(finished):
     labels = finished.manifest.class_indices(finished.class_names)[rows]
     (job,) = finished.jobs(1)
     student_classes = predictions.load(finished.predictions_path(job)).track_probs[rows].argmax(1)
-    teacher_probs = finished.taught.track_probs[rows]
+    teacher_probs = finished.teacher_predictions.track_probs[rows]
     assert valid.score.accuracy == (student_classes == labels).mean()
     assert valid.score.baseline_accuracy == pytest.approx((teacher_probs.argmax(1) == labels).mean())
     assert valid.agreeing == (student_classes == teacher_probs.argmax(1)).sum()
@@ -231,5 +232,6 @@ def test_two_processes_write_the_distributions_of_one(teacher, tmp_path):
     student = open_run(tmp_path / "run")
     alone = replace(student, folder=tmp_path / "alone")
     write_distributions(alone, teacher, CPU)
-    np.testing.assert_allclose(student.taught.probs, alone.taught.probs, atol=1e-5)  # other batches
+    expected = alone.teacher_predictions.probs
+    np.testing.assert_allclose(student.teacher_predictions.probs, expected, atol=1e-5)  # other batches
     assert student.is_stacked(1)

@@ -28,7 +28,7 @@ def student(made) -> Run:
 
 def part_of(run: Run, rows, **changes) -> Distributions:
     """Random distributions over the windows of some rows."""
-    index = sampling.taught_windows(run, np.array(rows[:1]))
+    index = sampling.teacher_windows(run, np.array(rows[:1]))
     probs = np.random.default_rng(rows[0]).dirichlet(np.ones(2), (len(rows), len(index))).astype(np.float32)
     values = {
         "ids": tuple(run.manifest.ids[row] for row in rows),
@@ -51,12 +51,12 @@ def test_parts_are_joined_in_the_manifests_order(student):
     first, second = part_of(student, [13, 3, 5]), part_of(student, [0, 1, 2, 4, *range(6, 13)])
     save(student, "all", first)
     save(student, "fold0", second)
-    taught = student.taught
-    assert np.array_equal(taught.probs[[13, 3, 5]], first.probs)
-    assert np.array_equal(taught.probs[12], second.probs[-1])
-    assert taught.track_probs[3] == pytest.approx(first.probs[1].mean(0))
-    assert not taught.unusable.any()
-    assert taught.num_networks == 1
+    predictions = student.teacher_predictions
+    assert np.array_equal(predictions.probs[[13, 3, 5]], first.probs)
+    assert np.array_equal(predictions.probs[12], second.probs[-1])
+    assert predictions.track_probs[3] == pytest.approx(first.probs[1].mean(0))
+    assert not predictions.unusable.any()
+    assert predictions.num_networks == 1
 
 
 def test_a_student_trains_on_unlabelled_music_by_its_teacher_alone(student):
@@ -65,18 +65,19 @@ def test_a_student_trains_on_unlabelled_music_by_its_teacher_alone(student):
     train, valid = student.round_rows(1, job.fold)
     assert set(train.tolist()) == set(range(12)) - set(valid.tolist()) | {13}  # 12 has no usable audio
     targets = sampling.training_targets(student, job)
-    assert targets.classes[13] == student.taught.track_probs[13].argmax()
+    assert targets.classes[13] == student.teacher_predictions.track_probs[13].argmax()
     index = sampling.training_windows(student, job)
     columns = torch.from_numpy(index.tracks).long(), torch.from_numpy(index.starts).long()
     rows = targets.for_batch(Batch(torch.zeros(len(index), 1), *columns, torch.ones(len(index), dtype=torch.bool)), 0.0)
     weight, temperature = student.recipe.distil.label_weight, student.recipe.distil.temperature
     for row, track, start in zip(rows.tolist(), index.tracks.tolist(), index.starts.tolist(), strict=True):
-        probs = student.taught.probs[track, student.taught.starts.tolist().index(start)] ** (1 / temperature)
+        window = student.teacher_predictions.starts.tolist().index(start)
+        probs = student.teacher_predictions.probs[track, window] ** (1 / temperature)
         label_weight = 0.0 if track == 13 else weight
         expected = (1 - label_weight) * temperature**2 * probs / probs.sum()
         assert row[2:] == pytest.approx(expected.tolist(), rel=1e-4)
         assert sum(row[:2]) == pytest.approx(label_weight)
-    assert student.provenance(1).pseudo_digest == student.taught.digest
+    assert student.provenance(1).pseudo_digest == student.teacher_predictions.digest
 
 
 @pytest.mark.parametrize(
@@ -90,13 +91,13 @@ def test_a_student_trains_on_unlabelled_music_by_its_teacher_alone(student):
 def test_distributions_of_others_are_refused(student, changes, message):
     save(student, "all", part_of(student, list(range(14)), **changes))
     with pytest.raises(InputError, match=message):
-        _ = student.taught
+        _ = student.teacher_predictions
 
 
 def test_missing_tracks_and_other_windows_are_refused(student):
     save(student, "all", part_of(student, list(range(12))))
     with pytest.raises(InputError, match=r"has not predicted 2 of the run's tracks yet: repeat the train\.py"):
-        _ = student.taught
+        _ = student.teacher_predictions
     part = part_of(student, list(range(14)))
     save(student, "all", replace(part, starts=part.starts + 1))
     with pytest.raises(InputError, match="of other windows than those that this run trains on"):
@@ -114,5 +115,5 @@ def test_damaged_files_are_refused(student, fraction):
 
 
 def test_a_run_without_a_teacher_reads_nothing(made):
-    assert made.taught is None
+    assert made.teacher_predictions is None
     assert sampling.training_targets(made, made.jobs(1)[0]).teacher is None
