@@ -26,9 +26,12 @@ from melgpu.runs.run import Job, Run
 
 
 def predict_round(run: Run, device: torch.device) -> None:
-    """Write the predictions of every trained network of the current round for every track. Raises InputError."""
-    round_number = run.current_round
-    if round_number is None:
+    """Write the predictions of every trained network of the current round for every track. Raises InputError.
+
+    After the last round these are its own, where some were deleted: stacking it anew needs them.
+    """
+    round_number = run.current_round or run.last_round
+    if run.current_round is None and all(map(run.is_predicted, run.trained_jobs(round_number))):
         console.say(f"All rounds are done: {run.command_line('stack')} shows the scores")
         return
     if run.is_between_rounds:
@@ -54,7 +57,7 @@ def predict_round(run: Run, device: torch.device) -> None:
             path.unlink()  # the predictions contain their batches
     if audio_errors := quarantine.load_errors(run.quarantine_path):
         console.say(quarantine.summarize(audio_errors, run.quarantine_path))
-    if run.recipe.is_one_step and not run.untrained_jobs(round_number):  # the scores follow
+    if run.recipe.is_one_step and run.current_round and not run.untrained_jobs(round_number):  # the scores follow
         return
     script = "train" if run.untrained_jobs(round_number) else "stack"
     networks = console.counted(len(trained), "network")

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from melgpu.errors import InputError
+from melgpu.prediction import round as prediction_round
 from melgpu.prediction.round import predict_round
 from tests.helpers.runs import mark_stacked
 
@@ -25,6 +26,24 @@ def test_between_rounds_the_next_step_is_said(made, capsys):
     mark_stacked(made, 2, [])
     predict_round(made, CPU)
     assert "All rounds are done" in capsys.readouterr().out
+
+
+def test_deleted_predictions_of_a_finished_run_are_made_again(made, monkeypatch, capsys):
+    mark_stacked(made, 1, [])
+    mark_stacked(made, 2, [])
+    deleted = made.jobs(2)[0]
+    predicted = []
+    monkeypatch.setattr(type(made), "is_trained", lambda run, job: True)
+    monkeypatch.setattr(type(made), "is_predicted", lambda run, job: job != deleted or bool(predicted))
+    monkeypatch.setattr(prediction_round.relocation, "check_present", lambda run: None)
+    monkeypatch.setattr(prediction_round.preflight, "fill_cache", lambda run: None)
+    monkeypatch.setattr(prediction_round, "predict_jobs", lambda run, jobs, device: predicted.extend(jobs))
+    predict_round(made, CPU)
+    assert predicted == [deleted]
+    assert "Next: python stack.py" in capsys.readouterr().out
+    predict_round(made, CPU)
+    assert "All rounds are done" in capsys.readouterr().out
+    assert predicted == [deleted]
 
 
 def test_resume_logs_of_complete_predictions_are_deleted(made, monkeypatch, capsys):
