@@ -8,7 +8,10 @@ submissions and report, is deleted before the switch and written after it, by a 
 import shutil
 from dataclasses import replace
 
+import numpy as np
+
 from melgpu import console
+from melgpu.data.manifest import Split, in_split
 from melgpu.errors import InputError
 from melgpu.recipe import recipe_differences
 from melgpu.recipe_schema import StackSettings
@@ -89,7 +92,7 @@ def _stack_beside(old: Run, new: Run) -> None:
 
 
 def _fitted_stacks(old: Run, new: Run, stacking_sets: list[StackingSet]) -> list[tuple[StackingSet, Stack]] | None:
-    """The stackers that were fitted already; None where the settings of fitting changed, or a file is damaged."""
+    """The stackers that were fitted already; None where settings of fitting or tracks changed, or a file is damaged."""
     last_round = new.last_round
     before, after = old.stack_settings(last_round), new.stack_settings(last_round)
     same_output = {"final_predictor": after.stacking.final_predictor}
@@ -98,10 +101,23 @@ def _fitted_stacks(old: Run, new: Run, stacking_sets: list[StackingSet]) -> list
     if not after.blend or not after.blend.keys() <= before.blend.keys():
         return None
     try:
+        if not _are_of_evaluation(old, stacking_sets):
+            console.say("Other validation tracks are usable than before: the stackers are fitted anew")
+            return None
         return [(each, _fitted_stack(old, new, each)) for each in stacking_sets]
     except InputError as error:
         console.say(f"{error}: its stackers are fitted anew")
         return None
+
+
+def _are_of_evaluation(old: Run, stacking_sets: list[StackingSet]) -> bool:
+    """Whether the stackers were fitted on these tracks; others have other sub-folds, none of them out of fold."""
+    evaluated = evaluation.load(old.evaluation_path(old.last_round))
+    is_valid = in_split(evaluated.splits, Split.VALID)
+    ids = np.array(evaluated.ids)[is_valid]
+    rows = np.concatenate([each.rows for each in stacking_sets])
+    folds = np.concatenate([each.row_folds for each in stacking_sets])
+    return np.array_equal(ids, np.array(old.manifest.ids)[rows]) and np.array_equal(evaluated.folds[is_valid], folds)
 
 
 def _fitted_stack(old: Run, new: Run, stacking_set: StackingSet) -> Stack:
