@@ -29,7 +29,8 @@ def show_scores(run: Run, round_number: int) -> None:
         console.say(gain_line(compared, scores))
     if selection:
         console.say(f"auto: {selection_sentence(selection)}")
-    if warning := stacking_warning(predictor, scores, _mean_command(run, round_number)):
+    warning = stacking_warning(predictor, scores, _mean_command(run, round_number))
+    if warning and selected != MEAN:  # where the mean is selected, the lower accuracy is that of nested selections
         console.say(warning)
     if round_number == run.last_round and (changes := changed_settings_sentence(run, round_scores.settings)):
         console.say(changes)

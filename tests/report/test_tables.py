@@ -3,7 +3,7 @@ from types import SimpleNamespace
 from melgpu import console
 from melgpu.data.manifest import Split
 from melgpu.report import tables
-from melgpu.runs.scores import RoundScores, Score
+from melgpu.runs.scores import Candidate, RoundScores, Score, Selection
 from tests.helpers import report_run
 
 SCORE = Score(
@@ -59,6 +59,20 @@ def test_one_network_needs_no_mark(tmp_path, capsys):
     alone.scores["xception"] = alone.scores["resnet50"]
     tables.show_scores(one, 1)
     assert "mean (final)" in capsys.readouterr().out  # without stackers the mean is the answer
+
+
+def test_the_mean_is_not_advised_where_auto_selected_it(tmp_path, capsys):
+    run = report_run.make(tmp_path, audio=False)
+    scores = {name: {Split.VALID: SCORE} for name in ("resnet50", "mean", "blend")}
+    scores["auto"] = {Split.VALID: changed(gain=-0.1)}
+    candidate = Candidate(predictor="blend", gain=0.025, gain_interval=(-0.05, 0.1), p_value=1.0)
+    for selected in ("mean", "blend"):
+        selection = Selection(predictor=selected, num_tracks=10, candidates=(candidate,), nested={"mean": 10})
+        settings = run.scores(1).settings
+        made = RoundScores(settings=settings, final_predictor="auto", selection=selection, scores=scores)
+        run.scores_path(1).write_text(made.model_dump_json())
+        tables.show_scores(run, 1)
+        assert ("the plain mean of the networks is more accurate" in capsys.readouterr().out) == (selected == "blend")
 
 
 def test_gains_have_their_interval():
