@@ -154,9 +154,14 @@ def _pseudo_labels(result: RoundResult) -> Iterator[str]:
     number = result.round_number
     count = len(run.round_tracks(number).pseudo_rows)
     public = len(run.manifest.rows(Split.PUBLIC))
+    if count == 0:
+        yield f"None of {public} public test tracks was selected: round {number} trained without pseudo labels."
+        return
+    has_score = Split.PUBLIC in result.evaluation.labelled_splits
+    consequence = ": the score on public test tracks tells little of other music" if has_score else ""
     yield (
         f"{count} of {public} public test tracks trained the networks of round {number} with a pseudo label, correct "
-        "or not: the score on public test tracks tells little of other music."
+        f"or not{consequence}."
     )
     selecting = run.round_spec(number - 1).folds
     seen = [fold for fold in run.round_spec(number).folds if set(selecting) != {fold}]

@@ -57,6 +57,21 @@ def test_rounds_that_train_on_no_pseudo_labels_do_not_speak_of_them(results):
     assert "Pseudo labels" not in texts(results["round2-without-pseudo"])
 
 
+def test_pseudo_labels_bias_what_is_there(results):
+    result = results["round2"]
+    found = texts(result)["Pseudo labels"]
+    assert "correct or not: the score on public test tracks tells little of other music. The labels come" in found
+    is_public = np.array(result.evaluation.splits) == Split.PUBLIC
+    unknown = replace(result.evaluation, labels=np.where(is_public, -1, result.evaluation.labels))
+    found = texts(replace(result, evaluation=unknown))["Pseudo labels"]
+    assert "with a pseudo label, correct or not. The labels come" in found
+    none = replace(result.run.round_tracks(2), pseudo_rows=np.empty(0, np.int64))
+    run = replace(result.run)
+    run._round_tracks[2] = none
+    found = texts(replace(result, run=run))["Pseudo labels"]
+    assert found == "None of 6 public test tracks was selected: round 2 trained without pseudo labels."
+
+
 def test_one_network_has_neither_stackers_nor_folds(results):
     result = results["round1"]
     quick = load_recipe(["quick"], ["folds.num_folds=3"])
