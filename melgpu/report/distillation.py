@@ -4,7 +4,6 @@ The teacher's answer for a track is the mean of its distributions over the windo
 tracks are predicted by networks that did not train on them, where the teacher has such.
 """
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -111,11 +110,13 @@ def _comparison(result: RoundResult, split: Split, teacher_probs: np.ndarray, is
 
 def _calibrated(probs: np.ndarray, labels: np.ndarray) -> Calibrated:
     """The calibration of probs (N, C) with labels (N,), N >= 1."""
-    gaps = probs.max(axis=1) - (probs.argmax(axis=1) == labels)
-    # The normal interval of a mean: gaps of a thousand tracks are a thousand values, too many to resample.
-    margin = 1.96 * float(gaps.std(ddof=1)) / math.sqrt(len(gaps)) if len(gaps) > 1 else 1.0
-    gap = float(gaps.mean())
-    return Calibrated(gap, (gap - margin, gap + margin), calibration_curve(probs, labels).expected_error)
+    confidence = float(probs.max(axis=1).mean())
+    num_correct = int((probs.argmax(axis=1) == labels).sum())
+    # The accuracy's interval, which has a width even where all tracks are correct; the mean confidence is taken as it
+    # is, as in `summary.confidence_sentence`.
+    low, high = wilson_interval(num_correct, len(labels))
+    gap = confidence - num_correct / len(labels)
+    return Calibrated(gap, (confidence - high, confidence - low), calibration_curve(probs, labels).expected_error)
 
 
 def speeds(run: Run) -> Speeds | None:
