@@ -136,8 +136,9 @@ def _candidate_gain(selection: Selection, name: str) -> str:
     candidate = next(each for each in selection.candidates if each.predictor == name)
     count = counted(len(selection.candidates), "comparison")
     return (
-        f"{points(candidate.gain)} points, {points_interval(candidate.gain_interval)}, on {selection.num_tracks} "
-        f"validation tracks, p = {candidate.p_value:.2g} after correction for {count}"
+        f"{points(candidate.gain)} points, 95{SPACE}% interval {points_interval(candidate.gain_interval)} before "
+        f"correction, on {selection.num_tracks} validation tracks, p = {candidate.p_value:.2g} after correction for "
+        f"{count}"
     )
 
 

@@ -152,14 +152,15 @@ def test_the_sentence_of_a_selection_has_its_difference_and_what_is_nested():
         predictor="fitted blend", num_tracks=500, candidates=candidates, nested={"mean": 100, "fitted blend": 400}
     )
     assert summary.selection_sentence(selected) == (
-        "Selected: blend, weights fitted, better than the mean of the networks (+3.0 points, +1.0 to +5.0, on 500 "
-        "validation tracks, p = 0.004 after correction for 2 comparisons). Its accuracy on validation tracks is "
-        "nested: without a track's own sub-fold it is mean of the networks for 100 of them."
+        "Selected: blend, weights fitted, better than the mean of the networks (+3.0 points, 95\xa0% interval +1.0 to "
+        "+5.0 before correction, on 500 validation tracks, p = 0.004 after correction for 2 comparisons). Its accuracy "
+        "on validation tracks is nested: without a track's own sub-fold it is mean of the networks for 100 of them."
     )
     mean = selected.model_copy(update={"predictor": "mean", "candidates": candidates[:1], "nested": {"mean": 500}})
     assert summary.selection_sentence(mean) == (
         "Selected: mean of the networks, as nothing is better beyond chance (most accurate: stacker: CNN, +1.0 points, "
-        "\N{MINUS SIGN}1.0 to +3.0, on 500 validation tracks, p = 1 after correction for 1 comparison)."
+        "95\xa0% interval \N{MINUS SIGN}1.0 to +3.0 before correction, on 500 validation tracks, "
+        "p = 1 after correction for 1 comparison)."
     )
 
 
