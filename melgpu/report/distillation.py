@@ -130,18 +130,19 @@ def speeds(run: Run) -> Speeds | None:
 
 
 def sentence(compared: list[Comparison]) -> str:
-    """The student's accuracy beside its teacher's, on the tracks that both know least: private, else public ones."""
+    """The student's accuracy beside its teacher's, on the split with the least biased score, as in the summary."""
     by_split = {comparison.split: comparison for comparison in compared}
-    ordered = [by_split[split] for split in (Split.PRIVATE, Split.PUBLIC, Split.VALID) if split in by_split]
-    chosen = next((comparison for comparison in ordered if comparison.score), None)
-    if chosen is None or chosen.score is None:
+    scored = {each.split: each.score for each in compared if each.score}
+    split = summary.best_split({"student": scored})
+    if split is None:
         return "No labels of the evaluated tracks are known."
-    score = chosen.score
+    score = scored[split]
+    chosen = by_split[split]
     return (
         f"Its accuracy is {summary.percent(score.accuracy, 1)} and the teacher's "
-        f"{summary.percent(score.baseline_accuracy, 1)} on {score.num_tracks} {chosen.split.description} tracks "
+        f"{summary.percent(score.baseline_accuracy, 1)} on {score.num_tracks} {split.description} tracks "
         f"({summary.points(score.gain)} points, {summary.points_interval(score.gain_interval)}); they agree on "
-        f"{summary.percent(chosen.agreement)}."
+        f"{summary.percent(chosen.agreement)} of {chosen.num_tracks}, labelled or not."
     )
 
 
