@@ -32,10 +32,12 @@ class Recordings:
     """Pairs of files with the same recording, each in one line; None where they were not searched for.
 
     num_leaks : how many are in two folds or splits; they come first
+    num_others : pairs that are not among them, as the run has no such file
     """
 
     pairs: list[str] | None
     num_leaks: int
+    num_others: int = 0
 
 
 def recordings(run: Run) -> Recordings:
@@ -46,7 +48,7 @@ def recordings(run: Run) -> Recordings:
     of_run = set(run.manifest.paths)
     known: Sequence[Duplicate] = [pair for pair in found if {pair.path, pair.other} <= of_run]
     lines = dataset_check.describe_duplicates(known, run.manifest)
-    return Recordings(lines, len(dataset_check.leaks(known, run.manifest)))
+    return Recordings(lines, len(dataset_check.leaks(known, run.manifest)), len(found) - len(known))
 
 
 def headline(scores: Scores, same_recordings: Recordings) -> str:
@@ -190,6 +192,15 @@ def _same_recordings(run: Run, same_recordings: Recordings) -> str:
             "Not searched for: the run is older than the search, or its tracks are too short for fingerprints. "
             "train.py --check searches the files of a run."
         )
+    if same_recordings.num_others:
+        verb = "is" if same_recordings.num_others == 1 else "are"
+        others = f"{counted(same_recordings.num_others, 'pair')} of {run.duplicates_path.name} {verb} not counted"
+        found = _found_recordings(run, same_recordings) if same_recordings.pairs else ""
+        return f"{found} {others}: of other paths than the run's. Repeat train.py with its --data.".lstrip()
+    return _found_recordings(run, same_recordings)
+
+
+def _found_recordings(run: Run, same_recordings: Recordings) -> str:
     audio = run.recipe.audio
     if not fingerprint.can_compare(audio.sample_rate, audio.track_s):
         return f"{_same_content(run, same_recordings)} As for other formats, {dataset_check.NOT_COMPARED}."

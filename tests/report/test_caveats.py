@@ -138,8 +138,12 @@ def test_recordings_are_those_of_the_run(results, tmp_path):
     fold = run.manifest.folds[0]
     duplicates.save(run.duplicates_path, [Duplicate(train, public, 0.05), Duplicate(train, "/of/another/run", None)])
     found = caveats.recordings(run)
-    assert found == Recordings([f"{train} (fold {fold}) ~ {public} (public test): 5% of the bits differ"], 1)
+    assert found == Recordings([f"{train} (fold {fold}) ~ {public} (public test): 5% of the bits differ"], 1, 1)
     assert "1 pair of files with the same recording is in two" in texts(results["round1"], found)["Same recordings"]
+    others = "1 pair of duplicates.csv is not counted: of other paths than the run's. Repeat train.py with its --data."
+    assert texts(results["round1"], found)["Same recordings"].endswith(f"makes scores too good. {others}")
+    moved = texts(results["round1"], Recordings([], 0, 2))["Same recordings"]
+    assert moved.startswith("2 pairs of duplicates.csv are not counted: ")
     harmless = texts(results["round1"], Recordings(["a ~ b", "a = c"], 0))["Same recordings"]
     assert harmless == "2 pairs of files, none in two folds or sets: no leak."
 
