@@ -101,13 +101,17 @@ def _track_counts(scores: Scores) -> Iterator[str]:
         if score.num_tracks < MIN_CHANGES:
             yield f"{name}: too few for any difference to be significant."
             continue
-        needed = summary.points(MIN_CHANGES / score.num_tracks).removeprefix("+")
+        needed = _points(MIN_CHANGES / score.num_tracks)
         yield (
-            f"{name}: one is {summary.points(1 / score.num_tracks).removeprefix('+')} points of accuracy, and no "
-            f"difference below {needed} points can be significant."
+            f"{name}: one is {_points(1 / score.num_tracks)} points of accuracy, and no difference below "
+            f"{needed} points can be significant."
         )
     if not by_split:
         yield "No track that is evaluated has a known label."
+
+
+def _points(difference: float) -> str:
+    return summary.in_percent(difference, 1 if difference > 0.01 else 2)
 
 
 def _epochs(result: RoundResult) -> Iterator[str]:

@@ -42,6 +42,16 @@ def test_a_round_with_stackers_and_pseudo_labels_has_all(results):
     assert "Labels of public test and private test tracks are used for scores only." in found["Test sets"]
 
 
+def test_one_of_many_tracks_is_not_nothing(results):
+    scores = results["round2"].evaluation.scores()
+    for num_tracks, sentence in (
+        (3000, "3000 validation tracks: one is 0.03 points of accuracy, and no difference below 0.20 points can be"),
+        (30_000, "30000 validation tracks: one is under 0.01 points of accuracy, and no difference below 0.02 points"),
+    ):
+        many = {split: score.model_copy(update={"num_tracks": num_tracks}) for split, score in scores["mean"].items()}
+        assert sentence in " ".join(caveats._track_counts({"mean": many}))
+
+
 def test_the_choice_of_an_epoch_is_inherited_by_the_stackers(results):
     result = results["round1"]
     assert texts(result)["Epochs"] == "Networks train for one epoch: none is chosen."
