@@ -51,14 +51,16 @@ def recordings(run: Run) -> Recordings:
     return Recordings(lines, len(dataset_check.leaks(known, run.manifest)), len(found) - len(known))
 
 
-def headline(scores: Scores, same_recordings: Recordings) -> str:
+def headline(result: RoundResult, scores: Scores, same_recordings: Recordings) -> str:
     """The most important of them, for the top of the report."""
     split = summary.best_split(scores)
     if split is None:
         return "There is no score."
     score = next(iter(scores.values()))[split]
     sentence = f"Trust most the score on {split.description} tracks, which chose and trained nothing."
-    if split is Split.VALID:
+    if split is Split.VALID and _most_epochs(result) == 1:
+        sentence = "Trust most the score on validation tracks, which chose no epoch: networks train for one."
+    elif split is Split.VALID:
         sentence = "Expect less on other music: validation tracks chose the epochs of the networks."
     elif score.num_pseudo_labelled:
         count = f"{score.num_pseudo_labelled} {split.description} tracks"
@@ -114,10 +116,14 @@ def _points(difference: float) -> str:
     return summary.in_percent(difference, 1 if difference > 0.01 else 2)
 
 
+def _most_epochs(result: RoundResult) -> int:
+    backbones = result.run.round_spec(result.round_number).backbones
+    return max(result.run.recipe.optim_for(backbone).total_epochs for backbone in backbones)
+
+
 def _epochs(result: RoundResult) -> Iterator[str]:
-    recipe = result.run.recipe
     spec = result.run.round_spec(result.round_number)
-    most_epochs = max(recipe.optim_for(backbone).total_epochs for backbone in spec.backbones)
+    most_epochs = _most_epochs(result)
     if most_epochs == 1:
         yield "Networks train for one epoch: none is chosen."
         return

@@ -64,7 +64,7 @@ def render(run: Run, now: datetime) -> str:
         last=last,
         sentences=_sentences(last, data)
         | {
-            "caveats": caveats.headline(data.scores[last.key], recordings),
+            "caveats": caveats.headline(last, data.scores[last.key], recordings),
             "quarantine": summary.quarantine_sentence(audio_errors),
             "teacher": distillation.sentence(compared),
         },

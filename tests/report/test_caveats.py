@@ -30,6 +30,12 @@ def texts(result: RoundResult, recordings: Recordings = NONE_FOUND) -> dict[str,
     return {caveat.title: caveat.text for caveat in caveats.caveats(result, result.evaluation.scores(), recordings)}
 
 
+def with_epochs(result: RoundResult, max_epochs: int) -> RoundResult:
+    optim = result.run.recipe.optim.model_copy(update={"max_epochs": max_epochs})
+    recipe = result.run.recipe.model_copy(update={"optim": optim})
+    return replace(result, run=replace(result.run, recipe=recipe))
+
+
 def test_a_round_with_stackers_and_pseudo_labels_has_all(results):
     found = texts(results["round2"])
     counts = found["Number of tracks"]
@@ -55,9 +61,7 @@ def test_one_of_many_tracks_is_not_nothing(results):
 def test_the_choice_of_an_epoch_is_inherited_by_the_stackers(results):
     result = results["round1"]
     assert texts(result)["Epochs"] == "Networks train for one epoch: none is chosen."
-    optim = result.run.recipe.optim.model_copy(update={"max_epochs": 9})
-    recipe = result.run.recipe.model_copy(update={"optim": optim})
-    text = texts(replace(result, run=replace(result.run, recipe=recipe)))["Epochs"]
+    text = texts(with_epochs(result, 9))["Epochs"]
     assert text.startswith("Of up to 9 epochs each network keeps the one with the best accuracy on windows of its")
     assert "the stackers and the blends predict from these networks, and inherit that" in text
 
@@ -117,24 +121,29 @@ def test_without_labels_there_is_only_validation_or_nothing(results):
     is_valid = np.array(evaluated.splits) == Split.VALID
     valid_only = replace(evaluated, labels=np.where(is_valid, evaluated.labels, -1))
     assert "validation tracks are all that is scored" in texts(replace(result, evaluation=valid_only))["Test sets"]
-    assert "validation tracks chose the epochs" in caveats.headline(valid_only.scores(), NONE_FOUND)
+    assert "which chose no epoch" in caveats.headline(result, valid_only.scores(), NONE_FOUND)
+    longer = with_epochs(result, 9)
+    assert "validation tracks chose the epochs" in caveats.headline(longer, valid_only.scores(), NONE_FOUND)
     nothing = replace(evaluated, labels=np.full(len(evaluated.labels), -1))
     assert (
         texts(replace(result, evaluation=nothing))["Number of tracks"]
         == "No track that is evaluated has a known label."
     )
-    assert caveats.headline(nothing.scores(), NONE_FOUND) == "There is no score."
+    assert caveats.headline(result, nothing.scores(), NONE_FOUND) == "There is no score."
 
 
 def test_the_headline_trusts_what_was_not_trained_on(results):
-    scores = results["round2"].evaluation.scores()
-    assert "private test tracks, which chose and trained nothing" in caveats.headline(scores, NONE_FOUND)
+    result = results["round2"]
+    scores = result.evaluation.scores()
+    assert "private test tracks, which chose and trained nothing" in caveats.headline(result, scores, NONE_FOUND)
     public = {
         name: {split: score for split, score in by_split.items() if split is Split.PUBLIC}
         for name, by_split in scores.items()
     }
-    assert "public test tracks were trained on, with a pseudo label" in caveats.headline(public, NONE_FOUND)
-    assert "1 pair of files with the same recording is in two" in caveats.headline(scores, Recordings(["a ~ b"], 1))
+    assert "public test tracks were trained on, with a pseudo label" in caveats.headline(result, public, NONE_FOUND)
+    assert "1 pair of files with the same recording is in two" in caveats.headline(
+        result, scores, Recordings(["a ~ b"], 1)
+    )
 
 
 def test_recordings_are_those_of_the_run(results, tmp_path):
