@@ -143,8 +143,9 @@ def _stacking(result: RoundResult) -> Iterator[str]:
     metadata = result.evaluation.metadata
     if metadata.settings.blend:
         yield (
-            f"Nested: validation tracks are divided into {metadata.settings.stacking.num_subfolds} sub-folds, and each "
-            "track is scored by stackers and fitted weights that were neither fitted nor stopped on it."
+            "Nested: validation tracks are divided into up to "
+            f"{metadata.settings.stacking.num_subfolds} sub-folds, and each track is scored by stackers and fitted "
+            "weights that were neither fitted nor stopped on it."
         )
         if metadata.selection:
             yield "So is auto: each sub-fold is scored by the predictor that the others select."

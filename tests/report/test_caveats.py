@@ -41,7 +41,7 @@ def test_a_round_with_stackers_and_pseudo_labels_has_all(results):
     counts = found["Number of tracks"]
     assert "8 validation tracks: one is 12.5 points of accuracy, and no difference below 75.0 points can be" in counts
     assert "6 public test tracks: one is 16.7 points" in counts
-    assert found["Stacking"].startswith("Nested: validation tracks are divided into")
+    assert found["Stacking"].startswith("Nested: validation tracks are divided into up to ")
     assert [spec.folds for spec in results["round2"].run.recipe.rounds] == [(0,), (1, 2)]
     pseudo = "round 1 (fold 0) that had trained on tracks which round 2 validates on (folds 1, 2)"
     assert pseudo in found["Pseudo labels"]
