@@ -3,8 +3,11 @@
 Each caveat is a title and a text; the report shows them beside the scores, and this module is their only home.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from melgpu.audio import duplicates, fingerprint
 from melgpu.audio.duplicates import Duplicate
@@ -13,6 +16,7 @@ from melgpu.data import dataset_check
 from melgpu.data.manifest import TEST_SPLITS, Split
 from melgpu.report import summary
 from melgpu.report.analysis import RoundResult
+from melgpu.runs.distillation.distributions import Origin, TaughtTracks
 from melgpu.runs.run import Run
 from melgpu.runs.scores import Scores
 
@@ -77,6 +81,8 @@ def caveats(result: RoundResult, scores: Scores, same_recordings: Recordings) ->
     found.append(Caveat("Stacking", " ".join(_stacking(result))))
     if result.run.uses_pseudo(result.round_number):
         found.append(Caveat("Pseudo labels", " ".join(_pseudo_labels(result))))
+    if result.run.taught:
+        found.append(Caveat("Teacher", " ".join(_teacher(result, result.run.taught))))
     found.append(Caveat("Test sets", _test_sets(result)))
     found.append(Caveat("Same recordings", _same_recordings(result.run, same_recordings)))
     found.append(
@@ -184,6 +190,30 @@ def _pseudo_labels(result: RoundResult) -> Iterator[str]:
             f"tracks which round {number} validates on ({_folds(seen)}): through them validation scores are too "
             "good, too."
         )
+
+
+def _teacher(result: RoundResult, taught: TaughtTracks) -> Iterator[str]:
+    tracks = result.run.manifest
+    is_validation = np.isin(tracks.folds, result.run.round_spec(result.round_number).folds)
+    validation = Counter(taught.origins[row] for row in np.flatnonzero(is_validation))
+    if num_trained := validation[Origin.TRAINED]:
+        yield (
+            f"The teacher trained on {counted(num_trained, 'validation track')}: its score on them is too good, and so "
+            "may be that of the student, which it taught."
+        )
+    if num_out_of_fold := validation[Origin.OUT_OF_FOLD]:
+        yield (
+            f"{counted(num_out_of_fold, 'validation track')}: the teacher's score is that of networks which did not "
+            "train on them. Its networks of other folds, if it has such, learned from their labels, and taught the "
+            "student on its training tracks: scores of both are too good."
+        )
+    if num_taught := len(result.run.round_tracks(result.round_number).pseudo_rows):
+        yield f"{counted(num_taught, 'public test track')} taught the student, without labels."
+    test = Counter(taught.origins[row] for row in result.run.test_rows)
+    if num_trained := test[Origin.TRAINED]:
+        yield f"The teacher trained on {counted(num_trained, 'test track')}: its score on them is too good, too."
+    elif Split.PRIVATE in result.evaluation.labelled_splits:
+        yield "Both differ least from other music on private test tracks, which neither learned from."
 
 
 def _test_sets(result: RoundResult) -> str:

@@ -13,6 +13,8 @@ from melgpu.recipe_schema import StackSettings
 from melgpu.report import analysis, caveats, summary
 from melgpu.report.analysis import RoundResult
 from melgpu.report.caveats import Recordings
+from melgpu.runs.distillation.distributions import Origin
+from melgpu.runs.round_tracks import RoundTracks
 from melgpu.runs.scores import Selection
 from tests.helpers import report_run
 
@@ -84,6 +86,34 @@ def test_pseudo_labels_bias_what_is_there(results):
     run._round_tracks[2] = none
     found = texts(replace(result, run=run))["Pseudo labels"]
     assert found == "None of 6 public test tracks was selected: round 2 trained without pseudo labels."
+
+
+def test_a_student_has_the_biases_of_what_its_teacher_trained_on(results):
+    result = results["round1"]
+    tracks = result.run.manifest
+    is_fold = np.isin(tracks.folds, result.run.round_spec(1).folds)
+    num_valid = int(is_fold.sum())
+
+    def of_teacher(validation: Origin, test: Origin) -> str:
+        origins = [validation if valid else test for valid in is_fold]
+        run = replace(result.run)
+        run.__dict__["taught"] = SimpleNamespace(origins=origins)  # in place of what is read from files
+        run._round_tracks[1] = RoundTracks(tracks, tracks.rows(Split.PUBLIC), "x")
+        return texts(replace(result, run=run))["Teacher"]
+
+    assert "Teacher" not in texts(result)
+    text = of_teacher(Origin.OUT_OF_FOLD, Origin.UNSEEN)
+    assert text.startswith(
+        f"{num_valid} validation tracks: the teacher's score is that of networks which did not train"
+    )
+    assert "6 public test tracks taught the student, without labels." in text
+    assert text.endswith("on private test tracks, which neither learned from.")
+    text = of_teacher(Origin.TRAINED, Origin.TRAINED)
+    assert text.startswith(f"The teacher trained on {num_valid} validation tracks: its score on them is too good")
+    assert text.endswith("test tracks: its score on them is too good, too.")
+    assert "neither learned" not in text
+    text = of_teacher(Origin.UNSEEN, Origin.UNSEEN)
+    assert "validation" not in text
 
 
 def test_one_network_has_neither_stackers_nor_folds(results):
