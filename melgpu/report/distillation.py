@@ -57,7 +57,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Speeds:
-    """Tracks a second from files to answers, measured on some tracks on this machine."""
+    """Tracks a second from files to answers, measured on some tracks; perhaps on two machines."""
 
     teacher: float
     student: float
