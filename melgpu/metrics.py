@@ -7,6 +7,7 @@ import numpy as np
 from scipy.optimize import brentq
 from scipy.stats import binomtest, norm
 
+SIGNIFICANCE_LEVEL = 0.05  # the largest p-value of a significant difference
 NUM_BINS = 10  # of confidence
 Z = float(norm.ppf(0.975))  # of a two-sided level of 95 %
 

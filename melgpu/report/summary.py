@@ -7,7 +7,7 @@ import numpy as np
 from melgpu.audio.quarantine import AudioError
 from melgpu.console import counted, duration
 from melgpu.data.manifest import Split
-from melgpu.metrics import wilson_interval
+from melgpu.metrics import SIGNIFICANCE_LEVEL, wilson_interval
 from melgpu.recipe import recipe_differences
 from melgpu.recipe_schema import Stacker, StackSettings
 from melgpu.report import analysis
@@ -19,7 +19,6 @@ from melgpu.runs.timings import StageTiming
 from melgpu.stacking.stack import MEAN, compared_predictor
 
 SPACE = "\N{NO-BREAK SPACE}"  # between a number and its unit, which stay on one line
-SIGNIFICANCE_LEVEL = 0.05
 
 
 def in_percent(fraction: float, digits: int = 0) -> str:

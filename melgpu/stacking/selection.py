@@ -14,11 +14,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from melgpu.metrics import gain_interval, sign_test
+from melgpu.metrics import SIGNIFICANCE_LEVEL, gain_interval, sign_test
 from melgpu.runs.scores import Candidate, Selection
 from melgpu.stacking.stack import MEAN
-
-SIGNIFICANCE_LEVEL = 0.05
 
 
 def select(correct: Mapping[str, np.ndarray]) -> str:

@@ -7,10 +7,10 @@ import pytest
 from melgpu.audio import duplicates
 from melgpu.audio.duplicates import Duplicate
 from melgpu.data.manifest import Split
-from melgpu.metrics import sign_test
+from melgpu.metrics import SIGNIFICANCE_LEVEL, sign_test
 from melgpu.recipe import load_recipe
 from melgpu.recipe_schema import StackSettings
-from melgpu.report import analysis, caveats, summary
+from melgpu.report import analysis, caveats
 from melgpu.report.analysis import RoundResult
 from melgpu.report.caveats import Recordings
 from melgpu.runs.distillation.distributions import Origin
@@ -215,5 +215,5 @@ def test_tracks_without_fingerprints_have_no_verdict_on_their_recordings(results
 
 def test_fewer_changes_than_the_least_are_never_significant():
     for changes in (caveats.MIN_CHANGES - 1, caveats.MIN_CHANGES):
-        is_significant = sign_test(np.ones(changes)) <= summary.SIGNIFICANCE_LEVEL
+        is_significant = sign_test(np.ones(changes)) <= SIGNIFICANCE_LEVEL
         assert is_significant == (changes == caveats.MIN_CHANGES)
