@@ -263,7 +263,8 @@ def _same_content(run: Run, same_recordings: Recordings) -> str:
 
 
 def _leak_sentence(num_leaks: int) -> str:
-    pairs, verb = counted(num_leaks, "pair"), "is" if num_leaks == 1 else "are"
+    pairs = counted(num_leaks, "pair")
+    verb = "is" if num_leaks == 1 else "are"
     return f"{pairs} of files with the same recording {verb} in two folds or sets, which makes scores too good."
 
 

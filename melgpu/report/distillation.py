@@ -16,6 +16,7 @@ from melgpu.runs import scores, timings
 from melgpu.runs.distillation.distributions import Origin
 from melgpu.runs.run import Run
 from melgpu.runs.scores import Interval, Score
+from melgpu.runs.timings import StageTiming
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,9 @@ def _comparison(result: RoundResult, split: Split, teacher_probs: np.ndarray, is
     in_this = in_split(evaluated.splits, split)
     agrees = evaluated.final_probs.argmax(axis=1) == teacher_probs.argmax(axis=1)
     rows = evaluated.rows(split)
-    score = student = teacher = None
+    score = None
+    student = None
+    teacher = None
     teacher_interval = (0.0, 1.0)
     if len(rows):
         labels = evaluated.labels[rows]
@@ -125,8 +128,11 @@ def speeds(run: Run) -> Speeds | None:
     student = timings.find(run.timings_path, timings.STUDENT_SPEED)
     if not (teacher and student and run.teacher_predictions):
         return None
-    teacher_rate, student_rate = (timing.amount / max(timing.seconds, 1e-9) for timing in (teacher, student))
-    return Speeds(teacher_rate, student_rate, student.amount, run.teacher_predictions.num_networks)
+    return Speeds(_rate(teacher), _rate(student), student.amount, run.teacher_predictions.num_networks)
+
+
+def _rate(timing: StageTiming) -> float:
+    return timing.amount / max(timing.seconds, 1e-9)
 
 
 def sentence(compared: list[Comparison]) -> str:
