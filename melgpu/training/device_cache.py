@@ -53,7 +53,7 @@ def _step_memory(run: Run, backbone: str, device: torch.device) -> float:
     pictures = torch.rand(optim.batch_size, 3, recipe.mel.image_size, recipe.mel.image_size, device=device)
     soft_targets = torch.full((optim.batch_size, num_classes), 1 / (optim.batch_size * num_classes), device=device)
     try:
-        train_step(training, model, pictures, soft_targets, use_bfloat16(optim.precision, device))
+        train_step(training, model, pictures, soft_targets, use_bfloat16(optim.precision, device), None)
     except InputError:  # out of memory even with one window
         return float("inf")
     finally:

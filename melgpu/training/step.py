@@ -20,7 +20,7 @@ def train_step(
     pictures: Tensor,
     soft_targets: Tensor,
     bfloat16: bool,
-    temperature: float | None = None,
+    temperature: float | None,
 ) -> None:
     """One optimizer step; the micro-batch is halved, for all later steps too, until it fits the device's memory."""
     sums = accumulate_gradients(training, model, pictures, soft_targets, bfloat16, temperature)
@@ -37,7 +37,7 @@ def accumulate_gradients(
     pictures: Tensor,
     soft_targets: Tensor,
     bfloat16: bool,
-    temperature: float | None = None,
+    temperature: float | None,
 ) -> Tensor | None:
     """Accumulate a batch's gradients over micro-batches; returns its mean loss and accuracy, shape (2,).
 

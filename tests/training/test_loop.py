@@ -254,7 +254,7 @@ def test_the_loss_is_the_cross_entropy_of_the_valid_windows():
     batch = next(batches())
     valid, pictures = torch.tensor([True, True, False, True]), Pictures()(batch.waves)
     smoothed = Targets(TARGETS.classes, torch.tensor([1.0, 3.0])).for_batch(replace(batch, valid=valid), 0.1)
-    loss, accuracy = accumulate_gradients(training, training.model, pictures, smoothed / 3, False)
+    loss, accuracy = accumulate_gradients(training, training.model, pictures, smoothed / 3, False, None)
     expected = torch.nn.functional.cross_entropy(
         training.model(pictures)[valid], TARGETS.classes[batch.tracks[valid]], torch.tensor([1.0, 3.0])
     )
@@ -263,7 +263,7 @@ def test_the_loss_is_the_cross_entropy_of_the_valid_windows():
     correct = training.model(pictures).argmax(1) == TARGETS.classes[batch.tracks]
     assert float(accuracy) == pytest.approx(float(correct[valid].float().mean()))
     unsmoothed = Targets(TARGETS.classes, torch.tensor([1.0, 3.0])).for_batch(replace(batch, valid=valid), 0.0)
-    loss, _ = accumulate_gradients(training, training.model, pictures, unsmoothed / unsmoothed.sum(), False)
+    loss, _ = accumulate_gradients(training, training.model, pictures, unsmoothed / unsmoothed.sum(), False, None)
     torch.testing.assert_close(loss, expected.double())
 
 
