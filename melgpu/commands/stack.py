@@ -26,9 +26,7 @@ def main() -> None:
     from melgpu.stacking.restack import restack
 
     run, settings = open_to_stack(args.run, args.overrides, args.without_pseudo)
-    if settings != run.stack_settings(run.last_round):
-        run = restack(run, settings)
-    finish_round(run)
+    finish_round(restack(run, settings))
 
 
 def finish_round(run: "Run") -> None:
@@ -46,15 +44,7 @@ def finish_round(run: "Run") -> None:
         console.say(line)
     write_missing_submissions(run)
     write_report(run)
-    if run.current_round:  # the next one, now that this one is stacked
-        console.say(f"Round {round_number} is done. Next: {run.command_line('train')}")
-        return
-    if not run.without_pseudo:  # which is for a comparison only
-        for path in run.submission_paths.values():
-            console.say(f"Submission: {path}")
-    if not run.submission_paths:
-        console.say("No submission: the run was created without --test and --private")
-    console.say(f"To classify new music: {run.command_line('predict', 'song.mp3', 'folder/')}")
+    tables.show_next_steps(run)
 
 
 def stack_current_round(run: "Run", round_number: int) -> None:

@@ -36,6 +36,19 @@ def show_scores(run: Run, round_number: int) -> None:
         console.say(changes)
 
 
+def show_next_steps(run: Run) -> None:
+    """Print what to call after a round is stacked, or what all rounds have made."""
+    if run.current_round:
+        console.say(f"Round {run.last_stacked_round} is done. Next: {run.command_line('train')}")
+        return
+    if not run.without_pseudo:  # which is for a comparison only
+        for path in run.submission_paths.values():
+            console.say(f"Submission: {path}")
+    if not run.submission_paths:
+        console.say("No submission: the run was created without --test and --private")
+    console.say(f"To classify new music: {run.command_line('predict', 'song.mp3', 'folder/')}")
+
+
 def _mean_command(run: Run, round_number: int) -> str:
     """How to take the mean of the networks: of the last round now, else in a new run, as later rounds depend on it."""
     change = ("--set", "stacking.final_predictor=mean")

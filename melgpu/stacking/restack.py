@@ -2,7 +2,7 @@
 
 The new stack is written beside the old one, into a folder of its own. Then one file, stack_settings.json, switches, and
 the old folder is deleted: a process that is killed leaves the old result or the new one. What is derived from a stack,
-submissions and report, is deleted before the switch and written after it, by a later call if need be.
+submissions and report, is deleted before the switch; who calls `restack` writes it afterwards, or a later call does.
 """
 
 import shutil
@@ -27,9 +27,12 @@ from melgpu.stacking.stack_file import load_stack
 def restack(run: Run, settings: StackSettings) -> Run:
     """The run with the last round stacked by `settings`; of both variants, where the one without pseudo labels is.
 
-    Raises InputError, and changes nothing, where an earlier round is not stacked or predictions are missing.
+    Nothing is done where these are its settings. Raises InputError, and changes nothing, where an earlier round is not
+    stacked or predictions are missing.
     """
     last_round = run.last_round
+    if settings == run.stack_settings(last_round):
+        return run
     _check_ready(run)
     is_changed = settings != run.recipe.stack_settings(last_round)
     changed = replace(run, changed_stack=settings if is_changed else None)
@@ -43,7 +46,6 @@ def restack(run: Run, settings: StackSettings) -> Run:
     for path in (*run.submission_paths.values(), run.report_path):
         path.unlink(missing_ok=True)
     switch_stack(changed)
-    write_missing_submissions(changed)
     for variant in variants:
         _delete_other_stacks(replace(variant, changed_stack=changed.changed_stack))
     return changed

@@ -49,8 +49,7 @@ def stacked(made, tmp_path, monkeypatch) -> Run:
 def call(run: Run, *overrides: str, without_pseudo: bool = False) -> Run:
     """`stack.py --set`, without its output; the run as others open it afterwards."""
     opened, settings = open_to_stack(run.folder, list(overrides), without_pseudo)
-    if settings != opened.stack_settings(2):
-        opened = restack.restack(opened, settings)
+    opened = restack.restack(opened, settings)
     restack.write_missing_submissions(opened)
     return open_run(run.folder)
 
