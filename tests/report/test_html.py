@@ -130,8 +130,8 @@ def test_scores_are_those_of_the_tracks(report, stacked_run):
             else:
                 assert cells[1].split()[0] == gain
                 assert cells[1].endswith(("better", "worse", "not significant"))
-    assert "Labels of test sets are used for scores only" in report.text("scores")
-    assert "the epoch with the best window accuracy" in report.text("scores")
+    assert "tracks are used for scores only." in report.text("caveats")
+    assert "Networks train for one epoch: none is chosen." in report.text("caveats")
 
 
 def test_folds_have_scores_of_tracks_and_windows(report, stacked_run):
