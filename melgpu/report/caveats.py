@@ -16,7 +16,7 @@ from melgpu.data import dataset_check
 from melgpu.data.manifest import TEST_SPLITS, Split
 from melgpu.report import summary
 from melgpu.report.analysis import RoundResult
-from melgpu.runs.distillation.distributions import Origin, TaughtTracks
+from melgpu.runs.distillation.distributions import Origin, TeacherPredictions
 from melgpu.runs.run import Run
 from melgpu.runs.scores import Scores
 
@@ -81,8 +81,8 @@ def caveats(result: RoundResult, scores: Scores, same_recordings: Recordings) ->
     found.append(Caveat("Stacking", " ".join(_stacking(result))))
     if result.run.uses_pseudo(result.round_number):
         found.append(Caveat("Pseudo labels", " ".join(_pseudo_labels(result))))
-    if result.run.taught:
-        found.append(Caveat("Teacher", " ".join(_teacher(result, result.run.taught))))
+    if result.run.teacher_predictions:
+        found.append(Caveat("Teacher", " ".join(_teacher(result, result.run.teacher_predictions))))
     found.append(Caveat("Test sets", _test_sets(result)))
     found.append(Caveat("Same recordings", _same_recordings(result.run, same_recordings)))
     found.append(
@@ -192,10 +192,10 @@ def _pseudo_labels(result: RoundResult) -> Iterator[str]:
         )
 
 
-def _teacher(result: RoundResult, taught: TaughtTracks) -> Iterator[str]:
+def _teacher(result: RoundResult, predicted: TeacherPredictions) -> Iterator[str]:
     tracks = result.run.manifest
     is_validation = np.isin(tracks.folds, result.run.round_spec(result.round_number).folds)
-    validation = Counter(taught.origins[row] for row in np.flatnonzero(is_validation))
+    validation = Counter(predicted.origins[row] for row in np.flatnonzero(is_validation))
     if num_trained := validation[Origin.TRAINED]:
         yield (
             f"The teacher trained on {counted(num_trained, 'validation track')}: its score on them is too good, and so "
@@ -209,7 +209,7 @@ def _teacher(result: RoundResult, taught: TaughtTracks) -> Iterator[str]:
         )
     if num_taught := len(result.run.round_tracks(result.round_number).pseudo_rows):
         yield f"{counted(num_taught, 'public test track')} taught the student, without labels."
-    test = Counter(taught.origins[row] for row in result.run.test_rows)
+    test = Counter(predicted.origins[row] for row in result.run.test_rows)
     if num_trained := test[Origin.TRAINED]:
         yield f"The teacher trained on {counted(num_trained, 'test track')}: its score on them is too good, too."
     elif Split.PRIVATE in result.evaluation.labelled_splits:

@@ -97,7 +97,7 @@ def test_a_student_has_the_biases_of_what_its_teacher_trained_on(results):
     def of_teacher(validation: Origin, test: Origin) -> str:
         origins = [validation if valid else test for valid in is_fold]
         run = replace(result.run)
-        run.__dict__["taught"] = SimpleNamespace(origins=origins)  # in place of what is read from files
+        run.__dict__["teacher_predictions"] = SimpleNamespace(origins=origins)  # in place of what is read from files
         run._round_tracks[1] = RoundTracks(tracks, tracks.rows(Split.PUBLIC), "x")
         return texts(replace(result, run=run))["Teacher"]
 
