@@ -104,7 +104,7 @@ def _fitted_stacks(old: Run, new: Run, stacking_sets: list[StackingSet]) -> list
         return None
     try:
         if not _are_of_evaluation(old, stacking_sets):
-            console.say("Other validation tracks are usable than before: the stackers are fitted anew")
+            console.say("Other predictions or usable validation tracks than before: the stackers are fitted anew")
             return None
         return [(each, _fitted_stack(old, new, each)) for each in stacking_sets]
     except InputError as error:
@@ -113,13 +113,21 @@ def _fitted_stacks(old: Run, new: Run, stacking_sets: list[StackingSet]) -> list
 
 
 def _are_of_evaluation(old: Run, stacking_sets: list[StackingSet]) -> bool:
-    """Whether the stackers were fitted on these tracks; others have other sub-folds, none of them out of fold."""
+    """Whether the stackers were fitted on these tracks, and on these predictions of them.
+
+    Other tracks have other sub-folds, none of them out of fold; networks that were trained again predict otherwise.
+    """
     evaluated = evaluation.load(old.evaluation_path(old.last_round))
     is_valid = in_split(evaluated.splits, Split.VALID)
     ids = np.array(evaluated.ids)[is_valid]
     rows = np.concatenate([each.rows for each in stacking_sets])
     folds = np.concatenate([each.row_folds for each in stacking_sets])
-    return np.array_equal(ids, np.array(old.manifest.ids)[rows]) and np.array_equal(evaluated.folds[is_valid], folds)
+    if not np.array_equal(ids, np.array(old.manifest.ids)[rows]):
+        return False
+    matrix = np.concatenate([each.validation.matrix for each in stacking_sets])  # (N, K, C)
+    backbones = old.round_spec(old.last_round).backbones
+    networks = np.stack([evaluated.probs_of(backbone)[is_valid] for backbone in backbones], axis=1)
+    return np.array_equal(evaluated.folds[is_valid], folds) and np.allclose(networks, matrix, atol=1e-6)
 
 
 def _fitted_stack(old: Run, new: Run, stacking_set: StackingSet) -> Stack:

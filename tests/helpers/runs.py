@@ -66,13 +66,15 @@ def finish_without_scores(run: Run, round_number: int) -> None:
     run.finish_round(round_number, RoundScores(settings=settings, final_predictor="mean", selection=None, scores={}))
 
 
-def write_predictions(run: Run, round_number: int, monkeypatch, unusable_row: int | None = 5, **changes) -> None:
+def write_predictions(
+    run: Run, round_number: int, monkeypatch, unusable_row: int | None = 5, first_seed: int = 0, **changes
+) -> None:
     """Write random predictions of every network of a round, without the networks."""
     monkeypatch.setattr(Run, "is_trained", lambda run, job: True)
     monkeypatch.setattr(dataset.Run, "is_predicted", lambda run, job: run.predictions_path(job).exists())
     num_tracks = len(run.manifest)
     num_windows = np.bincount(sampling.prediction_windows(run, np.arange(num_tracks)).tracks)
-    for seed, job in enumerate(run.jobs(round_number)):
+    for seed, job in enumerate(run.jobs(round_number), start=first_seed):
         probs = np.random.default_rng(seed).dirichlet(np.ones(2), num_windows.sum()).astype(np.float32)
         provenance = run.job_provenance(job, "x").model_copy(update=changes)
         unusable, splits = np.arange(num_tracks) == unusable_row, run.fold_splits(job.fold)

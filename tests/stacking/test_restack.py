@@ -151,13 +151,14 @@ def test_a_damaged_stack_is_fitted_anew(stacked, capsys):
     assert "its stackers are fitted anew" in capsys.readouterr().out
 
 
-def test_stackers_of_other_tracks_are_fitted_anew(stacked, monkeypatch, capsys):
+@pytest.mark.parametrize("changes", [{"unusable_row": None}, {"first_seed": 9}], ids=["tracks", "networks"])
+def test_stackers_of_other_tracks_or_networks_are_fitted_anew(stacked, monkeypatch, capsys, changes):
     """Tracks that became usable have other sub-folds: by the old stackers they would not be predicted out of fold."""
     for run in (stacked, replace(stacked, without_pseudo=True)):
-        write_predictions(run, 2, monkeypatch, unusable_row=None)
+        write_predictions(run, 2, monkeypatch, **changes)
     restacked = call(stacked, "stacking.final_predictor=mean")
     reused = evaluation.load(restacked.evaluation_path(2)).probs
-    assert "Other validation tracks are usable than before" in capsys.readouterr().out
+    assert "Other predictions or usable validation tracks than before" in capsys.readouterr().out
     call(restacked, "stacking.seed=7")
     fitted = call(restacked, "stacking.seed=42")
     np.testing.assert_array_equal(reused, evaluation.load(fitted.evaluation_path(2)).probs)
