@@ -1,7 +1,7 @@
 """An earlier table of the same run to the answers for files that have not changed since, which are copied.
 
 A file has changed where its size or its time of modification, in whole seconds, has. One without usable audio then is
-judged again: it may be readable by now. Of a URL only the name counts.
+tried again: it may be readable by now. Of a URL only the name counts.
 """
 
 import contextlib
