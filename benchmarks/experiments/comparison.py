@@ -1,7 +1,7 @@
 """Finished cells to rows of a table: the accuracy of each variant, and its paired difference to another."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence, Set
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -52,10 +52,29 @@ def rows(cells: Mapping[str, Results], pairs: Sequence[tuple[str, str]]) -> list
     for variant, against in compared:
         common = sorted(finished.get(variant, {}).keys() & finished.get(against, {}).keys())
         if common:
-            first = {key: finished[variant][key] for key in common}
-            second = {key: finished[against][key] for key in common}
+            both = {key: _on_same_tracks(finished[variant][key], finished[against][key]) for key in common}
+            first = {key: results[0] for key, results in both.items()}
+            second = {key: results[1] for key, results in both.items()}
             differences.append(_row(variant, first, against, second))
     return accuracies + differences
+
+
+def _on_same_tracks(first: CellResult, second: CellResult) -> tuple[CellResult, CellResult]:
+    """Two cells on the tracks that both were evaluated on: with other `folds` they have other validation tracks."""
+    common = set(zip(first.ids, first.splits, strict=True)) & set(zip(second.ids, second.splits, strict=True))
+    return _only(first, common), _only(second, common)
+
+
+def _only(result: CellResult, tracks: Set[Track]) -> CellResult:
+    rows = [row for row, track in enumerate(zip(result.ids, result.splits, strict=True)) if track in tracks]
+    return replace(
+        result,
+        ids=tuple(result.ids[row] for row in rows),
+        splits=tuple(result.splits[row] for row in rows),
+        labels=tuple(result.labels[row] for row in rows),
+        probs=result.probs[rows],
+        window_accuracy=result.window_accuracy[rows],
+    )
 
 
 def check_same_tracks(results: Sequence[CellResult]) -> None:

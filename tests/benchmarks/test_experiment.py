@@ -240,6 +240,19 @@ def test_only_trainings_that_both_variants_have_are_compared():
     assert difference.estimates["validation", "network"].mean == pytest.approx(1)
 
 
+def test_other_folds_are_compared_on_the_validation_tracks_that_both_have():
+    base = {(0, 0): result_of("base", 0, 0, {"v0": True, "v1": True, "t0": False})}
+    other = {(0, 0): result_of("b", 0, 0, {"v1": False, "v2": False, "t0": False})}
+    *_, difference = comparison.rows({"base": base, "b": other}, [])
+    assert difference.estimates["validation", "network"].mean == -1
+    assert difference.estimates["validation", "ensemble"].num_tracks == 1
+    assert difference.estimates["test", "network"].mean == 0
+    disjoint = {(0, 0): result_of("b", 0, 0, {"v2": True, "t0": True})}
+    *_, difference = comparison.rows({"base": base, "b": disjoint}, [])
+    assert ("validation", "network") not in difference.estimates
+    assert difference.estimates["test", "network"].mean == 1
+
+
 def test_tracks_with_one_id_in_two_sets_are_two_tracks():
     names = {"v0": True, "t0": True, "p0": False}
     cell = replace(result_of("base", 0, 0, names), ids=("0001",) * 3, labels=("x", "x", "y"))
