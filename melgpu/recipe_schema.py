@@ -118,7 +118,6 @@ class OptimSpec(Spec):
     batch_size: Annotated[int, Field(ge=2)]
     shuffle_tracks: Literal["all"] | Count
     weight_decay: Annotated[float, Field(ge=0, lt=1)]
-    first_layer_lr_scale: Annotated[float, Field(gt=0, le=1)]
     balance: Literal["none", "sampling", "weights"]
     label_smoothing: Annotated[float, Field(ge=0, lt=1)]
     ema_decay: Annotated[float, Field(ge=0, lt=1)]
@@ -147,7 +146,6 @@ class AugmentSpec(Spec):
     num_masks: Annotated[int, Field(ge=0)]
     max_mask: Fraction
     mixup_alpha: Annotated[float, Field(ge=0)]
-    mixup_of: Literal["pictures", "waves"]
     speeds: Annotated[tuple[Annotated[float, Field(ge=0.5, le=2)], ...], FailFast(), Field(min_length=1)]
 
     @model_validator(mode="after")

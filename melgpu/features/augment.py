@@ -16,7 +16,6 @@ from melgpu.features.precision import float32_precision
 from melgpu.recipe_schema import AugmentSpec
 
 MASK_VALUE = 0.0  # as dark as silence, `top_db` below the window's maximum
-MIN_RMS = 1e-3  # -60 dB of full scale: what is quieter is not amplified to the level of music
 
 
 def augmented_pictures(
@@ -28,10 +27,8 @@ def augmented_pictures(
     """
     if spec.speeds != (1.0,):
         waves = change_speed(waves, spec.speeds)
-    if spec.mixup_alpha and spec.mixup_of == "waves":
-        waves, targets = mix_waves(waves, targets, spec.mixup_alpha)
     pictures = augment(features(waves), spec)
-    if spec.mixup_alpha and spec.mixup_of == "pictures":
+    if spec.mixup_alpha:
         pictures, targets = mix_pictures(pictures, targets, spec.mixup_alpha)
     return pictures, targets
 
@@ -94,38 +91,14 @@ def mix_pictures(pictures: Tensor, targets: Tensor, alpha: float) -> tuple[Tenso
 
     Source: Zhang et al., "mixup: Beyond Empirical Risk Minimization" (2018), with a lambda for each pair.
     """
-    lambdas, partners = _draw_pairs(len(pictures), alpha)
+    # Drawn on the CPU, where the targets are: pictures and targets are mixed by the same numbers.
+    lambdas = torch.distributions.Beta(alpha, alpha).sample((len(pictures), 1))
+    partners = torch.randperm(len(pictures))
     channels = _drop_replicated_channels(pictures)
     weights = lambdas[:, :, None, None].to(pictures.device, non_blocking=True)
     partner_channels = channels[partners.to(pictures.device, non_blocking=True)]
     mixed = torch.lerp(partner_channels, channels, weights).expand_as(pictures)
     return mixed, torch.lerp(targets[partners], targets, lambdas)
-
-
-def mix_waves(waves: Tensor, targets: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
-    """Waves (B, T) on the device and targets (B, C) on the CPU, each mixed with a random other of the batch.
-
-    A picture shows levels relative to its loudest point. So both waves are brought to the same level (RMS) first:
-    else the louder one would hide the other, whatever their labels weigh. Lambda weighs amplitudes, which are nearer
-    to what a picture in dB shows of each than energies: a label of 5 % is 26 dB below the other, by energy only 13.
-    Source: Tokozume et al., "Learning from Between-class Examples for Deep Sound Recognition" (2018), section 3.2,
-    without A-weighting and with mixup's distribution of lambda.
-    """
-    lambdas, partners = _draw_pairs(len(waves), alpha)
-    rms = waves.square().mean(1, keepdim=True).sqrt()
-    levelled = waves / rms.clamp(min=MIN_RMS)
-    weights = lambdas.to(waves.device, non_blocking=True)
-    mixed = torch.lerp(levelled[partners.to(waves.device, non_blocking=True)], levelled, weights)
-    return mixed, torch.lerp(targets[partners], targets, lambdas)
-
-
-def _draw_pairs(num_windows: int, alpha: float) -> tuple[Tensor, Tensor]:
-    """Each window's weight in its mixture, (B, 1), and the other one in it, (B,).
-
-    Drawn on the CPU, where the targets are: windows and targets are mixed by the same numbers.
-    """
-    lambdas = torch.distributions.Beta(alpha, alpha).sample((num_windows, 1))
-    return lambdas, torch.randperm(num_windows)
 
 
 def flip_time(pictures: Tensor) -> Tensor:

@@ -5,14 +5,12 @@ layer with ReLU -> dropout -> one logit per class. Pictures are (B, 3, S, S); lo
 """
 
 import logging
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import timm
 import torch
-from timm.models import group_parameters
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
@@ -168,35 +166,13 @@ def load(path: Path) -> LoadedNetwork:
     return LoadedNetwork(model, metadata)
 
 
-def parameter_groups(
-    model: Classifier, head_only: bool, weight_decay: float, first_layer_lr_scale: float
-) -> list[dict]:
-    """Parameter groups for AdamW, the head's last; biases and norms do not decay.
-
-    `lr_scale` of a group is a factor of the learning rate: 1 for the head, `first_layer_lr_scale` for the body's first
-    layers, geometric in between. Source: Howard and Ruder, "Universal Language Model Fine-tuning" (2018), section 3.2.
-    """
-    if head_only:
-        return _decay_groups(model.head.parameters(), weight_decay, 1.0)
-    if first_layer_lr_scale == 1:
-        return _decay_groups(model.parameters(), weight_decay, 1.0)
-    layers = group_parameters(model.body, model.body.group_matcher(coarse=True), reverse=True)
-    groups = []
-    depth = max(layers.values()) + 1
-    for layer in range(depth):
-        layer_parameters = [parameter for name, parameter in model.body.named_parameters() if layers[name] == layer]
-        lr_scale = first_layer_lr_scale ** (1 - layer / depth)  # the head would be layer `depth`, with a scale of 1
-        groups += _decay_groups(layer_parameters, weight_decay, lr_scale)
-    other_parameters = [parameter for name, parameter in model.named_parameters() if not name.startswith("body.")]
-    return groups + _decay_groups(other_parameters, weight_decay, 1.0)
-
-
-def _decay_groups(parameters: Iterable[nn.Parameter], weight_decay: float, lr_scale: float) -> list[dict]:
+def parameter_groups(model: Classifier, head_only: bool, weight_decay: float) -> list[dict]:
+    """Parameter groups for AdamW; biases and norms do not decay."""
     by_decay: dict[float, list[nn.Parameter]] = {}
-    for parameter in parameters:
+    for parameter in model.head.parameters() if head_only else model.parameters():
         decay = weight_decay if parameter.ndim > 1 else 0.0  # biases and norms have one axis
         by_decay.setdefault(decay, []).append(parameter)
-    return [{"params": group, "weight_decay": decay, "lr_scale": lr_scale} for decay, group in by_decay.items()]
+    return [{"params": group, "weight_decay": decay} for decay, group in by_decay.items()]
 
 
 MovingAverage = ModelEmaV3  # exponential, of a network's weights; its `module` is a network with the averages

@@ -19,7 +19,7 @@ from melgpu.recipe_schema import StackSettings
 from melgpu.runs import environment
 from melgpu.runs.run import Run
 
-FORMAT = 5  # changes with the names of files, columns and recipe settings; 1 was not recorded
+FORMAT = 6  # changes with the names of files, columns and recipe settings; 1 was not recorded
 STACK_SETTINGS = "stack_settings.json"
 
 

@@ -60,27 +60,27 @@ def make_optimizer(model: Classifier, spec: OptimSpec, epoch: int) -> torch.opti
     """AdamW over the parameters that train in this epoch: in warm-up the head alone."""
     warm_up = epoch < spec.warmup_epochs
     model.freeze_body(warm_up)
-    groups = classifier.parameter_groups(model, warm_up, spec.weight_decay, spec.first_layer_lr_scale)
+    groups = classifier.parameter_groups(model, warm_up, spec.weight_decay)
     optimizer = torch.optim.AdamW(groups, fused=True)
     set_lr(optimizer, spec.warmup_lr if warm_up else spec.lr)
     return optimizer
 
 
 def cosine_lr(spec: OptimSpec, epoch: int) -> float:
-    """The head's learning rate in an epoch of the cosine schedule, which starts after the warm-up."""
+    """The learning rate in an epoch of the cosine schedule, which starts after the warm-up."""
     fraction = (epoch - spec.warmup_epochs) / spec.max_epochs
     return spec.lr * (1 + math.cos(math.pi * fraction)) / 2
 
 
 def get_lr(optimizer: torch.optim.Optimizer) -> float:
-    """The head's learning rate."""
-    return optimizer.param_groups[-1]["lr"]  # the head is in the last group, whose `lr_scale` is 1
+    """The learning rate, which all parameter groups share."""
+    return optimizer.param_groups[0]["lr"]
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Set the head's learning rate; each parameter group gets `lr` times its `lr_scale`."""
+    """Set the learning rate of all parameter groups."""
     for group in optimizer.param_groups:
-        group["lr"] = lr * group["lr_scale"]
+        group["lr"] = lr
 
 
 class OptimizerState(Schema, arbitrary_types_allowed=True):

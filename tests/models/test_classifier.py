@@ -281,20 +281,13 @@ def test_any_network_of_timm_by_name():
     assert str(caught.value).count("resnet50,") == 1
 
 
-@pytest.mark.parametrize("name", ["densenet169", "inception_v3", "test_vit"])
-def test_layer_wise_lr_scale(name):
-    model = classifier.build(name, 3, load_recipe(["scratch"], ["mel.image_size=96"]))
-    groups = classifier.parameter_groups(model, False, 0.05, 0.1)
-    assert sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
-    lr_scales = {id(p): group["lr_scale"] for group in groups for p in group["params"]}
-    lr_scale_by_name = {n: lr_scales[id(p)] for n, p in model.named_parameters()}
-    body = [lr_scale for n, lr_scale in lr_scale_by_name.items() if n.startswith("body.")]
-    assert min(body) == pytest.approx(0.1)
-    assert lr_scale_by_name[next(n for n in lr_scale_by_name if n.startswith("body."))] == pytest.approx(0.1)
-    assert 0.5 < max(body) < 1
-    assert {lr_scale for n, lr_scale in lr_scale_by_name.items() if not n.startswith("body.")} == {1.0}
-    assert len(classifier.parameter_groups(model, False, 0.0, 1.0)) == 1
-    head = classifier.parameter_groups(model, True, 0.05, 0.1)
+def test_all_parameters_train_and_only_matrices_decay():
+    model = classifier.build("densenet169", 3, load_recipe(["scratch"], ["mel.image_size=96"]))
+    groups = classifier.parameter_groups(model, False, 0.05)
+    assert {id(p) for group in groups for p in group["params"]} == {id(p) for p in model.parameters()}
+    assert all((group["weight_decay"] > 0) == (p.ndim > 1) for group in groups for p in group["params"])
+    assert len(classifier.parameter_groups(model, False, 0.0)) == 1
+    head = classifier.parameter_groups(model, True, 0.05)
     assert sum(len(group["params"]) for group in head) == 4
 
 

@@ -54,7 +54,7 @@ def test_a_repeated_training_gives_the_same_bits():
 
 
 VARIED = AUGMENT.model_copy(update={"num_masks": 1, "max_mask": 0.2, "mixup_alpha": 0.3})
-OF_WAVES = AUGMENT.model_copy(update={"mixup_alpha": 0.3, "mixup_of": "waves", "speeds": (0.9, 1.0, 1.1)})
+SPEEDS = AUGMENT.model_copy(update={"mixup_alpha": 0.3, "speeds": (0.9, 1.0, 1.1)})
 MODERN = {"label_smoothing": 0.1, "ema_decay": 0.9, "weight_decay": 0.05}
 
 
@@ -62,7 +62,7 @@ MODERN = {"label_smoothing": 0.1, "ema_decay": 0.9, "weight_decay": 0.05}
     ("changes", "augment"),
     [
         ({}, AUGMENT),
-        ({"warmup_epochs": 1}, OF_WAVES),
+        ({"warmup_epochs": 1}, SPEEDS),
         ({"schedule": "plateau", "plateau_patience": 1}, AUGMENT),
         ({**MODERN, "warmup_epochs": 1}, VARIED),
     ],
@@ -294,7 +294,7 @@ def test_a_log_record_has_the_time_of_each_stage():
 def test_a_step_does_not_synchronize_with_the_gpu():
     device = torch.device("cuda")
     spec = OPTIM.model_copy(update={"ema_decay": 0.9, "label_smoothing": 0.1, "precision": "bfloat16"})
-    augment = OF_WAVES.model_copy(update={"num_masks": 1})
+    augment = SPEEDS.model_copy(update={"num_masks": 1})
     training = start_training(Tiny().to(device), spec, MACHINE)
     on_device = [replace(batch, waves=batch.waves.to(device)) for batch in batches(count=6)]
     steps = loop.train_epoch(training, Pictures(), on_device, TARGETS, spec, augment, 0)
