@@ -2,8 +2,10 @@
 
 import contextlib
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -23,6 +25,8 @@ from melgpu.prediction.resume_log import ResumeLog
 from melgpu.recipe import Recipe
 from melgpu.runs import predictions, preflight, relocation, sampling, timings
 from melgpu.runs.run import Job, Run
+
+Result = TypeVar("Result")
 
 
 def predict_round(run: Run, device: torch.device) -> None:
@@ -77,9 +81,13 @@ def _measure_time(run: Run, round_number: int, jobs: list[Job]) -> contextlib.Ab
 
 def predict_jobs(run: Run, jobs: list[Job], device: torch.device) -> None:
     """Predict with networks of a round in one pass over the tracks, or in more where they do not fit into memory."""
+    in_passes_that_fit(functools.partial(predict_together, run, device=device), jobs)
+
+
+def in_passes_that_fit(predict: Callable[[list[Job]], Result], jobs: list[Job]) -> list[Result]:
+    """`predict` of all networks at once, or of halves of them where they do not fit into memory; a result a pass."""
     try:
-        predict_together(run, jobs, device)
-        return
+        return [predict(jobs)]
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
@@ -89,8 +97,7 @@ def predict_jobs(run: Run, jobs: list[Job], device: torch.device) -> None:
     # After the except block: in it the traceback would keep the memory of the failed attempt.
     half = -(-len(jobs) // 2)  # rounded up
     console.say(f"{len(jobs)} networks do not fit into the device's memory: {half} at a time, in more passes")
-    predict_jobs(run, jobs[:half], device)
-    predict_jobs(run, jobs[half:], device)
+    return [*in_passes_that_fit(predict, jobs[:half]), *in_passes_that_fit(predict, jobs[half:])]
 
 
 @dataclass(frozen=True)

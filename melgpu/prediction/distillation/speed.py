@@ -10,6 +10,7 @@ from melgpu import console, distributed
 from melgpu.console import Tracker
 from melgpu.data.loader import WindowLoader
 from melgpu.data.windows import WindowIndex, to_samples
+from melgpu.errors import is_out_of_memory
 from melgpu.prediction.ensemble import load_ensemble
 from melgpu.prediction.predictor import TrackPredictor, recipe_for_new_music
 from melgpu.recipe import Recipe
@@ -27,8 +28,18 @@ def measure_student(run: Run, device: torch.device) -> None:
 
 
 def measure_teacher(run: Run, teacher: Run, device: torch.device) -> None:
-    """Measure a student's teacher, all networks of its latest round, and record it in the student's timings."""
-    _measure(run, teacher, TEACHER_SPEED, device)
+    """Measure a student's teacher, all networks of its latest round, and record it in the student's timings.
+
+    Not where they do not fit into memory together, as new music needs them; that is said.
+    """
+    try:
+        _measure(run, teacher, TEACHER_SPEED, device)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        console.say(
+            f"The teacher's speed is not measured: its networks do not fit into the memory of {device} together"
+        )
 
 
 def _measure(run: Run, measured: Run, stage: str, device: torch.device) -> None:

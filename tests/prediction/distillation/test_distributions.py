@@ -14,13 +14,14 @@ from melgpu.commands import stack
 from melgpu.errors import InputError
 from melgpu.models import classifier
 from melgpu.prediction import api
+from melgpu.prediction import round as prediction_round
 from melgpu.prediction.distillation import distributions, speed
 from melgpu.prediction.distillation.distributions import write_distributions
 from melgpu.prediction.round import predict_round
 from melgpu.report import analysis, distillation
 from melgpu.runs import predictions, setup, timings
 from melgpu.runs.distillation.distributions import Origin
-from melgpu.runs.distillation.teacher import Teacher, open_teacher
+from melgpu.runs.distillation.teacher import Teacher, open_teacher, plan_parts
 from melgpu.runs.folder import open_run
 from melgpu.runs.run import Run
 from melgpu.training.round import train_round
@@ -143,12 +144,74 @@ def test_a_killed_prediction_resumes_to_the_same_distributions(teacher, predicte
     write_distributions(again, teacher, CPU)  # nothing is missing
 
 
-def test_a_teacher_that_does_not_fit_into_memory_is_refused_with_a_remedy(teacher, student, tmp_path, monkeypatch):
-    def fail(*arguments):
+def fail_beyond(num_fitting, monkeypatch):
+    """Let memory run out where more networks are loaded together, or their music is predicted by all."""
+
+    def load_fitting(run, jobs):
+        if len(jobs) > num_fitting:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return load_networks(run, jobs)
+
+    def fail(run):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
-    monkeypatch.setattr(distributions, "load_networks", fail)
-    with pytest.raises(InputError, match=r"together: set a smaller loader\.predict_batch_size, or use --device cpu"):
+    load_networks = distributions.load_networks
+    monkeypatch.setattr(distributions, "load_networks", load_fitting)
+    monkeypatch.setattr(speed, "load_ensemble", fail)
+
+
+def test_networks_that_do_not_fit_into_memory_together_predict_in_more_passes(
+    teacher, predicted, tmp_path, monkeypatch, capsys
+):
+    again = replace(predicted, folder=tmp_path)
+    with monkeypatch.context() as patch:
+        fail_beyond(1, patch)
+        write_distributions(again, teacher, CPU)
+    text = capsys.readouterr().out
+    assert text.count("2 networks do not fit into the device's memory: 1 at a time, in more passes") == 1
+    assert "The teacher's speed is not measured" in text
+    expected = predicted.teacher_predictions.probs
+    np.testing.assert_allclose(again.teacher_predictions.probs, expected, atol=1e-6)  # another order of the sum
+    assert again.teacher_predictions.num_networks == 2
+    assert timings.find(again.timings_path, timings.TEACHER_SPEED) is None
+    write_distributions(again, teacher, CPU)  # where there is more memory
+    assert timings.find(again.timings_path, timings.TEACHER_SPEED) is not None
+
+
+def test_a_pass_that_was_finished_before_a_kill_is_not_predicted_again(teacher, predicted, tmp_path, monkeypatch):
+    again = replace(predicted, folder=tmp_path)
+    part = plan_parts(again.manifest, teacher)[0]
+    assert part.name == "all"
+    fail_beyond(1, monkeypatch)
+    passes = []
+
+    def stop_at_second(job):
+        if passes:
+            raise KeyboardInterrupt
+        passes.append(job)
+        return digest_of(job)
+
+    digest_of = distributions.checkpoint.digest
+    with monkeypatch.context() as patch:
+        patch.setattr(distributions.checkpoint, "digest", stop_at_second)
+        with pytest.raises(KeyboardInterrupt):
+            distributions.write_part(again, teacher, part, CPU)
+    made = []
+
+    def count(networks, *arguments):
+        made.append(networks)
+        return make_predictor(networks, *arguments)
+
+    make_predictor = prediction_round.WindowPredictor
+    monkeypatch.setattr(prediction_round, "WindowPredictor", count)
+    distributions.write_part(again, teacher, part, CPU)
+    assert [len(networks) for networks in made] == [1]  # of the second pass alone
+    assert timings.load(again.timings_path) == []  # a resumed part has no known number of windows
+
+
+def test_a_network_that_does_not_fit_into_memory_is_refused_with_a_remedy(teacher, student, tmp_path, monkeypatch):
+    fail_beyond(0, monkeypatch)
+    with pytest.raises(InputError, match=r"out of memory: set a smaller loader\.predict_batch_size"):
         write_distributions(replace(student, folder=tmp_path), teacher, CPU)
 
 
