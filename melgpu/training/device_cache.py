@@ -30,6 +30,7 @@ def load_device_cache(run: Run, jobs: list[Job], loader: WindowLoader) -> None:
 
 
 def _fits_beside_networks(run: Run, jobs: list[Job], num_bytes: int, device: torch.device) -> bool:
+    torch.cuda.empty_cache()  # of what predicted before, as a student's teacher: else it would count as used
     free, total = torch.cuda.mem_get_info(device)
     room = free - num_bytes - MARGIN * total
     backbones = {job.backbone for job in jobs}
