@@ -56,7 +56,7 @@ class Effort:
     predict_tracks: int
 
 
-QUICK = ["rounds=[{backbones=['resnet50', 'inception_v3'], folds=[0], blend={cnn=1.0}}]"]
+QUICK = ["rounds=[{backbones=['resnet50', 'inception_v3'], folds=[0], blend={}}]"]
 
 
 def effort(device: torch.device, quick: bool) -> Effort:

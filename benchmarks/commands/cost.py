@@ -17,6 +17,7 @@ from benchmarks.commands import library, suite
 from benchmarks.commands.bench import prepare
 from benchmarks.commands.compare import duration
 from benchmarks.commands.rates import Rates, rates_of, read_result
+from melgpu.console import counted
 from melgpu.data import windows
 from melgpu.errors import InputError
 from melgpu.recipe import Recipe, load_recipe
@@ -73,7 +74,7 @@ def steps(recipe: Recipe, rates: Rates) -> Iterator[tuple[str, float, float]]:
     for round_number, spec in enumerate(recipe.rounds, start=1):
         trainings = len(spec.backbones) * len(spec.folds)
         typical_s, max_s = (training_s(recipe, rates, round_number, epochs) for epochs in (EPOCHS, None))
-        yield f"round {round_number}: {trainings} trainings", typical_s, max_s
+        yield f"round {round_number}: {counted(trainings, 'training')}", typical_s, max_s
         predict_s = prediction_s(recipe, rates, round_number)
         tracks = sum(CLASS_TRACKS.values()) + TEST_TRACKS
         yield f"round {round_number}: predicting {tracks:,} tracks", predict_s, predict_s
@@ -94,6 +95,7 @@ def assumptions(recipe: Recipe, rates: Rates) -> list[str]:
         if rates.shared
         else "audio overlaps with pictures and networks, which alternate on the GPU",
         "stacking (minutes), loading and checkpoints are left out; so is the first check of all files",
+        *(["the teacher, which is trained and predicts all tracks before, is left out"] if recipe.distil else []),
         *library.assumptions(recipe, rates),
     ]
 

@@ -10,6 +10,7 @@ from rich.table import Table
 from benchmarks.commands import bottleneck
 from benchmarks.commands.bench import networks
 from benchmarks.commands.rates import Rates
+from melgpu.console import counted
 from melgpu.data import windows
 from melgpu.recipe import Recipe
 from melgpu.recipe_schema import RoundSpec
@@ -129,7 +130,8 @@ def speed_table(cost: dict) -> Table:
 
 
 def library_table(cost: dict) -> Table:
-    title = f"New music, {cost['networks']} networks, views: {cost['views']}; {cost['unit']} by stage"
+    of_networks = counted(cost["networks"], "network")
+    title = f"New music, {of_networks}, views: {cost['views']}; {cost['unit']} by stage"
     table = Table(title=title, box=SIMPLE)
     for column in ("tracks", *TITLES.values(), "together", "price", "parts", "a part"):
         table.add_column(column, justify="right")

@@ -16,6 +16,7 @@ from melgpu.recipe import Recipe
 Measurements = Iterator[tuple[str, Callable[[], list[dict]]]]  # of a stage: a name, and what measures its rows
 Bound = tuple[Limit, float]  # with the work of one window for it
 Process = Callable[[torch.Tensor], object]
+EFFICIENCY = 0.1  # of networks, as a fraction of their limit, to choose how much to measure
 
 
 def row(stage: str, variant: str, samples: list[float], *bounds: Bound, **extra: object) -> dict:
@@ -144,12 +145,11 @@ def predict(bench: Bench) -> Measurements:
 
 
 def _predict_rows(bench: Bench) -> list[dict]:
-    result = bench_predict.run(
-        bench.recipe, bench.paths[: bench.effort.predict_tracks], bench.effort.repeats, bench.device
-    )
     spec = bench.recipe.rounds[-1]
     views = len(spec.folds) * (2 if bench.recipe.predict.flip else 1)
     flops = views * sum(bench.flops(name, False) for name in spec.backbones)
+    paths = bench.paths[: _predicted_tracks(bench, flops)]
+    result = bench_predict.run(bench.recipe, paths, bench.effort.repeats, bench.device)
     network_bound, *other_bounds = (bench.network_limit, flops), (bench.picture_limit, 1), (bench.decode_limit(), 1)
     variants = {"networks alone": [network_bound], "files to probabilities": [network_bound, *other_bounds]}
     rows = []
@@ -157,6 +157,13 @@ def _predict_rows(bench: Bench) -> list[dict]:
         rates = [result["windows"] / pass_s for pass_s in result["samples_s"][variant]]
         rows.append(row("predict", f"{result['models']} networks, {variant}", rates, *bounds, models=result["models"]))
     return rows
+
+
+def _predicted_tracks(bench: Bench, flops: float) -> int:
+    """Tracks of a pass: as many as small networks predict in a short measurement, else those of the effort."""
+    windows_per_s = EFFICIENCY * bench.network_limit.best_for(0.0) / flops
+    tracks = int(windows_per_s * bench.effort.seconds / bench.track_windows)
+    return max(bench.effort.predict_tracks, tracks)
 
 
 STAGES = {stage.__name__: stage for stage in (decode, resample, copy, features, loader, train, predict)}

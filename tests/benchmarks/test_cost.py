@@ -12,7 +12,7 @@ from benchmarks.commands.rates import Rates
 from melgpu.data import windows
 from melgpu.errors import InputError
 from melgpu.recipe import load_recipe
-from tests.helpers.benchmarks import TINY
+from tests.helpers.benchmarks import TINY, run
 
 ZALO = load_recipe([])
 NAMES = sorted({name for spec in ZALO.rounds for name in spec.backbones})
@@ -194,3 +194,15 @@ def test_missing_rates_are_measured(monkeypatch, short_music, capsys):
     monkeypatch.setattr(cost.suite, "run", lambda bench, names: result(rows=[], stages=names))
     with pytest.raises(InputError, match="no rates of"):
         __main__.main(["cost", "--quick", "--music", str(short_music), "--set", TINY, "--device", "cpu"])
+
+
+def test_a_student_is_measured(quick_roofline, short_music, capsys):
+    network = "rounds=[{backbones=['test_efficientnet'], folds=[0], blend={}}]"
+    flags = ["--music", short_music, "--set", network, "--set", "loader.workers=1", "--device", "cpu"]
+    estimate = run(capsys, "cost", "--quick", "--recipe", "demo", "--recipe", "student", *flags)
+    assert [*estimate["rates"]["train"]] == ["test_efficientnet"]
+    assert (estimate["networks"], estimate["views"], estimate["unit"]) == (1, 1, "core-hours")
+    row = estimate["libraries"][-1]
+    assert row["total_s"] == pytest.approx(row["audio_s"] + row["pictures_s"] + row["networks_s"])
+    assert any("pictures of 128 x 128" in line for line in estimate["assumptions"])
+    assert any("the teacher" in line for line in estimate["assumptions"])
