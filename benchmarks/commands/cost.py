@@ -97,6 +97,7 @@ def assumptions(recipe: Recipe, rates: Rates) -> list[str]:
         "stacking (minutes), loading and checkpoints are left out; so is the first check of all files",
         *(["the teacher, which is trained and predicts all tracks before, is left out"] if recipe.distil else []),
         *library.assumptions(recipe, rates),
+        *([rates.bounds] if rates.bounds else []),
     ]
 
 

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from benchmarks.demo import accuracy
 from benchmarks.experiments import comparison, tables
 from melgpu import files
+from melgpu.console import counted
 from melgpu.errors import InputError
 
 ROOT = Path(__file__).parents[2]
@@ -61,13 +62,14 @@ def compare(result: dict) -> Rows:
 
 
 def cost(result: dict) -> Rows:
-    yield "task", "hours"
+    yield "task", "hours, at most" if result["rates"].get("bounds") else "hours"
     yield (
         "the whole recipe, 20 epochs to all epochs",
         " to ".join(_rate(total_s / 3600) for total_s in result["whole_s"]),
     )
     for row in result["libraries"]:
-        yield f"predicting {row['tracks']:,} tracks", _rate(row["total_s"] / 3600)
+        networks = counted(result["networks"], "network")
+        yield f"predicting {row['tracks']:,} tracks with {networks}", _rate(row["total_s"] / 3600)
 
 
 def decode(result: dict) -> Rows:

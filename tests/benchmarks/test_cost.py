@@ -134,6 +134,7 @@ def gpu_result(**extra) -> dict:
     tables = result()["recipe"]
     machine = {key: result()[key] for key in ("device", "driver", "packages", "git_commit", "date", "platform")}
     metadata = {"benchmark": "gpu", "gpu_schema": rates.GPU_SCHEMA, "schema": timing.SCHEMA, "small": False}
+    metadata["networks"] = NAMES
     return {**metadata, **machine, "python": "x", "cores": 16, "threads": 1, "recipe": tables, "steps": steps, **extra}
 
 
@@ -148,6 +149,39 @@ def test_rates_come_from_a_result_of_a_gpu():
         rates.rates_of(gpu_result(small=True), ZALO, "x")
     with pytest.raises(InputError, match=r"another recipe \(mel differs"):
         rates.rates_of(gpu_result(), load_recipe([], ["mel.image_size=80"]), "x")
+
+
+STUDENT = load_recipe(["student"])
+
+
+def test_a_network_that_was_not_measured_is_as_fast_as_the_slowest_that_was():
+    steps = gpu_result()["steps"]
+    steps["training"]["rows"]["densenet201"]["windows_per_s"] = 50.0
+    steps["loader"]["rows"]["decoded"]["windows_per_s"] = 20.0
+    measured = rates.rates_of(gpu_result(steps=steps), ZALO, "x")
+    bounded = rates.rates_of(gpu_result(steps=steps), STUDENT, "x")
+    assert "tf_efficientnet_lite0 on 128 x 128 pixels was not measured" in bounded.bounds
+    assert "densenet201 on 512 x 512, which has 17" in bounded.bounds  # 171 times, by timm's published figures
+    assert measured.bounds == ""
+    assert bounded.stages(["tf_efficientnet_lite0"], 1) == pytest.approx(measured.stages(["densenet201"], 1))
+    (*_, row) = library.libraries(STUDENT, bounded, 2.5)
+    assert row.total_s == row.audio_s == pytest.approx(100_000_000 * 11 / 20)
+    assert row.networks_s == pytest.approx(100_000_000 * 11 / measured.views_of("densenet201"))
+    speeds = list(library.speeds(STUDENT, bounded))
+    assert [(speed.networks, speed.views) for speed in speeds] == [
+        ("1: tf_efficientnet_lite0", views) for views in (1, 2)
+    ]
+
+
+def test_networks_and_pictures_that_may_be_slower_than_all_that_were_measured_are_refused(monkeypatch):
+    for change in ("mel.hop_length=256", "mel.image_size=1024", "windows.predict_hop_s=5", "audio.track_s=60"):
+        with pytest.raises(InputError, match=r"no rates of tf_efficientnet_lite0; .* without --from measures them"):
+            rates.rates_of(gpu_result(), load_recipe(["student"], [change]), "x")
+    monkeypatch.setattr(rates, "_flops", lambda name, recipe: 1e9 if name in NAMES else 2e9)
+    with pytest.raises(
+        InputError, match="lite0 on 128 x 128 pixels, which has more operations than densenet169 on 512"
+    ):
+        rates.rates_of(gpu_result(), STUDENT, "x")
 
 
 @pytest.mark.parametrize("saved", [result(), gpu_result()], ids=["suite", "gpu"])

@@ -55,7 +55,8 @@ def test_the_tables_of_a_block(tmp_path):
     tune = {"benchmark": "tune", "git_commit": None, "versus": {"backbone": "resnet50"}}
     tune["versus"] |= {task: {"tuned": [2.0, 6.0], "default": [1.0, 2.0]} for task in ("training", "prediction")}
     cost = {"benchmark": "cost", "git_commit": None, "whole_s": [3600.0, 7200.0]}
-    cost["libraries"] = [{"tracks": 1000, "total_s": 360000.0}]
+    cost |= {"libraries": [{"tracks": 1000, "total_s": 360000.0}], "networks": 18, "rates": {}}
+    student = {**cost, "networks": 1, "rates": {"bounds": "as fast as another"}}
     compare = {"benchmark": "compare", "git_commit": None, "rows": []}
     compare["rows"] += [
         {
@@ -66,7 +67,7 @@ def test_the_tables_of_a_block(tmp_path):
             "wait_s": 90.0,
         }
     ]
-    for name, result in (("a", tune), ("b", suite), ("c", cost), ("d", compare)):
+    for name, result in (("a", tune), ("b", suite), ("c", cost), ("d", compare), ("e", student)):
         (tmp_path / f"{name}.json").write_text(json.dumps({**METADATA, **result}))
     results = readme.load(tmp_path)
     catalogue = readme.catalogue(results)
@@ -75,7 +76,9 @@ def test_the_tables_of_a_block(tmp_path):
     assert "| decode: 1 |" not in catalogue
     assert "| training | 1.5 | 4 | 2.50 (2.00-3.00) |" in catalogue
     assert catalogue.index("b.json") < catalogue.index("a.json")
-    assert "| predicting 1,000 tracks | 100 |" in catalogue
+    assert "| predicting 1,000 tracks with 18 networks | 100 |" in catalogue
+    assert "| predicting 1,000 tracks with 1 network | 100 |" in catalogue
+    assert catalogue.count("| task | hours |") == catalogue.count("| task | hours, at most |") == 1
     block = readme.block(results)
     assert "[d.json](benchmarks/results/d.json): a GPU" in block
     assert "| melgpu | 50 | 2.00 (1.00-3.00) | 1.0 GB | 1.5 min |" in block
