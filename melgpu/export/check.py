@@ -1,7 +1,7 @@
 """An exported file against the network itself on real audio: differences of probabilities, labels, speed."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,12 +16,16 @@ from melgpu.export.metadata import ExportOptions, Form
 from melgpu.models.classifier import LoadedNetwork
 from melgpu.prediction.predictor import WindowPredictor
 from melgpu.recipe import Recipe
+from melgpu.runs.run import Job, Run
 
 MAX_DIFFERENCE = 1e-3  # of a probability, in float32
-NUM_TRACKS = {"windows": 8, "track": 3}  # of a run, evenly spaced
+NUM_TRACKS = {"windows": 8, "track": 3}
 MAX_WINDOWS_PER_TRACK = 3
 SHORT_S = 7.0  # of a piece that the whole-track form has to repeat
 EXCESS_S = 5.0  # beyond track_s, of a wave that it has to cut
+
+# From waves (B, T) to probabilities (B, C); in the form for tracks from a wave (T,) to (C,).
+Probs = Callable[[np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -41,10 +45,11 @@ class Comparison:
     num_inputs: int
 
 
-def spread(paths: Sequence[str], form: Form) -> list[str]:
-    """Some of a run's tracks, evenly spaced."""
-    rows = np.linspace(0, len(paths) - 1, min(NUM_TRACKS[form], len(paths))).round().astype(int)
-    return [paths[row] for row in rows]
+def validation_paths(run: Run, job: Job, count: int) -> list[str]:
+    """Some of the tracks that the network was not trained on, evenly spaced."""
+    _, rows = run.fold_rows(job.fold)
+    chosen = np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int)
+    return [run.manifest.paths[row] for row in rows[chosen]]
 
 
 def load_inputs(paths: Sequence[str], recipe: Recipe, form: Form) -> list[np.ndarray]:
@@ -83,34 +88,27 @@ def _some(track_windows: np.ndarray) -> np.ndarray:
     return track_windows[:: -(-len(track_windows) // MAX_WINDOWS_PER_TRACK)]
 
 
-def network_predictions(network: LoadedNetwork, inputs: Sequence[np.ndarray], form: Form) -> TimedPredictions:
-    """The network's predictions as `predict.py` gives them on a CPU, in float32."""
+def network_probs(network: LoadedNetwork, form: Form) -> Probs:
+    """The probabilities that `predict.py` gives on a CPU, in float32."""
     recipe = network.metadata.recipe
     optim = recipe.optim.model_copy(update={"precision": "float32"})
     predictor = WindowPredictor([network], recipe.model_copy(update={"optim": optim}), torch.device("cpu"))
-    batch_probs = predictor.probs(_batches(inputs, recipe, form))
-    seconds = []
-    input_probs = []
-    for _ in inputs:
-        start = time.perf_counter()
-        _, window_probs = next(batch_probs)  # (1, B, C)
-        seconds.append(time.perf_counter() - start)
-        input_probs.append(window_probs[0].numpy().mean(axis=0))
-    return TimedPredictions(np.stack(input_probs), float(np.median(seconds)))
-
-
-def _batches(inputs: Sequence[np.ndarray], recipe: Recipe, form: Form) -> Iterator[Batch]:
     track_samples = windows.to_samples(recipe.audio.track_s, recipe.audio.sample_rate)
-    for wave in inputs:
-        waves = wave[None] if form == "windows" else cut_windows(decode.conform(wave, track_samples), recipe)
+
+    def window_probs(waves: np.ndarray) -> np.ndarray:
         zeros = torch.zeros(len(waves), dtype=torch.int64)
-        yield Batch(torch.from_numpy(waves), zeros, zeros, torch.ones(len(waves), dtype=torch.bool))
+        batch = Batch(torch.from_numpy(waves), zeros, zeros, torch.ones(len(waves), dtype=torch.bool))
+        ((_, probs),) = predictor.probs([batch])  # (1, B, C)
+        return probs[0].numpy()
+
+    def track_probs(wave: np.ndarray) -> np.ndarray:
+        return window_probs(cut_windows(decode.conform(wave, track_samples), recipe)).mean(axis=0)
+
+    return window_probs if form == "windows" else track_probs
 
 
-def file_predictions(
-    probs: Callable[[np.ndarray], np.ndarray], inputs: Sequence[np.ndarray], form: Form
-) -> TimedPredictions:
-    """The predictions of an exported file."""
+def predict(probs: Probs, inputs: Sequence[np.ndarray], form: Form) -> TimedPredictions:
+    """The predictions of a network or of an exported file, one input at a time."""
     seconds = []
     input_probs = []
     for wave in inputs:

@@ -19,7 +19,7 @@ from melgpu.runs.run import Job, Run
 
 
 def export_network(run: Run, job: Job, options: ExportOptions, out: Path, audio: list[str]) -> None:
-    """Write a network of a run to a file and check it on music files, or else on tracks of the run.
+    """Write a network of a run to a file and check it on music files, or else on validation tracks of the network.
 
     Raises InputError, and writes nothing, where the network cannot be exported, or the file does not give its
     probabilities.
@@ -27,8 +27,10 @@ def export_network(run: Run, job: Job, options: ExportOptions, out: Path, audio:
     (network,) = load_networks(run, [job])
     recipe = network.metadata.recipe
     description = metadata.describe(network, checkpoint.digest(run.checkpoint_path(job)), options)
-    inputs = check.load_inputs(audio or check.spread(run.manifest.paths, options.form), recipe, options.form)
-    expected = check.network_predictions(network, inputs, options.form)  # before the network is converted
+    paths = audio or check.validation_paths(run, job, check.NUM_TRACKS[options.form])
+    inputs = check.load_inputs(paths, recipe, options.form)
+    # Before the network is converted.
+    expected = check.predict(check.network_probs(network, options.form), inputs, options.form)
     console.say(f"Exporting {job.name} of round {job.round}")
     with _refusing(job, options):
         program = graph.trace(graph.build(network, options), options, description.window_samples)
@@ -43,7 +45,7 @@ def export_network(run: Run, job: Job, options: ExportOptions, out: Path, audio:
     with files.atomic_write(out) as temporary:
         with _refusing(job, options):
             write(temporary)
-            actual = check.file_predictions(open_file(temporary), inputs, options.form)
+            actual = check.predict(open_file(temporary), inputs, options.form)
         comparison = check.compare(actual, expected, options)
     console.show(_table(run.checkpoint_path(job), out, expected, actual, comparison, options))
     console.say(f"Largest difference of a probability from the network's: {comparison.max_difference:.1e}")

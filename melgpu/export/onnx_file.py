@@ -1,7 +1,6 @@
 """A traced network as an ONNX file, and its probabilities by onnxruntime on the CPU."""
 
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import torch
 from onnxscript import opset20
 from torch.export import ExportedProgram
 
+from melgpu.export.check import Probs
 from melgpu.export.metadata import KEY, ExportOptions, FileMetadata
 
 OPSET = 20
@@ -78,7 +78,7 @@ def _quantize_weights(model: onnx.ModelProto) -> None:
         graph.node.insert(0, node)
 
 
-def open_file(path: Path) -> Callable[[np.ndarray], np.ndarray]:
+def open_file(path: Path) -> Probs:
     """The function from waveforms to probabilities that a file holds."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()

@@ -2,13 +2,13 @@
 
 import io
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch.export import ExportedProgram
 
+from melgpu.export.check import Probs
 from melgpu.export.metadata import KEY, FileMetadata
 
 
@@ -20,7 +20,7 @@ def write(program: ExportedProgram, metadata: FileMetadata, path: Path) -> None:
     path.write_bytes(content.getbuffer())
 
 
-def open_file(path: Path) -> Callable[[np.ndarray], np.ndarray]:
+def open_file(path: Path) -> Probs:
     """The function from waveforms to probabilities that a file holds. For files of one's own: torch may run code."""
     with open(path, "rb") as file, warnings.catch_warnings(action="ignore"):
         module = torch.export.load(io.BytesIO(file.read())).module()

@@ -42,7 +42,7 @@ def test_windows_in_batches_of_any_size_have_the_networks_probabilities(run, mod
     inputs = check.load_inputs(run.manifest.paths, run.recipe, "windows")
     quiet = inputs[0] * 1e-4
     inputs += [quiet, np.linspace(0, 1, len(quiet), dtype=np.float32) ** 8 * inputs[1]]
-    expected = check.network_predictions(network, inputs, "windows").probs
+    expected = check.predict(check.network_probs(network, "windows"), inputs, "windows").probs
     for size in (1, 2, len(inputs)):
         waves = np.stack(inputs[:size])
         (probs,) = session.run(None, {"waves": waves})
@@ -107,13 +107,8 @@ def test_the_file_says_what_it_is_and_nothing_of_this_machine(run, model):
 
 
 def test_a_file_that_differs_is_not_written(run, tmp_path, monkeypatch):
-    predictions = check.file_predictions
-
-    def shifted(*args):
-        actual = predictions(*args)
-        return check.TimedPredictions(actual.probs + 0.002, actual.seconds)
-
-    monkeypatch.setattr(check, "file_predictions", shifted)
+    open_file = pt2_file.open_file
+    monkeypatch.setattr(pt2_file, "open_file", lambda path: lambda waves: open_file(path)(waves) + 0.002)
     with pytest.raises(InputError, match=r"not written: .* by up to 0\.002"):
         export(run, tmp_path / "model.pt2", ExportOptions("pt2", "windows", "float32"))
     assert list(tmp_path.iterdir()) == []
@@ -152,6 +147,15 @@ def test_nan_is_refused_in_every_precision():
     for precision in ("float32", "float16", "int8"):
         with pytest.raises(InputError, match="not written"):
             check.compare(broken, expected, ExportOptions("onnx", "windows", precision))
+
+
+def test_the_file_is_checked_on_tracks_that_the_network_was_not_trained_on(run):
+    (job,) = run.jobs(1)
+    held_out = {path for path, fold in zip(run.manifest.paths, run.manifest.folds, strict=True) if fold == job.fold}
+    assert set(check.validation_paths(run, job, 100)) == held_out
+    few = check.validation_paths(run, job, 2)
+    assert len(set(few)) == 2
+    assert set(few) <= held_out
 
 
 def test_unreadable_music_is_told_and_a_check_without_music_refused(run, tmp_path, console_output):
