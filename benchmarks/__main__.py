@@ -20,6 +20,7 @@ SUITE = """examples:
   python -m benchmarks cost --help            how long will the whole recipe take here?
   python -m benchmarks gpu --help             what does a GPU settle? nine minutes
   python -m benchmarks experiment --help      which settings are more accurate on your music?
+  python -m benchmarks export --help          how large, fast and exact are a network's exported files?
   python -m benchmarks readme                 update README.md's tables of results
 
 Each stage is measured alone, then overlapped, and compared with its physical limit; the summary names the bottleneck,
@@ -97,6 +98,14 @@ variants.toml:
   [variants.scratch]
   recipes = ["scratch"]"""
 
+EXPORT = """How large, fast and exact are the files that melgpu-export writes of a network? Exports it in all formats
+and precisions to a temporary folder, and gives the network in PyTorch and the files the same windows in turn, one at
+a time, on the CPU, with the same number of threads. The windows are of tracks that the network was not trained on,
+three of each."""
+EXPORT_EXAMPLES = """examples:
+  python -m benchmarks export --run runs/mine
+  python -m benchmarks export --run runs/zalo --backbone resnet50 --fold 2 --out exported.json"""
+
 README_EXAMPLES = """examples:
   python -m benchmarks --out benchmarks/results/suite-my-gpu.json
   python -m benchmarks readme
@@ -172,6 +181,21 @@ def experiment() -> argparse.ArgumentParser:
     return parser
 
 
+def export() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "python -m benchmarks export",
+        description=EXPORT,
+        epilog=EXPORT_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--run", type=Path, required=True, metavar="RUN", help="a run with a trained network")
+    parser.add_argument("--backbone", help="this network, of a run with several")
+    parser.add_argument("--fold", type=int, help="of this fold")
+    parser.add_argument("--tracks", type=int, default=32, help="number of its validation tracks (default: 32)")
+    parser.add_argument("--out", type=Path, metavar="FILE.json", help="save the result")
+    return parser
+
+
 def readme() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "python -m benchmarks readme",
@@ -198,9 +222,11 @@ COMMANDS = {
     "cost": cost,
     "gpu": gpu,
     "experiment": experiment,
+    "export": export,
     "readme": readme,
 }
-MODULES = {"experiment": "benchmarks.experiments.command"}  # where it is not in benchmarks.commands
+# Where it is not in benchmarks.commands.
+MODULES = {"experiment": "benchmarks.experiments.command", "export": "benchmarks.export.command"}
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,7 +1,7 @@
 """Tables of the saved results, from their JSON alone.
 
 `benchmarks/results/README.md` has all of them, the project's README those of HEADLINES and of the newest demo,
-docs/recipes.md that of RECIPES_RESULT.
+docs/recipes.md that of RECIPES_RESULT, docs/export.md the newest of exported files.
 """
 
 import argparse
@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from benchmarks.demo import accuracy
 from benchmarks.experiments import comparison, tables
+from benchmarks.export import command as export
 from melgpu import files
 from melgpu.console import counted
 from melgpu.errors import InputError
@@ -23,6 +24,8 @@ BEGIN, END = "<!-- results: written by python -m benchmarks readme -->", "<!-- e
 RECIPES_PAGE = "docs/recipes.md"
 RECIPES_RESULT = "experiment-modern-epyc-1-core.json"
 BEGIN_RECIPES = "<!-- recipes compared: written by python -m benchmarks readme -->"
+EXPORT_PAGE = "docs/export.md"
+BEGIN_EXPORT = "<!-- exported files: written by python -m benchmarks readme -->"
 BEGIN_DEMO = "<!-- demo: written by python -m benchmarks readme --demo runs/demo -->"
 Rows = Iterator[tuple[str, ...]]  # the first is the header
 
@@ -141,6 +144,7 @@ KINDS = {
     "experiment": Kind(
         "Recipes on the same tracks", " experiment VARIANTS.toml --labels CSV_OR_DIR --folder DIR", experiment
     ),
+    "export": Kind("A network in PyTorch and as exported files, a window at a time", " export --run RUN", export.rows),
     "demo": Kind("The demo on its synthetic music, accuracy on tracks", " readme --demo runs/demo", accuracy.rows),
     "decode": Kind("Files to samples", ".bench_decode", decode),
     "features": Kind("Waves to pictures", ".bench_features", features),
@@ -215,12 +219,26 @@ def recipes_block(results: dict[Path, dict]) -> str:
     return "\n\n".join([BEGIN_RECIPES, *sections, END])
 
 
+def export_text(text: str, results: dict[Path, dict]) -> str:
+    """The text of docs/export.md with its table written anew; without a saved result the table stays."""
+    saved = newest(results, "export")
+    if not saved:
+        return text
+    return replace_block(text, "\n\n".join([BEGIN_EXPORT, section(*saved, "../benchmarks/results/"), END]))
+
+
+def newest(results: dict[Path, dict], benchmark: str) -> tuple[Path, dict] | None:
+    """The newest result of a benchmark; None where none is saved."""
+    saved = [item for item in results.items() if item[1]["benchmark"] == benchmark]
+    return max(saved, key=lambda item: item[1]["date"], default=None)
+
+
 def demo_block(results: dict[Path, dict]) -> str | None:
     """The part of README between the comments of the demo, with both; None where no demo is saved."""
-    demos = [item for item in results.items() if item[1]["benchmark"] == "demo"]
-    if not demos:
+    saved = newest(results, "demo")
+    if not saved:
         return None
-    path, result = max(demos, key=lambda item: item[1]["date"])
+    path, result = saved
     source = f"[{path.name}](benchmarks/results/{path.name}): {_machine(result)}"
     text = f"{accuracy.headline(result)} ({source}):"
     return "\n\n".join([BEGIN_DEMO, text, _table(accuracy.headline_rows(result)), END])
@@ -244,14 +262,16 @@ def readme_text(text: str, results: dict[Path, dict]) -> str:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Write the tables: those of README.md and docs/recipes.md, and README.md beside the results."""
+    """Write the tables: those of README.md, docs/recipes.md and docs/export.md, and README.md beside the results."""
     if args.demo:
         print(f"saved the result of {args.demo} to {accuracy.save(args.demo, RESULTS)}")
     results = load(RESULTS)
     recipes_page = ROOT / RECIPES_PAGE
+    export_page = ROOT / EXPORT_PAGE
     texts = {
         ROOT / "README.md": readme_text((ROOT / "README.md").read_text(), results),
         recipes_page: replace_block(recipes_page.read_text(), recipes_block(results)),
+        export_page: export_text(export_page.read_text(), results),
         RESULTS / "README.md": catalogue(results),
     }
     for path, text in texts.items():

@@ -24,6 +24,8 @@ METADATA = {"device": "a GPU", "driver": "570.1", "packages": {"torch": "2.11.0"
 def test_readme_matches_the_results():
     text, results = (ROOT / "README.md").read_text(), readme.load()
     assert readme.readme_text(text, results) == text, "python -m benchmarks readme"
+    exported = (ROOT / readme.EXPORT_PAGE).read_text()
+    assert readme.export_text(exported, results) == exported, "python -m benchmarks readme"
     recipes = (ROOT / readme.RECIPES_PAGE).read_text()
     assert readme.replace_block(recipes, readme.recipes_block(results)) == recipes, "python -m benchmarks readme"
     assert readme.catalogue(results) == (readme.RESULTS / "README.md").read_text(), "python -m benchmarks readme"
@@ -128,9 +130,11 @@ def test_readme_is_updated_in_place(tmp_path, monkeypatch, capsys):
     (tmp_path / "README.md").write_text(f"{readme.BEGIN}{readme.END}\n")
     page = tmp_path / readme.RECIPES_PAGE
     page.write_text(f"above {readme.BEGIN_RECIPES}{readme.END} below")
+    (tmp_path / readme.EXPORT_PAGE).write_text("by hand")
     assert __main__.main(["readme"]) == 0
     assert (tmp_path / "README.md").read_text() == readme.block({}) + "\n"
     assert page.read_text() == f"above {readme.recipes_block({})} below"
+    assert (tmp_path / readme.EXPORT_PAGE).read_text() == "by hand"  # as long as no result is saved
     assert (tmp_path / "results" / "README.md").read_text() == readme.catalogue({})
 
 
@@ -155,6 +159,7 @@ def test_a_finished_demo_becomes_a_result_and_a_table(finished_demo, on_its_mach
     page = f"above {readme.BEGIN_DEMO} by hand {readme.END} between {readme.BEGIN}{readme.END} below"
     (tmp_path / "README.md").write_text(page)
     (tmp_path / readme.RECIPES_PAGE).write_text(f"{readme.BEGIN_RECIPES}{readme.END}")
+    (tmp_path / readme.EXPORT_PAGE).touch()
     assert __main__.main(["readme"]) == 0
     assert readme.BEGIN_DEMO + " by hand " in (tmp_path / "README.md").read_text()  # as long as none is saved
     assert __main__.main(["readme", "--demo", str(finished_demo.folder)]) == 0
