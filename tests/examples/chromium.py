@@ -59,8 +59,12 @@ class Browser:
 
     def open(self, url: str) -> None:
         self.call("Page.enable")
-        self.call("Emulation.setDeviceMetricsOverride", width=900, height=760, deviceScaleFactor=1, mobile=False)
+        self.resize(900)
         self.call("Page.navigate", url=url)
+
+    def resize(self, width: int) -> None:
+        """Make the window so many pixels wide."""
+        self.call("Emulation.setDeviceMetricsOverride", width=width, height=760, deviceScaleFactor=1, mobile=False)
 
     def evaluate(self, expression: str):
         result = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
@@ -74,9 +78,9 @@ class Browser:
             assert time.monotonic() < deadline, self.evaluate("document.body.innerText")
             time.sleep(0.2)
 
-    def drop(self, path: Path, x: int, y: int) -> None:
-        """Drag a file into the page and drop it there."""
-        data = {"items": [], "files": [str(path)], "dragOperationsMask": 1}
+    def drop(self, *paths: Path, x: int = 450, y: int = 200) -> None:
+        """Drag files into the page and drop them there."""
+        data = {"items": [], "files": [str(path) for path in paths], "dragOperationsMask": 1}
         for kind in ("dragEnter", "dragOver", "drop"):
             self.call("Input.dispatchDragEvent", type=kind, x=x, y=y, data=data)
 

@@ -56,15 +56,21 @@ def run(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def site(npm_package, run, tmp_path_factory) -> Iterator[str]:
-    """The address of the page, with a network beside it."""
+def site_folder(npm_package, run, tmp_path_factory) -> Path:
+    """A folder of the page, with a network beside it."""
     folder = tmp_path_factory.mktemp("site")
     shutil.copy(PAGE / "index.html", folder)
     (folder / "node_modules").mkdir()
     (folder / "node_modules" / "onnxruntime-web").symlink_to(npm_package)
     options = ExportOptions("onnx", "windows", "float32")
     exporter.export_network(run, run.jobs(1)[0], options, folder / "model.onnx", [])
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=folder))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def site(site_folder) -> Iterator[str]:
+    """The address of the page."""
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=site_folder))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
@@ -84,7 +90,7 @@ def test_a_dropped_song_is_classified_and_never_sent(site, run, browser, tmp_pat
     browser.open(f"{site}/index.html")
     browser.wait_for(f"{STATUS}?.textContent.startsWith('Ready')")
     before = len(Handler.requests)
-    browser.drop(song, 450, 380)
+    browser.drop(song)
     browser.wait_for("document.querySelectorAll('#result li').length > 0")
     rows = (
         "[...document.querySelectorAll('#result li')].map(row => [row.dataset.name, Number(row.dataset.probability)])"
@@ -93,6 +99,10 @@ def test_a_dropped_song_is_classified_and_never_sent(site, run, browser, tmp_pat
     assert actual == pytest.approx(expected.probabilities, abs=0.05)
     assert max(actual, key=actual.get) == next(iter(actual)) == expected.label
     assert browser.evaluate(f"{STATUS}.textContent") == "song.mp3"
+    browser.drop(write_audio(tmp_path / "long.ogg", 9, RATE, seed=4))
+    browser.wait_for(f"{STATUS}.textContent === 'long.ogg, its first 6 s'")
+    browser.resize(320)
+    assert browser.evaluate("document.documentElement.scrollWidth") == 320
     sent = "fetch('https://example.org', {method: 'POST', body: 'x'}).then(() => 'sent', () => 'refused')"
     assert browser.evaluate(sent) == "refused"  # by the page's policy
     assert all(line.startswith("GET ") for line in Handler.requests)
@@ -108,6 +118,24 @@ def test_errors_are_shown_on_the_page(site, browser, tmp_path):
     browser.wait_for(f"{STATUS}?.textContent.startsWith('Ready')")
     notes = tmp_path / "notes.mp3"
     notes.write_text("no music")
-    browser.drop(notes, 450, 380)
+    browser.drop(notes)
     browser.wait_for(f"{STATUS}.className === 'error'")
     assert browser.evaluate(f"{STATUS}.textContent") == "notes.mp3: this browser cannot read it as audio"
+    browser.drop(notes, notes)
+    browser.wait_for(f"{STATUS}.textContent === '2 files: one song at a time'")
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="no chromium: apt-get install chromium")
+def test_a_file_that_is_no_whole_network_is_named(site, site_folder, browser):
+    whole = (site_folder / "model.onnx").read_bytes()
+    for name, content in (("empty", b""), ("text", b"version https://git-lfs"), ("cut", whole[: len(whole) // 2])):
+        (site_folder / f"{name}.onnx").write_bytes(content)
+        browser.open(f"{site}/index.html?model={name}.onnx")
+        browser.wait_for(f"{STATUS}?.textContent === '{name}.onnx is not a whole file of melgpu-export'")
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="no chromium: apt-get install chromium")
+def test_a_page_that_no_server_serves_says_so(site_folder, browser):
+    browser.open(f"file://{site_folder}/index.html")
+    browser.wait_for(f"{STATUS}?.className === 'error'")
+    assert browser.evaluate(f"{STATUS}.textContent").endswith("python3 -m http.server")
