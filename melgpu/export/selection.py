@@ -4,6 +4,7 @@ from melgpu import cli
 from melgpu.errors import InputError
 from melgpu.prediction.ensemble import predicting_round
 from melgpu.runs.run import Job, Run
+from melgpu.stacking.stack import MEAN
 
 
 def select_job(run: Run, backbone: str | None, fold: int | None) -> Job:
@@ -27,15 +28,24 @@ def select_job(run: Run, backbone: str | None, fold: int | None) -> Job:
 
 
 def describe_others(run: Run, job: Job) -> str | None:
-    """A note that predict.py uses other networks than the exported one, or more; None where it uses just this one."""
+    """A note that predict.py uses other networks than the exported one, or stackers; None where it does not."""
     round_number = predicting_round(run)
     jobs = run.trained_jobs(round_number)
     if jobs == [job]:
-        return None
+        if not _has_stackers(run, round_number):
+            return None
+        return f"note: predict.py combines this network's probabilities by the stackers of round {round_number}"
     others = f"all {len(jobs)} networks" if len(jobs) > 1 else "the network"
     student = _student(run) if len(jobs) > 1 else ""
     used = f"predict.py uses {others} of round {round_number}, and its probabilities differ"
     return f"note: this is one network of round {job.round}: {used}{student}"
+
+
+def _has_stackers(run: Run, round_number: int) -> bool:
+    """Whether stackers make the final probabilities of a round."""
+    if not run.is_stacked(round_number) or not run.round_spec(round_number).blend:
+        return False
+    return run.scores(round_number).final_predictor != MEAN
 
 
 def _student(run: Run) -> str:

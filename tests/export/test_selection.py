@@ -9,9 +9,11 @@ from melgpu.errors import InputError
 from melgpu.export import selection
 from melgpu.prediction.ensemble import load_ensemble
 from melgpu.runs.run import Job
+from melgpu.runs.scores import RoundScores
 from tests.helpers.runs import finish_without_scores, write_run
 
 TWO_NETWORKS = ("test_efficientnet", "test_resnet")
+STACKED = "rounds=[{backbones=['test_efficientnet'], folds=[0], blend={cnn=1.0}}]"
 TWO_ROUNDS = (
     "rounds=[{backbones=['test_efficientnet'], folds=[0], blend={}},"
     " {backbones=['test_efficientnet'], folds=[0], blend={}}]"
@@ -40,6 +42,17 @@ def test_a_finished_run_of_several_networks_can_teach_one(tmp_path):
     note = selection.describe_others(run, run.jobs(1)[0])
     assert note.startswith("note: this is one network of round 1: predict.py uses all 2 networks of round 1")
     assert re.search(student, note)
+
+
+def test_the_note_names_the_stackers_of_a_single_network(tmp_path):
+    run = write_run(tmp_path, ("test_efficientnet",), STACKED)
+    (job,) = run.jobs(1)
+    finish_without_scores(run, 1)  # by the mean
+    assert selection.describe_others(run, job) is None
+    settings = run.stack_settings(1)
+    run.finish_round(1, RoundScores(settings=settings, final_predictor="blend", selection=None, scores={}))
+    note = selection.describe_others(run, job)
+    assert note == "note: predict.py combines this network's probabilities by the stackers of round 1"
 
 
 def test_the_note_names_the_round_that_predict_uses(tmp_path):
