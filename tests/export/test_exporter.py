@@ -1,6 +1,8 @@
 """Files of small networks with random weights: they give the network's probabilities, or are not written."""
 
+import errno
 import json
+import os
 
 import numpy as np
 import onnxruntime
@@ -139,6 +141,21 @@ def test_a_file_that_cannot_be_loaded_is_not_written(run, tmp_path, monkeypatch)
     with pytest.raises(InputError, match="test_efficientnet-fold0: cannot be exported as pt2"):
         export(run, tmp_path / "model.pt2", ExportOptions("pt2", "windows", "float32"))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_named_and_leaves_the_older_file(run, tmp_path, monkeypatch):
+    def fill_disk(program, description, path):
+        path.write_bytes(b"its beginning")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(graph, "trace", lambda *arguments: None)
+    monkeypatch.setattr(pt2_file, "write", fill_disk)
+    out = tmp_path / "model.pt2"
+    out.write_text("older")
+    with pytest.raises(OSError, match=r"No space left on device: .*/model\.pt2'"):
+        export(run, out, ExportOptions("pt2", "windows", "float32"))
+    assert out.read_text() == "older"
+    assert list(tmp_path.iterdir()) == [out]
 
 
 def test_nan_is_refused_in_every_precision():
