@@ -57,7 +57,8 @@ def _quantize_weights(model: onnx.ModelProto) -> None:
     """Store the network's matrices and kernels in 8 bits, with a scale for each output channel; computed in float32.
 
     Dynamic quantization by onnxruntime has one scale for all channels: once batch norms are folded into the kernels, it
-    changed the labels of EfficientNet-Lite0.
+    changed the labels of EfficientNet-Lite0. The weights are products in the graph, which onnxruntime computes when it
+    loads the file; those of DequantizeLinear it would compute for every window.
     """
     graph = model.graph
     nodes = []
@@ -66,14 +67,16 @@ def _quantize_weights(model: onnx.ModelProto) -> None:
         if QUANTIZED_PREFIX not in tensor.name or len(tensor.dims) < 2 or not is_float:
             continue
         weights = onnx.numpy_helper.to_array(tensor)
-        largest = np.abs(weights).reshape(len(weights), -1).max(axis=1)
+        channel_axes = tuple(range(1, weights.ndim))
+        largest = np.abs(weights).max(axis=channel_axes, keepdims=True)
         scales = (np.maximum(largest, np.finfo(np.float32).tiny * MAX_INT8) / MAX_INT8).astype(np.float32)
-        levels = np.rint(weights / scales.reshape(-1, *[1] * (weights.ndim - 1))).astype(np.int8)
-        names = (f"{tensor.name}_int8", f"{tensor.name}_scales")
-        nodes.append(onnx.helper.make_node("DequantizeLinear", names, [tensor.name], f"{tensor.name}_float", axis=0))
+        levels = np.rint(weights / scales).astype(np.int8)
+        stored, floats, factors = (f"{tensor.name}_{part}" for part in ("int8", "floats", "scales"))
+        nodes.append(onnx.helper.make_node("Cast", [stored], [floats], floats, to=onnx.TensorProto.FLOAT))
+        nodes.append(onnx.helper.make_node("Mul", [floats, factors], [tensor.name], tensor.name))
         graph.initializer.remove(tensor)
-        for name, values in zip(names, (levels, scales), strict=True):
-            graph.initializer.append(onnx.numpy_helper.from_array(values, name))
+        graph.initializer.append(onnx.numpy_helper.from_array(levels, stored))
+        graph.initializer.append(onnx.numpy_helper.from_array(scales, factors))
     for node in reversed(nodes):
         graph.node.insert(0, node)
 
