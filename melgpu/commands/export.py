@@ -8,6 +8,7 @@ from pathlib import Path
 from melgpu import cli, files
 from melgpu.errors import InputError
 
+FORMATS = ("onnx", "pt2")
 EXTRA = ("onnx", "onnxscript", "onnxruntime")
 EPILOG = """examples:
   melgpu-export --run runs/mine model.onnx                           windows (B, T) -> probabilities (B, C)
@@ -22,7 +23,7 @@ The file is checked by music before it gets its name, and refused where its prob
 def parse_args() -> argparse.Namespace:
     parser = cli.base_parser(__doc__, EPILOG)
     parser.add_argument("out", type=Path, metavar="FILE", help="the file to write")
-    parser.add_argument("--format", choices=("onnx", "pt2"), default="onnx", help="default: onnx")
+    parser.add_argument("--format", choices=FORMATS, default="onnx", help="default: onnx")
     parser.add_argument("--track", action="store_true", help="a whole track: repeat or cut, windows, their mean")
     parser.add_argument("--backbone", help="this network, of a run with several")
     parser.add_argument("--fold", type=int, help="of this fold")
@@ -51,8 +52,10 @@ def main() -> None:
 
 def _check(args: argparse.Namespace) -> None:
     problems = []
-    if args.out.suffix != f".{args.format}":
-        problems.append(f"{args.out}: a file of --format {args.format} is named *.{args.format}")
+    suffix = args.out.suffix[1:]
+    if suffix != args.format:
+        remedy = f"; for this one give --format {suffix}" if suffix in FORMATS else ""
+        problems.append(f"{args.out}: a file of --format {args.format} is named *.{args.format}{remedy}")
     problems += _unwritable(args.out)
     if args.int8 and args.format == "pt2":
         problems.append("--int8 goes without --format pt2: only ONNX files have such weights")

@@ -25,7 +25,7 @@ def test_flags_that_do_not_go_together_are_listed_before_torch_is_imported():
     process = run_script("-c", command, "--run", "runs/none", "model.onnx", "--format", "pt2", "--int8")
     assert process.returncode == 2
     assert process.stderr == (
-        "error: model.onnx: a file of --format pt2 is named *.pt2\n"
+        "error: model.onnx: a file of --format pt2 is named *.pt2; for this one give --format onnx\n"
         "error: --int8 goes without --format pt2: only ONNX files have such weights\n2 problems\n"
     )
 
