@@ -67,6 +67,13 @@ def test_the_example_gives_the_probabilities_of_predict(bare_python, model, expe
         assert lines[0][1] == max(probabilities, key=probabilities.get)
 
 
+def test_a_call_without_both_files_is_explained(bare_python):
+    command = [bare_python, "-I", ROOT / "examples" / "onnx_predict.py", "model.onnx"]
+    process = subprocess.run(command, capture_output=True, text=True)
+    assert (process.returncode, process.stdout) == (1, "")
+    assert "python onnx_predict.py model.onnx song.mp3" in process.stderr
+
+
 def test_a_file_without_audio_gets_no_class(bare_python, model, tmp_path):
     empty = tmp_path / "empty.wav"
     soundfile.write(empty, np.zeros(0), 44_100)
