@@ -68,7 +68,8 @@ def headline(result: RoundResult, scores: Scores, same_recordings: Recordings) -
         sentence = "Expect less on other music: validation tracks chose the epochs of the networks."
     elif score.num_pseudo_labelled:
         count = f"{score.num_pseudo_labelled} {split.description} tracks"
-        sentence = f"Expect less on other music: {count} were trained on, with a pseudo label."
+        target = "the teacher's answers" if result.run.recipe.distil else "a pseudo label"
+        sentence = f"Expect less on other music: {count} were trained on, with {target}."
     if same_recordings.num_leaks:
         sentence += f" {_leak_sentence(same_recordings.num_leaks)}"
     return sentence

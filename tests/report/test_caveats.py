@@ -9,7 +9,7 @@ from melgpu.audio.duplicates import Duplicate
 from melgpu.data.manifest import Split
 from melgpu.metrics import SIGNIFICANCE_LEVEL, sign_test
 from melgpu.recipe import load_recipe
-from melgpu.recipe_schema import StackSettings
+from melgpu.recipe_schema import DistilSpec, StackSettings
 from melgpu.report import analysis, caveats
 from melgpu.report.analysis import RoundResult
 from melgpu.report.caveats import Recordings
@@ -171,6 +171,9 @@ def test_the_headline_trusts_what_was_not_trained_on(results):
         for name, by_split in scores.items()
     }
     assert "public test tracks were trained on, with a pseudo label" in caveats.headline(result, public, NONE_FOUND)
+    student_recipe = result.run.recipe.model_copy(update={"distil": DistilSpec(temperature=2.0, label_weight=0.5)})
+    student = replace(result, run=replace(result.run, recipe=student_recipe))
+    assert "trained on, with the teacher's answers." in caveats.headline(student, public, NONE_FOUND)
     assert "1 pair of files with the same recording is in two" in caveats.headline(
         result, scores, Recordings(["a ~ b"], 1)
     )
