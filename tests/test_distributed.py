@@ -9,7 +9,7 @@ import torch
 
 from melgpu import distributed
 from melgpu.data.batch import Batch
-from melgpu.runs import predictions
+from melgpu.runs.formats import predictions
 from melgpu.training import loop
 from melgpu.training.loop import TrainingData
 from melgpu.training.state import start_training

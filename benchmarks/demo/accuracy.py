@@ -15,8 +15,9 @@ from melgpu.machine import num_usable_cores
 from melgpu.recipe import load_recipe
 from melgpu.report.analysis import RoundResult, round_results
 from melgpu.report.training_times import training_logs, training_time
-from melgpu.runs import environment, timings
+from melgpu.runs import environment
 from melgpu.runs.folder import open_run
+from melgpu.runs.formats import timings
 from melgpu.runs.run import Run
 
 

@@ -23,7 +23,8 @@ from melgpu.prediction.ensemble import load_networks
 from melgpu.prediction.predictor import WindowPredictor, predict_windows
 from melgpu.prediction.resume_log import ResumeLog
 from melgpu.recipe import Recipe
-from melgpu.runs import predictions, preflight, relocation, sampling, timings
+from melgpu.runs import preflight, relocation, sampling
+from melgpu.runs.formats import predictions, timings
 from melgpu.runs.run import Job, Run
 
 Result = TypeVar("Result")

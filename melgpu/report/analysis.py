@@ -9,9 +9,9 @@ import sklearn.metrics
 from melgpu.data.manifest import EVALUATED_SPLITS, Split, in_split
 from melgpu.errors import InputError
 from melgpu.metrics import wilson_interval
-from melgpu.runs import predictions, pseudo_labels, scores
+from melgpu.runs.formats import predictions, pseudo_labels, scores
+from melgpu.runs.formats.scores import Interval, Scores
 from melgpu.runs.run import Job, Run
-from melgpu.runs.scores import Interval, Scores
 from melgpu.stacking import evaluation
 from melgpu.stacking.evaluation import RoundEvaluation
 

@@ -17,8 +17,8 @@ from melgpu.data.manifest import TEST_SPLITS, Split
 from melgpu.report import summary
 from melgpu.report.analysis import RoundResult
 from melgpu.runs.distillation.distributions import Origin, TeacherPredictions
+from melgpu.runs.formats.scores import Scores
 from melgpu.runs.run import Run
-from melgpu.runs.scores import Scores
 
 MIN_CHANGES = 6  # all in one direction: the fewest with a sign test below SIGNIFICANCE_LEVEL, 2 / 2**6
 

@@ -12,7 +12,7 @@ from melgpu.data.manifest import Split
 from melgpu.metrics import wilson_interval
 from melgpu.report import summary
 from melgpu.report.analysis import RoundResult
-from melgpu.runs.scores import Interval, Scores
+from melgpu.runs.formats.scores import Interval, Scores
 
 MIN_CONFIDENCES = (0.5, 0.7, 0.8, 0.9, 0.95)
 

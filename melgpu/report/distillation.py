@@ -12,11 +12,11 @@ from melgpu.data.manifest import EVALUATED_SPLITS, Split, in_split
 from melgpu.metrics import calibration_curve, wilson_interval
 from melgpu.report import analysis, summary
 from melgpu.report.analysis import RoundResult
-from melgpu.runs import scores, timings
 from melgpu.runs.distillation.distributions import Origin
+from melgpu.runs.formats import scores, timings
+from melgpu.runs.formats.scores import Interval, Score
+from melgpu.runs.formats.timings import StageTiming
 from melgpu.runs.run import Run
-from melgpu.runs.scores import Interval, Score
-from melgpu.runs.timings import StageTiming
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,8 @@ from melgpu.data.windows import WindowIndex, to_samples
 from melgpu.errors import InputError
 from melgpu.features.log_mel import LogMel
 from melgpu.report import plots
-from melgpu.runs import predictions, sampling
+from melgpu.runs import sampling
+from melgpu.runs.formats import predictions
 from melgpu.runs.run import Run
 from melgpu.stacking.evaluation import RoundEvaluation
 

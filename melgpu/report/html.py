@@ -29,10 +29,10 @@ from melgpu.report import (
 )
 from melgpu.report.analysis import RoundResult
 from melgpu.report.training_times import FoldLogs, TrainingTime
-from melgpu.runs import timings
+from melgpu.runs.formats import timings
+from melgpu.runs.formats.scores import Scores
+from melgpu.runs.formats.timings import StageTiming
 from melgpu.runs.run import Run
-from melgpu.runs.scores import Scores
-from melgpu.runs.timings import StageTiming
 from melgpu.training.stage_timer import fractions
 
 MAX_CLASSES = 25  # in a confusion matrix; with more there is only a list of confused pairs

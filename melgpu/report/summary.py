@@ -13,9 +13,9 @@ from melgpu.recipe_schema import Stacker, StackSettings
 from melgpu.report import analysis
 from melgpu.report.analysis import PREDICTOR_NAMES, PseudoLabelCounts, RoundResult
 from melgpu.report.training_times import TrainingTime
+from melgpu.runs.formats.scores import Interval, Score, Scores, Selection
+from melgpu.runs.formats.timings import StageTiming
 from melgpu.runs.run import Run
-from melgpu.runs.scores import Interval, Score, Scores, Selection
-from melgpu.runs.timings import StageTiming
 from melgpu.stacking.stack import MEAN, compared_predictor
 
 SPACE = "\N{NO-BREAK SPACE}"  # between a number and its unit, which stay on one line

@@ -7,8 +7,8 @@ from rich.table import Table
 from melgpu import console
 from melgpu.data.manifest import Split
 from melgpu.report.summary import changed_settings_sentence, selection_sentence
+from melgpu.runs.formats.scores import Score, Scores
 from melgpu.runs.run import Run
-from melgpu.runs.scores import Score, Scores
 from melgpu.stacking.stack import MEAN, compared_predictor
 
 

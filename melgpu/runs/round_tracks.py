@@ -10,9 +10,9 @@ from melgpu.data import manifest
 from melgpu.data.manifest import Manifest, Split
 from melgpu.errors import InputError
 from melgpu.recipe import Recipe
-from melgpu.runs import pseudo_labels
 from melgpu.runs.distillation.distributions import TeacherPredictions
-from melgpu.runs.pseudo_labels import PseudoLabel
+from melgpu.runs.formats import pseudo_labels
+from melgpu.runs.formats.pseudo_labels import PseudoLabel
 
 
 @dataclass(frozen=True)

@@ -31,11 +31,12 @@ from melgpu.models import checkpoint, schema
 from melgpu.models.metadata import Environment, NetworkProvenance, Provenance
 from melgpu.recipe import Recipe
 from melgpu.recipe_schema import RoundSpec, StackSettings
-from melgpu.runs import predictions, round_tracks, scores
+from melgpu.runs import round_tracks
 from melgpu.runs.distillation import distributions
 from melgpu.runs.distillation.distributions import TeacherPredictions
+from melgpu.runs.formats import predictions, scores
+from melgpu.runs.formats.scores import RoundScores
 from melgpu.runs.round_tracks import RoundTracks
-from melgpu.runs.scores import RoundScores
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,12 @@ from melgpu.data.manifest import Split
 from melgpu.data.sources import SourceList
 from melgpu.errors import InputError
 from melgpu.recipe import Recipe, load_recipe
-from melgpu.runs import preflight, relocation, timings
+from melgpu.runs import preflight, relocation
 from melgpu.runs.checks import networks
 from melgpu.runs.distillation import teacher as teachers
 from melgpu.runs.distillation.teacher import Teacher
 from melgpu.runs.folder import check_same_recipe, create_run, is_run, open_run
+from melgpu.runs.formats import timings
 from melgpu.runs.run import Run
 
 

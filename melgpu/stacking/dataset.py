@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from melgpu.errors import InputError
-from melgpu.runs import predictions
+from melgpu.runs.formats import predictions
 from melgpu.runs.run import Run
 from melgpu.stacking.stack import assign_subfolds
 from melgpu.stacking.stack_cnn import LabelledMatrix

@@ -15,9 +15,9 @@ from melgpu.errors import InputError
 from melgpu.models.metadata import Provenance
 from melgpu.models.schema import Schema, describe_error
 from melgpu.recipe_schema import Fraction, Stacker, StackSettings
-from melgpu.runs import scores
+from melgpu.runs.formats import scores
+from melgpu.runs.formats.scores import RoundScores, Score, Scores, Selection
 from melgpu.runs.run import Run
-from melgpu.runs.scores import RoundScores, Score, Scores, Selection
 from melgpu.stacking.dataset import BasePredictions, StackingSet
 from melgpu.stacking.selection import select_nested
 from melgpu.stacking.stack import AUTO, MEAN, Stack, candidates, final_predictor

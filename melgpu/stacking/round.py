@@ -4,7 +4,7 @@ from melgpu import console
 from melgpu.audio import quarantine
 from melgpu.console import Tracker
 from melgpu.data.manifest import Split, in_split
-from melgpu.runs import pseudo_labels, submission, timings
+from melgpu.runs.formats import pseudo_labels, submission, timings
 from melgpu.runs.run import Run
 from melgpu.stacking import dataset, evaluation
 from melgpu.stacking.dataset import BasePredictions, StackingSet

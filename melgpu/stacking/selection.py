@@ -15,7 +15,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from melgpu.metrics import SIGNIFICANCE_LEVEL, gain_interval, sign_test
-from melgpu.runs.scores import Candidate, Selection
+from melgpu.runs.formats.scores import Candidate, Selection
 from melgpu.stacking.stack import MEAN
 
 

@@ -10,9 +10,9 @@ from benchmarks.commands import readme
 from benchmarks.demo import accuracy
 from melgpu.errors import InputError
 from melgpu.recipe import load_recipe
-from melgpu.runs import timings
+from melgpu.runs.formats import timings
+from melgpu.runs.formats.timings import StageTiming
 from melgpu.runs.run import Run
-from melgpu.runs.timings import StageTiming
 from melgpu.stacking import evaluation
 from melgpu.training.stage_timer import STAGES
 from tests.helpers import ROOT, report_run

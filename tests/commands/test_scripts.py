@@ -19,7 +19,7 @@ import torch
 from melgpu.audio import decode
 from melgpu.data.manifest import Split
 from melgpu.models import checkpoint, classifier
-from melgpu.runs import predictions, scores
+from melgpu.runs.formats import predictions, scores
 from melgpu.stacking import evaluation
 from melgpu.tags import containers
 from tests.helpers import ROOT, SMALL, run_script, write_audio, write_list

@@ -8,8 +8,8 @@ import pytest
 from melgpu.errors import InputError
 from melgpu.export import selection
 from melgpu.prediction.ensemble import load_ensemble
+from melgpu.runs.formats.scores import RoundScores
 from melgpu.runs.run import Job
-from melgpu.runs.scores import RoundScores
 from tests.helpers.runs import finish_without_scores, write_run
 
 TWO_NETWORKS = ("test_efficientnet", "test_resnet")

@@ -16,8 +16,9 @@ from melgpu.data import manifest
 from melgpu.data.manifest import Split
 from melgpu.data.sources import SourceList
 from melgpu.recipe import load_recipe
-from melgpu.runs import predictions, pseudo_labels, sampling, timings
+from melgpu.runs import sampling
 from melgpu.runs.folder import create_run
+from melgpu.runs.formats import predictions, pseudo_labels, timings
 from melgpu.runs.run import Job, Run
 from melgpu.stacking import evaluation
 from melgpu.training import checkpointing

@@ -17,11 +17,12 @@ from melgpu.models import checkpoint
 from melgpu.models.classifier import Classifier
 from melgpu.models.metadata import NetworkMetadata
 from melgpu.recipe import load_recipe
-from melgpu.runs import environment, predictions, pseudo_labels, sampling
+from melgpu.runs import environment, sampling
 from melgpu.runs.folder import create_run
-from melgpu.runs.predictions import Predictions
+from melgpu.runs.formats import predictions, pseudo_labels
+from melgpu.runs.formats.predictions import Predictions
+from melgpu.runs.formats.scores import RoundScores
 from melgpu.runs.run import Job, Run
-from melgpu.runs.scores import RoundScores
 from melgpu.stacking import dataset
 from tests.helpers import QUICK, write_labelled_tracks
 from tests.helpers.training import epoch_record

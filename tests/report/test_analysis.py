@@ -8,7 +8,7 @@ from melgpu.data.manifest import Split
 from melgpu.errors import InputError
 from melgpu.metrics import gain_interval
 from melgpu.report import analysis
-from melgpu.runs import predictions, pseudo_labels
+from melgpu.runs.formats import predictions, pseudo_labels
 from melgpu.stacking import evaluation
 from tests.helpers import report_run
 

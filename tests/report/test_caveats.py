@@ -14,8 +14,8 @@ from melgpu.report import analysis, caveats
 from melgpu.report.analysis import RoundResult
 from melgpu.report.caveats import Recordings
 from melgpu.runs.distillation.distributions import Origin
+from melgpu.runs.formats.scores import Selection
 from melgpu.runs.round_tracks import RoundTracks
-from melgpu.runs.scores import Selection
 from tests.helpers import report_run
 
 NONE_FOUND = Recordings([], 0)

@@ -7,7 +7,7 @@ from melgpu.data.manifest import Split
 from melgpu.metrics import wilson_interval
 from melgpu.report import distillation
 from melgpu.report.distillation import Comparison
-from melgpu.runs.scores import compute_score
+from melgpu.runs.formats.scores import compute_score
 
 
 def comparison(split: Split, num_taught: int, is_labelled: bool = True) -> Comparison:

@@ -14,7 +14,7 @@ from melgpu.data.manifest import Split
 from melgpu.errors import InputError
 from melgpu.features.log_mel import LogMel
 from melgpu.report import error_analysis
-from melgpu.runs import predictions
+from melgpu.runs.formats import predictions
 from melgpu.runs.run import Job, Run
 from melgpu.stacking import evaluation
 from tests.helpers import report_run, write_audio

@@ -16,7 +16,7 @@ from melgpu.errors import InputError
 from melgpu.metrics import calibration_curve
 from melgpu.models.metadata import Provenance
 from melgpu.report import analysis, error_analysis, html, summary, training_times
-from melgpu.runs import pseudo_labels
+from melgpu.runs.formats import pseudo_labels
 from melgpu.runs.run import Run
 from melgpu.stacking import evaluation
 from tests.helpers import report_run

@@ -7,8 +7,8 @@ from melgpu.audio.quarantine import AudioError
 from melgpu.data.manifest import EVALUATED_SPLITS, Split
 from melgpu.report import analysis, summary
 from melgpu.report.training_times import TrainingTime
-from melgpu.runs.scores import Candidate, Score, Selection
-from melgpu.runs.timings import StageTiming
+from melgpu.runs.formats.scores import Candidate, Score, Selection
+from melgpu.runs.formats.timings import StageTiming
 from tests.helpers import report_run
 
 MINUS = "\N{MINUS SIGN}"

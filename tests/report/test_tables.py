@@ -3,7 +3,7 @@ from types import SimpleNamespace
 from melgpu import console
 from melgpu.data.manifest import Split
 from melgpu.report import tables
-from melgpu.runs.scores import Candidate, RoundScores, Score, Selection
+from melgpu.runs.formats.scores import Candidate, RoundScores, Score, Selection
 from tests.helpers import report_run
 
 SCORE = Score(

@@ -5,7 +5,7 @@ import pytest
 
 from melgpu.errors import InputError
 from melgpu.recipe import apply_overrides
-from melgpu.runs import predictions
+from melgpu.runs.formats import predictions
 from melgpu.runs.run import Run
 from melgpu.stacking import dataset, evaluation
 from melgpu.stacking.stack import Stack, fit_subfolds

@@ -13,10 +13,11 @@ from melgpu.models import checkpoint
 from melgpu.prediction.distillation import speed
 from melgpu.prediction.ensemble import load_networks
 from melgpu.prediction.round import PredictionPass, in_passes_that_fit, merge_shards, open_log
-from melgpu.runs import sampling, timings
+from melgpu.runs import sampling
 from melgpu.runs.distillation import distributions
 from melgpu.runs.distillation.distributions import Distributions, TeacherProvenance
 from melgpu.runs.distillation.teacher import Part, Teacher, plan_parts, say_counts
+from melgpu.runs.formats import timings
 from melgpu.runs.run import Job, Run
 
 

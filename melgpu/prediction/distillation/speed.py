@@ -14,10 +14,10 @@ from melgpu.errors import is_out_of_memory
 from melgpu.prediction.ensemble import load_ensemble
 from melgpu.prediction.predictor import TrackPredictor, recipe_for_new_music
 from melgpu.recipe import Recipe
-from melgpu.runs import timings
 from melgpu.runs.distillation.distributions import predicted_rows
+from melgpu.runs.formats import timings
+from melgpu.runs.formats.timings import STUDENT_SPEED, TEACHER_SPEED
 from melgpu.runs.run import Run
-from melgpu.runs.timings import STUDENT_SPEED, TEACHER_SPEED
 
 NUM_TRACKS = 8  # a few seconds of a student; the first one warms up, and is not measured
 

@@ -19,10 +19,11 @@ from melgpu.prediction.distillation import distributions, speed
 from melgpu.prediction.distillation.distributions import write_distributions
 from melgpu.prediction.round import predict_round
 from melgpu.report import analysis, distillation
-from melgpu.runs import predictions, setup, timings
+from melgpu.runs import setup
 from melgpu.runs.distillation.distributions import Origin
 from melgpu.runs.distillation.teacher import Teacher, open_teacher, plan_parts
 from melgpu.runs.folder import open_run
+from melgpu.runs.formats import predictions, timings
 from melgpu.runs.run import Run
 from melgpu.training.round import train_round
 from tests.conftest import CPU

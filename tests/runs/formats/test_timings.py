@@ -1,7 +1,7 @@
 import pytest
 
 from melgpu.errors import InputError
-from melgpu.runs import timings
+from melgpu.runs.formats import timings
 
 
 def test_stage_timings_are_appended(tmp_path):

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from melgpu.errors import InputError
 from melgpu.recipe_schema import PseudoSpec
-from melgpu.runs import pseudo_labels
+from melgpu.runs.formats import pseudo_labels
 
 PROBS = np.array([[0.9, 0.1], [0.85, 0.15], [0.1, 0.9], [0.5, 0.5]])
 VOTES = np.array([[0, 0, 1, 0], [0, 0, 0, 1], [0, 1, 0, 1]])

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from melgpu.data.manifest import Split
 from melgpu.errors import InputError
 from melgpu.models.metadata import NetworkProvenance
-from melgpu.runs import predictions
-from melgpu.runs.predictions import Predictions
+from melgpu.runs.formats import predictions
+from melgpu.runs.formats.predictions import Predictions
 
 TRACKS = (("b.mp3", Split.TRAIN), ("a.mp3", Split.VALID), ("ü.ogg", Split.PUBLIC))
 

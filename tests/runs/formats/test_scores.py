@@ -4,8 +4,8 @@ import pytest
 from melgpu.data.manifest import Split
 from melgpu.errors import InputError
 from melgpu.recipe import load_recipe
-from melgpu.runs import scores
-from melgpu.runs.scores import RoundScores, Scores
+from melgpu.runs.formats import scores
+from melgpu.runs.formats.scores import RoundScores, Scores
 
 
 def test_a_score_is_accuracy_and_gain_over_a_baseline():

@@ -1,4 +1,4 @@
-from melgpu.runs import submission
+from melgpu.runs.formats import submission
 
 
 def test_submission(tmp_path):

@@ -1,0 +1,1 @@
+"""Files of a run folder that hold results: from typed values to files, and back, validated."""
