@@ -65,7 +65,7 @@ def _result(run: Run, last: RoundResult) -> dict:
         "python": made_by.python,
         "packages": made_by.packages,
         "git_commit": made_by.git_commit,
-        "date": timings.load(run.timings_path)[-1].ended,
+        "date": timings.load(run.paths.timings)[-1].ended,
         "minutes": round(_minutes(run), 1),
         "image_size": run.recipe.mel.image_size,
         "round": last.round_number,
@@ -79,7 +79,7 @@ def _minutes(run: Run) -> float:
 
     Decoding, prediction and stacking are in the run's timings, training in the logs of its networks.
     """
-    seconds = sum(stage.seconds for stage in timings.load(run.timings_path))
+    seconds = sum(stage.seconds for stage in timings.load(run.paths.timings))
     for round_number in range(1, len(run.recipe.rounds) + 1):
         for backbone, folds in training_logs(run, round_number).items():
             seconds += training_time(run, backbone, folds).total_s

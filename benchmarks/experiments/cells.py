@@ -24,6 +24,7 @@ from melgpu.prediction.predictor import WindowPredictor
 from melgpu.prediction.round import predict_round
 from melgpu.runs import environment, sampling, setup
 from melgpu.runs.folder import is_run
+from melgpu.runs.paths import RunPaths
 from melgpu.runs.run import Run
 from melgpu.stacking.round import stack_round
 from melgpu.training.round import train_round
@@ -116,7 +117,7 @@ def _link_cache(cell_folder: Path, folder: Path) -> None:
     """Let a run use the PCM cache of all cells, whose files are named by sample rate and length of the tracks."""
     (folder / "pcm_cache").mkdir(parents=True, exist_ok=True)
     cell_folder.mkdir(parents=True, exist_ok=True)
-    link = cell_folder / "pcm_cache"
+    link = RunPaths(cell_folder).pcm_cache
     if not link.is_symlink():
         link.symlink_to(Path("..", "..", "pcm_cache"), target_is_directory=True)
 

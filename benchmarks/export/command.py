@@ -20,7 +20,8 @@ from melgpu.export.check import Probs, TimedPredictions
 from melgpu.export.metadata import ExportOptions
 from melgpu.prediction.ensemble import load_networks
 from melgpu.runs.folder import open_run
-from melgpu.runs.run import Job, Run
+from melgpu.runs.job import Job
+from melgpu.runs.run import Run
 
 FORMS = (
     ExportOptions("onnx", "windows", "float32"),
@@ -50,7 +51,7 @@ def measure(run: Run, job: Job, num_tracks: int) -> dict:
     paths = check.validation_paths(run, job, num_tracks)
     windows = check.load_inputs(paths, recipe, "windows")[:-1]  # the last one is silence
     probs = {NETWORK: check.network_probs(network, "windows")}
-    num_bytes = {NETWORK: run.checkpoint_path(job).stat().st_size}
+    num_bytes = {NETWORK: run.paths.checkpoint(job).stat().st_size}
     with tempfile.TemporaryDirectory() as folder:
         for options in FORMS:
             out = Path(folder) / f"{options.precision}.{options.format}"

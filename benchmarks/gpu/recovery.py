@@ -21,6 +21,9 @@ from benchmarks import bench_predict, bench_train, measurement
 from benchmarks.gpu.setting import Measurement, Setting
 from melgpu.errors import InputError
 from melgpu.models import classifier, inference
+from melgpu.runs.folder import is_run
+from melgpu.runs.job import Job
+from melgpu.runs.paths import RunPaths
 
 ROOT = Path(__file__).parents[2]
 RATE, TRACK_S, TRACKS = 11_025, 6, 12  # of each of two classes
@@ -40,6 +43,7 @@ RECIPE = [
     f"optim.max_epochs={EPOCHS}",
     "rounds=[{backbones=['resnet10t'], folds=[0], blend={cnn=1.0}}]",
 ]
+JOB = Job(1, "resnet10t", 0)
 COMPARED = ("epoch", "lr", "loss", "accuracy", "window_accuracy")  # columns of the log that are no times
 LIMIT_S = 70.0
 MEMORY_NETWORK = "resnet50"
@@ -87,20 +91,17 @@ class Training:
     def start(self) -> None:
         """Start, or resume."""
         flags = [part for override in RECIPE for part in ("--set", override)]
-        new = [] if (self.run / "recipe.toml").exists() else ["--recipe", "quick", *flags, "--labels", str(self.labels)]
+        new = [] if is_run(self.run) else ["--recipe", "quick", *flags, "--labels", str(self.labels)]
         command = [sys.executable, "train.py", "--run", str(self.run), "--device", str(self.device), *new]
         with open(self.run.with_suffix(".log"), "ab") as log:
             self.process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)
 
-    @property
-    def job(self) -> Path:
-        return self.run / "round1" / "resnet10t" / "fold0"
-
     def log(self) -> list[tuple[str, ...]]:
         """The rows of the training log so far, without times."""
-        if not (self.job / "log.csv").exists():
+        path = RunPaths(self.run).training_log(JOB)
+        if not path.exists():
             return []
-        with open(self.job / "log.csv", newline="") as file:
+        with open(path, newline="") as file:
             return [tuple(row[column] for column in COMPARED) for row in csv.DictReader(file)]
 
     def kill_after_an_epoch(self, deadline: float) -> int:
@@ -127,7 +128,7 @@ class Training:
 
     def result(self) -> tuple[list[tuple[str, ...]], dict[str, bytes]]:
         """The log without times, and the bytes of the best weights."""
-        weights = load_file(self.job / "best.safetensors")
+        weights = load_file(RunPaths(self.run).checkpoint(JOB))
         return self.log(), {name: tensor.cpu().numpy().tobytes() for name, tensor in weights.items()}
 
     def _is_running(self, deadline: float) -> bool:

@@ -68,7 +68,7 @@ def write_report(run: "Run") -> None:
 
     try:
         html.write(replace(run, without_pseudo=False))  # the report shows both variants
-        console.say(f"Report: {run.report_path}")
+        console.say(f"Report: {run.paths.report}")
     except Exception as error:  # the scores are written already: stacking is done without it
         console.say(f"No report: {one_line(error)}")
 

@@ -38,7 +38,7 @@ def main() -> int:
         if run.recipe.distil:
             measure_student(run, device)
         # A process that was killed may have stacked the round and not written its report.
-        if distributed.is_main_process() and (round_number or not run.report_path.exists()):
+        if distributed.is_main_process() and (round_number or not run.paths.report.exists()):
             stack.finish_round(run)
     return 0
 

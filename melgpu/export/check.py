@@ -16,7 +16,8 @@ from melgpu.export.metadata import ExportOptions, Form
 from melgpu.models.classifier import LoadedNetwork
 from melgpu.prediction.predictor import WindowPredictor
 from melgpu.recipe import Recipe
-from melgpu.runs.run import Job, Run
+from melgpu.runs.job import Job
+from melgpu.runs.run import Run
 
 MAX_DIFFERENCE = 1e-3  # of a probability, in float32
 NUM_TRACKS = {"windows": 8, "track": 3}

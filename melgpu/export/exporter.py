@@ -15,7 +15,8 @@ from melgpu.export.check import Comparison, TimedPredictions
 from melgpu.export.metadata import ExportOptions
 from melgpu.models import checkpoint
 from melgpu.prediction.ensemble import load_networks
-from melgpu.runs.run import Job, Run
+from melgpu.runs.job import Job
+from melgpu.runs.run import Run
 
 
 def export_network(run: Run, job: Job, options: ExportOptions, out: Path, audio: list[str]) -> None:
@@ -26,7 +27,7 @@ def export_network(run: Run, job: Job, options: ExportOptions, out: Path, audio:
     """
     (network,) = load_networks(run, [job])
     recipe = network.metadata.recipe
-    description = metadata.describe(network, checkpoint.digest(run.checkpoint_path(job)), options)
+    description = metadata.describe(network, checkpoint.digest(run.paths.checkpoint(job)), options)
     paths = audio or check.validation_paths(run, job, check.NUM_TRACKS[options.form])
     inputs = check.load_inputs(paths, recipe, options.form)
     # Before the network is converted.
@@ -47,7 +48,7 @@ def export_network(run: Run, job: Job, options: ExportOptions, out: Path, audio:
             write(temporary)
             actual = check.predict(open_file(temporary), inputs, options.form)
         comparison = check.compare(actual, expected, options)
-    console.show(_table(run.checkpoint_path(job), out, expected, actual, comparison, options))
+    console.show(_table(run.paths.checkpoint(job), out, expected, actual, comparison, options))
     console.say(f"Largest difference of a probability from the network's: {comparison.max_difference:.1e}")
     console.say(f"Licence of the weights that training began with: {description.weights_license}")
     if note := selection.describe_others(run, job):

@@ -3,7 +3,8 @@
 from melgpu import cli
 from melgpu.errors import InputError
 from melgpu.prediction.ensemble import predicting_round
-from melgpu.runs.run import Job, Run
+from melgpu.runs.job import Job
+from melgpu.runs.run import Run
 from melgpu.stacking.stack import MEAN
 
 

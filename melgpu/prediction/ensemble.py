@@ -13,7 +13,8 @@ from melgpu.models import checkpoint, classifier
 from melgpu.models.classifier import LoadedNetwork
 from melgpu.prediction.table import RunDigests
 from melgpu.recipe import Recipe
-from melgpu.runs.run import Job, Run
+from melgpu.runs.job import Job
+from melgpu.runs.run import Run
 from melgpu.stacking.stack import MEAN, Stack
 from melgpu.stacking.stack_file import StackMetadata, load_stack
 
@@ -78,11 +79,13 @@ def load_ensemble(run: Run) -> Ensemble:
     stacks = {folds: stack for folds, (stack, _) in loaded.items()}
     predictors = {metadata.final_predictor for _, metadata in loaded.values()}
     if len(predictors) > 1:  # it was chosen once for all stacks
-        raise InputError(f"{run.stack_folder(round_number)}: stacks with different final predictors: {predictors}")
+        raise InputError(
+            f"{run.paths.stack_folder(round_number)}: stacks with different final predictors: {predictors}"
+        )
     predictor = predictors.pop() if predictors else MEAN
     # The first checkpoint's recipe stands for all: `load_networks` has compared their digests with the run's.
     recipe = networks[0].metadata.recipe
-    digests = [checkpoint.digest(run.checkpoint_path(job)) for job in jobs]
+    digests = [checkpoint.digest(run.paths.checkpoint(job)) for job in jobs]
     num_expected = len(run.jobs(round_number))
     return Ensemble(networks, num_expected, digests, stacks, predictor, run.class_names, recipe)
 
@@ -107,27 +110,27 @@ def run_digests(run: Run) -> RunDigests:
     """The digests of what `load_ensemble` would load, without loading it."""
     round_number, jobs, groups = _choose_round(run)
     recipe = run.stacking_recipe(round_number).digest()
-    checkpoints = tuple(checkpoint.digest(run.checkpoint_path(job)) for job in jobs)
-    stacks = tuple(checkpoint.digest(run.stack_path(round_number, folds)) for folds in groups)
+    checkpoints = tuple(checkpoint.digest(run.paths.checkpoint(job)) for job in jobs)
+    stacks = tuple(checkpoint.digest(run.paths.stack(round_number, folds)) for folds in groups)
     together = hashlib.sha256(" ".join([recipe, *checkpoints, "stacks", *stacks]).encode()).hexdigest()[:16]
     return RunDigests(run=together, recipe=recipe, checkpoints=checkpoints, stacks=stacks)
 
 
 def load_networks(run: Run, jobs: list[Job]) -> list[LoadedNetwork]:
     """The networks of exactly these jobs. Raises InputError with every checkpoint that is not this run's."""
-    networks = [classifier.load(run.checkpoint_path(job)) for job in jobs]
+    networks = [classifier.load(run.paths.checkpoint(job)) for job in jobs]
     problems = []
     for job, network in zip(jobs, networks, strict=True):
         differences = network.metadata.provenance.differences(run.job_provenance(job))
         differences += _class_differences(run, network.metadata.class_names)
-        problems += [f"{run.checkpoint_path(job)}: {difference}" for difference in differences]
+        problems += [f"{run.paths.checkpoint(job)}: {difference}" for difference in differences]
     if problems:
         raise InputError(problems)
     return networks
 
 
 def _load_stack(run: Run, round_number: int, folds: tuple[int, ...]) -> tuple[Stack, StackMetadata]:
-    path = run.stack_path(round_number, folds)
+    path = run.paths.stack(round_number, folds)
     spec = run.round_spec(round_number)
     stack, metadata = load_stack(path)
     differences = metadata.provenance.differences(run.stack_provenance(round_number))

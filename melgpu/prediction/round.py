@@ -25,7 +25,8 @@ from melgpu.prediction.resume_log import ResumeLog
 from melgpu.recipe import Recipe
 from melgpu.runs import preflight, relocation, sampling
 from melgpu.runs.formats import predictions, timings
-from melgpu.runs.run import Job, Run
+from melgpu.runs.job import Job
+from melgpu.runs.run import Run
 
 Result = TypeVar("Result")
 
@@ -58,10 +59,10 @@ def predict_round(run: Run, device: torch.device) -> None:
         with timing:
             predict_jobs(run, missing, device)
     if distributed.is_main_process():
-        for path in run.resume_logs(round_number):  # perhaps of a process that was killed after its predictions
+        for path in run.paths.resume_logs(round_number):  # perhaps of a process that was killed after its predictions
             path.unlink()  # the predictions contain their batches
-    if audio_errors := quarantine.load_errors(run.quarantine_path):
-        console.say(quarantine.summarize(audio_errors, run.quarantine_path))
+    if audio_errors := quarantine.load_errors(run.paths.quarantine):
+        console.say(quarantine.summarize(audio_errors, run.paths.quarantine))
     if run.recipe.is_one_step and run.current_round and not run.untrained_jobs(round_number):  # the scores follow
         return
     script = "train" if run.untrained_jobs(round_number) else "stack"
@@ -74,10 +75,10 @@ def _measure_time(run: Run, round_number: int, jobs: list[Job]) -> contextlib.Ab
     if not distributed.is_main_process():
         return contextlib.nullcontext()
     stage = f"predict{run.variant_suffix}"
-    if run.resume_logs(round_number):
-        return timings.measure(run.timings_path, round_number, f"{stage}, resumed", 0, "windows")
+    if run.paths.resume_logs(round_number):
+        return timings.measure(run.paths.timings, round_number, f"{stage}, resumed", 0, "windows")
     num_windows = len(sampling.prediction_windows(run, np.arange(len(run.manifest))))
-    return timings.measure(run.timings_path, round_number, stage, len(jobs) * num_windows, "windows")
+    return timings.measure(run.paths.timings, round_number, stage, len(jobs) * num_windows, "windows")
 
 
 def predict_jobs(run: Run, jobs: list[Job], device: torch.device) -> None:
@@ -116,10 +117,11 @@ def predict_together(run: Run, jobs: list[Job], device: torch.device) -> None:
     if len(run.manifest) < distributed.world_size():
         raise InputError(f"{len(run.manifest)} tracks are fewer than {distributed.world_size()} processes")
     networks = load_networks(run, jobs)
-    digests = [checkpoint.digest(run.checkpoint_path(job)) for job in jobs]  # a log of older checkpoints is not resumed
+    # A log of older checkpoints is not resumed.
+    digests = [checkpoint.digest(run.paths.checkpoint(job)) for job in jobs]
     index = sampling.prediction_windows(run, np.arange(len(run.manifest)))
     title = f"round {jobs[0].round}: predicting {len(run.manifest)} tracks with {console.counted(len(jobs), 'network')}"
-    log = open_log(run.resume_log_path(jobs[0].round, distributed.rank(), digests), digests, run.recipe)
+    log = open_log(run.paths.resume_log(jobs[0].round, distributed.rank(), digests), digests, run.recipe)
     pass_ = PredictionPass(networks, run.recipe, index, title, device)
     with log:
         shards = pass_.shards(run, log)
@@ -162,7 +164,7 @@ class PredictionPass:
             shards = distributed.gather_to_main(Shard(positions, probs, valid, loader.errors))
         if shards:
             audio_errors = [audio_error for shard in shards for audio_error in shard.errors.values()]
-            quarantine.record_errors(run.quarantine_path, audio_errors)
+            quarantine.record_errors(run.paths.quarantine, audio_errors)
         return shards
 
 
@@ -193,4 +195,4 @@ def save_shards(run: Run, jobs: list[Job], digests: list[str], index: WindowInde
             class_names=tuple(run.class_names),
             provenance=run.job_provenance(job, digest),
         )
-        predictions.save(merged, run.predictions_path(job))
+        predictions.save(merged, run.paths.predictions(job))

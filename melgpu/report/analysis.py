@@ -11,7 +11,8 @@ from melgpu.errors import InputError
 from melgpu.metrics import wilson_interval
 from melgpu.runs.formats import predictions, pseudo_labels, scores
 from melgpu.runs.formats.scores import Interval, Scores
-from melgpu.runs.run import Job, Run
+from melgpu.runs.job import Job
+from melgpu.runs.run import Run
 from melgpu.stacking import evaluation
 from melgpu.stacking.evaluation import RoundEvaluation
 
@@ -42,7 +43,7 @@ class RoundResult:
     @property
     def key(self) -> str:
         """Identifies the result within the run."""
-        return self.run.round_folder(self.round_number).name
+        return self.run.paths.round_folder(self.round_number).name
 
     @property
     def final_predictor(self) -> str:
@@ -91,7 +92,7 @@ def round_results(run: Run) -> list[RoundResult]:
 
 
 def _round_result(run: Run, round_number: int) -> RoundResult:
-    path = run.evaluation_path(round_number)
+    path = run.paths.evaluation(round_number)
     loaded = evaluation.load(path)
     known = set(zip(run.manifest.ids, run.manifest.evaluated_splits, strict=True))
     evaluated = set(zip(loaded.ids, loaded.splits, strict=True))  # fewer where the round has not all folds
@@ -129,11 +130,11 @@ def fold_scores(result: RoundResult) -> dict[str, dict[int, FoldScore]]:
 
 def tta_window_accuracy(run: Run, job: Job) -> float | None:
     """Accuracy of a network on its validation windows, with flips; None where its predictions were deleted."""
-    if not run.predictions_path(job).exists():
+    if not run.paths.predictions(job).exists():
         return None
-    predicted = predictions.load(run.predictions_path(job))
+    predicted = predictions.load(run.paths.predictions(job))
     if predicted.ids != run.manifest.ids:
-        raise InputError(f"{run.predictions_path(job)}: not of this run's tracks")
+        raise InputError(f"{run.paths.predictions(job)}: not of this run's tracks")
     labels = run.manifest.class_indices(run.class_names)
     is_scored = in_split(predicted.splits, Split.VALID) & ~predicted.unusable & (labels >= 0)
     window_mask = np.repeat(is_scored, predicted.num_windows)  # the windows of a track are contiguous
@@ -188,7 +189,7 @@ class PseudoLabelCounts:
 
 def pseudo_label_counts(run: Run, round_number: int) -> list[PseudoLabelCounts] | None:
     """The pseudo labels that a round selected for the next one, by class; None before it did. Raises InputError."""
-    path = run.pseudo_path(round_number)
+    path = run.paths.pseudo_labels(round_number)
     if not path.exists():
         return None
     public = run.manifest.rows(Split.PUBLIC).tolist()

@@ -46,7 +46,7 @@ class Recordings:
 
 def recordings(run: Run) -> Recordings:
     """What `train.py` found when it made the run. Raises InputError for a damaged file."""
-    found = duplicates.load(run.duplicates_path)
+    found = duplicates.load(run.paths.duplicates)
     if found is None:
         return Recordings(None, 0)
     of_run = set(run.manifest.paths)
@@ -236,7 +236,7 @@ def _same_recordings(run: Run, same_recordings: Recordings) -> str:
         )
     if same_recordings.num_others:
         verb = "is" if same_recordings.num_others == 1 else "are"
-        others = f"{counted(same_recordings.num_others, 'pair')} of {run.duplicates_path.name} {verb} not counted"
+        others = f"{counted(same_recordings.num_others, 'pair')} of {run.paths.duplicates.name} {verb} not counted"
         found = _found_recordings(run, same_recordings) if same_recordings.pairs else ""
         return f"{found} {others}: of other paths than the run's. Repeat train.py with its --data.".lstrip()
     return _found_recordings(run, same_recordings)

@@ -124,8 +124,8 @@ def _calibrated(probs: np.ndarray, labels: np.ndarray) -> Calibrated:
 
 def speeds(run: Run) -> Speeds | None:
     """The measured speeds; None where one of both was not measured."""
-    teacher = timings.find(run.timings_path, timings.TEACHER_SPEED)
-    student = timings.find(run.timings_path, timings.STUDENT_SPEED)
+    teacher = timings.find(run.paths.timings, timings.TEACHER_SPEED)
+    student = timings.find(run.paths.timings, timings.STUDENT_SPEED)
     if not (teacher and student and run.teacher_predictions):
         return None
     return Speeds(_rate(teacher), _rate(student), student.amount, run.teacher_predictions.num_networks)

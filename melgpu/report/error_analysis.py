@@ -121,7 +121,7 @@ def mean_window_probs(run: Run, round_number: int, rows: list[int], folds: list[
     sums = [np.zeros((count, len(run.class_names))) for count in counts]
     num_networks = np.zeros(len(rows))
     for job in run.jobs(round_number):
-        path = run.predictions_path(job)
+        path = run.paths.predictions(job)
         predicted = predictions.load(path)
         offsets = np.cumsum(predicted.num_windows) - predicted.num_windows  # of each track's first window
         if predicted.ids != run.manifest.ids or any(

@@ -42,8 +42,8 @@ MAX_RECORDINGS = 20  # pairs of files with the same recording that are listed
 
 
 def write(run: Run) -> None:
-    """Write `run.report_path`; needs one stacked round. Raises InputError where one of the run's files is damaged."""
-    files.write_text(run.report_path, render(run, datetime.now(UTC)))
+    """Write `run.paths.report`; needs one stacked round. Raises InputError where one of the run's files is damaged."""
+    files.write_text(run.paths.report, render(run, datetime.now(UTC)))
 
 
 def render(run: Run, now: datetime) -> str:
@@ -55,7 +55,7 @@ def render(run: Run, now: datetime) -> str:
         raise InputError(f"{run.folder}: no round is stacked yet, there is nothing to report")
     data = _report_data(run, results)
     recordings = caveats.recordings(run)
-    audio_errors = quarantine.load_errors(run.quarantine_path)
+    audio_errors = quarantine.load_errors(run.paths.quarantine)
     compared = distillation.comparisons(last)
     return _template().render(
         run=run,
@@ -76,7 +76,7 @@ def render(run: Run, now: datetime) -> str:
         split_views=[_split_view(last, split) for split in last.evaluation.labelled_splits],
         worst_errors=_worst_errors(last),
         audio_errors=audio_errors,
-        recipe=files.read_text(run.folder / "recipe.toml"),
+        recipe=files.read_text(run.paths.recipe),
         **vars(data),
     )
 
@@ -152,7 +152,7 @@ def _report_data(run: Run, results: list[RoundResult]) -> ReportData:
         pseudo_label_gains=_pseudo_label_gains(results),
         logs=logs,
         training_times=times_by_result,
-        stage_timings=timings.load(run.timings_path),
+        stage_timings=timings.load(run.paths.timings),
     )
 
 
@@ -240,7 +240,7 @@ def _worst_errors(
 ) -> list[tuple[error_analysis.Misclassification, error_analysis.WorstWindow, error_analysis.WindowMedia]] | None:
     """None where the predictions of the windows were deleted."""
     run = result.run
-    if not all(run.predictions_path(job).exists() for job in run.jobs(result.round_number)):
+    if not all(run.paths.predictions(job).exists() for job in run.jobs(result.round_number)):
         return None
     errors = error_analysis.worst_errors(result.evaluation)
     windows = error_analysis.worst_windows(run, result.round_number, errors)

@@ -17,10 +17,10 @@ from melgpu.models.schema import Schema
 from melgpu.recipe import Recipe, apply_overrides, recipe_differences, validate_recipe
 from melgpu.recipe_schema import StackSettings
 from melgpu.runs import environment
+from melgpu.runs.paths import RunPaths
 from melgpu.runs.run import Run
 
 FORMAT = 6  # changes with the names of files, columns and recipe settings; 1 was not recorded
-STACK_SETTINGS = "stack_settings.json"
 
 
 class RunFormat(Schema):
@@ -31,16 +31,17 @@ class RunFormat(Schema):
 
 def create_run(folder: Path, recipe: Recipe, tracks: Manifest, device: torch.device) -> Run:
     """Write the files of a new run; recipe.toml comes last, its presence marks a complete run folder."""
-    manifest.save(tracks, folder / "manifest.csv")
+    paths = RunPaths(folder)
+    manifest.save(tracks, paths.manifest)
     environment_data = {"format": FORMAT, **environment.describe(device).model_dump()}
-    files.write_text(folder / "environment.json", json.dumps(environment_data, indent=1) + "\n")
-    files.write_text(folder / "recipe.toml", recipe.to_toml())
+    files.write_text(paths.environment, json.dumps(environment_data, indent=1) + "\n")
+    files.write_text(paths.recipe, recipe.to_toml())
     return Run(folder, recipe, tracks)
 
 
 def is_run(folder: Path) -> bool:
     """Whether a folder is a run folder."""
-    return (folder / "recipe.toml").exists()
+    return RunPaths(folder).recipe.exists()
 
 
 def open_run(folder: Path, overrides: list[str] | None = None, without_pseudo: bool = False) -> Run:
@@ -66,7 +67,7 @@ def open_to_stack(folder: Path, overrides: list[str], without_pseudo: bool) -> t
 
 
 def _open(folder: Path, recipe: Recipe, without_pseudo: bool) -> Run:
-    tracks = manifest.load(folder / "manifest.csv", recipe.folds.num_folds)
+    tracks = manifest.load(RunPaths(folder).manifest, recipe.folds.num_folds)
     opened = Run(folder, recipe, tracks, without_pseudo, _changed_stack(folder))
     _ = opened.environment  # validated now rather than after the first epoch
     has_one_round = len(recipe.rounds) == 1
@@ -78,7 +79,7 @@ def _open(folder: Path, recipe: Recipe, without_pseudo: bool) -> Run:
 
 def switch_stack(run: Run) -> None:
     """Make the stack of a run's settings that of its folder, by the change of one file."""
-    path = run.folder / STACK_SETTINGS
+    path = run.paths.stack_settings
     if run.changed_stack:
         files.write_text(path, run.changed_stack.model_dump_json(indent=1) + "\n")
     else:
@@ -86,7 +87,7 @@ def switch_stack(run: Run) -> None:
 
 
 def _changed_stack(folder: Path) -> StackSettings | None:
-    path = folder / STACK_SETTINGS
+    path = RunPaths(folder).stack_settings
     return schema.read_json(StackSettings, path) if path.exists() else None
 
 
@@ -101,7 +102,7 @@ def read_recipe(folder: Path) -> Recipe:
 
 def _check_format(folder: Path) -> None:
     """Raise InputError for a folder of another format, older or newer."""
-    path = folder / "environment.json"
+    path = RunPaths(folder).environment
     run_format = schema.read_json(RunFormat, path).format
     if run_format != FORMAT:
         raise InputError(
@@ -111,7 +112,7 @@ def _check_format(folder: Path) -> None:
 
 
 def _stored_recipe(folder: Path) -> Recipe:
-    path = folder / "recipe.toml"
+    path = RunPaths(folder).recipe
     try:
         return validate_recipe(toml_tables.read(path), str(path))
     except InputError as error:

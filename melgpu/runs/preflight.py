@@ -189,7 +189,7 @@ def fill_cache(run: Run) -> None:
     """Decode the tracks that are not in a run's PCM cache, except unusable files: the loader will report those."""
     if run.pcm_cache is None:
         return
-    audio_errors = quarantine.load_errors(run.quarantine_path)
+    audio_errors = quarantine.load_errors(run.paths.quarantine)
     unusable = {audio_error.path for audio_error in audio_errors if audio_error.unusable}
     missing = [path for path in run.manifest.paths if path not in unusable and run.pcm_cache.find(path) is None]
     if missing:

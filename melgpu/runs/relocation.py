@@ -57,9 +57,9 @@ def save(run: Run, moved: Run) -> None:
         return
     renamed = dict(zip(run.manifest.paths, moved.manifest.paths, strict=True))
     # The manifest last: after an interruption the same command does all of it again.
-    quarantine.rename_files(run.quarantine_path, renamed)
-    duplicates.rename_files(run.duplicates_path, renamed)
-    manifest.save(moved.manifest, run.folder / "manifest.csv")
+    quarantine.rename_files(run.paths.quarantine, renamed)
+    duplicates.rename_files(run.paths.duplicates, renamed)
+    manifest.save(moved.manifest, run.paths.manifest)
 
 
 def check_present(run: Run) -> None:

@@ -1,22 +1,5 @@
-"""A run: its recipe, manifest and jobs, the paths of its folder, and its current state.
+"""A run: its recipe, manifest, jobs and rounds, and how far they are done; its paths are in `runs.paths`."""
 
-recipe.toml environment.json manifest.csv
-stack_settings.json                  those of the last round's stack, if they changed after training
-round1/densenet201/fold0/            best.safetensors, last.pt (until finished), log.csv, scores.json
-round1/predictions/densenet201-fold0.npz
-round1/stack/                        fold0.safetensors, evaluation.npz, scores.json; stack-DIGEST/ of changed settings
-round1/pseudo.csv
-round2-without-pseudo/               the same round without pseudo labels, for a comparison
-submission.csv submission-private.csv
-timings.csv                          wall time of each stage
-report.html
-teacher/fold0.npz                    a student's: its teacher's distributions
-quarantine.csv                       files with an audio error, if any
-duplicates.csv                       pairs of files with the same recording
-pcm_cache/                           decoded tracks, if there is a PCM cache
-"""
-
-import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -36,25 +19,14 @@ from melgpu.runs.distillation import distributions
 from melgpu.runs.distillation.distributions import TeacherPredictions
 from melgpu.runs.formats import predictions, scores
 from melgpu.runs.formats.scores import RoundScores
+from melgpu.runs.job import Job
+from melgpu.runs.paths import RunPaths
 from melgpu.runs.round_tracks import RoundTracks
 
 
 @dataclass(frozen=True)
-class Job:
-    """One network on one fold of one round (rounds count from 1)."""
-
-    round: int
-    backbone: str
-    fold: int
-
-    @property
-    def name(self) -> str:
-        return f"{self.backbone}-fold{self.fold}"
-
-
-@dataclass(frozen=True)
 class Run:
-    """A run's recipe, manifest and paths.
+    """A run's recipe, manifest and state.
 
     without_pseudo : selects the variant of its rounds without pseudo labels
     changed_stack : the settings of the last round's stack, where they changed after training
@@ -65,6 +37,12 @@ class Run:
     manifest: Manifest
     without_pseudo: bool = False
     changed_stack: StackSettings | None = None
+
+    @cached_property
+    def paths(self) -> RunPaths:
+        digest = self.stacking_recipe(self.last_round).digest()
+        changed = {self.last_round: digest} if digest != self.recipe.digest() else {}
+        return RunPaths(self.folder, self.without_pseudo, changed)
 
     @property
     def last_round(self) -> int:
@@ -86,64 +64,20 @@ class Run:
         spec = self.round_spec(round_number)
         return [Job(round_number, backbone, fold) for fold in spec.folds for backbone in spec.backbones]
 
-    def round_folder(self, round_number: int) -> Path:
-        """The folder of a round; the first round has no pseudo labels, and both variants share it."""
-        suffix = "-without-pseudo" if self.without_pseudo and round_number > 1 else ""
-        return self.folder / f"round{round_number}{suffix}"
-
-    def job_folder(self, job: Job) -> Path:
-        return self.round_folder(job.round) / job.backbone / f"fold{job.fold}"
-
-    def checkpoint_path(self, job: Job) -> Path:
-        return self.job_folder(job) / "best.safetensors"
-
     def is_trained(self, job: Job) -> bool:
-        return (self.job_folder(job) / "scores.json").exists()  # written at the very end
-
-    def predictions_path(self, job: Job) -> Path:
-        return self.predictions_folder(job.round) / f"{job.name}.npz"
-
-    def predictions_folder(self, round_number: int) -> Path:
-        return self.round_folder(round_number) / "predictions"
-
-    def resume_log_path(self, round_number: int, rank: int, digests: list[str]) -> Path:
-        """The resume log of one process for the networks with these checkpoint digests."""
-        # Other networks have another log: this one's batches would be wrong for them.
-        key = hashlib.sha256("".join(digests).encode()).hexdigest()[:8]
-        return self.predictions_folder(round_number) / f"{key}-process{rank}.resume_log"
-
-    def resume_logs(self, round_number: int) -> list[Path]:
-        return list(self.predictions_folder(round_number).glob("*.resume_log"))
+        return self.paths.job_scores(job).exists()  # written at the very end
 
     def is_predicted(self, job: Job) -> bool:
         """Whether there are predictions of the current checkpoint."""
-        path = self.predictions_path(job)
+        path = self.paths.predictions(job)
         if not path.exists():
             return False
         # A network that was trained again has another digest.
         predicted_digest = predictions.load_provenance(path).checkpoint_digest
-        return predicted_digest == checkpoint.digest(self.checkpoint_path(job))
-
-    def stack_folder(self, round_number: int) -> Path:
-        """The folder of a round's stack; that of changed settings has their digest in its name."""
-        # So the old stack and the new one are beside each other until one file, stack_settings.json, switches.
-        digest = self.stacking_recipe(round_number).digest()
-        return self.round_folder(round_number) / ("stack" if digest == self.recipe.digest() else f"stack-{digest}")
+        return predicted_digest == checkpoint.digest(self.paths.checkpoint(job))
 
     def is_stacked(self, round_number: int) -> bool:
-        return self.scores_path(round_number).exists()  # written at the very end
-
-    def stack_path(self, round_number: int, folds: tuple[int, ...]) -> Path:
-        return self.stack_folder(round_number) / f"fold{'-'.join(map(str, folds))}.safetensors"
-
-    def evaluation_path(self, round_number: int) -> Path:
-        return self.stack_folder(round_number) / "evaluation.npz"
-
-    def scores_path(self, round_number: int) -> Path:
-        return self.stack_folder(round_number) / "scores.json"
-
-    def pseudo_path(self, round_number: int) -> Path:
-        return self.round_folder(round_number) / "pseudo.csv"
+        return self.paths.scores(round_number).exists()  # written at the very end
 
     def uses_pseudo(self, round_number: int) -> bool:
         """Whether a round trains on the pseudo labels of the round before."""
@@ -165,12 +99,12 @@ class Run:
     def is_between_rounds(self) -> bool:
         """Whether a round is stacked and the next one is not begun."""
         next_round = self.current_round
-        return next_round is not None and next_round > 1 and not self.round_folder(next_round).exists()
+        return next_round is not None and next_round > 1 and not self.paths.round_folder(next_round).exists()
 
     @cached_property
     def environment(self) -> Environment:
         """The environment in which the run was created. Raises InputError."""
-        return schema.read_json(Environment, self.folder / "environment.json")
+        return schema.read_json(Environment, self.paths.environment)
 
     @cached_property
     def class_names(self) -> list[str]:
@@ -185,23 +119,7 @@ class Run:
 
     @cached_property
     def pcm_cache(self) -> PcmCache | None:
-        return open_cache(self.folder / "pcm_cache", self.recipe.audio, self.recipe.loader, len(self.manifest))
-
-    @property
-    def quarantine_path(self) -> Path:
-        return self.folder / "quarantine.csv"
-
-    @property
-    def duplicates_path(self) -> Path:
-        return self.folder / "duplicates.csv"
-
-    @property
-    def timings_path(self) -> Path:
-        return self.folder / "timings.csv"
-
-    @property
-    def report_path(self) -> Path:
-        return self.folder / "report.html"
+        return open_cache(self.paths.pcm_cache, self.recipe.audio, self.recipe.loader, len(self.manifest))
 
     @property
     def variant_suffix(self) -> str:
@@ -235,24 +153,20 @@ class Run:
             checkpoint_digest=checkpoint_digest,
         )
 
-    @property
-    def teacher_folder(self) -> Path:
-        return self.folder / "teacher"
-
     @cached_property
     def teacher_predictions(self) -> TeacherPredictions | None:
         """The distributions of a student's teacher; None for a run without one. Raises InputError."""
         distil = self.recipe.distil
         if distil is None:
             return None
-        return distributions.load_teacher_predictions(self.teacher_folder, self.manifest, distil.teacher or "")
+        return distributions.load_teacher_predictions(self.paths.teacher_folder, self.manifest, distil.teacher or "")
 
     def round_tracks(self, round_number: int) -> RoundTracks:
         """The tracks of a round; its pseudo labels are read once. Raises InputError."""
         if self.teacher_predictions and round_number not in self._round_tracks:
             self._round_tracks[round_number] = round_tracks.load_student(self.manifest, self.teacher_predictions)
         if round_number not in self._round_tracks:
-            path = self.pseudo_path(round_number - 1) if self.uses_pseudo(round_number) else None
+            path = self.paths.pseudo_labels(round_number - 1) if self.uses_pseudo(round_number) else None
             self._round_tracks[round_number] = round_tracks.load(self.manifest, path, round_number, self.recipe)
         return self._round_tracks[round_number]
 
@@ -306,13 +220,12 @@ class Run:
     @property
     def submission_paths(self) -> dict[Split, Path]:
         """The submission file of each test set."""
-        names = {Split.PUBLIC: "submission.csv", Split.PRIVATE: "submission-private.csv"}
-        return {split: self.folder / name for split, name in names.items() if split in self.manifest.splits}
+        return {split: self.paths.submission(split) for split in TEST_SPLITS if split in self.manifest.splits}
 
     def scores(self, round_number: int) -> RoundScores:
         """The scores of a stacked round. Raises InputError."""
-        return scores.load(self.scores_path(round_number))
+        return scores.load(self.paths.scores(round_number))
 
     def finish_round(self, round_number: int, round_scores: RoundScores) -> None:
         """Mark a round as stacked: its scores are its last file."""
-        scores.save(self.scores_path(round_number), round_scores)
+        scores.save(self.paths.scores(round_number), round_scores)

@@ -10,8 +10,9 @@ from melgpu.data.manifest import Split
 from melgpu.data.targets import Targets, TeacherTargets
 from melgpu.data.windows import WindowIndex
 from melgpu.errors import InputError
+from melgpu.runs.job import Job
 from melgpu.runs.round_tracks import RoundTracks
-from melgpu.runs.run import Job, Run
+from melgpu.runs.run import Run
 
 
 def window_samples(run: Run) -> int:
@@ -95,7 +96,7 @@ def teacher_targets(run: Run) -> TeacherTargets | None:
     if distil is None or predictions is None:
         return None
     if not np.array_equal(predictions.starts, teacher_windows(run, np.array([0])).starts):
-        raise InputError(f"{run.teacher_folder}: of other windows than those that this run trains on")
+        raise InputError(f"{run.paths.teacher_folder}: of other windows than those that this run trains on")
     is_labelled = run.manifest.folds >= 0  # labels of test tracks are for scores only
     label_weights = np.where(is_labelled, distil.label_weight, 0.0).astype(np.float32)
     return TeacherTargets(

@@ -20,6 +20,7 @@ from melgpu.runs.distillation import teacher as teachers
 from melgpu.runs.distillation.teacher import Teacher
 from melgpu.runs.folder import check_same_recipe, create_run, is_run, open_run
 from melgpu.runs.formats import timings
+from melgpu.runs.paths import RunPaths
 from melgpu.runs.run import Run
 
 
@@ -131,6 +132,7 @@ def _is_made_of(run: Run, listed: dict[Split, SourceList]) -> bool:
 def create(request: RunRequest, sources: Sources, device: torch.device) -> Run:
     """Create a run. Raises InputError with all problems of its input."""
     folder = request.folder
+    paths = RunPaths(folder)
     if not sources.labels and not request.teacher:
         lists = "a CSV of file,label or a folder of class folders"
         raise InputError(f"{folder}: a new run needs --labels: {lists}; or --teacher: a finished run to learn from")
@@ -144,19 +146,19 @@ def create(request: RunRequest, sources: Sources, device: torch.device) -> Run:
     preflight.check_before_decoding(source_lists, requested)
     recipe = resolve_weights(request, requested, on_cpu)
     started = time.monotonic()
-    tracks, audio_errors, duplicate_files = preflight.build_manifest(source_lists, recipe, folder / "pcm_cache")
+    tracks, audio_errors, duplicate_files = preflight.build_manifest(source_lists, recipe, paths.pcm_cache)
     seconds = time.monotonic() - started
-    quarantine.record_errors(Run(folder, recipe, tracks).quarantine_path, audio_errors)
+    quarantine.record_errors(paths.quarantine, audio_errors)
     if duplicate_files is not None:
-        duplicates.save(Run(folder, recipe, tracks).duplicates_path, duplicate_files)
+        duplicates.save(paths.duplicates, duplicate_files)
     # Only now the folder is a run: an interrupted creation starts anew, with what the cache has.
     run = create_run(folder, recipe, manifest.with_contents(tracks), device)
     stage = "decode" if run.pcm_cache else "check files"
-    timings.record(run.timings_path, 1, stage, seconds, len(tracks), "tracks")
+    timings.record(run.paths.timings, 1, stage, seconds, len(tracks), "tracks")
     if audio_errors:
-        console.say(quarantine.summarize(audio_errors, run.quarantine_path))
+        console.say(quarantine.summarize(audio_errors, run.paths.quarantine))
     if duplicate_files:
-        console.say(dataset_check.duplicates_note(duplicate_files, run.manifest, run.duplicates_path))
+        console.say(dataset_check.duplicates_note(duplicate_files, run.manifest, run.paths.duplicates))
     return run
 
 

@@ -55,7 +55,7 @@ def load_base_predictions(run: Run, round_number: int) -> BasePredictions:
         jobs = [job for job in run.jobs(round_number) if job.fold == fold]
         # A row of the matrices is a row of the manifest, whatever the order in a file.
         tracks = list(zip(run.manifest.ids, run.fold_splits(fold), strict=True))
-        members = [predictions.load(run.predictions_path(job)).reordered_to(tracks) for job in jobs]
+        members = [predictions.load(run.paths.predictions(job)).reordered_to(tracks) for job in jobs]
         provenances = [run.job_provenance(job) for job in jobs]
         matrices[fold] = predictions.align(members, provenances, tracks, run.class_names)
         unusable |= np.any([member.unusable for member in members], axis=0)  # for one network, so for all

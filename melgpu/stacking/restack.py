@@ -43,7 +43,7 @@ def restack(run: Run, settings: StackSettings) -> Run:
     console.say(f"Stacking round {last_round} anew: {'; '.join(changes)}")
     for variant in variants:
         _stack_beside(variant, replace(variant, changed_stack=changed.changed_stack))
-    for path in (*run.submission_paths.values(), run.report_path):
+    for path in (*run.submission_paths.values(), run.paths.report):
         path.unlink(missing_ok=True)
     switch_stack(changed)
     for variant in variants:
@@ -53,9 +53,8 @@ def restack(run: Run, settings: StackSettings) -> Run:
 
 def _delete_other_stacks(run: Run) -> None:
     """Delete the stacks of the last round by other settings."""
-    folder = run.round_folder(run.last_round)
-    for stack_folder in (folder / "stack", *folder.glob("stack-*")):
-        if stack_folder != run.stack_folder(run.last_round):
+    for stack_folder in run.paths.stack_folders(run.last_round):
+        if stack_folder != run.paths.stack_folder(run.last_round):
             shutil.rmtree(stack_folder, ignore_errors=True)  # what is left of it has no effect
 
 
@@ -64,7 +63,7 @@ def write_missing_submissions(run: Run) -> None:
     with_pseudo = replace(run, without_pseudo=False)
     is_missing = not all(path.exists() for path in run.submission_paths.values())
     if is_missing and with_pseudo.is_stacked(run.last_round):
-        write_submissions(with_pseudo, evaluation.load(with_pseudo.evaluation_path(run.last_round)))
+        write_submissions(with_pseudo, evaluation.load(with_pseudo.paths.evaluation(run.last_round)))
 
 
 def _check_ready(run: Run) -> None:
@@ -85,7 +84,7 @@ def _variants(run: Run) -> list[Run]:
 def _stack_beside(old: Run, new: Run) -> None:
     """Write the last round's stack of `new`, beside that of `old`."""
     last_round = new.last_round
-    shutil.rmtree(new.stack_folder(last_round), ignore_errors=True)  # of a call that was killed
+    shutil.rmtree(new.paths.stack_folder(last_round), ignore_errors=True)  # of a call that was killed
     base = dataset.load_base_predictions(new, last_round)
     stacking_sets = dataset.stacking_sets(new, last_round, base)
     stacks = _fitted_stacks(old, new, stacking_sets) or fit_stacks(new, last_round, stacking_sets)
@@ -117,7 +116,7 @@ def _are_of_evaluation(old: Run, stacking_sets: list[StackingSet]) -> bool:
 
     Other tracks have other sub-folds, none of them out of fold; networks that were trained again predict otherwise.
     """
-    evaluated = evaluation.load(old.evaluation_path(old.last_round))
+    evaluated = evaluation.load(old.paths.evaluation(old.last_round))
     is_valid = in_split(evaluated.splits, Split.VALID)
     ids = np.array(evaluated.ids)[is_valid]
     rows = np.concatenate([each.rows for each in stacking_sets])
@@ -132,7 +131,7 @@ def _are_of_evaluation(old: Run, stacking_sets: list[StackingSet]) -> bool:
 
 def _fitted_stack(old: Run, new: Run, stacking_set: StackingSet) -> Stack:
     """The stackers that a stack of `new` needs of that of `old`, whose blend has them all."""
-    path = old.stack_path(old.last_round, stacking_set.folds)
+    path = old.paths.stack(old.last_round, stacking_set.folds)
     loaded, metadata = load_stack(path)
     if differences := metadata.provenance.differences(old.stack_provenance(old.last_round)):
         raise InputError(f"{path}: {', '.join(differences)}")

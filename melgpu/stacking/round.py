@@ -40,7 +40,7 @@ def evaluate_stacks(
     for stacking_set, stack in stacks:
         if stack.weights:
             write_stack(run, round_number, stacking_set, stack, round_evaluation.metadata)
-    evaluation.save(round_evaluation, run.evaluation_path(round_number))
+    evaluation.save(round_evaluation, run.paths.evaluation(round_number))
     return round_evaluation
 
 
@@ -50,7 +50,7 @@ def fit_stacks(run: Run, round_number: int, stacking_sets: list[StackingSet]) ->
         return [(stacking_set, new_stack(run, round_number, stacking_set)) for stacking_set in stacking_sets]
     # The stackers are fitted once for each sub-fold of each stacking set, hence the unit of progress.
     num_fits = sum(stacking_set.num_subfolds for stacking_set in stacking_sets)
-    timing = timings.measure(run.timings_path, round_number, f"stack{run.variant_suffix}", num_fits, "sub-folds")
+    timing = timings.measure(run.paths.timings, round_number, f"stack{run.variant_suffix}", num_fits, "sub-folds")
     with timing, console.progress(f"round {round_number}: stacking", num_fits, "sub-folds") as tracker:
         return [(stacking_set, fit_stack(run, round_number, stacking_set, tracker)) for stacking_set in stacking_sets]
 
@@ -92,13 +92,13 @@ def write_stack(
         weights=dict(stack.weights),
         fitted_weights=[dict(subfold.weights) for subfold in stack.subfold_stackers],
     )
-    save_stack(stack, metadata, run.stack_path(round_number, stacking_set.folds))
+    save_stack(stack, metadata, run.paths.stack(round_number, stacking_set.folds))
 
 
 def write_submissions(run: Run, round_evaluation: RoundEvaluation) -> None:
     """Write the predicted labels of each test set; a track without usable audio gets the most frequent class."""
-    if audio_errors := quarantine.load_errors(run.quarantine_path):
-        console.say(quarantine.summarize(audio_errors, run.quarantine_path))
+    if audio_errors := quarantine.load_errors(run.paths.quarantine):
+        console.say(quarantine.summarize(audio_errors, run.paths.quarantine))
     for split, path in run.submission_paths.items():
         rows = [row for row, row_split in enumerate(round_evaluation.splits) if row_split is split]
         classes = round_evaluation.final_probs[rows].argmax(axis=1)
@@ -115,7 +115,7 @@ def write_pseudo_labels(run: Run, round_number: int, round_evaluation: RoundEval
     probs = round_evaluation.final_probs[is_public][usable]  # test rows are in the manifest's order, as `public` is
     selected = pseudo_labels.select(ids, probs, base.votes(public[usable]), run.class_names, run.recipe.pseudo)
     soft_classes = pseudo_labels.soft_classes(run.recipe.pseudo, run.class_names)
-    pseudo_labels.save(selected, run.pseudo_path(round_number), round_number, run.recipe.digest(), soft_classes)
+    pseudo_labels.save(selected, run.paths.pseudo_labels(round_number), round_number, run.recipe.digest(), soft_classes)
     total_weight = sum(label.confidence for label in selected)
     note = f", which count as {total_weight:.1f} in the loss" if soft_classes else ""
     kind = run.recipe.pseudo.kind

@@ -20,7 +20,8 @@ from melgpu.models import checkpoint
 from melgpu.models.checkpoint import CheckpointError
 from melgpu.models.metadata import EpochRecord, NetworkMetadata
 from melgpu.models.schema import describe_error
-from melgpu.runs.run import Job, Run
+from melgpu.runs.job import Job
+from melgpu.runs.run import Run
 from melgpu.training.background_writer import BackgroundWriter, HostCopy
 from melgpu.training.state import Training, TrainingState
 
@@ -31,10 +32,10 @@ REMEDY = "delete it to train this network anew"
 @contextmanager
 def job_lock(run: Run, job: Job) -> Iterator[None]:
     """An exclusive lock on a job's folder. Raises InputError where another process trains the same network."""
-    folder = run.job_folder(job)
+    folder = run.paths.job_folder(job)
     folder.mkdir(parents=True, exist_ok=True)
     # A file, which stays: NFS locks nothing that is not open for writing, as a folder cannot be.
-    with open(folder / ".lock", "ab") as file:
+    with open(run.paths.job_lock(job), "ab") as file:
         try:
             if not files.lock(file.fileno()):
                 console.say_once(f"{run.folder}: {files.UNLOCKED_NOTE}")
@@ -70,19 +71,19 @@ def _write_epoch(
             parity=parity_figures,
             environment=run.environment,
         )
-        checkpoint.save(run.checkpoint_path(job), weights.get(), metadata)
+        checkpoint.save(run.paths.checkpoint(job), weights.get(), metadata)
     if state:
-        _write_state(state_path(run, job), state)
+        _write_state(run.paths.training_state(job), state)
     if run.recipe.machine.tensorboard:
-        _write_tensorboard(run.job_folder(job) / "tensorboard", log[-1])
+        _write_tensorboard(run.paths.tensorboard(job), log[-1])
     # The state holds the whole log, so a resumed training writes all epochs again.
     rows = ([value for _, value in record] for record in log)
-    files.write_csv(run.job_folder(job) / "log.csv", LOG_COLUMNS, rows)
+    files.write_csv(run.paths.training_log(job), LOG_COLUMNS, rows)
 
 
 def load_log(run: Run, job: Job) -> list[EpochRecord]:
     """The log record of each epoch so far; none before the end of the first. Raises InputError for a malformed file."""
-    path = run.job_folder(job) / "log.csv"
+    path = run.paths.training_log(job)
     if not path.exists():
         return []
     with files.read_csv(path, "a training log", LOG_COLUMNS) as (_, rows):
@@ -116,13 +117,9 @@ def summary_writer() -> type:
     return SummaryWriter
 
 
-def state_path(run: Run, job: Job) -> Path:
-    return run.job_folder(job) / "last.pt"
-
-
 def save_state(run: Run, job: Job, training: Training, writer: BackgroundWriter) -> None:
     """Write all that a training needs to resume from its current step. Raises OSError of an earlier write."""
-    writer.submit(_write_state, state_path(run, job), _copy_state(run, job, training))
+    writer.submit(_write_state, run.paths.training_state(job), _copy_state(run, job, training))
 
 
 def _copy_state(run: Run, job: Job, training: Training) -> HostCopy:
@@ -142,12 +139,12 @@ def delete_unused_states(run: Run, jobs: Iterable[Job]) -> None:
     """Delete the states of trained networks, which a process leaves that is killed at its end."""
     for job in jobs:
         if run.is_trained(job):
-            state_path(run, job).unlink(missing_ok=True)
+            run.paths.training_state(job).unlink(missing_ok=True)
 
 
 def resume(run: Run, job: Job, training: Training) -> bool:
     """Restore the saved state of an interrupted training; False where there is none. Raises CheckpointError."""
-    path = state_path(run, job)
+    path = run.paths.training_state(job)
     if not path.exists():
         return False
     state = _load_state(path)
@@ -191,5 +188,5 @@ def mark_trained(run: Run, job: Job, training: Training) -> None:
     # Of equal epochs max() takes the first, whose weights were saved: `improved` needs a higher accuracy.
     best = max(training.log, key=lambda record: record.window_accuracy)
     # scores.json is the mark: once it exists, the state is not needed any more.
-    files.write_text(run.job_folder(job) / "scores.json", best.model_dump_json() + "\n")
-    state_path(run, job).unlink(missing_ok=True)
+    files.write_text(run.paths.job_scores(job), best.model_dump_json() + "\n")
+    run.paths.training_state(job).unlink(missing_ok=True)

@@ -8,7 +8,8 @@ from melgpu.errors import InputError
 from melgpu.models import classifier
 from melgpu.models.classifier import use_bfloat16
 from melgpu.runs import preflight
-from melgpu.runs.run import Job, Run
+from melgpu.runs.job import Job
+from melgpu.runs.run import Run
 from melgpu.training.state import start_training
 from melgpu.training.step import train_step
 

@@ -21,7 +21,8 @@ from melgpu.models import classifier
 from melgpu.models.metadata import EpochRecord
 from melgpu.recipe_schema import EngineName, OptimSpec
 from melgpu.runs import environment, sampling
-from melgpu.runs.run import Job, Run
+from melgpu.runs.job import Job
+from melgpu.runs.run import Run
 from melgpu.training import checkpointing, loop
 from melgpu.training.background_writer import BackgroundWriter
 from melgpu.training.device_cache import load_device_cache
@@ -158,7 +159,7 @@ class JobTraining:
         try:
             return engines.force_engine(self.features, engine, sample_rate, self.loader.device)
         except InputError as error:
-            path = checkpointing.state_path(self.run, self.job)
+            path = self.run.paths.training_state(self.job)
             raise InputError(f"{path}: trained with mel.engine {engine} ({error}); {checkpointing.REMEDY}") from None
 
     def fit(self, tracker: Tracker, stop: cli.GracefulStop) -> None:
@@ -228,7 +229,7 @@ class JobTraining:
         if audio_errors:
             checkpointing.save_epoch(self.run, self.job, training, parity_figures, writer)
             errors = [audio_error for rank_errors in audio_errors for audio_error in rank_errors.values()]
-            quarantine.record_errors(self.run.quarantine_path, errors)
+            quarantine.record_errors(self.run.paths.quarantine, errors)
         console.say(
             f"{self.title}, epoch {record.epoch}/{self.optim.total_epochs}: loss {record.loss:.3f}, "
             f"accuracy on validation windows {record.window_accuracy:.3f}"

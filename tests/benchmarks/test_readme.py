@@ -151,7 +151,7 @@ def on_its_machine(finished_demo, monkeypatch) -> None:
 
 
 def test_a_finished_demo_becomes_a_result_and_a_table(finished_demo, on_its_machine, tmp_path, monkeypatch, capsys):
-    timings.record(finished_demo.timings_path, 2, "stack", 60, 5, "sub-folds")
+    timings.record(finished_demo.paths.timings, 2, "stack", 60, 5, "sub-folds")
     monkeypatch.setattr(readme, "ROOT", tmp_path)
     monkeypatch.setattr(readme, "RESULTS", tmp_path / "results")
     (tmp_path / "results").mkdir()
@@ -165,7 +165,7 @@ def test_a_finished_demo_becomes_a_result_and_a_table(finished_demo, on_its_mach
     assert __main__.main(["readme", "--demo", str(finished_demo.folder)]) == 0
     (path,) = (tmp_path / "results").glob("demo-a-device-more-*-cores.json")
     result = json.loads(path.read_text())
-    evaluated = evaluation.load(finished_demo.evaluation_path(2))
+    evaluated = evaluation.load(finished_demo.paths.evaluation(2))
     scores = evaluated.scores()
     assert [row["name"] for row in result["rows"] if row["is_final"]] == ["blend of the stackers"]
     assert result["git_commit"] == finished_demo.environment.git_commit
@@ -195,7 +195,7 @@ def test_only_a_finished_demo_of_this_machine_is_saved(finished_demo, on_its_mac
         patch.setattr(accuracy, "load_recipe", load_recipe)
         with pytest.raises(InputError, match="not of the recipe demo as it is here"):
             accuracy.save(finished_demo.folder, tmp_path)
-    finished_demo.scores_path(2).unlink()
+    finished_demo.paths.scores(2).unlink()
     with pytest.raises(InputError, match="round 2 is not stacked yet: make demo goes on with it"):
         accuracy.save(finished_demo.folder, tmp_path)
     assert not list(tmp_path.iterdir())

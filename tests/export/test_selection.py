@@ -9,7 +9,7 @@ from melgpu.errors import InputError
 from melgpu.export import selection
 from melgpu.prediction.ensemble import load_ensemble
 from melgpu.runs.formats.scores import RoundScores
-from melgpu.runs.run import Job
+from melgpu.runs.job import Job
 from tests.helpers.runs import finish_without_scores, write_run
 
 TWO_NETWORKS = ("test_efficientnet", "test_resnet")
@@ -28,7 +28,7 @@ def test_one_network_of_several_is_chosen_by_name(tmp_path):
     with pytest.raises(InputError, match="no such network is trained; there are: --backbone"):
         selection.select_job(run, "resnet50", None)
     for job in run.jobs(1):
-        (run.job_folder(job) / "scores.json").unlink()
+        run.paths.job_scores(job).unlink()
     with pytest.raises(InputError, match="no trained network yet"):
         selection.select_job(run, None, None)
 
@@ -62,7 +62,7 @@ def test_the_note_names_the_round_that_predict_uses(tmp_path):
     assert selection.describe_others(run, first) is None
     second = Job(2, first.backbone, first.fold)
     finish_without_scores(run, 1)
-    shutil.copytree(run.job_folder(first), run.job_folder(second))
+    shutil.copytree(run.paths.job_folder(first), run.paths.job_folder(second))
     assert selection.select_job(run, None, None) == second
     assert load_ensemble(run).networks[0].metadata.provenance.round == 1
     assert "of round 2: predict.py uses the network of round 1" in selection.describe_others(run, second)

@@ -19,7 +19,8 @@ from melgpu.recipe import load_recipe
 from melgpu.runs import sampling
 from melgpu.runs.folder import create_run
 from melgpu.runs.formats import predictions, pseudo_labels, timings
-from melgpu.runs.run import Job, Run
+from melgpu.runs.job import Job
+from melgpu.runs.run import Run
 from melgpu.stacking import evaluation
 from melgpu.training import checkpointing
 from tests.helpers import SMALL, write_audio
@@ -40,12 +41,12 @@ def make(
     spec = run.recipe.pseudo.model_copy(update={"threshold": 0.5})
     ids = [evaluated.ids[row] for row in public]
     selected = pseudo_labels.select(ids, evaluated.final_probs[public], votes, run.class_names, spec)
-    pseudo_labels.save(selected, run.pseudo_path(1), 1, run.recipe.digest())
+    pseudo_labels.save(selected, run.paths.pseudo_labels(1), 1, run.recipe.digest())
     stack(run, 2)
     stack(dataclasses.replace(run, without_pseudo=True), 2)
-    timings.record(run.timings_path, 1, "predict", 7.5, 150, "windows")
+    timings.record(run.paths.timings, 1, "predict", 7.5, 150, "windows")
     audio_error = quarantine.AudioError("<b>.mp3", "decoding failed after 3.0 s", 3.0)
-    quarantine.record_errors(run.quarantine_path, [audio_error])
+    quarantine.record_errors(run.paths.quarantine, [audio_error])
     return run
 
 
@@ -63,7 +64,7 @@ def create(folder: Path, classes: tuple[str, ...], per_class: int, labelled: boo
                 write_audio(folder / name, 7.0 if name == SHORT else 19.0, 11_025, seed=seed)
     recipe = load_recipe(["demo"], OVERRIDES)
     made = create_run(folder / "run", recipe, manifest.build(sources, 3, 8), torch.device("cpu"))
-    path = made.folder / "environment.json"
+    path = made.paths.environment
     path.write_text(json.dumps({**json.loads(path.read_text()), "device_name": "a 'device' & more"}))
     return made
 
@@ -75,7 +76,7 @@ def stack(run: Run, round_number: int) -> evaluation.RoundEvaluation:
     for job in predicted:
         write_log(run, job, rng)
     evaluated = evaluate(run, round_number, predicted, rng)
-    evaluation.save(evaluated, run.evaluation_path(round_number))
+    evaluation.save(evaluated, run.paths.evaluation(round_number))
     run.finish_round(round_number, evaluated.round_scores())
     return evaluated
 
@@ -95,7 +96,7 @@ def predict(run: Run, job: Job, rng: np.random.Generator) -> predictions.Predict
     predicted = predictions.Predictions(
         run.manifest.ids, splits, unusable, counts, probs, names, run.job_provenance(job)
     )
-    predictions.save(predicted, run.predictions_path(job))
+    predictions.save(predicted, run.paths.predictions(job))
     return predicted
 
 
@@ -103,7 +104,7 @@ def write_log(run: Run, job: Job, rng: np.random.Generator, epochs: int = 3) -> 
     columns = checkpointing.LOG_COLUMNS
     rows = [(epoch, 1 / epoch, *rng.random(len(columns) - 2).round(3)) for epoch in range(1, epochs + 1)]
     files.write_text(
-        run.job_folder(job) / "log.csv", "\n".join([",".join(columns), *(",".join(map(str, row)) for row in rows)])
+        run.paths.training_log(job), "\n".join([",".join(columns), *(",".join(map(str, row)) for row in rows)])
     )
 
 

@@ -22,7 +22,8 @@ from melgpu.runs.folder import create_run
 from melgpu.runs.formats import predictions, pseudo_labels
 from melgpu.runs.formats.predictions import Predictions
 from melgpu.runs.formats.scores import RoundScores
-from melgpu.runs.run import Job, Run
+from melgpu.runs.job import Job
+from melgpu.runs.run import Run
 from melgpu.stacking import dataset
 from tests.helpers import QUICK, write_labelled_tracks
 from tests.helpers.training import epoch_record
@@ -57,7 +58,7 @@ def pseudo_label(track_id: str, class_name: str, distribution: tuple[float, ...]
 def mark_stacked(run: Run, round_number: int, labels: list[pseudo_labels.PseudoLabel]) -> None:
     """Save pseudo labels of a round and mark it as stacked."""
     soft_classes = pseudo_labels.soft_classes(run.recipe.pseudo, run.class_names)
-    pseudo_labels.save(labels, run.pseudo_path(round_number), round_number, run.recipe.digest(), soft_classes)
+    pseudo_labels.save(labels, run.paths.pseudo_labels(round_number), round_number, run.recipe.digest(), soft_classes)
     finish_without_scores(run, round_number)
 
 
@@ -72,7 +73,7 @@ def write_predictions(
 ) -> None:
     """Write random predictions of every network of a round, without the networks."""
     monkeypatch.setattr(Run, "is_trained", lambda run, job: True)
-    monkeypatch.setattr(dataset.Run, "is_predicted", lambda run, job: run.predictions_path(job).exists())
+    monkeypatch.setattr(dataset.Run, "is_predicted", lambda run, job: run.paths.predictions(job).exists())
     num_tracks = len(run.manifest)
     num_windows = np.bincount(sampling.prediction_windows(run, np.arange(num_tracks)).tracks)
     for seed, job in enumerate(run.jobs(round_number), start=first_seed):
@@ -80,7 +81,7 @@ def write_predictions(
         provenance = run.job_provenance(job, "x").model_copy(update=changes)
         unusable, splits = np.arange(num_tracks) == unusable_row, run.fold_splits(job.fold)
         predicted = Predictions(run.manifest.ids, splits, unusable, num_windows, probs, ("a", "b"), provenance)
-        predictions.save(predicted, run.predictions_path(job))
+        predictions.save(predicted, run.paths.predictions(job))
 
 
 def write_checkpoint(path: Path, tensors: dict[str, Tensor], metadata: object) -> None:
@@ -115,5 +116,5 @@ def _write_network(run: Run, job: Job) -> None:
         parity=measure_parity(LogMel(recipe.mel, recipe.audio.sample_rate), recipe.audio.sample_rate, CPU),
         environment=environment.describe(CPU),
     )
-    checkpoint.save(run.checkpoint_path(job), model.state_dict(), metadata)
-    (run.job_folder(job) / "scores.json").write_text("{}")
+    checkpoint.save(run.paths.checkpoint(job), model.state_dict(), metadata)
+    run.paths.job_scores(job).write_text("{}")

@@ -190,9 +190,9 @@ def test_the_description_says_what_is_trained_and_stacked(model, trained_run, tm
     folder = tmp_path / "run"
     shutil.copytree(trained_run, folder)
     run = open_run(folder)
-    run.scores_path(1).unlink()
+    run.paths.scores(1).unlink()
     assert melgpu.load(folder, "cpu").description == "2 networks, not stacked"
-    (run.job_folder(run.jobs(1)[1]) / "scores.json").unlink()
+    run.paths.job_scores(run.jobs(1)[1]).unlink()
     partly = melgpu.load(folder, "cpu")
     assert partly.description == "1 of 2 networks, not stacked"
     assert partly.predict_waveform(np.zeros(RATE), RATE).label in model.class_names

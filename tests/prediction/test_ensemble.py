@@ -70,7 +70,7 @@ def test_an_untrained_run_is_rejected(made):
 
 def test_checkpoints_of_another_job_or_run_are_rejected(made, monkeypatch):
     jobs = made.jobs(1)
-    paths = [made.checkpoint_path(job) for job in jobs]
+    paths = [made.paths.checkpoint(job) for job in jobs]
     metadata = [SimpleNamespace(provenance=made.job_provenance(job), class_names=made.class_names) for job in jobs]
     monkeypatch.setattr(classifier, "load", lambda path: LoadedNetwork(None, metadata[paths.index(path)]))
     assert [network.metadata for network in load_networks(made, jobs)] == metadata
@@ -92,7 +92,7 @@ def test_checkpoints_of_another_job_or_run_are_rejected(made, monkeypatch):
 
 
 def test_stacks_of_another_fold_or_run_are_rejected(made):
-    path = made.stack_path(1, (0,))
+    path = made.paths.stack(1, (0,))
     stackers = {"cnn": stack_cnn.StackCNN(2, 2, 0.0)}
     stack = Stack(2, 2, {"cnn": 1.0}, [SubfoldStackers(stackers, {"cnn": 1.0})])
     metadata = StackMetadata(

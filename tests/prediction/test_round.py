@@ -20,7 +20,7 @@ def test_between_rounds_the_next_step_is_said(made, capsys):
     mark_stacked(made, 1, [])
     predict_round(made, CPU)
     assert capsys.readouterr().out == f"Round 1 is done. Next: python train.py --run {made.folder}\n"
-    made.job_folder(made.jobs(2)[0]).mkdir(parents=True)  # the next one is begun, and no network is trained
+    made.paths.job_folder(made.jobs(2)[0]).mkdir(parents=True)  # the next one is begun, and no network is trained
     with pytest.raises(InputError, match="round 2 has no trained network yet"):
         predict_round(made, CPU)
     mark_stacked(made, 2, [])
@@ -49,8 +49,8 @@ def test_deleted_predictions_of_a_finished_run_are_made_again(made, monkeypatch,
 def test_resume_logs_of_complete_predictions_are_deleted(made, monkeypatch, capsys):
     monkeypatch.setattr(type(made), "is_trained", lambda run, job: True)
     monkeypatch.setattr(type(made), "is_predicted", lambda run, job: True)
-    made.predictions_folder(1).mkdir(parents=True)
-    log = made.resume_log_path(1, 0, ["a"])
+    made.paths.predictions_folder(1).mkdir(parents=True)
+    log = made.paths.resume_log(1, 0, ["a"])
     log.touch()  # of a process that was killed after its predictions
     predict_round(made, CPU)
     assert "Next: python stack.py" in capsys.readouterr().out

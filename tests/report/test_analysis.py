@@ -28,13 +28,13 @@ def test_results_start_with_the_last_round(stacked_run):
 
 @pytest.mark.parametrize("column", [{"class_names": ("x", "y", "z")}, {"ids": ("unknown.wav",)}])
 def test_evaluations_of_another_run_are_rejected(stacked_run, column):
-    original = evaluation.load(stacked_run.evaluation_path(1))
+    original = evaluation.load(stacked_run.paths.evaluation(1))
     if "ids" in column:
         column = {"ids": (*column["ids"], *original.ids[1:])}
-    evaluation.save(replace(original, **column), stacked_run.evaluation_path(1))
+    evaluation.save(replace(original, **column), stacked_run.paths.evaluation(1))
     with pytest.raises(InputError, match=r"evaluation\.npz: of other tracks or classes"):
         analysis.round_results(stacked_run)
-    evaluation.save(original, stacked_run.evaluation_path(1))
+    evaluation.save(original, stacked_run.paths.evaluation(1))
 
 
 def test_folds_are_scored_on_their_validation_tracks(stacked_run):
@@ -49,7 +49,7 @@ def test_folds_are_scored_on_their_validation_tracks(stacked_run):
             assert score.accuracy == np.mean(correct)
             assert (score.window_accuracy is None) == (j >= 2)
     job = stacked_run.jobs(2)[0]
-    predicted, correct, start = predictions.load(stacked_run.predictions_path(job)), [], 0
+    predicted, correct, start = predictions.load(stacked_run.paths.predictions(job)), [], 0
     for row, count in enumerate(predicted.num_windows):
         for probs in predicted.probs[start : start + count]:
             if stacked_run.manifest.folds[row] == job.fold:
@@ -59,7 +59,7 @@ def test_folds_are_scored_on_their_validation_tracks(stacked_run):
 
 
 def test_there_is_no_window_accuracy_without_predictions(stacked_run):
-    path = stacked_run.predictions_path(stacked_run.jobs(1)[0])
+    path = stacked_run.paths.predictions(stacked_run.jobs(1)[0])
     content = path.read_bytes()
     path.unlink()
     assert analysis.tta_window_accuracy(stacked_run, stacked_run.jobs(1)[0]) is None
@@ -94,7 +94,7 @@ def test_comparisons_are_on_the_same_tracks(stacked_run):
 
 
 def test_pseudo_labels_are_counted_by_class(stacked_run):
-    selected = pseudo_labels.load(stacked_run.pseudo_path(1), 1, stacked_run.recipe.digest())
+    selected = pseudo_labels.load(stacked_run.paths.pseudo_labels(1), 1, stacked_run.recipe.digest())
     true_labels = dict(zip(stacked_run.manifest.ids, stacked_run.manifest.labels, strict=True))
     classes = analysis.pseudo_label_counts(stacked_run, 1)
     assert [counts.name for counts in classes] == stacked_run.class_names

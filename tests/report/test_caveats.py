@@ -183,12 +183,12 @@ def test_recordings_are_those_of_the_run(results, tmp_path):
     run = replace(results["round1"].run, folder=tmp_path)
     assert caveats.recordings(run) == Recordings(None, 0)
     assert "Not searched for" in texts(results["round1"], Recordings(None, 0))["Same recordings"]
-    duplicates.save(run.duplicates_path, [])
+    duplicates.save(run.paths.duplicates, [])
     assert caveats.recordings(run) == Recordings([], 0)
     assert "none of the 24 files" in texts(results["round1"])["Same recordings"]
     train, public = (run.manifest.paths[run.manifest.rows(split)[0]] for split in (Split.TRAIN, Split.PUBLIC))
     fold = run.manifest.folds[0]
-    duplicates.save(run.duplicates_path, [Duplicate(train, public, 0.05), Duplicate(train, "/of/another/run", None)])
+    duplicates.save(run.paths.duplicates, [Duplicate(train, public, 0.05), Duplicate(train, "/of/another/run", None)])
     found = caveats.recordings(run)
     assert found == Recordings([f"{train} (fold {fold}) ~ {public} (public test): 5% of the bits differ"], 1, 1)
     assert "1 pair of files with the same recording is in two" in texts(results["round1"], found)["Same recordings"]

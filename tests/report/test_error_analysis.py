@@ -15,7 +15,8 @@ from melgpu.errors import InputError
 from melgpu.features.log_mel import LogMel
 from melgpu.report import error_analysis
 from melgpu.runs.formats import predictions
-from melgpu.runs.run import Job, Run
+from melgpu.runs.job import Job
+from melgpu.runs.run import Run
 from melgpu.stacking import evaluation
 from tests.helpers import report_run, write_audio
 
@@ -27,7 +28,7 @@ def stacked_run(tmp_path_factory) -> Run:
 
 @pytest.fixture(scope="module")
 def worst(stacked_run) -> list[tuple[error_analysis.Misclassification, error_analysis.WorstWindow]]:
-    errors = error_analysis.worst_errors(evaluation.load(stacked_run.evaluation_path(2)))
+    errors = error_analysis.worst_errors(evaluation.load(stacked_run.paths.evaluation(2)))
     return list(zip(errors, error_analysis.worst_windows(stacked_run, 2, errors), strict=True))
 
 
@@ -46,7 +47,7 @@ def window_samples(run: Run, window: error_analysis.WorstWindow) -> np.ndarray:
 
 
 def test_the_worst_errors_have_the_smallest_probability_of_the_truth(stacked_run):
-    evaluated = evaluation.load(stacked_run.evaluation_path(2))
+    evaluated = evaluation.load(stacked_run.paths.evaluation(2))
     expected = []
     for row, probs in enumerate(evaluated.final_probs):
         label = evaluated.labels[row]
@@ -65,7 +66,7 @@ def test_the_worst_window_has_the_smallest_mean_probability_of_the_truth(stacked
     for misclassified, window in worst:
         folds = spec.folds if misclassified.fold < 0 else (misclassified.fold,)
         jobs = [Job(2, backbone, fold) for fold in folds for backbone in spec.backbones]
-        predicted = [predictions.load(stacked_run.predictions_path(job)) for job in jobs]
+        predicted = [predictions.load(stacked_run.paths.predictions(job)) for job in jobs]
         assert stacked_run.manifest.ids[window.row] == misclassified.id
         first = sum(predicted[0].num_windows[: window.row])
         means = sum(network.probs[first : first + 3].astype(float) for network in predicted) / len(predicted)
@@ -130,7 +131,7 @@ def test_the_total_duration_of_the_audio_is_limited(stacked_run, worst, monkeypa
 
 
 def test_predictions_of_other_tracks_are_rejected(stacked_run, worst):
-    path = stacked_run.predictions_path(stacked_run.jobs(2)[0])
+    path = stacked_run.paths.predictions(stacked_run.jobs(2)[0])
     saved = path.read_bytes()
     predicted = predictions.load(path)
     reordered = predictions.Predictions(

@@ -113,7 +113,7 @@ def test_names_are_shown_as_they_are_and_escaped(text, report, stacked_run):
 
 
 def test_scores_are_those_of_the_tracks(report, stacked_run):
-    evaluated = evaluation.load(stacked_run.evaluation_path(2))
+    evaluated = evaluation.load(stacked_run.paths.evaluation(2))
     names = {name: analysis.PREDICTOR_NAMES.get(name, name) for name in evaluated.predictors}
     for predictor, probs in zip(evaluated.predictors, evaluated.probs, strict=True):
         row = report.row("scores", names[predictor])
@@ -167,15 +167,15 @@ def test_the_selection_of_pseudo_labels_is_described(stacked_run, report, monkey
     assert "(a probability above 20\xa0%) are training" in report.sections["pseudo-labels"]
     spec = stacked_run.recipe.pseudo.model_copy(update={"agreement": 0.5, "max_per_class": 7})
     strict = replace(stacked_run, recipe=stacked_run.recipe.model_copy(update={"pseudo": spec}))
-    saved = stacked_run.pseudo_path(1).read_bytes()
-    pseudo_labels.save([], stacked_run.pseudo_path(1), 1, strict.recipe.digest())
+    saved = stacked_run.paths.pseudo_labels(1).read_bytes()
+    pseudo_labels.save([], stacked_run.paths.pseudo_labels(1), 1, strict.recipe.digest())
     section = ParsedReport(html.render(strict, NOW)).sections["pseudo-labels"]
     assert "20\xa0%, the same class from at least 50\xa0% of the networks, the 7 most confident of a class)" in section
-    stacked_run.pseudo_path(1).write_bytes(saved)
+    stacked_run.paths.pseudo_labels(1).write_bytes(saved)
 
 
 def test_confusion_matrix_and_calibration_of_each_split(report, stacked_run):
-    evaluated = evaluation.load(stacked_run.evaluation_path(2))
+    evaluated = evaluation.load(stacked_run.paths.evaluation(2))
     for split in EVALUATED_SPLITS:
         rows = evaluated.rows(split)
         predicted, labels = evaluated.final_probs[rows].argmax(1), evaluated.labels[rows]
@@ -192,7 +192,7 @@ def test_confusion_matrix_and_calibration_of_each_split(report, stacked_run):
 
 
 def test_the_calibration_has_what_a_minimum_confidence_keeps(report, stacked_run):
-    evaluated = evaluation.load(stacked_run.evaluation_path(2))
+    evaluated = evaluation.load(stacked_run.paths.evaluation(2))
     rows = evaluated.rows(Split.PRIVATE)  # all splits have labels: private test tracks are the least biased
     confidences = evaluated.final_probs[rows].max(1)
     correct = evaluated.final_probs[rows].argmax(1) == evaluated.labels[rows]
@@ -211,7 +211,7 @@ def test_the_calibration_has_what_a_minimum_confidence_keeps(report, stacked_run
 
 
 def test_the_worst_errors_are_shown_in_order(report, stacked_run):
-    errors = error_analysis.worst_errors(evaluation.load(stacked_run.evaluation_path(2)))
+    errors = error_analysis.worst_errors(evaluation.load(stacked_run.paths.evaluation(2)))
     assert re.findall(r"(\w+\.wav) ", report.text("errors")) == [error.id for error in errors]
     windows = error_analysis.worst_windows(stacked_run, 2, errors)
     starts = re.findall(r"(\d:\d\d) to", report.text("errors"))
@@ -245,7 +245,7 @@ def test_after_round_1_the_report_has_one_round(tmp_path):
         html.write(run)
     report_run.stack(run, 1)
     html.write(run)
-    report = ParsedReport(run.report_path.read_text(encoding="utf-8"))
+    report = ParsedReport(run.paths.report.read_text(encoding="utf-8"))
     assert report.unbalanced == report.open == []
     assert "round 1 of 2" in report.text("header")
     assert "Round 2" not in report.text("scores")
@@ -256,7 +256,7 @@ def test_after_round_1_the_report_has_one_round(tmp_path):
 def test_without_labels_there_are_no_scores(tmp_path):
     run = report_run.make(tmp_path, labelled=False, audio=False)
     for round_number in (1, 2):
-        path = run.evaluation_path(round_number)
+        path = run.paths.evaluation(round_number)
         evaluated = evaluation.load(path)
         evaluation.save(replace(evaluated, labels=np.full(len(evaluated.labels), -1)), path)
     report = ParsedReport(html.render(run, NOW))
@@ -268,7 +268,7 @@ def test_without_labels_there_are_no_scores(tmp_path):
 
 def test_without_predictions_only_the_worst_errors_are_missing(tmp_path):
     run = report_run.make(tmp_path, audio=False)
-    shutil.rmtree(run.predictions_folder(2))
+    shutil.rmtree(run.paths.predictions_folder(2))
     report = ParsedReport(html.render(run, NOW))
     assert report.unbalanced == report.open == []
     assert "predictions of the windows were deleted" in report.text("errors")
@@ -286,7 +286,7 @@ def test_many_classes_have_confused_pairs_instead_of_a_matrix(tmp_path):
     report = ParsedReport(html.render(run, NOW))
     assert report.unbalanced == report.open == []
     assert "Confusion matrix" not in report.text("classes")
-    evaluated = evaluation.load(run.evaluation_path(2))
+    evaluated = evaluation.load(run.paths.evaluation(2))
     confusion = analysis.confusion_matrix(analysis.round_results(run)[0], Split.VALID)
     truth, predicted = next(analysis.most_confused(confusion, 1))
     counts = f"{confusion[truth, predicted]} of {confusion[truth].sum()}"
@@ -298,10 +298,10 @@ def test_many_classes_have_confused_pairs_instead_of_a_matrix(tmp_path):
 @pytest.mark.parametrize("name", ["log", "predictions", "timings", "evaluation"])
 def test_damaged_files_are_named(stacked_run, name):
     path = {
-        "log": stacked_run.job_folder(stacked_run.jobs(2)[0]) / "log.csv",
-        "predictions": stacked_run.predictions_path(stacked_run.jobs(2)[0]),
-        "timings": stacked_run.timings_path,
-        "evaluation": stacked_run.evaluation_path(1),
+        "log": stacked_run.paths.training_log(stacked_run.jobs(2)[0]),
+        "predictions": stacked_run.paths.predictions(stacked_run.jobs(2)[0]),
+        "timings": stacked_run.paths.timings,
+        "evaluation": stacked_run.paths.evaluation(1),
     }[name]
     saved = path.read_bytes()
     path.write_bytes(b"damaged")
@@ -319,7 +319,7 @@ def test_how_far_to_believe_the_scores_is_on_every_page(report, stacked_run, tmp
     run = report_run.make(tmp_path_factory.mktemp("duplicates"), audio=False)
     paths = run.manifest.paths
     pairs = [Duplicate(paths[0], path, 0.01) for path in paths[1:]]
-    duplicates.save(run.duplicates_path, pairs)
+    duplicates.save(run.paths.duplicates, pairs)
     shutil.rmtree(run.folder / "round2")
     text = ParsedReport(html.render(run, NOW)).text("caveats")
     assert "Pseudo labels" not in text  # of round 1

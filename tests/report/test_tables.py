@@ -70,7 +70,7 @@ def test_the_mean_is_not_advised_where_auto_selected_it(tmp_path, capsys):
         selection = Selection(predictor=selected, num_tracks=10, candidates=(candidate,), nested={"mean": 10})
         settings = run.scores(1).settings
         made = RoundScores(settings=settings, final_predictor="auto", selection=selection, scores=scores)
-        run.scores_path(1).write_text(made.model_dump_json())
+        run.paths.scores(1).write_text(made.model_dump_json())
         tables.show_scores(run, 1)
         assert ("the plain mean of the networks is more accurate" in capsys.readouterr().out) == (selected == "blend")
 

@@ -136,7 +136,10 @@ def test_the_cache_is_full_afterwards(tmp_path):
         quarantine_path, [AudioError(paths[1], "not audio", 0.0), AudioError(paths[2], "cut off", 0.5)]
     )
     run = SimpleNamespace(
-        pcm_cache=cache, manifest=SimpleNamespace(paths=paths), recipe=recipe, quarantine_path=quarantine_path
+        pcm_cache=cache,
+        manifest=SimpleNamespace(paths=paths),
+        recipe=recipe,
+        paths=SimpleNamespace(quarantine=quarantine_path),
     )
     preflight.fill_cache(run)
     assert [cache.find(path) is not None for path in paths] == [True, False, True, True]

@@ -38,7 +38,7 @@ def music_run(tmp_path, small_recipe) -> Run:
     }
     tracks = manifest.build(source_lists, small_recipe.folds.num_folds, 8)
     run = create_run(tmp_path / "run", small_recipe, manifest.with_contents(tracks), CPU)
-    quarantine.record_errors(run.quarantine_path, [AudioError(tracks.paths[3], "cut off", 1.5)])
+    quarantine.record_errors(run.paths.quarantine, [AudioError(tracks.paths[3], "cut off", 1.5)])
     return run
 
 
@@ -59,7 +59,7 @@ def test_a_run_finds_its_moved_music_and_stays_the_same_run(music_run, tmp_path,
     assert opened.recipe == music_run.recipe
     assert tracks.paths[:13] == tuple(path.replace("/old/", "/new/") for path in before.paths[:13])
     assert tracks.paths[13] == before.paths[13]
-    assert [error.path for error in quarantine.load_errors(opened.quarantine_path)] == [tracks.paths[3]]
+    assert [error.path for error in quarantine.load_errors(opened.paths.quarantine)] == [tracks.paths[3]]
     assert "13 of its files have a new place, 1 stay where they are" in capsys.readouterr().out
     assert relocation.move_to(opened, str(tmp_path / "new")) is opened
     assert "are in" in capsys.readouterr().out

@@ -10,7 +10,7 @@ from melgpu.data.manifest import Split
 from melgpu.errors import InputError
 from melgpu.runs import sampling
 from melgpu.runs.folder import FORMAT, open_run
-from melgpu.runs.run import Job
+from melgpu.runs.job import Job
 from tests.helpers.runs import finish_without_scores, mark_stacked, pseudo_label
 
 
@@ -18,7 +18,7 @@ def test_a_run_round_trips_through_its_folder(made):
     opened = open_run(made.folder)
     assert (opened.recipe, opened.manifest) == (made.recipe, made.manifest)
     assert opened.current_round == 1
-    assert (made.folder / "environment.json").read_text().count("torch")
+    assert made.paths.environment.read_text().count("torch")
 
 
 def test_another_recipe_is_rejected_with_its_differences(made):
@@ -81,9 +81,9 @@ def test_the_variant_without_pseudo_labels_has_folders_of_its_own(made):
     without = open_run(made.folder, without_pseudo=True)
     assert without.round_tracks(2).pseudo_rows.tolist() == []
     assert (without.round_tracks(2).pseudo_digest, made.round_tracks(1).pseudo_digest) == ("none", "none")
-    assert without.round_folder(1) == made.round_folder(1)
+    assert without.paths.round_folder(1) == made.paths.round_folder(1)
     for job in made.jobs(2):
-        assert without.job_folder(job) != made.job_folder(job)
+        assert without.paths.job_folder(job) != made.paths.job_folder(job)
     finish_without_scores(without, 2)
     assert (without.current_round, made.current_round) == (None, 2)
 
@@ -91,8 +91,8 @@ def test_the_variant_without_pseudo_labels_has_folders_of_its_own(made):
 @pytest.mark.parametrize("text", ["", "{", "[]", "[" * 100_000, '{"python": 3}', '{"python": "3", "packages": []}'])
 def test_damaged_json_is_rejected(made, text):
     mark_stacked(made, 1, [])
-    scores = made.scores_path(1)
-    for path, load in ((made.folder / "environment.json", lambda: open_run(made.folder)), (scores, made.scores)):
+    scores = made.paths.scores(1)
+    for path, load in ((made.paths.environment, lambda: open_run(made.folder)), (scores, made.scores)):
         path.write_text(text)
         with pytest.raises(InputError, match=path.name):
             load(*[1] * (path == scores))
@@ -100,21 +100,21 @@ def test_damaged_json_is_rejected(made, text):
 
 @pytest.mark.parametrize("text", ["x = " + "[" * 100_000, "a" + ".a" * 100_000 + "=1", "x=" + "9" * 5000, "#" * 2**19])
 def test_damaged_recipes_are_rejected(made, text):
-    (made.folder / "recipe.toml").write_text(text)
+    made.paths.recipe.write_text(text)
     with pytest.raises(InputError, match=r"recipe\.toml: "):
         open_run(made.folder)
-    (made.folder / "recipe.toml").write_bytes(b"\xff\xfe")
+    made.paths.recipe.write_bytes(b"\xff\xfe")
     with pytest.raises(InputError, match=r"recipe\.toml: .*can't decode"):
         open_run(made.folder)
 
 
 @pytest.mark.parametrize("run_format", [None, 1, FORMAT - 1, FORMAT + 1])
 def test_a_folder_of_another_format_is_rejected_with_one_problem(made, run_format):
-    path = made.folder / "environment.json"
+    path = made.paths.environment
     environment = json.loads(path.read_text())
     assert environment.pop("format") == FORMAT
     path.write_text(json.dumps(environment | ({"format": run_format} if run_format else {})))
-    (made.folder / "recipe.toml").write_text("[stream]\nbank = 'disk'\n")  # not read
+    made.paths.recipe.write_text("[stream]\nbank = 'disk'\n")  # not read
     expected = rf"environment\.json: the run is of format {run_format or 1}, this version .* reads format {FORMAT}"
     with pytest.raises(InputError, match=expected) as caught:
         open_run(made.folder)

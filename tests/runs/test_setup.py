@@ -173,7 +173,7 @@ def test_a_new_run_tells_of_the_same_recordings_and_a_check_finds_the_same(tmp_p
     )
     note = "1 pair of files with the same recording, 1 of them in two folds or sets, which makes scores too good"
     output = capsys.readouterr().out
-    assert f"{note}: leave one of each out: {pair}: {made.duplicates_path}" in output
+    assert f"{note}: leave one of each out: {pair}: {made.paths.duplicates}" in output
     setup.open_or_create(request(tmp_path / "run"), listed, CPU)
     assert "same recording" not in capsys.readouterr().out  # said once, and not searched for again
     for sources_of_check in (listed, Sources(None, None, None, None)):
@@ -196,7 +196,7 @@ def test_an_interrupted_start_finds_the_recordings_of_what_was_decoded_before(tm
     with monkeypatch.context() as patch:
         patch.setattr(worker, "check_to_file", interrupt)  # nothing is decoded again
         made = setup.create(cached, listed, CPU)
-    (pair,) = duplicates.load(made.duplicates_path)
+    (pair,) = duplicates.load(made.paths.duplicates)
     assert (pair.path, pair.other) == (f"{tmp_path}/5.wav", f"{tmp_path}/copy.flac")
 
 

@@ -22,7 +22,7 @@ def second(made, monkeypatch):
 
 def test_predictions_in_another_order_are_aligned_with_the_manifest(second):
     expected = dataset.load_base_predictions(second, 2)
-    path = second.predictions_path(second.jobs(2)[1])
+    path = second.paths.predictions(second.jobs(2)[1])
     saved = predictions.load(path)
     tracks = zip(saved.ids, saved.splits, strict=True)
     predictions.save(saved.reordered_to(list(tracks)[::-1]), path)
@@ -159,6 +159,6 @@ def test_predictions_of_another_provenance_are_rejected(second, monkeypatch, cha
 
 
 def test_missing_predictions_are_named(second):
-    second.predictions_path(second.jobs(2)[1]).unlink()
+    second.paths.predictions(second.jobs(2)[1]).unlink()
     with pytest.raises(InputError, match="round 2: no predictions of resnet50-fold1 by its current checkpoint"):
         dataset.load_base_predictions(second, 2)

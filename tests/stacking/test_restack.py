@@ -56,9 +56,9 @@ def call(run: Run, *overrides: str, without_pseudo: bool = False) -> Run:
 
 def answers(run: Run) -> dict[str, bytes]:
     """All files that a stack gives, and those that later calls read of it."""
-    paths = [run.scores_path(2), *run.stack_folder(2).glob("*.safetensors"), *run.submission_paths.values()]
+    paths = [run.paths.scores(2), *run.paths.stack_folder(2).glob("*.safetensors"), *run.submission_paths.values()]
     texts = {path.name: path.read_bytes() for path in paths}
-    return texts | {"probs": evaluation.load(run.evaluation_path(2)).final_probs.tobytes()}
+    return texts | {"probs": evaluation.load(run.paths.evaluation(2)).final_probs.tobytes()}
 
 
 def test_other_settings_give_what_a_new_run_with_them_gives(stacked, made, tmp_path, monkeypatch):
@@ -69,7 +69,7 @@ def test_other_settings_give_what_a_new_run_with_them_gives(stacked, made, tmp_p
     stack_round(new, 1)
     write_predictions(new, 2, monkeypatch)
     stack_round(new, 2)
-    before, after = (evaluation.load(run.evaluation_path(2)) for run in (new, restacked))
+    before, after = (evaluation.load(run.paths.evaluation(2)) for run in (new, restacked))
     assert after.predictors == before.predictors
     np.testing.assert_array_equal(after.probs, before.probs)
     assert after.metadata.settings == before.metadata.settings == new.recipe.stack_settings(2)
@@ -84,8 +84,8 @@ def test_what_was_written_names_its_settings_and_networks_keep_their_provenance(
     restacked = call(stacked, "stacking.final_predictor=mean")
     assert (stacked.folder / "recipe.toml").read_bytes() == recipe
     assert [restacked.job_provenance(job) for job in restacked.jobs(2)] == networks
-    evaluated = evaluation.load(restacked.evaluation_path(2))
-    _, metadata = load_stack(restacked.stack_path(2, restacked.round_spec(2).folds))
+    evaluated = evaluation.load(restacked.paths.evaluation(2))
+    _, metadata = load_stack(restacked.paths.stack(2, restacked.round_spec(2).folds))
     digest = apply_overrides(stacked.recipe, ["stacking.final_predictor=mean"]).digest()
     for made_by in (evaluated.metadata.provenance, metadata.provenance):
         assert made_by.recipe_digest == digest
@@ -100,12 +100,12 @@ def test_settings_stay_add_up_and_can_be_set_back(stacked):
     restacked = call(stacked, "stacking.seed=7")
     settings = restacked.stack_settings(2).stacking
     assert (settings.final_predictor, settings.seed) == ("mean", 7)
-    files = {path: path.stat().st_mtime_ns for path in restacked.stack_folder(2).iterdir()}
+    files = {path: path.stat().st_mtime_ns for path in restacked.paths.stack_folder(2).iterdir()}
     plain = call(stacked)
     assert (plain, {path: path.stat().st_mtime_ns for path in files}) == (restacked, files)
     back = call(stacked, "stacking.final_predictor=blend", "stacking.seed=42")
     assert back == stacked
-    assert [path.name for path in stacked.round_folder(2).glob("stack*")] == ["stack"]
+    assert [path.name for path in stacked.paths.round_folder(2).glob("stack*")] == ["stack"]
     assert not (stacked.folder / "stack_settings.json").exists()
     assert answers(back) == before
 
@@ -114,16 +114,16 @@ def test_both_variants_of_a_round_have_the_same_settings(stacked):
     restacked = call(stacked, OF_TWO, without_pseudo=True)
     for run in (restacked, replace(restacked, without_pseudo=True)):
         assert run.is_stacked(2)
-        assert evaluation.load(run.evaluation_path(2)).metadata.settings.blend == {"lightgbm": 0.3, "multinomial": 0.7}
+        assert evaluation.load(run.paths.evaluation(2)).metadata.settings.blend == {"lightgbm": 0.3, "multinomial": 0.7}
 
 
 def test_stackers_that_are_fitted_already_are_taken_as_they_are(stacked, monkeypatch):
     both = call(stacked, OF_TWO)
     monkeypatch.setattr(restack, "fit_stacks", None)  # a call would fail
     weighted = call(both, "rounds.2.blend={lightgbm=0.5, multinomial=0.5}", "stacking.final_predictor=auto")
-    evaluated = evaluation.load(weighted.evaluation_path(2))
+    evaluated = evaluation.load(weighted.paths.evaluation(2))
     assert (evaluated.metadata.final_predictor, evaluated.predictors[-1]) == ("auto", "auto")
-    _, metadata = load_stack(weighted.stack_path(2, weighted.round_spec(2).folds))
+    _, metadata = load_stack(weighted.paths.stack(2, weighted.round_spec(2).folds))
     assert metadata.final_predictor == evaluated.metadata.selection.predictor == "mean"  # of so few tracks
     np.testing.assert_array_equal(evaluated.final_probs, evaluated.probs_of("mean"))
     fewer = call(weighted, "rounds.2.blend={multinomial=2.0}", "stacking.final_predictor=blend")
@@ -142,11 +142,11 @@ def test_stackers_that_are_fitted_already_are_taken_as_they_are(stacked, monkeyp
 def test_a_round_without_stackers_gets_some_and_loses_them(stacked):
     assert call(stacked, "rounds.2.blend={}").scores(2).final_predictor == "mean"
     with_stackers = call(stacked, "rounds.2.blend={multinomial=1.0}")
-    assert "multinomial" in evaluation.load(with_stackers.evaluation_path(2)).predictors
+    assert "multinomial" in evaluation.load(with_stackers.paths.evaluation(2)).predictors
 
 
 def test_a_damaged_stack_is_fitted_anew(stacked, capsys):
-    stacked.stack_path(2, stacked.round_spec(2).folds).write_bytes(b"x")
+    stacked.paths.stack(2, stacked.round_spec(2).folds).write_bytes(b"x")
     assert call(stacked, "stacking.final_predictor=mean").scores(2).final_predictor == "mean"
     assert "its stackers are fitted anew" in capsys.readouterr().out
 
@@ -157,11 +157,11 @@ def test_stackers_of_other_tracks_or_networks_are_fitted_anew(stacked, monkeypat
     for run in (stacked, replace(stacked, without_pseudo=True)):
         write_predictions(run, 2, monkeypatch, **changes)
     restacked = call(stacked, "stacking.final_predictor=mean")
-    reused = evaluation.load(restacked.evaluation_path(2)).probs
+    reused = evaluation.load(restacked.paths.evaluation(2)).probs
     assert "Other predictions or usable validation tracks than before" in capsys.readouterr().out
     call(restacked, "stacking.seed=7")
     fitted = call(restacked, "stacking.seed=42")
-    np.testing.assert_array_equal(reused, evaluation.load(fitted.evaluation_path(2)).probs)
+    np.testing.assert_array_equal(reused, evaluation.load(fitted.paths.evaluation(2)).probs)
 
 
 @pytest.mark.parametrize(
@@ -190,7 +190,7 @@ def test_training_and_prediction_are_told_who_changes_a_stack(stacked):
 def test_missing_predictions_change_nothing(stacked):
     before = answers(stacked)
     variant = replace(stacked, without_pseudo=True)
-    variant.predictions_path(variant.jobs(2)[0]).unlink()
+    variant.paths.predictions(variant.jobs(2)[0]).unlink()
     with pytest.raises(InputError, match="no predictions of inception_v3-fold1") as caught:
         call(stacked, "stacking.seed=7")
     assert caught.value.problems[-1].endswith("--without-pseudo")  # the commands to make them
@@ -203,7 +203,7 @@ def test_only_the_last_round_is_stacked_anew(made):
 
 
 def test_a_last_round_may_be_stacked_by_other_settings_from_the_start(stacked):
-    stacked.scores_path(2).unlink()
+    stacked.paths.scores(2).unlink()
     restacked = call(stacked, "stacking.final_predictor=mean")
     assert restacked.scores(2).final_predictor == "mean"
 
@@ -264,7 +264,7 @@ def test_the_command_says_what_changed(stacked, monkeypatch, capsys):
     assert "mean (final)" in output
     changed = "Stacked by settings that changed after training: stacking.final_predictor: blend, now mean."
     assert changed in output
-    assert changed in stacked.report_path.read_text()
+    assert changed in stacked.paths.report.read_text()
     monkeypatch.setattr("sys.argv", ["stack.py", "--run", str(stacked.folder)])
     stack.main()
     output = " ".join(capsys.readouterr().out.split())

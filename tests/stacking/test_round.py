@@ -47,14 +47,14 @@ def test_test_sets_may_share_names(same_names, monkeypatch):
     stack_round(same_names, 1)
     write_predictions(same_names, 2, monkeypatch)
     stack_round(same_names, 2)
-    second = evaluation.load(same_names.evaluation_path(2))
+    second = evaluation.load(same_names.paths.evaluation(2))
     for split, path in same_names.submission_paths.items():
         rows = np.flatnonzero(np.array(second.splits) == split)
         expected = [["Id", "Genre"], *([second.ids[row], "ab"[second.final_probs[row].argmax()]] for row in rows)]
         assert list(csv.reader(path.open())) == expected
-    first = evaluation.load(same_names.evaluation_path(1))
+    first = evaluation.load(same_names.paths.evaluation(1))
     public = {first.ids[row]: first.final_probs[row].max() for row, s in enumerate(first.splits) if s is Split.PUBLIC}
-    selected = list(csv.DictReader(same_names.pseudo_path(1).open()))
+    selected = list(csv.DictReader(same_names.paths.pseudo_labels(1).open()))
     assert selected
     for row in selected:
         assert float(row["confidence"]) == pytest.approx(public[row["id"]], abs=1e-6)
@@ -73,30 +73,30 @@ def test_a_submission_has_the_ids_of_the_test_list(same_names, monkeypatch):
 
 
 def test_an_error_in_the_timings_or_the_report_loses_no_result(same_names, capsys):
-    same_names.timings_path.write_text("x")
+    same_names.paths.timings.write_text("x")
     stack_round(same_names, 1)
     assert same_names.is_stacked(1)
-    log = same_names.job_folder(same_names.jobs(1)[0]) / "log.csv"
+    log = same_names.paths.training_log(same_names.jobs(1)[0])
     log.parent.mkdir(parents=True)
     log.write_text("no log")
     stack.write_report(same_names)
     assert "No report" in capsys.readouterr().out
     log.unlink()
     stack.write_report(same_names)
-    assert same_names.report_path.exists()
+    assert same_names.paths.report.exists()
 
 
 def test_a_stacked_round_is_shown_again_until_the_next_one_is_begun(same_names, capsys):
     stack.finish_round(same_names)
     first = capsys.readouterr().out
-    scores = same_names.scores_path(1).read_bytes()
-    same_names.report_path.unlink()  # as after a kill between the scores and the report
+    scores = same_names.paths.scores(1).read_bytes()
+    same_names.paths.report.unlink()  # as after a kill between the scores and the report
     stack.finish_round(same_names)
     assert capsys.readouterr().out.splitlines()[-2:] == first.splitlines()[-2:]
     assert "Round 1 is done. Next: python train.py" in first
-    assert same_names.report_path.exists()
-    assert same_names.scores_path(1).read_bytes() == scores
-    same_names.job_folder(same_names.jobs(2)[0]).mkdir(parents=True)
+    assert same_names.paths.report.exists()
+    assert same_names.paths.scores(1).read_bytes() == scores
+    same_names.paths.job_folder(same_names.jobs(2)[0]).mkdir(parents=True)
     with pytest.raises(InputError, match="round 2: no predictions"):
         stack.finish_round(same_names)
 
@@ -105,7 +105,7 @@ def test_the_report_shows_the_last_round_where_the_current_cannot_be_stacked(sam
     stack_round(same_names, 1)
     with pytest.raises(InputError, match="round 2: no predictions"):
         stack.stack_current_round(same_names, 2)
-    assert same_names.report_path.exists()
+    assert same_names.paths.report.exists()
 
 
 @pytest.mark.parametrize("backbones", ["'resnet50'", "'inception_v3', 'resnet50'"])
@@ -118,14 +118,14 @@ def test_a_round_without_stackers_is_the_mean_of_its_networks(tmp_path, small_re
     plain = create_run(tmp_path / "run", apply_overrides(small_recipe, [rounds]), tracks, CPU)
     write_predictions(plain, 1, monkeypatch, unusable_row=None)
     stack.finish_round(plain)
-    evaluated = evaluation.load(plain.evaluation_path(1))
+    evaluated = evaluation.load(plain.paths.evaluation(1))
     num_networks = len(plain.round_spec(1).backbones)
     assert evaluated.predictors == (*plain.round_spec(1).backbones, "mean")
     np.testing.assert_allclose(evaluated.final_probs, evaluated.probs[:num_networks].mean(axis=0))
     assert [len(evaluated.rows(split)) for split in EVALUATED_SPLITS] == [4, 1, 0]
-    assert list(plain.stack_folder(1).glob("*.safetensors")) == []
+    assert list(plain.paths.stack_folder(1).glob("*.safetensors")) == []
     assert plain.is_stacked(1)
-    assert plain.report_path.exists()
+    assert plain.paths.report.exists()
     assert plain.submission_paths[Split.PUBLIC].read_text().startswith("Id,Genre\n")
 
 
@@ -150,15 +150,15 @@ def test_three_rounds_pass_soft_pseudo_labels_on(same_names, monkeypatch, tmp_pa
         if round_number == 1:
             assert targets.distributions is None
             continue
-        before = evaluation.load(soft.evaluation_path(round_number - 1))
+        before = evaluation.load(soft.paths.evaluation(round_number - 1))
         probs = before.final_probs[np.array(before.splits) == Split.PUBLIC]
         expected = probs**3 / (probs**3).sum(1, keepdims=True) * probs.max(1, keepdims=True)
         np.testing.assert_allclose(targets.distributions[public], expected, atol=1e-5)
         assert (targets.distributions[soft.manifest.rows(Split.PRIVATE)] == 0).all()
-    assert not soft.pseudo_path(3).exists()
+    assert not soft.paths.pseudo_labels(3).exists()
     assert soft.submission_paths[Split.PUBLIC].exists()
     output = " ".join(capsys.readouterr().out.split())
     assert "Round 2: 4 of 4 public test tracks get a soft pseudo label, which count as" in output
-    report = soft.report_path.read_text()
+    report = soft.paths.report.read_text()
     assert "labelled with the predicted distribution to the power 3.0" in report
     assert report.count("public test tracks, which count as") == 2

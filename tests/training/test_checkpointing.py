@@ -49,11 +49,11 @@ def test_a_training_is_saved_resumed_and_finished(short):
     checkpointing.mark_trained(short, job, resumed)
     assert same_weights(resumed.model, uninterrupted.model)
     assert short.is_trained(job)
-    names = sorted(path.name for path in short.job_folder(job).iterdir())
+    names = sorted(path.name for path in short.paths.job_folder(job).iterdir())
     assert names == ["best.safetensors", "log.csv", "scores.json"]
     assert checkpointing.load_log(short, job) == resumed.log
     assert len(resumed.log) == OPTIM.max_epochs
-    _, metadata = checkpoint.load(short.checkpoint_path(job), NetworkMetadata)
+    _, metadata = checkpoint.load(short.paths.checkpoint(job), NetworkMetadata)
     assert (metadata.parity, metadata.provenance) == (PARITY, short.job_provenance(job))
     assert metadata.class_names == ["a", "b"]
     assert metadata.scores in resumed.log
@@ -96,11 +96,11 @@ def test_a_state_that_cannot_be_written_stops_the_training(short, monkeypatch):
 def test_the_state_that_a_kill_at_the_end_leaves_is_deleted(short):
     first, second = short.jobs(1)
     for job in (first, second):
-        short.job_folder(job).mkdir(parents=True)
-        checkpointing.state_path(short, job).touch()
-    (short.job_folder(first) / "scores.json").touch()
+        short.paths.job_folder(job).mkdir(parents=True)
+        short.paths.training_state(job).touch()
+    short.paths.job_scores(first).touch()
     checkpointing.delete_unused_states(short, short.jobs(1))
-    assert [checkpointing.state_path(short, job).exists() for job in (first, second)] == [False, True]
+    assert [short.paths.training_state(job).exists() for job in (first, second)] == [False, True]
 
 
 def test_two_processes_never_train_the_same_network(made):
@@ -143,7 +143,7 @@ def test_tensorboard_has_each_epoch_once_after_an_interruption(short):
         run(training, epochs=1)
         save_epoch(with_tensorboard, job, training)
     save_epoch(with_tensorboard, job, training)  # as after a kill before the epoch's state was saved
-    events = EventAccumulator(str(with_tensorboard.job_folder(job) / "tensorboard"))
+    events = EventAccumulator(str(with_tensorboard.paths.tensorboard(job)))
     events.Reload()
     assert [event.step for event in events.Scalars("loss")] == [1, 2]
     assert {"loss", "accuracy", "window_accuracy", "lr"} <= set(events.Tags()["scalars"])
@@ -181,7 +181,7 @@ def test_tensorboard_has_each_epoch_once_after_an_interruption(short):
 def test_a_malformed_state_is_rejected(short, damage):
     job, training = short.jobs(1)[0], fresh_tiny()
     state = training.state(short.job_provenance(job)).model_dump()
-    path = checkpointing.state_path(short, job)
+    path = short.paths.training_state(job)
     path.parent.mkdir(parents=True)
     torch.save(state, path)
     assert checkpointing.resume(short, job, training)
@@ -199,7 +199,7 @@ class Payload:
 def test_damaged_and_untrusted_states_are_rejected_and_run_no_code(short, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     job, training = short.jobs(1)[0], fresh_tiny()
-    path = checkpointing.state_path(short, job)
+    path = short.paths.training_state(job)
     path.parent.mkdir(parents=True)
     save_state(short, job, training)
     intact = path.read_bytes()
@@ -229,7 +229,7 @@ def compressed_bytes(archive_bytes: bytes) -> bytes:
 def test_any_flipped_bit_of_a_state_is_rejected_or_harmless(short, data):
     job, training = short.jobs(1)[0], fresh_tiny()
     expected = {name: value.clone() for name, value in training.model.state_dict().items()}
-    path = checkpointing.state_path(short, job)
+    path = short.paths.training_state(job)
     path.parent.mkdir(parents=True, exist_ok=True)
     save_state(short, job, training)
     content = bytearray(path.read_bytes())
@@ -257,7 +257,7 @@ def test_malformed_logs_are_rejected(made, damage):
     record = epoch_record(1)
     row = ",".join(str(value) for _, value in record)
     text = ",".join(checkpointing.LOG_COLUMNS) + f"\n{row}\n"
-    path = made.job_folder(job) / "log.csv"
+    path = made.paths.training_log(job)
     path.parent.mkdir(parents=True)
     path.write_text(text)
     assert checkpointing.load_log(made, job) == [record]

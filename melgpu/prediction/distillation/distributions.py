@@ -18,13 +18,14 @@ from melgpu.runs.distillation import distributions
 from melgpu.runs.distillation.distributions import Distributions, TeacherProvenance
 from melgpu.runs.distillation.teacher import Part, Teacher, plan_parts, say_counts
 from melgpu.runs.formats import timings
-from melgpu.runs.run import Job, Run
+from melgpu.runs.job import Job
+from melgpu.runs.run import Run
 
 
 def write_distributions(run: Run, teacher: Teacher, device: torch.device) -> None:
     """Write the parts that a student does not have yet. Raises InputError."""
     parts = plan_parts(run.manifest, teacher)
-    missing = [part for part in parts if not (run.teacher_folder / f"{part.name}.npz").exists()]
+    missing = [part for part in parts if not run.paths.teacher_part(part.name).exists()]
     distributed.barrier()  # no process writes before all have looked
     if missing:
         say_counts(parts, teacher)
@@ -32,7 +33,7 @@ def write_distributions(run: Run, teacher: Teacher, device: torch.device) -> Non
         write_part(run, teacher, part, device)
     speed.measure_teacher(run, teacher.run, device)
     if distributed.is_main_process():
-        for path in run.teacher_folder.glob("*.resume_log"):  # perhaps of a process that was killed after its part
+        for path in run.paths.teacher_resume_logs():  # perhaps of a process that was killed after its part
             path.unlink()
     distributed.barrier()
 
@@ -41,10 +42,10 @@ def write_part(run: Run, teacher: Teacher, part: Part, device: torch.device) -> 
     """Predict and write one part."""
     index = sampling.teacher_windows(run, part.rows)
     timing: contextlib.AbstractContextManager = contextlib.nullcontext()
-    is_resumed = any(run.teacher_folder.glob(f"{part.name}-*.resume_log"))
+    is_resumed = bool(run.paths.teacher_resume_logs(part.name))
     distributed.barrier()  # no process opens its log before the main process has looked for old ones
     if distributed.is_main_process() and not is_resumed:  # how much a resumed pass still predicts is not known
-        timing = timings.measure(run.timings_path, 1, "teacher", len(part.jobs) * len(index), "windows")
+        timing = timings.measure(run.paths.timings, 1, "teacher", len(part.jobs) * len(index), "windows")
     with contextlib.ExitStack() as logs, timing:
         predictor = PartPredictor(run, teacher, part, index, device, logs)
         means = in_passes_that_fit(predictor.predict, part.jobs)
@@ -60,7 +61,7 @@ def write_part(run: Run, teacher: Teacher, part: Part, device: torch.device) -> 
                 class_names=tuple(run.class_names),
                 provenance=TeacherProvenance(teacher=teacher.digest, networks=teacher.provenance(part.jobs)),
             )
-            distributions.save(saved, run.teacher_folder / f"{part.name}.npz")
+            distributions.save(saved, run.paths.teacher_part(part.name))
         distributed.barrier()  # no process closes its logs, and unlocks them, before the part is saved
 
 
@@ -90,9 +91,8 @@ class PartPredictor:
         # Pictures and windows are those of the networks; of decoding and machine, the student's settings hold.
         updates = {"loader": self.run.recipe.loader, "machine": self.run.recipe.machine}
         recipe = networks[0].metadata.recipe.model_copy(update=updates)
-        digests = [checkpoint.digest(self.teacher.run.checkpoint_path(job)) for job in jobs]
-        key = hashlib.sha256("".join(digests).encode()).hexdigest()[:8]
-        log_path = self.run.teacher_folder / f"{self.part.name}-{key}-process{distributed.rank()}.resume_log"
+        digests = [checkpoint.digest(self.teacher.run.paths.checkpoint(job)) for job in jobs]
+        log_path = self.run.paths.teacher_resume_log(self.part.name, distributed.rank(), digests)
         rows = _digest(self.part.rows)
         log = self.logs.enter_context(open_log(log_path, digests, recipe, rows=rows, starts=_digest(self.index.starts)))
         of_networks = f"with {console.counted(len(networks), 'network')} of the teacher"

@@ -44,7 +44,7 @@ def measure_teacher(run: Run, teacher: Run, device: torch.device) -> None:
 
 def _measure(run: Run, measured: Run, stage: str, device: torch.device) -> None:
     """Predict some of a student's tracks as `predict.py` does; nothing where that was done. By the main process."""
-    if not distributed.is_main_process() or timings.find(run.timings_path, stage):
+    if not distributed.is_main_process() or timings.find(run.paths.timings, stage):
         return
     ensemble = load_ensemble(measured)
     recipe = recipe_for_new_music(ensemble, run.recipe)  # with the same workers and batches
@@ -57,7 +57,7 @@ def _measure(run: Run, measured: Run, stage: str, device: torch.device) -> None:
     ):
         _start_processes(loader, recipe)
         _predict(predictor, loader, paths[:1], tracker)
-        with timings.measure(run.timings_path, 1, stage, len(paths) - 1, "tracks"):
+        with timings.measure(run.paths.timings, 1, stage, len(paths) - 1, "tracks"):
             _predict(predictor, loader, paths[1:], tracker)
 
 

@@ -26,7 +26,8 @@ from melgpu.models.metadata import NetworkProvenance
 from melgpu.recipe import Recipe
 from melgpu.runs.distillation.distributions import Origin, predicted_rows
 from melgpu.runs.folder import open_run
-from melgpu.runs.run import Job, Run
+from melgpu.runs.job import Job
+from melgpu.runs.run import Run
 
 ALL_NETWORKS = -1  # in place of a fold
 MAX_NAMED = 10  # classes in a message
@@ -48,7 +49,7 @@ class Teacher:
 
     def provenance(self, jobs: list[Job]) -> list[NetworkProvenance]:
         """That of some of its networks, with the digests of their checkpoints."""
-        return [self.run.job_provenance(job, checkpoint.digest(self.run.checkpoint_path(job))) for job in jobs]
+        return [self.run.job_provenance(job, checkpoint.digest(self.run.paths.checkpoint(job))) for job in jobs]
 
 
 def open_teacher(folder: Path) -> Teacher:
@@ -114,7 +115,7 @@ def source_lists(teacher: Teacher, num_folds: int) -> dict[Split, SourceList]:
             "leave the setting out"
         )
     tracks = teacher.run.manifest
-    path = teacher.run.folder / "manifest.csv"
+    path = teacher.run.paths.manifest
     lists = {}
     for split in MANIFEST_SPLITS:
         rows = [row for row in tracks.rows(split).tolist() if split is not Split.TRAIN or tracks.folds[row] >= 0]

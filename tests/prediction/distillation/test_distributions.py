@@ -94,7 +94,7 @@ def finished(predicted) -> Run:
 def windows_of(teacher: Teacher, fold: int) -> np.ndarray:
     """What the teacher's network of a fold has predicted for stacking, shape (N, V, C)."""
     (job,) = teacher.fold_jobs[fold]
-    predicted = predictions.load(teacher.run.predictions_path(job))
+    predicted = predictions.load(teacher.run.paths.predictions(job))
     return predicted.probs.reshape(len(predicted.ids), -1, 2)
 
 
@@ -133,15 +133,15 @@ def test_a_killed_prediction_resumes_to_the_same_distributions(teacher, predicte
         patch.setattr(distributions.distributions, "save", stop_at_second)
         with pytest.raises(KeyboardInterrupt):
             write_distributions(again, teacher, CPU)
-    assert len(list(again.teacher_folder.glob("*.npz"))) == 1
-    assert len(list(again.teacher_folder.glob("*.resume_log"))) >= 1
+    assert len(list(again.paths.teacher_folder.glob("*.npz"))) == 1
+    assert len(again.paths.teacher_resume_logs()) >= 1
     with pytest.raises(InputError, match="the teacher has not predicted"):
         _ = again.teacher_predictions
     again = replace(predicted, folder=tmp_path)
     write_distributions(again, teacher, CPU)
     assert np.array_equal(again.teacher_predictions.probs, predicted.teacher_predictions.probs)
     assert again.teacher_predictions.digest == predicted.teacher_predictions.digest
-    assert not list(again.teacher_folder.glob("*.resume_log"))
+    assert not again.paths.teacher_resume_logs()
     write_distributions(again, teacher, CPU)  # nothing is missing
 
 
@@ -174,9 +174,9 @@ def test_networks_that_do_not_fit_into_memory_together_predict_in_more_passes(
     expected = predicted.teacher_predictions.probs
     np.testing.assert_allclose(again.teacher_predictions.probs, expected, atol=1e-6)  # another order of the sum
     assert again.teacher_predictions.num_networks == 2
-    assert timings.find(again.timings_path, timings.TEACHER_SPEED) is None
+    assert timings.find(again.paths.timings, timings.TEACHER_SPEED) is None
     write_distributions(again, teacher, CPU)  # where there is more memory
-    assert timings.find(again.timings_path, timings.TEACHER_SPEED) is not None
+    assert timings.find(again.paths.timings, timings.TEACHER_SPEED) is not None
 
 
 def test_a_pass_that_was_finished_before_a_kill_is_not_predicted_again(teacher, predicted, tmp_path, monkeypatch):
@@ -207,7 +207,7 @@ def test_a_pass_that_was_finished_before_a_kill_is_not_predicted_again(teacher, 
     monkeypatch.setattr(prediction_round, "WindowPredictor", count)
     distributions.write_part(again, teacher, part, CPU)
     assert [len(networks) for networks in made] == [1]  # of the second pass alone
-    assert timings.load(again.timings_path) == []  # a resumed part has no known number of windows
+    assert timings.load(again.paths.timings) == []  # a resumed part has no known number of windows
 
 
 def test_a_network_that_does_not_fit_into_memory_is_refused_with_a_remedy(teacher, student, tmp_path, monkeypatch):
@@ -218,7 +218,7 @@ def test_a_network_that_does_not_fit_into_memory_is_refused_with_a_remedy(teache
 
 def test_a_student_trains_without_its_teacher_and_predicts_new_music(teacher, finished, tmp_path):
     (job,) = finished.jobs(1)
-    metadata = classifier.load(finished.checkpoint_path(job)).metadata
+    metadata = classifier.load(finished.paths.checkpoint(job)).metadata
     assert metadata.provenance.pseudo_digest == finished.teacher_predictions.digest
     assert metadata.recipe.distil.teacher == teacher.digest
     assert not metadata.recipe.predict.flip
@@ -234,7 +234,7 @@ def test_the_comparison_counts_tracks_by_hand(finished):
     rows = np.flatnonzero(finished.manifest.folds == 0)
     labels = finished.manifest.class_indices(finished.class_names)[rows]
     (job,) = finished.jobs(1)
-    student_classes = predictions.load(finished.predictions_path(job)).track_probs[rows].argmax(1)
+    student_classes = predictions.load(finished.paths.predictions(job)).track_probs[rows].argmax(1)
     teacher_probs = finished.teacher_predictions.track_probs[rows]
     assert valid.score.accuracy == (student_classes == labels).mean()
     assert valid.score.baseline_accuracy == pytest.approx((teacher_probs.argmax(1) == labels).mean())
@@ -248,16 +248,16 @@ def test_the_comparison_counts_tracks_by_hand(finished):
 
 
 def test_both_are_measured_once_and_shown_in_the_report(teacher, finished):
-    recorded = [timing.stage for timing in timings.load(finished.timings_path)]
+    recorded = [timing.stage for timing in timings.load(finished.paths.timings)]
     assert recorded.count(timings.TEACHER_SPEED) == recorded.count(timings.STUDENT_SPEED) == 1
     speed.measure_student(finished, CPU)
     speed.measure_teacher(finished, teacher.run, CPU)
-    assert [timing.stage for timing in timings.load(finished.timings_path)] == recorded
+    assert [timing.stage for timing in timings.load(finished.paths.timings)] == recorded
     stack.write_report(finished)
-    text = finished.report_path.read_text()
+    text = finished.paths.report.read_text()
     assert "Student and teacher" in text
     assert "measured on 8 tracks after a warm-up" in text
-    assert "Student and teacher" not in Path(teacher.run.report_path).read_text()
+    assert "Student and teacher" not in Path(teacher.run.paths.report).read_text()
 
 
 def test_no_decoding_process_starts_while_speed_is_measured(finished, tmp_path, monkeypatch):

@@ -44,7 +44,7 @@ def part_of(run: Run, rows, **changes) -> Distributions:
 
 
 def save(run: Run, name: str, part: Distributions) -> None:
-    distributions.save(part, run.teacher_folder / f"{name}.npz")
+    distributions.save(part, run.paths.teacher_part(name))
 
 
 def test_parts_are_joined_in_the_manifests_order(student):
@@ -107,7 +107,7 @@ def test_missing_tracks_and_other_windows_are_refused(student):
 @pytest.mark.parametrize("fraction", [0.0, 0.3, 0.99])
 def test_damaged_files_are_refused(student, fraction):
     save(student, "all", part_of(student, list(range(14))))
-    path = student.teacher_folder / "all.npz"
+    path = student.paths.teacher_part("all")
     content = path.read_bytes()
     path.write_bytes(content[: int(fraction * len(content))])
     with pytest.raises(InputError, match=r"all\.npz: no file of a teacher's distributions .*; delete it, and repeat"):

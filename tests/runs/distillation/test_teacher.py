@@ -24,7 +24,7 @@ NO_LABELS = setup.Sources(None, None, None, None)
 def finish(run, round_number=1, labels=()):
     """Mark a round as stacked whose networks are empty files."""
     for job in run.jobs(round_number):
-        path = run.checkpoint_path(job)
+        path = run.paths.checkpoint(job)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(job.name.encode())
     mark_stacked(run, round_number, list(labels))
@@ -43,7 +43,7 @@ def finished(made):
     finish(made, 1, [pseudo_label("y.wav", "a")])
     finish(made, 2)
     tracks = manifest.with_contents(made.manifest)
-    manifest.save(tracks, made.folder / "manifest.csv")
+    manifest.save(tracks, made.paths.manifest)
     return replace(made, manifest=tracks)
 
 
@@ -51,7 +51,7 @@ def test_a_teacher_needs_a_finished_round(made, finished):
     teacher = open_teacher(finished.folder)
     assert {job.round for job in teacher.jobs} == {2}
     assert {fold: {job.round for job in jobs} for fold, jobs in teacher.fold_jobs.items()} == {0: {1}, 1: {2}, 2: {2}}
-    finished.scores_path(1).unlink()
+    finished.paths.scores(1).unlink()
     with pytest.raises(InputError, match=r"no round of this run is finished; first python train\.py"):
         open_teacher(finished.folder)
 
@@ -60,7 +60,7 @@ def test_its_digest_changes_with_each_of_its_networks(finished):
     digests = {open_teacher(finished.folder).digest}
     for round_number in (1, 2):
         for job in finished.jobs(round_number):
-            finished.checkpoint_path(job).write_bytes(b"other" + job.name.encode())
+            finished.paths.checkpoint(job).write_bytes(b"other" + job.name.encode())
             digests.add(open_teacher(finished.folder).digest)
     assert len(digests) == 1 + 2 + 4
 
@@ -199,7 +199,7 @@ def test_a_student_is_reopened_with_its_own_teacher_only(finished, tmp_path):
         setup.reopen(request(finished, asked.folder, teacher=False))
     with pytest.raises(InputError, match="has no teacher: choose another --run"):
         setup.reopen(replace(asked, folder=finished.folder))
-    finished.checkpoint_path(finished.jobs(2)[0]).write_bytes(b"trained again")
+    finished.paths.checkpoint(finished.jobs(2)[0]).write_bytes(b"trained again")
     with pytest.raises(InputError, match=r"has another teacher, [0-9a-f]{16}, than [0-9a-f]{16}"):
         setup.reopen(request(finished, asked.folder))
 
