@@ -147,7 +147,7 @@ def _best_epoch(run: Run) -> int:
 def _predict(run: Run, metadata: CellMetadata, device: torch.device) -> CellResult:
     """Predict the labelled tracks that the networks of the last round did not train on, by their mean."""
     jobs = run.jobs(len(run.recipe.rounds))
-    splits = run.fold_splits(metadata.fold)
+    splits = run.manifest.fold_splits(metadata.fold)
     is_evaluated = np.array([split in EVALUATED_SPLITS for split in splits])
     all_classes = run.manifest.class_indices(run.class_names)
     rows = np.flatnonzero(is_evaluated & (all_classes >= 0))

@@ -79,6 +79,23 @@ class Manifest:
         """The rows of a split, in the order of its source list."""
         return np.flatnonzero(in_split(self.splits, split))
 
+    @property
+    def test_rows(self) -> np.ndarray:
+        """The rows of all test sets, one after another."""
+        return np.concatenate([self.rows(split) for split in TEST_SPLITS])
+
+    def fold_rows(self, fold: int) -> tuple[np.ndarray, np.ndarray]:
+        """Training and validation rows of a fold, without tracks without usable audio."""
+        train = np.flatnonzero(self.folds >= 0)
+        held_out = self.folds[train] == fold
+        return train[~held_out], train[held_out]
+
+    def fold_splits(self, fold: int) -> tuple[Split, ...]:
+        """The split of each row for the networks of a fold, whose tracks are their validation tracks."""
+        _, valid = self.fold_rows(fold)
+        held_out = set(valid.tolist())
+        return tuple(Split.VALID if row in held_out else split for row, split in enumerate(self.splits))
+
     def ids_for_submission(self, split: Split) -> list[str]:
         """The ids of a test set's tracks in its submission, in the order of its list."""
         rows = self.rows(split).tolist()
@@ -100,6 +117,14 @@ class Manifest:
         """Each track's index into `class_names`, shape (N,); -1 where its label is unknown."""
         index_of = {name: index for index, name in enumerate(class_names)}
         return np.array([index_of.get(label, -1) for label in self.labels], np.int64)
+
+    @property
+    def prior(self) -> np.ndarray:
+        """Class frequencies of the training tracks, shape (C,): the prediction for a file without usable audio."""
+        rows = np.flatnonzero(self.folds >= 0)
+        class_names = self.class_names
+        labels = self.class_indices(class_names)[rows]
+        return np.bincount(labels, minlength=len(class_names)) / len(rows)
 
 
 def build(

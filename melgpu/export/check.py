@@ -48,7 +48,7 @@ class Comparison:
 
 def validation_paths(run: Run, job: Job, count: int) -> list[str]:
     """Some of the tracks that the network was not trained on, evenly spaced."""
-    _, rows = run.fold_rows(job.fold)
+    _, rows = run.manifest.fold_rows(job.fold)
     chosen = np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int)
     return [run.manifest.paths[row] for row in rows[chosen]]
 

@@ -188,7 +188,7 @@ def save_shards(run: Run, jobs: list[Job], digests: list[str], index: WindowInde
     for job, digest, job_probs in zip(jobs, digests, probs, strict=True):
         merged = predictions.Predictions(
             ids=run.manifest.ids,
-            splits=run.fold_splits(job.fold),
+            splits=run.manifest.fold_splits(job.fold),
             unusable=unusable,
             num_windows=num_windows,
             probs=job_probs,

@@ -210,7 +210,7 @@ def _teacher(result: RoundResult, predicted: TeacherPredictions) -> Iterator[str
         )
     if num_taught := len(result.run.round_tracks(result.round_number).pseudo_rows):
         yield f"{counted(num_taught, 'public test track')} taught the student, without labels."
-    test = Counter(predicted.origins[row] for row in result.run.test_rows)
+    test = Counter(predicted.origins[row] for row in result.run.manifest.test_rows)
     if num_trained := test[Origin.TRAINED]:
         yield f"The teacher trained on {counted(num_trained, 'test track')}: its score on them is too good, too."
     elif Split.PRIVATE in result.evaluation.labelled_splits:

@@ -76,7 +76,7 @@ def comparisons(result: RoundResult) -> list[Comparison]:
     evaluated = result.evaluation
     rows = np.array([row_of[key] for key in zip(evaluated.ids, evaluated.splits, strict=True)], np.int64)
     teacher_probs = of_teacher.track_probs[rows]
-    teacher_probs[of_teacher.unusable[rows]] = result.run.prior  # as the student's are
+    teacher_probs[of_teacher.unusable[rows]] = result.run.manifest.prior  # as the student's are
     is_trained = np.array([of_teacher.origins[row] is Origin.TRAINED for row in rows], bool)
     splits = [split for split in EVALUATED_SPLITS if split in evaluated.splits]
     return [_comparison(result, split, teacher_probs, is_trained) for split in splits]

@@ -27,6 +27,16 @@ class RoundTracks:
     pseudo_digest: str
     pseudo_targets: np.ndarray | None = None
 
+    @property
+    def labelled_rows(self) -> np.ndarray:
+        """All rows that the round trains or validates on, shape (R,)."""
+        return np.concatenate([np.flatnonzero(self.manifest.folds >= 0), self.pseudo_rows])
+
+    def fold_rows(self, fold: int) -> tuple[np.ndarray, np.ndarray]:
+        """Training (with pseudo labels) and validation rows of a fold."""
+        train, valid = self.manifest.fold_rows(fold)
+        return np.concatenate([train, self.pseudo_rows]), valid
+
 
 def load(tracks: Manifest, path: Path | None, round_number: int, recipe: Recipe) -> RoundTracks:
     """The tracks of a round with the pseudo labels in the file at `path`, that of the round before; None for none.

@@ -4,8 +4,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import numpy as np
-
 from melgpu import cli
 from melgpu.data.manifest import TEST_SPLITS, Manifest, Split
 from melgpu.data.pcm_cache import PcmCache, open_cache
@@ -111,13 +109,6 @@ class Run:
         return self.manifest.class_names
 
     @cached_property
-    def prior(self) -> np.ndarray:
-        """Class frequencies of the training tracks, shape (C,): the prediction for a file without usable audio."""
-        rows = np.flatnonzero(self.manifest.folds >= 0)
-        labels = self.manifest.class_indices(self.class_names)[rows]
-        return np.bincount(labels, minlength=len(self.class_names)) / len(rows)
-
-    @cached_property
     def pcm_cache(self) -> PcmCache | None:
         return open_cache(self.paths.pcm_cache, self.recipe.audio, self.recipe.loader, len(self.manifest))
 
@@ -174,11 +165,6 @@ class Run:
     def _round_tracks(self) -> dict[int, RoundTracks]:
         return {}
 
-    def labelled_rows(self, round_number: int) -> np.ndarray:
-        """All rows that a round trains or validates on, shape (R,)."""
-        train = np.flatnonzero(self.manifest.folds >= 0)
-        return np.concatenate([train, self.round_tracks(round_number).pseudo_rows])
-
     def choose_jobs(self, backbone: str | None, fold: int | None) -> list[Job]:
         """The current round's jobs, or those of one backbone or fold. Raises InputError if there are none."""
         round_number = self.current_round
@@ -190,32 +176,11 @@ class Run:
             raise InputError(f"round {round_number} has only the jobs {', '.join(job.name for job in jobs)}")
         return selected
 
-    def fold_rows(self, fold: int) -> tuple[np.ndarray, np.ndarray]:
-        """Training and validation rows of a fold, without pseudo labels and tracks without usable audio."""
-        train = np.flatnonzero(self.manifest.folds >= 0)  # -1: a test track, or without usable audio
-        held_out = self.manifest.folds[train] == fold
-        return train[~held_out], train[held_out]
-
-    def round_rows(self, round_number: int, fold: int) -> tuple[np.ndarray, np.ndarray]:
-        """Training (with pseudo labels) and validation rows of a fold in a round."""
-        train, valid = self.fold_rows(fold)
-        return np.concatenate([train, self.round_tracks(round_number).pseudo_rows]), valid
-
     def trained_jobs(self, round_number: int) -> list[Job]:
         return [job for job in self.jobs(round_number) if self.is_trained(job)]
 
     def untrained_jobs(self, round_number: int) -> list[Job]:
         return [job for job in self.jobs(round_number) if not self.is_trained(job)]
-
-    def fold_splits(self, fold: int) -> tuple[Split, ...]:
-        """The split of each manifest row for the networks of a fold, whose tracks are their validation tracks."""
-        _, valid = self.fold_rows(fold)
-        held_out = set(valid.tolist())
-        return tuple(Split.VALID if row in held_out else split for row, split in enumerate(self.manifest.splits))
-
-    @cached_property
-    def test_rows(self) -> np.ndarray:
-        return np.concatenate([self.manifest.rows(split) for split in TEST_SPLITS])
 
     @property
     def submission_paths(self) -> dict[Split, Path]:

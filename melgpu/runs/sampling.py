@@ -22,9 +22,9 @@ def window_samples(run: Run) -> int:
 
 def training_windows(run: Run, job: Job) -> WindowIndex:
     """The windows that a job trains on, not shuffled."""
-    tracks = run.round_tracks(job.round).manifest
-    rows, _ = run.round_rows(job.round, job.fold)
-    labels = [tracks.labels[row] for row in rows]
+    tracks = run.round_tracks(job.round)
+    rows, _ = tracks.fold_rows(job.fold)
+    labels = [tracks.manifest.labels[row] for row in rows]
     return windows.training_windows(rows, labels, run.recipe.audio, run.recipe.windows)
 
 

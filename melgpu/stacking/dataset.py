@@ -54,7 +54,7 @@ def load_base_predictions(run: Run, round_number: int) -> BasePredictions:
     for fold in run.round_spec(round_number).folds:
         jobs = [job for job in run.jobs(round_number) if job.fold == fold]
         # A row of the matrices is a row of the manifest, whatever the order in a file.
-        tracks = list(zip(run.manifest.ids, run.fold_splits(fold), strict=True))
+        tracks = list(zip(run.manifest.ids, run.manifest.fold_splits(fold), strict=True))
         members = [predictions.load(run.paths.predictions(job)).reordered_to(tracks) for job in jobs]
         provenances = [run.job_provenance(job) for job in jobs]
         matrices[fold] = predictions.align(members, provenances, tracks, run.class_names)
@@ -81,7 +81,7 @@ def _stacking_set(run: Run, round_number: int, base: BasePredictions, folds: tup
     labels = run.round_tracks(round_number).manifest.class_indices(run.class_names)
     valid_rows = []  # of each fold
     for fold in folds:
-        _, fold_rows = run.fold_rows(fold)
+        _, fold_rows = run.manifest.fold_rows(fold)
         valid_rows.append(_usable(fold_rows, base))
     rows = np.concatenate(valid_rows)
     row_folds = np.repeat(folds, [len(fold_rows) for fold_rows in valid_rows])
@@ -92,7 +92,8 @@ def _stacking_set(run: Run, round_number: int, base: BasePredictions, folds: tup
     if settings.stacking.protocol == "original":  # in which a stack has one fold
         # Stackers learn classes: soft pseudo labels, which may be of any confidence, are none.
         is_soft = run.recipe.pseudo.kind == "soft"
-        train_rows, _ = run.fold_rows(folds[0]) if is_soft else run.round_rows(round_number, folds[0])
+        tracks = run.manifest if is_soft else run.round_tracks(round_number)
+        train_rows, _ = tracks.fold_rows(folds[0])
         train_rows = _usable(train_rows, base)
         train = LabelledMatrix(base.matrices[folds[0]][train_rows], labels[train_rows])
     # Sub-folds split the validation tracks alone: training tracks are only pretrained on, and never evaluated.

@@ -169,6 +169,7 @@ def evaluate_round(
     spec = run.round_spec(round_number)
     settings = run.stack_settings(round_number)
     final = final_predictor(settings.stacking.final_predictor, len(settings.blend))
+    test_rows = run.manifest.test_rows
     valid_parts = []  # probabilities by predictor, of each stack
     test_parts = []  # of each fold
     for stacking_set, stack in stacks:
@@ -177,24 +178,24 @@ def evaluate_round(
         valid_parts.append(_networks(spec.backbones, matrix) | stack.out_of_fold(matrix, stacking_set.subfolds))
         for fold in stacking_set.folds:
             # The networks of every fold predict the test tracks; no stacker was fitted on them, so all sub-folds do.
-            test_matrix = base.matrices[fold][run.test_rows]
+            test_matrix = base.matrices[fold][test_rows]
             test_parts.append(_networks(spec.backbones, test_matrix) | stack.predict(test_matrix))
     by_predictor = {name: _join_parts(name, valid_parts, test_parts) for name in test_parts[0]}
     selection = None
     if final == AUTO:
         selection, by_predictor[AUTO] = _select(by_predictor, list(spec.blend), [each for each, _ in stacks])
     probs = np.stack(list(by_predictor.values()))  # (P, N, C)
-    rows = np.concatenate([*(stacking_set.rows for stacking_set, _ in stacks), run.test_rows])
+    rows = np.concatenate([*(stacking_set.rows for stacking_set, _ in stacks), test_rows])
     valid_folds = [stacking_set.row_folds for stacking_set, _ in stacks]
     # The stackers were not fitted on silence: without usable audio the prediction is the class prior. These are test
     # tracks, as unusable validation tracks are not among the rows.
-    probs[:, base.unusable[rows]] = run.prior
+    probs[:, base.unusable[rows]] = run.manifest.prior
     splits = run.manifest.evaluated_splits
     return RoundEvaluation(
         predictors=tuple(by_predictor),
         ids=tuple(run.manifest.ids[row] for row in rows),
         splits=tuple(splits[row] for row in rows),
-        folds=np.concatenate([*valid_folds, np.full(len(run.test_rows), -1)]),
+        folds=np.concatenate([*valid_folds, np.full(len(test_rows), -1)]),
         labels=run.manifest.class_indices(run.class_names)[rows],
         pseudo_labelled=np.isin(rows, run.round_tracks(round_number).pseudo_rows),
         probs=probs,

@@ -21,7 +21,7 @@ def load_device_cache(run: Run, jobs: list[Job], loader: WindowLoader) -> None:
 
     If that is gpu, or auto and there is a PCM cache that fits into the GPU's memory beside the networks.
     """
-    rows = run.labelled_rows(jobs[0].round)
+    rows = run.round_tracks(jobs[0].round).labelled_rows
     choice = run.recipe.loader.pcm_cache
     if choice == "auto" and run.pcm_cache and loader.device.type == "cuda":
         num_bytes = 4 * len(rows) * loader.track_samples

@@ -90,7 +90,7 @@ def train_jobs(
 
 def epoch_work(run: Run, job: Job) -> int:
     """The number of windows that an epoch trains on and validates."""
-    _, valid_rows = run.fold_rows(job.fold)
+    _, valid_rows = run.manifest.fold_rows(job.fold)
     return sampling.windows_per_epoch(run, job) + len(sampling.prediction_windows(run, valid_rows))
 
 
@@ -131,7 +131,7 @@ class JobTraining:
 
     def valid_batches(self) -> Iterator[Batch]:
         """The batches of this process for the fold's validation tracks."""
-        _, rows = self.run.fold_rows(self.job.fold)
+        _, rows = self.run.manifest.fold_rows(self.job.fold)
         all_windows = sampling.prediction_windows(self.run, rows)
         index = windows.shard(all_windows, distributed.rank(), distributed.world_size())
         batch_size = self.run.recipe.loader.predict_batch_size

@@ -6,6 +6,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from melgpu.data import manifest
+from melgpu.data.manifest import Split
 from melgpu.data.sources import SourceList, read_source
 from melgpu.errors import InputError
 from melgpu.recipe import load_recipe
@@ -261,3 +262,19 @@ def test_pseudo_labels_never_replace_training_labels(tmp_path):
 def test_class_indices(made):
     indices = made.manifest.class_indices(made.class_names)
     assert indices.tolist() == [0, 1] * 6 + [-1, -1]
+
+
+def test_a_fold_holds_out_its_validation_tracks(made):
+    for fold in range(3):
+        train, valid = made.manifest.fold_rows(fold)
+        assert not set(train) & set(valid)
+        assert sorted([*train, *valid]) == list(range(12))
+        assert made.manifest.fold_splits(fold).count(Split.VALID) == len(valid)
+
+
+def test_tracks_without_usable_audio_are_in_no_fold(made):
+    made.manifest.folds[[0, 5]] = -1
+    for fold in range(3):
+        train, valid = made.manifest.fold_rows(fold)
+        assert not {0, 5} & {*train.tolist(), *valid.tolist()}
+    assert made.manifest.prior.tolist() == [0.5, 0.5]  # five tracks of each class are left

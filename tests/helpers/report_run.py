@@ -92,7 +92,7 @@ def predict(run: Run, job: Job, rng: np.random.Generator) -> predictions.Predict
     labels = run.manifest.class_indices(run.class_names)[index.tracks]
     unusable, counts = np.zeros(len(run.manifest), bool), np.bincount(index.tracks)
     probs = random_probs(labels, len(run.class_names), rng).astype(np.float32)
-    splits, names = run.fold_splits(job.fold), tuple(run.class_names)
+    splits, names = run.manifest.fold_splits(job.fold), tuple(run.class_names)
     predicted = predictions.Predictions(
         run.manifest.ids, splits, unusable, counts, probs, names, run.job_provenance(job)
     )

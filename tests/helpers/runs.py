@@ -79,7 +79,7 @@ def write_predictions(
     for seed, job in enumerate(run.jobs(round_number), start=first_seed):
         probs = np.random.default_rng(seed).dirichlet(np.ones(2), num_windows.sum()).astype(np.float32)
         provenance = run.job_provenance(job, "x").model_copy(update=changes)
-        unusable, splits = np.arange(num_tracks) == unusable_row, run.fold_splits(job.fold)
+        unusable, splits = np.arange(num_tracks) == unusable_row, run.manifest.fold_splits(job.fold)
         predicted = Predictions(run.manifest.ids, splits, unusable, num_windows, probs, ("a", "b"), provenance)
         predictions.save(predicted, run.paths.predictions(job))
 

@@ -6,7 +6,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from melgpu.data.manifest import Split
 from melgpu.errors import InputError
 from melgpu.runs import sampling
 from melgpu.runs.folder import FORMAT, open_run
@@ -47,14 +46,6 @@ def test_jobs_of_a_round_and_their_selection(made):
     assert made.current_round is None
 
 
-def test_a_fold_holds_out_its_validation_tracks(made):
-    for fold in range(3):
-        train, valid = made.fold_rows(fold)
-        assert not set(train) & set(valid)
-        assert sorted([*train, *valid]) == list(range(12))
-        assert made.fold_splits(fold).count(Split.VALID) == len(valid)
-
-
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(st.dictionaries(st.sampled_from(["x.wav", "y.wav"]), st.sampled_from("ab")))
 def test_pseudo_labelled_tracks_are_trained_on_and_never_validated(made, selected):
@@ -65,12 +56,12 @@ def test_pseudo_labelled_tracks_are_trained_on_and_never_validated(made, selecte
     for job in made.jobs(2):
         trained, valid = (
             set(sampling.training_windows(made, job).tracks.tolist()),
-            set(made.fold_rows(job.fold)[1].tolist()),
+            set(made.manifest.fold_rows(job.fold)[1].tolist()),
         )
         assert valid == set(np.flatnonzero(made.manifest.folds == job.fold).tolist())
         assert valid <= set(range(12))  # the training list's; 12 and 13 are the test tracks
         assert trained == set(range(12)) - valid | set(rows.tolist())
-        assert set(sampling.prediction_windows(made, made.fold_rows(job.fold)[1]).tracks.tolist()) == valid
+        assert set(sampling.prediction_windows(made, made.manifest.fold_rows(job.fold)[1]).tracks.tolist()) == valid
     assert not {12, 13} & set(sampling.training_windows(made, Job(1, "resnet50", 0)).tracks.tolist())
 
 
@@ -119,11 +110,3 @@ def test_a_folder_of_another_format_is_rejected_with_one_problem(made, run_forma
     with pytest.raises(InputError, match=expected) as caught:
         open_run(made.folder)
     assert len(caught.value.problems) == 1
-
-
-def test_tracks_without_usable_audio_are_in_no_fold(made):
-    made.manifest.folds[[0, 5]] = -1
-    for fold in range(3):
-        train, valid = made.fold_rows(fold)
-        assert not {0, 5} & {*train.tolist(), *valid.tolist()}
-    assert made.prior.sum() == pytest.approx(1)

@@ -43,8 +43,8 @@ def test_original_stacking_sets_are_folds_with_their_training_tracks(second):
     base = dataset.load_base_predictions(second, 2)
     labels = second.round_tracks(2).manifest.class_indices(second.class_names)
     for stacking_set, fold in zip(dataset.stacking_sets(second, 2, base), (1, 2), strict=True):
-        valid = [row for row in second.fold_rows(fold)[1] if row != 5]
-        train = [*(row for row in second.fold_rows(fold)[0] if row != 5), 13]  # with the pseudo label
+        valid = [row for row in second.manifest.fold_rows(fold)[1] if row != 5]
+        train = [*(row for row in second.manifest.fold_rows(fold)[0] if row != 5), 13]  # with the pseudo label
         assert (stacking_set.folds, stacking_set.rows.tolist(), stacking_set.row_folds.tolist()) == (
             (fold,),
             valid,
@@ -62,7 +62,7 @@ def test_stackers_are_not_pretrained_on_soft_pseudo_labels(made, monkeypatch):
     write_predictions(soft, 2, monkeypatch)
     base = dataset.load_base_predictions(soft, 2)
     for stacking_set, fold in zip(dataset.stacking_sets(soft, 2, base), (1, 2), strict=True):
-        train = [row for row in soft.fold_rows(fold)[0] if row != 5]
+        train = [row for row in soft.manifest.fold_rows(fold)[0] if row != 5]
         np.testing.assert_array_equal(stacking_set.train[0], base.matrices[fold][train])
 
 
@@ -127,8 +127,8 @@ def test_every_predictor_gives_unusable_test_tracks_the_class_prior(second):
     base.unusable[13] = True
     round_evaluation = evaluation.evaluate_round(second, 2, base, fit_lightgbm(second, base))
     assert round_evaluation.ids[-1] == "y.wav"
-    np.testing.assert_array_equal(round_evaluation.probs[:, -1], np.tile(second.prior, (5, 1)))
-    assert not np.isclose(round_evaluation.probs[:2, -2], second.prior).all()
+    np.testing.assert_array_equal(round_evaluation.probs[:, -1], np.tile(second.manifest.prior, (5, 1)))
+    assert not np.isclose(round_evaluation.probs[:2, -2], second.manifest.prior).all()
 
 
 def test_votes_are_the_predicted_classes_of_every_network_and_fold(second):

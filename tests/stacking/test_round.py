@@ -139,7 +139,7 @@ def test_three_rounds_pass_soft_pseudo_labels_on(same_names, monkeypatch, tmp_pa
     for round_number in (1, 2, 3):
         assert soft.current_round == round_number
         (job,) = soft.jobs(round_number)
-        train, valid = soft.round_rows(round_number, job.fold)
+        train, valid = soft.round_tracks(round_number).fold_rows(job.fold)
         write_predictions(soft, round_number, monkeypatch, unusable_row=None)
         stack.finish_round(soft)
         targets = sampling.training_targets(soft, job)

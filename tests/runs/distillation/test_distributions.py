@@ -62,7 +62,7 @@ def test_parts_are_joined_in_the_manifests_order(student):
 def test_a_student_trains_on_unlabelled_music_by_its_teacher_alone(student):
     save(student, "all", part_of(student, list(range(14)), unusable=np.arange(14) == 12))
     (job,) = student.jobs(1)
-    train, valid = student.round_rows(1, job.fold)
+    train, valid = student.round_tracks(1).fold_rows(job.fold)
     assert set(train.tolist()) == set(range(12)) - set(valid.tolist()) | {13}  # 12 has no usable audio
     targets = sampling.training_targets(student, job)
     assert targets.classes[13] == student.teacher_predictions.track_probs[13].argmax()
