@@ -1,6 +1,6 @@
-"""Atomic writes of text, CSV and .npz files, and changes of others: to a temporary file, fsync, rename; and locks.
+"""Atomic writes of text and CSV files, and changes of others: to a temporary file, fsync, rename; and locks.
 
-Reads are validated: regular files only, of bounded size, with the expected columns or arrays.
+Reads are validated: regular files only, of bounded size, with the expected columns.
 """
 
 import csv
@@ -10,20 +10,14 @@ import io
 import os
 import shutil
 import stat
-import zipfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
-
 from melgpu.errors import InputError, one_line
 
-MAX_COMPRESSION = 200  # ratio, of an .npz file; a higher one may be a decompression bomb
 CHMOD_HINT = "its owner can give it: chmod -R a+rX FOLDER"
 UNLOCKED_NOTE = "its file system cannot lock files: start no second process that writes there"
-
-ArrayTypes = Mapping[str, tuple[str, int]]  # by name: kind of numpy dtype, number of axes
 
 
 @contextmanager
@@ -177,34 +171,3 @@ def read_csv(
         yield header, rows
     except (OSError, ValueError, OverflowError, csv.Error) as error:
         raise InputError(f"{path}: not {kind}: {one_line(error)}") from None
-
-
-def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write a compressed .npz file atomically."""
-    with atomic_write(path) as temporary, open(temporary, "wb") as file:
-        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]  # none is named allow_pickle
-
-
-def load_arrays(path: Path, types: ArrayTypes) -> dict[str, np.ndarray]:
-    """The arrays of an .npz file that `types` names; pickled arrays are rejected.
-
-    Raises ValueError for another dtype or number of axes; zipfile, zlib and numpy raise their own errors.
-    """
-    check_regular_file(path)
-    with zipfile.ZipFile(path) as archive:
-        uncompressed_bytes = sum(member.file_size for member in archive.infolist())
-    if uncompressed_bytes > MAX_COMPRESSION * path.stat().st_size + 2**24:  # 16 MiB do no harm at any ratio
-        raise ValueError(f"compressed more than {MAX_COMPRESSION} times")
-    with np.load(path, allow_pickle=False) as archive:
-        arrays = {name: archive[name] for name in types}
-    for name, expected in types.items():
-        array = arrays[name]  # bytes, if it is not stored as .npy
-        if not isinstance(array, np.ndarray) or (array.dtype.kind, array.ndim) != expected:
-            raise ValueError(f"{name} has a wrong dtype or number of axes")
-    return arrays
-
-
-def check_probabilities(probs: np.ndarray) -> None:
-    """Raise ValueError for values outside [0, 1] or NaN."""
-    if not ((probs >= 0) & (probs <= 1.001)).all():  # 1 may be exceeded by rounding
-        raise ValueError("values that are not probabilities")

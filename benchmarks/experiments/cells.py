@@ -8,15 +8,15 @@ import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
 
 from benchmarks.experiments.spec import Cell, settings
-from melgpu import files
 from melgpu.data.loader import WindowLoader
 from melgpu.data.manifest import EVALUATED_SPLITS, Split
-from melgpu.errors import InputError, one_line
+from melgpu.errors import InputError
 from melgpu.models.metadata import Environment
 from melgpu.models.schema import Schema
 from melgpu.prediction.ensemble import load_networks
@@ -24,20 +24,13 @@ from melgpu.prediction.predictor import WindowPredictor
 from melgpu.prediction.round import predict_round
 from melgpu.runs import environment, sampling, setup
 from melgpu.runs.folder import is_run
+from melgpu.runs.formats.npz import Array, NpzFormat
 from melgpu.runs.paths import RunPaths
 from melgpu.runs.run import Run
 from melgpu.stacking.round import stack_round
 from melgpu.training.round import train_round
 
-ARRAYS = {  # kind of numpy dtype, number of axes
-    "ids": ("U", 1),
-    "splits": ("U", 1),
-    "labels": ("U", 1),
-    "probs": ("f", 2),
-    "window_accuracy": ("f", 1),
-    "class_names": ("U", 1),
-    "metadata": ("U", 0),
-}
+REMEDY = "delete it to make it again"
 
 
 class CellMetadata(Schema):
@@ -70,8 +63,8 @@ class CellResult:
     ids: tuple[str, ...]
     splits: tuple[Split, ...]
     labels: tuple[str, ...]
-    probs: np.ndarray
-    window_accuracy: np.ndarray
+    probs: Annotated[np.ndarray, Array("f", 2)]
+    window_accuracy: Annotated[np.ndarray, Array("f", 1)]
     class_names: tuple[str, ...]
     metadata: CellMetadata
 
@@ -79,6 +72,11 @@ class CellResult:
     def correct(self) -> np.ndarray:
         """Whether a track's most probable class is its label, (N,) bool."""
         return np.array(self.class_names)[self.probs.argmax(axis=1)] == np.array(self.labels)
+
+
+NPZ = NpzFormat(CellResult, "a cell", REMEDY)
+save = NPZ.save
+load = NPZ.load
 
 
 def cell_path(folder: Path, cell: Cell) -> Path:
@@ -175,31 +173,6 @@ def _predict(run: Run, metadata: CellMetadata, device: torch.device) -> CellResu
     )
 
 
-def save(result: CellResult, path: Path) -> None:
-    arrays = {name: np.array(getattr(result, name), np.str_) for name in ("ids", "splits", "labels", "class_names")}
-    arrays |= {"probs": result.probs, "window_accuracy": result.window_accuracy}
-    arrays["metadata"] = np.array(result.metadata.model_dump_json())
-    files.save_arrays(path, arrays)
-
-
-def load(path: Path) -> CellResult:
-    """Raises InputError for a malformed file."""
-    try:
-        data = files.load_arrays(path, ARRAYS)
-        files.check_probabilities(data["probs"])
-        return CellResult(
-            ids=tuple(data["ids"].tolist()),
-            splits=tuple(map(Split, data["splits"].tolist())),
-            labels=tuple(data["labels"].tolist()),
-            probs=data["probs"],
-            window_accuracy=data["window_accuracy"],
-            class_names=tuple(data["class_names"].tolist()),
-            metadata=CellMetadata.model_validate_json(str(data["metadata"])),
-        )
-    except Exception as error:  # zipfile, zlib, numpy and pydantic raise their own
-        raise InputError(f"{path}: not a cell ({one_line(error)}); delete it to make it again") from None
-
-
 def load_finished(folder: Path, cell: Cell) -> CellResult | None:
     """The result of a cell, if it is made. Raises InputError where it was made by other settings."""
     path = cell_path(folder, cell)
@@ -211,5 +184,5 @@ def load_finished(folder: Path, cell: Cell) -> CellResult | None:
     # Settings that only one of both has came or went with a version of melgpu.
     changed = [f"{key}: {before[key]}, now {now[key]}" for key in now.keys() & before.keys() if now[key] != before[key]]
     if changed:
-        raise InputError(f"{path}: made with other settings ({'; '.join(sorted(changed))}); delete it to make it again")
+        raise InputError(f"{path}: made with other settings ({'; '.join(sorted(changed))}); {REMEDY}")
     return result

@@ -5,34 +5,21 @@ stackers that were fitted on other tracks (out of fold); test tracks by the mean
 """
 
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 
-from melgpu import files
 from melgpu.data.manifest import EVALUATED_SPLITS, Split, in_split
-from melgpu.errors import InputError
 from melgpu.models.metadata import Provenance
-from melgpu.models.schema import Schema, describe_error
+from melgpu.models.schema import Schema
 from melgpu.recipe_schema import Fraction, Stacker, StackSettings
 from melgpu.runs.formats import scores
+from melgpu.runs.formats.npz import Array, Flags, Integers, NpzFormat
 from melgpu.runs.formats.scores import RoundScores, Score, Scores, Selection
 from melgpu.runs.run import Run
 from melgpu.stacking.dataset import BasePredictions, StackingSet
 from melgpu.stacking.selection import select_nested
 from melgpu.stacking.stack import AUTO, MEAN, Stack, candidates, final_predictor
-
-ARRAYS = {  # of the file: kind of dtype and number of axes, see `files.load_arrays`
-    "predictors": ("U", 1),
-    "ids": ("U", 1),
-    "splits": ("U", 1),
-    "folds": ("i", 1),
-    "labels": ("i", 1),
-    "pseudo_labelled": ("b", 1),
-    "probs": ("f", 3),
-    "class_names": ("U", 1),
-    "metadata": ("U", 0),
-}
 
 
 class EvaluationMetadata(Schema):
@@ -63,10 +50,10 @@ class RoundEvaluation:
     predictors: tuple[str, ...]
     ids: tuple[str, ...]
     splits: tuple[Split, ...]
-    folds: np.ndarray
-    labels: np.ndarray
-    pseudo_labelled: np.ndarray
-    probs: np.ndarray
+    folds: Integers
+    labels: Integers
+    pseudo_labelled: Flags
+    probs: Annotated[np.ndarray, Array("f", 3)]
     class_names: tuple[str, ...]
     metadata: EvaluationMetadata
 
@@ -132,34 +119,10 @@ class RoundEvaluation:
         return by_split
 
 
-def save(evaluation: RoundEvaluation, path: Path) -> None:
-    """Write an evaluation; probabilities at full precision, so that the file gives the same scores."""
-    # Texts as arrays of strings, and the metadata as JSON: `load_arrays` rejects pickled objects.
-    texts = {
-        name: np.array(getattr(evaluation, name), np.str_) for name in ("predictors", "ids", "splits", "class_names")
-    }
-    numbers = {name: getattr(evaluation, name) for name in ("folds", "labels", "pseudo_labelled", "probs")}
-    files.save_arrays(path, {**texts, **numbers, "metadata": np.array(evaluation.metadata.model_dump_json())})
-
-
-def load(path: Path) -> RoundEvaluation:
-    """Raises InputError for a file that is malformed or not an evaluation."""
-    try:
-        data = files.load_arrays(path, ARRAYS)
-        files.check_probabilities(data["probs"])
-        return RoundEvaluation(
-            predictors=tuple(data["predictors"].tolist()),
-            ids=tuple(data["ids"].tolist()),
-            splits=tuple(map(Split, data["splits"].tolist())),
-            folds=data["folds"],
-            labels=data["labels"],
-            pseudo_labelled=data["pseudo_labelled"],
-            probs=data["probs"],
-            class_names=tuple(data["class_names"].tolist()),
-            metadata=EvaluationMetadata.model_validate_json(str(data["metadata"])),
-        )
-    except Exception as error:  # zipfile, zlib, numpy and pydantic each have their own
-        raise InputError(f"{path}: damaged, or not an evaluation of a round ({describe_error(error)})") from None
+# Probabilities are written at full precision, so that the file gives the same scores.
+NPZ = NpzFormat(RoundEvaluation, "an evaluation of a round", "delete its folder to stack the round again")
+save = NPZ.save
+load = NPZ.load
 
 
 def evaluate_round(

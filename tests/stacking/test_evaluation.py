@@ -96,7 +96,7 @@ def test_malformed_files_are_rejected(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     for content in (b"", valid[: len(valid) // 2], b"text"):
         path.write_bytes(content)
-        with pytest.raises(InputError, match=r"x\.npz: damaged"):
+        with pytest.raises(InputError, match=r"x\.npz: not an evaluation of a round .*; delete its folder to stack"):
             evaluation.load(path)
     with np.load(io.BytesIO(valid)) as data:
         arrays = dict(data)
@@ -107,7 +107,7 @@ def test_malformed_files_are_rejected(tmp_path):
         {"splits": np.array(["validation"] * 7)},
     ):
         np.savez(path, **arrays | changes)
-        with pytest.raises(InputError, match=r"x\.npz: damaged"):
+        with pytest.raises(InputError, match=r"x\.npz: not an evaluation of a round .*; delete its folder to stack"):
             evaluation.load(path)
     evaluation.save(make_evaluation(probs=np.full((4, 7, 3), np.nan)), path)
     with pytest.raises(InputError, match="values that are not probabilities"):

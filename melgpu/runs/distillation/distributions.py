@@ -1,4 +1,4 @@
-"""A teacher's distributions over the windows of a student's tracks: save, load, join the parts to all tracks.
+"""A teacher's distributions over the windows of a student's tracks: their files, and the tracks of all files together.
 
 Each part, RUN/teacher/NAME.npz, has the tracks that the same networks predict. All tracks have the same windows.
 """
@@ -9,26 +9,17 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 
-from melgpu import files
 from melgpu.data.manifest import Manifest, Split
 from melgpu.errors import InputError
 from melgpu.models.metadata import NetworkProvenance
-from melgpu.models.schema import Schema, describe_error
+from melgpu.models.schema import Schema
+from melgpu.runs.formats.npz import Array, Flags, Integers, NpzFormat
 
 REPEAT = "repeat the train.py that made this run, with its --teacher"
-ARRAYS = {  # kind of numpy dtype, number of axes
-    "ids": ("U", 1),
-    "splits": ("U", 1),
-    "origins": ("U", 1),
-    "unusable": ("b", 1),
-    "starts": ("i", 1),
-    "probs": ("f", 3),
-    "class_names": ("U", 1),
-    "provenance": ("U", 0),
-}
 
 
 class Origin(StrEnum):
@@ -57,9 +48,9 @@ class Distributions:
     ids: tuple[str, ...]
     splits: tuple[Split, ...]
     origins: tuple[Origin, ...]
-    unusable: np.ndarray
-    starts: np.ndarray
-    probs: np.ndarray
+    unusable: Flags
+    starts: Integers
+    probs: Annotated[np.ndarray, Array("f", 3)]
     class_names: tuple[str, ...]
     provenance: TeacherProvenance
 
@@ -69,32 +60,9 @@ class Distributions:
             raise ValueError("columns differ in length")
 
 
-def save(distributions: Distributions, path: Path) -> None:
-    texts = ("ids", "splits", "origins", "class_names")
-    arrays = {name: np.array(getattr(distributions, name), np.str_) for name in texts}
-    arrays |= {name: getattr(distributions, name) for name in ("unusable", "starts", "probs")}
-    arrays["provenance"] = np.array(distributions.provenance.model_dump_json())  # a text: an object would need pickle
-    files.save_arrays(path, arrays)
-
-
-def load(path: Path) -> Distributions:
-    """Raises InputError for a malformed file."""
-    try:
-        data = files.load_arrays(path, ARRAYS)
-        files.check_probabilities(data["probs"])
-        return Distributions(
-            ids=tuple(data["ids"].tolist()),
-            splits=tuple(map(Split, data["splits"].tolist())),
-            origins=tuple(map(Origin, data["origins"].tolist())),
-            unusable=data["unusable"],
-            starts=data["starts"],
-            probs=data["probs"],
-            class_names=tuple(data["class_names"].tolist()),
-            provenance=TeacherProvenance.model_validate_json(str(data["provenance"])),
-        )
-    except Exception as error:  # zipfile, zlib, numpy and pydantic raise their own
-        reason = describe_error(error)
-        raise InputError(f"{path}: no file of a teacher's distributions ({reason}); delete it, and {REPEAT}") from None
+NPZ = NpzFormat(Distributions, "a file of a teacher's distributions", f"delete it, and {REPEAT}")
+save = NPZ.save
+load = NPZ.load
 
 
 @dataclass(frozen=True)

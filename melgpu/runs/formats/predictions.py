@@ -6,24 +6,14 @@ Probabilities are saved per window, in float32; a track's are the mean over its 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 
-from melgpu import files
 from melgpu.data.manifest import Split
 from melgpu.errors import InputError
 from melgpu.models.metadata import NetworkProvenance
-from melgpu.models.schema import describe_error
-
-ARRAYS = {  # kind of numpy dtype, number of axes
-    "ids": ("U", 1),
-    "splits": ("U", 1),
-    "unusable": ("b", 1),
-    "num_windows": ("i", 1),
-    "probs": ("f", 2),
-    "class_names": ("U", 1),
-    "provenance": ("U", 0),
-}
+from melgpu.runs.formats.npz import Array, Flags, Integers, NpzFormat
 
 
 @dataclass(frozen=True)
@@ -36,16 +26,18 @@ class Predictions:
 
     ids: tuple[str, ...]
     splits: tuple[Split, ...]
-    unusable: np.ndarray
-    num_windows: np.ndarray
-    probs: np.ndarray
+    unusable: Flags
+    num_windows: Integers
+    probs: Annotated[np.ndarray, Array("f", 2)]
     class_names: tuple[str, ...]
     provenance: NetworkProvenance
 
     def __post_init__(self) -> None:
+        is_count = (self.num_windows >= 1) & (self.num_windows <= len(self.probs))  # huge ones could overflow the sum
+        if not is_count.all() or self.num_windows.sum() != len(self.probs):
+            raise ValueError("num_windows does not match probs")
         lengths = {len(self.ids), len(self.splits), len(self.unusable), len(self.num_windows)}
-        probs_shape = (self.num_windows.sum(), len(self.class_names))
-        if len(lengths) != 1 or self.probs.shape != probs_shape:
+        if len(lengths) != 1 or self.probs.shape[1] != len(self.class_names):
             raise ValueError("columns differ in length")
 
     @property
@@ -82,56 +74,22 @@ class Predictions:
         )
 
 
+NPZ = NpzFormat(Predictions, "a file of predictions", "delete it to predict again")
+
+
 def save(predictions: Predictions, path: Path) -> None:
-    arrays = {name: np.array(getattr(predictions, name), np.str_) for name in ("ids", "splits", "class_names")}
-    arrays |= {"unusable": predictions.unusable, "num_windows": predictions.num_windows}
-    arrays["probs"] = predictions.probs.astype(np.float32)
-    arrays["provenance"] = np.array(predictions.provenance.model_dump_json())  # a text: an object would need pickle
-    files.save_arrays(path, arrays)
+    """Write predictions, in float32."""
+    NPZ.save(replace(predictions, probs=predictions.probs.astype(np.float32)), path)
 
 
 def load(path: Path) -> Predictions:
     """Raises InputError for a malformed file."""
-    try:
-        data = _load_arrays(path)
-        return Predictions(
-            ids=tuple(data["ids"].tolist()),
-            splits=tuple(map(Split, data["splits"].tolist())),
-            unusable=data["unusable"],
-            num_windows=data["num_windows"],
-            probs=data["probs"],
-            class_names=tuple(data["class_names"].tolist()),
-            provenance=NetworkProvenance.model_validate_json(str(data["provenance"])),
-        )
-    except Exception as error:  # zipfile, zlib, numpy and pydantic raise their own
-        raise _not_predictions(path, error) from None
+    return NPZ.load(path)
 
 
 def load_provenance(path: Path) -> NetworkProvenance:
     """The provenance of a file of predictions, whose other arrays are not read. Raises InputError."""
-    try:
-        data = files.load_arrays(path, {"provenance": ARRAYS["provenance"]})
-        return NetworkProvenance.model_validate_json(str(data["provenance"]))
-    except Exception as error:  # as in `load`
-        raise _not_predictions(path, error) from None
-
-
-def _not_predictions(path: Path, error: Exception) -> InputError:
-    if isinstance(error, PermissionError):
-        return InputError(f"{path}: no permission to read it; {files.CHMOD_HINT}")
-    return InputError(f"{path}: not a file of predictions ({describe_error(error)}); delete it to predict again")
-
-
-def _load_arrays(path: Path) -> dict[str, np.ndarray]:
-    """The validated arrays of a file. Raises ValueError, among others."""
-    data = files.load_arrays(path, ARRAYS)
-    files.check_probabilities(data["probs"])
-    probs = data["probs"]
-    num_windows = data["num_windows"]
-    is_count = (num_windows >= 1) & (num_windows <= len(probs))  # huge ones could overflow to the right sum
-    if not is_count.all() or num_windows.sum() != len(probs):
-        raise ValueError("num_windows does not match probs")
-    return data
+    return NPZ.load_field(path, "provenance")
 
 
 def align(

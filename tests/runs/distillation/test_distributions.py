@@ -110,7 +110,9 @@ def test_damaged_files_are_refused(student, fraction):
     path = student.paths.teacher_part("all")
     content = path.read_bytes()
     path.write_bytes(content[: int(fraction * len(content))])
-    with pytest.raises(InputError, match=r"all\.npz: no file of a teacher's distributions .*; delete it, and repeat"):
+    with pytest.raises(
+        InputError, match=r"all\.npz: not a file of a teacher's distributions .*; delete it, and repeat"
+    ):
         distributions.load(path)
 
 
