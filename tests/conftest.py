@@ -14,9 +14,9 @@ if not torch.cuda.is_available():
 from rich.console import Console
 
 from melgpu import console
-from melgpu.data import manifest
+from melgpu.data import manifest_builder
+from melgpu.data.lists.sources import SourceList
 from melgpu.data.manifest import Split
-from melgpu.data.sources import SourceList
 from melgpu.demo import synthesizer
 from melgpu.demo.corpus import FORMATS
 from melgpu.demo.corpus import write_audio as write_track
@@ -114,7 +114,7 @@ def made(tmp_path, small_recipe) -> run.Run:
     for path in (*train.paths, *tests.paths):
         Path(path).touch()
     return create_run(
-        tmp_path / "run", small_recipe, manifest.build({Split.TRAIN: train, Split.PUBLIC: tests}, 3, 8), CPU
+        tmp_path / "run", small_recipe, manifest_builder.build({Split.TRAIN: train, Split.PUBLIC: tests}, 3, 8), CPU
     )
 
 

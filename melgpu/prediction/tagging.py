@@ -17,7 +17,7 @@ from rich.table import Table
 
 from melgpu import console
 from melgpu.audio.remote import is_url
-from melgpu.data.sources import folded_label
+from melgpu.data.lists.sources import folded_label
 from melgpu.errors import InputError, one_line, printable
 from melgpu.prediction.table import UNSURE, PredictionTable, file_status
 from melgpu.tags import containers, edit

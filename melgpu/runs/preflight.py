@@ -15,11 +15,11 @@ from melgpu.audio.duplicates import Duplicate
 from melgpu.audio.quarantine import AudioError
 from melgpu.audio.remote import absolute_path, is_url
 from melgpu.audio.worker import CheckedFile
-from melgpu.data import dataset_check, manifest
+from melgpu.data import dataset_check, manifest_builder
+from melgpu.data.lists.sources import SourceList, read_source
 from melgpu.data.loader import WindowLoader, check_files
 from melgpu.data.manifest import Manifest, Split
 from melgpu.data.pcm_cache import PcmCache, open_cache
-from melgpu.data.sources import SourceList, read_source
 from melgpu.data.windows import to_samples
 from melgpu.errors import InputError
 from melgpu.recipe import Recipe
@@ -84,7 +84,7 @@ def _find_duplicates(checked: dict[str, CheckedFile], recipe: Recipe) -> list[Du
 def _manifest_builder(source_lists: dict[Split, SourceList], recipe: Recipe) -> Callable[..., Manifest]:
     folds = recipe.folds
     return functools.partial(
-        manifest.build, source_lists, folds.num_folds, folds.seed, small_classes=folds.small_classes
+        manifest_builder.build, source_lists, folds.num_folds, folds.seed, small_classes=folds.small_classes
     )
 
 

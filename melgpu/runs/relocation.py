@@ -14,8 +14,8 @@ from melgpu.audio import duplicates, quarantine, remote
 from melgpu.audio.content import content_id, size_of
 from melgpu.audio.remote import absolute_path, is_url
 from melgpu.data import manifest
+from melgpu.data.lists.sources import FileFinder
 from melgpu.data.manifest import Manifest
-from melgpu.data.sources import FileFinder
 from melgpu.errors import InputError
 from melgpu.runs.run import Run
 

@@ -8,10 +8,10 @@ import torch
 
 from melgpu import cli, console
 from melgpu.audio import duplicates, quarantine
-from melgpu.data import dataset_check, manifest
+from melgpu.data import dataset_check, manifest, manifest_builder
 from melgpu.data.folds import listed_folds
+from melgpu.data.lists.sources import SourceList
 from melgpu.data.manifest import Split
-from melgpu.data.sources import SourceList
 from melgpu.errors import InputError
 from melgpu.recipe import Recipe, load_recipe
 from melgpu.runs import preflight, relocation
@@ -109,7 +109,7 @@ def _move_to_listed(run: Run, sources: Sources) -> Run:
             f"{run.folder} is of other tracks or labels than these lists. A run never learns new ones: start another, "
             f"{command}, or go on with those it has, {run.command_line('train')}"
         )
-    return relocation.move_to_listed(run, manifest.listed_paths(listed))
+    return relocation.move_to_listed(run, manifest_builder.listed_paths(listed))
 
 
 def _read_sources(sources: Sources, recipe: Recipe) -> dict[Split, SourceList]:
@@ -119,7 +119,7 @@ def _read_sources(sources: Sources, recipe: Recipe) -> dict[Split, SourceList]:
 def _is_made_of(run: Run, listed: dict[Split, SourceList]) -> bool:
     """Whether source lists have a run's ids, labels and splits, and its folds, if they name any."""
     tracks = run.manifest
-    if manifest.track_columns(listed) != (tracks.ids, tracks.labels, tracks.splits):
+    if manifest_builder.track_columns(listed) != (tracks.ids, tracks.labels, tracks.splits):
         return False
     cells = listed[Split.TRAIN].folds
     if not cells:

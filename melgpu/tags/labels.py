@@ -14,8 +14,8 @@ from pathlib import Path
 
 from melgpu import console
 from melgpu.audio.walk import AudioWalk, natural_key, summarize_ignored
-from melgpu.data.sources import SourceList, folded_label
-from melgpu.data.track_list import is_visible
+from melgpu.data.lists.sources import SourceList, folded_label
+from melgpu.data.lists.track_list import is_visible
 from melgpu.errors import InputError, printable
 from melgpu.tags import containers
 

@@ -12,9 +12,9 @@ import torch
 
 from melgpu import files
 from melgpu.audio import quarantine
-from melgpu.data import manifest
+from melgpu.data import manifest_builder
+from melgpu.data.lists.sources import SourceList
 from melgpu.data.manifest import Split
-from melgpu.data.sources import SourceList
 from melgpu.recipe import load_recipe
 from melgpu.runs import sampling
 from melgpu.runs.folder import create_run
@@ -63,7 +63,7 @@ def create(folder: Path, classes: tuple[str, ...], per_class: int, labelled: boo
             if audio:
                 write_audio(folder / name, 7.0 if name == SHORT else 19.0, 11_025, seed=seed)
     recipe = load_recipe(["demo"], OVERRIDES)
-    made = create_run(folder / "run", recipe, manifest.build(sources, 3, 8), torch.device("cpu"))
+    made = create_run(folder / "run", recipe, manifest_builder.build(sources, 3, 8), torch.device("cpu"))
     path = made.paths.environment
     path.write_text(json.dumps({**json.loads(path.read_text()), "device_name": "a 'device' & more"}))
     return made

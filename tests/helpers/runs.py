@@ -8,9 +8,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from melgpu.data import manifest
+from melgpu.data import manifest_builder
+from melgpu.data.lists.sources import SourceList, read_source
 from melgpu.data.manifest import Split
-from melgpu.data.sources import SourceList, read_source
 from melgpu.features.log_mel import LogMel
 from melgpu.features.parity import measure_parity
 from melgpu.models import checkpoint
@@ -49,6 +49,22 @@ def touch(folder: Path, *names: str) -> None:
 def read_source_text(path: Path, text: str | bytes, labelled: bool = True) -> SourceList:
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     return read_source(path, None, labelled)
+
+
+def read_source_lists(
+    folder: Path,
+    train: list[tuple[str, str]],
+    public: list[tuple[str, str]] = (),
+    private: list[tuple[str, str]] = (),
+) -> dict:
+    touch(folder, *(name for name, _ in (*train, *public, *private)))
+    source_lists = {}
+    for split, rows in (("train", train), ("public", public), ("private", private)):
+        if rows:
+            path = folder / f"{split}.csv"
+            path.write_text("".join(f"{name},{label}\n" for name, label in rows))
+            source_lists[split] = read_source(path, None, labelled=split == "train")
+    return source_lists
 
 
 def pseudo_label(track_id: str, class_name: str, distribution: tuple[float, ...] = ()) -> pseudo_labels.PseudoLabel:
@@ -95,7 +111,7 @@ def write_run(folder: Path, backbones: tuple[str, ...] = ("test_efficientnet",),
     labels = write_labelled_tracks(folder)
     rounds = f"rounds=[{{backbones={list(backbones)}, folds=[0], blend={{}}}}]"
     recipe = load_recipe(["quick"], [*SMALL_NETWORK, rounds, *overrides])
-    tracks = manifest.build({Split.TRAIN: read_source(labels, None, True)}, 2, 8)
+    tracks = manifest_builder.build({Split.TRAIN: read_source(labels, None, True)}, 2, 8)
     run = create_run(folder / "run", recipe, tracks, CPU)
     for job in run.jobs(1):
         _write_network(run, job)

@@ -10,9 +10,9 @@ import torch
 
 from melgpu.audio import quarantine
 from melgpu.audio.quarantine import AudioError
-from melgpu.data import manifest
+from melgpu.data import manifest, manifest_builder
+from melgpu.data.lists.sources import read_source
 from melgpu.data.manifest import Split
-from melgpu.data.sources import read_source
 from melgpu.errors import InputError
 from melgpu.runs import relocation
 from melgpu.runs.folder import create_run, open_run
@@ -36,7 +36,7 @@ def music_run(tmp_path, small_recipe) -> Run:
         Split.TRAIN: read_source(tmp_path / "train.csv", data, labelled=True),
         Split.PUBLIC: read_source(tmp_path / "test.csv", data, labelled=False),
     }
-    tracks = manifest.build(source_lists, small_recipe.folds.num_folds, 8)
+    tracks = manifest_builder.build(source_lists, small_recipe.folds.num_folds, 8)
     run = create_run(tmp_path / "run", small_recipe, manifest.with_contents(tracks), CPU)
     quarantine.record_errors(run.paths.quarantine, [AudioError(tracks.paths[3], "cut off", 1.5)])
     return run
@@ -99,7 +99,7 @@ def test_names_of_another_unicode_form_and_absolute_names_are_found(music_run, t
     touch(tmp_path, *(f"here/deep/{i}.wav" for i in range(6)))
     (tmp_path / "absolute.csv").write_text("".join(f"{tmp_path}/here/deep/{i}.wav,{'ab'[i % 2]}\n" for i in range(6)))
     train = read_source(tmp_path / "absolute.csv", None, labelled=True)
-    tracks = manifest.with_contents(manifest.build({Split.TRAIN: train}, 3, 8))
+    tracks = manifest.with_contents(manifest_builder.build({Split.TRAIN: train}, 3, 8))
     run = create_run(tmp_path / "second", small_recipe, tracks, CPU)
     shutil.move(tmp_path / "here", tmp_path / "there")
     moved = relocation.move_to(run, str(tmp_path / "there"))

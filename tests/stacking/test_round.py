@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from melgpu.commands import stack
-from melgpu.data import manifest
+from melgpu.data import manifest_builder
+from melgpu.data.lists.sources import SourceList
 from melgpu.data.manifest import EVALUATED_SPLITS, TEST_SPLITS, Split
-from melgpu.data.sources import SourceList
 from melgpu.errors import InputError
 from melgpu.recipe import apply_overrides
 from melgpu.runs import run, sampling
@@ -38,7 +38,9 @@ def same_names(tmp_path, small_recipe, monkeypatch) -> run.Run:
         for path in map(Path, sources.paths):
             path.parent.mkdir(exist_ok=True)
             path.touch()
-    new_run = create_run(tmp_path / "run", small_recipe, manifest.build({Split.TRAIN: train, **tests}, 3, 8), CPU)
+    new_run = create_run(
+        tmp_path / "run", small_recipe, manifest_builder.build({Split.TRAIN: train, **tests}, 3, 8), CPU
+    )
     write_predictions(new_run, 1, monkeypatch)
     return new_run
 
@@ -114,7 +116,9 @@ def test_a_round_without_stackers_is_the_mean_of_its_networks(tmp_path, small_re
     names = [f"{i}.wav" for i in range(6)]
     train = source_list(tmp_path, names, ["a", "b"] * 3)
     public = source_list(tmp_path, ["x.wav"], ["a"])
-    tracks = manifest.build({Split.TRAIN: train, Split.PUBLIC: public}, 3, 8)  # two validation tracks in each fold
+    tracks = manifest_builder.build(
+        {Split.TRAIN: train, Split.PUBLIC: public}, 3, 8
+    )  # two validation tracks in each fold
     plain = create_run(tmp_path / "run", apply_overrides(small_recipe, [rounds]), tracks, CPU)
     write_predictions(plain, 1, monkeypatch, unusable_row=None)
     stack.finish_round(plain)

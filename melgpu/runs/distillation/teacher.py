@@ -18,8 +18,8 @@ import numpy as np
 from melgpu import console
 from melgpu.audio.remote import is_url
 from melgpu.audio.walk import natural_key
+from melgpu.data.lists.sources import SourceList
 from melgpu.data.manifest import MANIFEST_SPLITS, Manifest, Split
-from melgpu.data.sources import SourceList
 from melgpu.errors import InputError, printable
 from melgpu.models import checkpoint
 from melgpu.models.metadata import NetworkProvenance

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from melgpu.audio.content import HASHED_BYTES
-from melgpu.data import manifest
+from melgpu.data import manifest, manifest_builder
 from melgpu.data.manifest import Manifest, Split
 from melgpu.errors import InputError
 from melgpu.recipe import load_recipe
@@ -210,7 +210,7 @@ def test_a_student_without_lists_has_the_teachers_tracks_and_folds(finished):
     folds[5] = -1  # without usable audio
     manifest.save(finished.manifest, finished.folder / "manifest.csv")
     lists = teachers.source_lists(open_teacher(finished.folder), num_folds=3)
-    built = manifest.build(lists, 3, seed=99, unusable={finished.manifest.paths[7]})
+    built = manifest_builder.build(lists, 3, seed=99, unusable={finished.manifest.paths[7]})
     assert built.ids == (*finished.manifest.ids[:5], *finished.manifest.ids[6:])
     expected = folds.tolist()
     expected[7] = -1
@@ -225,7 +225,7 @@ def test_the_teachers_folds_need_not_be_those_that_could_be_drawn(finished):
     tracks = replace(finished.manifest, labels=tuple(labels), folds=folds)
     manifest.save(tracks, finished.folder / "manifest.csv")
     lists = teachers.source_lists(open_teacher(finished.folder), num_folds=3)
-    assert manifest.build(lists, 3, seed=8).folds.tolist() == folds.tolist()
+    assert manifest_builder.build(lists, 3, seed=8).folds.tolist() == folds.tolist()
 
 
 def test_a_student_of_the_teachers_tracks_has_as_many_folds(finished, tmp_path):

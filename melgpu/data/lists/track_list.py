@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 from melgpu.audio.remote import file_suffix, is_url
 from melgpu.audio.walk import AUDIO_SUFFIXES
-from melgpu.data import separators
-from melgpu.data.separators import SEPARATORS, Row
+from melgpu.data.lists import separators
+from melgpu.data.lists.separators import SEPARATORS, Row
 from melgpu.errors import InputError, printable
 
 FILE_COLUMNS = ("file", "filename", "path")

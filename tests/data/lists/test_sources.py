@@ -2,8 +2,8 @@ import unicodedata
 
 import pytest
 
-from melgpu.data import sources
-from melgpu.data.sources import FileFinder, read_source, similar_labels
+from melgpu.data.lists import sources
+from melgpu.data.lists.sources import FileFinder, read_source, similar_labels
 from melgpu.errors import InputError
 from tests.helpers.runs import read_source_text, touch
 

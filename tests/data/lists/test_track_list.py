@@ -4,10 +4,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from melgpu.data import manifest
+from melgpu.data import manifest, manifest_builder
+from melgpu.data.lists.sources import read_source
+from melgpu.data.lists.track_list import read_tracks
 from melgpu.data.manifest import Split
-from melgpu.data.sources import read_source
-from melgpu.data.track_list import read_tracks
 from melgpu.errors import InputError
 from tests.helpers.runs import read_source_text
 
@@ -208,7 +208,7 @@ def test_nothing_in_a_csv_raises_anything_but_named_problems(tmp_path, text, lab
         assert len({len(column) for column in columns}) == 1
         train = source_list if labelled else read_source_text(tmp_path / "train.csv", TRAIN)
         source_lists = {Split.TRAIN: train} if labelled else {Split.TRAIN: train, Split.PUBLIC: source_list}
-        tracks = manifest.build(source_lists, 2, 8)
+        tracks = manifest_builder.build(source_lists, 2, 8)
         manifest.save(tracks, tmp_path / "manifest.csv")
         assert manifest.load(tmp_path / "manifest.csv", 2) == tracks
     except InputError as error:

@@ -9,9 +9,9 @@ from pathlib import Path, PurePosixPath
 
 from melgpu.audio.remote import is_url, join_url
 from melgpu.audio.walk import AudioWalk, natural_key, summarize_ignored
-from melgpu.data import track_list
 from melgpu.data.folds import fold_values, split_groups
-from melgpu.data.track_list import is_visible
+from melgpu.data.lists import track_list
+from melgpu.data.lists.track_list import is_visible
 from melgpu.errors import InputError, printable
 
 MAX_NAMED = 10  # labels or folders in a message
