@@ -23,8 +23,9 @@ from melgpu.audio.pool import WorkerPool, all_processes, checked_file, decoding_
 from melgpu.audio.quarantine import AudioError, has_usable_audio
 from melgpu.audio.worker import CheckedFile
 from melgpu.data.batch import Batch, prefetch
+from melgpu.data.device_cache import DeviceCache
 from melgpu.data.memory import BatchMemory, SlotMemory
-from melgpu.data.pcm_cache import CachedTrack, DeviceCache, PcmCache
+from melgpu.data.pcm_cache import CachedTrack, PcmCache
 from melgpu.data.schedule import Schedule
 from melgpu.data.windows import WindowIndex, to_samples
 from melgpu.recipe_schema import AudioSpec, LoaderSpec

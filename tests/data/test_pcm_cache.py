@@ -6,14 +6,12 @@ import time
 
 import numpy as np
 import pytest
-import torch
 
 from melgpu.audio import worker
 from melgpu.audio.decode import conform, decode
 from melgpu.audio.pool import WorkerLostError, WorkerPool
 from melgpu.data import pcm_cache as pcm_cache_module
-from melgpu.data.pcm_cache import DeviceCache, PcmCache, lack_of_room, open_cache
-from melgpu.data.windows import WindowIndex
+from melgpu.data.pcm_cache import PcmCache, lack_of_room, open_cache
 from melgpu.errors import InputError
 from melgpu.recipe import load_recipe
 from melgpu.recipe_schema import AudioSpec
@@ -233,25 +231,6 @@ def test_a_disk_that_fills_up_ends_the_job_and_decoded_tracks_stay(tmp_path, pat
         filled(tmp_path / "pcm_cache", paths)
     partial = PcmCache(tmp_path / "pcm_cache", RATE, SAMPLES)
     assert [path for path in paths if partial.find(path)] == paths[:3]
-
-
-def test_the_device_cache_gathers_the_windows_of_its_waves():
-    waves = np.random.default_rng(0).standard_normal((3, 100)).astype(np.float32)
-    device_cache = DeviceCache(np.array([4, 2, 9]), 100, torch.device("cpu"))
-    device_cache.put(2, waves[1])
-    device_cache.put(9, waves[2])
-    index = WindowIndex(np.array([9, 2, 4, 9]), np.array([0, 60, 10, 33]))
-    windows, valid = device_cache.gather(index, 40)
-    assert valid.tolist() == [True, True, False, True]
-    for window, (row, start) in zip(windows, [(2, 0), (1, 60), (None, 10), (2, 33)], strict=True):
-        np.testing.assert_array_equal(window, 0 if row is None else waves[row][start : start + 40])
-    assert device_cache.has(np.array([2, 4]))
-    assert not device_cache.has(np.array([2, 3]))
-
-
-def test_too_little_device_memory_is_an_error():
-    with pytest.raises(InputError, match=r"--set loader\.pcm_cache=disk"):
-        DeviceCache(np.arange(10**7), 10**7, torch.device("cpu"))
 
 
 @pytest.mark.parametrize(
