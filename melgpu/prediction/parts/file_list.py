@@ -13,7 +13,8 @@ from pathlib import Path
 
 from melgpu import files
 from melgpu.audio.walk import is_utf8
-from melgpu.data.lists.track_list import FILE_COLUMNS, MAX_NAME_CHARS, find_file_column, header_file_column
+from melgpu.data.lists.columns import FILE_COLUMNS, find_file_column, header_file_column
+from melgpu.data.lists.track_list import MAX_NAME_CHARS
 from melgpu.errors import InputError, one_line, printable
 from melgpu.models import schema
 from melgpu.models.schema import Schema
