@@ -27,6 +27,7 @@ from melgpu.runs.folder import is_run
 from melgpu.runs.formats.npz import Array, NpzFormat
 from melgpu.runs.paths import RunPaths
 from melgpu.runs.run import Run
+from melgpu.runs.run_request import RunRequest, Sources
 from melgpu.stacking.round import stack_round
 from melgpu.training.round import train_round
 
@@ -88,13 +89,13 @@ def run_folder(folder: Path, cell: Cell) -> Path:
     return folder / "runs" / cell.name
 
 
-def make(cell: Cell, sources: setup.Sources, folder: Path, device: torch.device) -> None:
+def make(cell: Cell, sources: Sources, folder: Path, device: torch.device) -> None:
     """Train a cell, or go on with it, and save its result. Raises InputError."""
     started = time.monotonic()
     cell_folder = run_folder(folder, cell)
     resumed = is_run(cell_folder)
     _link_cache(cell_folder, folder)
-    request = setup.RunRequest(cell_folder, list(cell.recipes), list(cell.overrides), without_pseudo=False)
+    request = RunRequest(cell_folder, list(cell.recipes), list(cell.overrides), without_pseudo=False)
     run = setup.open_or_create(request, sources, device)
     _train(run, device)
     metadata = CellMetadata(

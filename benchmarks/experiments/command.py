@@ -16,7 +16,7 @@ from benchmarks.experiments.cells import CellResult
 from benchmarks.experiments.spec import Cell
 from melgpu import cli, console, files
 from melgpu.errors import InputError
-from melgpu.runs.setup import Sources
+from melgpu.runs.run_request import Sources
 
 Finished = Sequence[tuple[Cell, CellResult]]
 

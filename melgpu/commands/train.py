@@ -13,11 +13,12 @@ def main() -> int:
     from melgpu.prediction.round import predict_round
     from melgpu.runs import setup
     from melgpu.runs.distillation.teacher import open_teacher
+    from melgpu.runs.run_request import RunRequest, Sources
     from melgpu.training.round import train_round
 
-    sources = setup.Sources(args.labels, args.test, args.private, args.data, args.labels_from_tags)
+    sources = Sources(args.labels, args.test, args.private, args.data, args.labels_from_tags)
     teacher = open_teacher(args.teacher) if args.teacher else None
-    request = setup.RunRequest(args.run, args.recipe, args.overrides, args.without_pseudo, teacher)
+    request = RunRequest(args.run, args.recipe, args.overrides, args.without_pseudo, teacher)
     if args.check:
         return 2 if setup.check_dataset(request, sources, cli.select_device(args.device)) else 0
     with distributed.init_distributed(cli.select_device(args.device)) as device:

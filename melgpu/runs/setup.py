@@ -1,8 +1,7 @@
 """Creates or opens the run that a command line requests."""
 
 import time
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 
 import torch
 
@@ -13,8 +12,8 @@ from melgpu.data.folds import listed_folds
 from melgpu.data.lists.sources import SourceList
 from melgpu.data.manifest import Split
 from melgpu.errors import InputError
-from melgpu.recipe import Recipe, load_recipe
-from melgpu.runs import preflight, relocation
+from melgpu.recipe import Recipe
+from melgpu.runs import preflight, relocation, run_request
 from melgpu.runs.checks import networks
 from melgpu.runs.distillation import teacher as teachers
 from melgpu.runs.distillation.teacher import Teacher
@@ -22,48 +21,7 @@ from melgpu.runs.folder import check_same_recipe, create_run, is_run, open_run
 from melgpu.runs.formats import timings
 from melgpu.runs.paths import RunPaths
 from melgpu.runs.run import Run
-
-
-@dataclass(frozen=True)
-class Sources:
-    """The source lists of a new run, CSV files or folders, and the folder or URL of the files that the CSVs name.
-
-    labels_from_tags : the tag that has the labels of the files in the folder `labels`
-    """
-
-    labels: Path | None
-    test: Path | None
-    private: Path | None
-    data: str | None
-    labels_from_tags: str | None = None
-
-    @property
-    def lists(self) -> dict[Split, Path | None]:
-        """The source lists by split."""
-        return {Split.TRAIN: self.labels, Split.PUBLIC: self.test, Split.PRIVATE: self.private}
-
-    @property
-    def arguments(self) -> list[str]:
-        """The command-line arguments of the sources that are set."""
-        names = ("labels", "labels_from_tags", "test", "private", "data")
-        pairs = [(f"--{name.replace('_', '-')}", str(getattr(self, name))) for name in names if getattr(self, name)]
-        return [argument for pair in pairs for argument in pair]
-
-
-@dataclass(frozen=True)
-class RunRequest:
-    """The run folder, recipes and overrides of a command line, and the teacher of a student."""
-
-    folder: Path
-    recipes: list[str]
-    overrides: list[str]
-    without_pseudo: bool
-    teacher: Teacher | None = None
-
-    @property
-    def named_recipes(self) -> list[str]:
-        """Its recipes; `student` where there is a teacher, and no recipe."""
-        return self.recipes or (["student"] if self.teacher else [])
+from melgpu.runs.run_request import RunRequest, Sources
 
 
 def open_or_create(request: RunRequest, sources: Sources, device: torch.device) -> Run:
@@ -141,10 +99,10 @@ def create(request: RunRequest, sources: Sources, device: torch.device) -> Run:
     # In the order of their cost: names, the recipe, weights (a download), then audio.
     preflight.check_writable(folder)
     on_cpu = device.type == "cpu"
-    requested = read_recipe(request, on_cpu)
+    requested = run_request.read_recipe(request, on_cpu)
     source_lists = _sources_of_new_run(request, sources, requested)
     preflight.check_before_decoding(source_lists, requested)
-    recipe = resolve_weights(request, requested, on_cpu)
+    recipe = run_request.resolve_weights(request, requested, on_cpu)
     started = time.monotonic()
     tracks, audio_errors, duplicate_files = preflight.build_manifest(source_lists, recipe, paths.pcm_cache)
     seconds = time.monotonic() - started
@@ -189,55 +147,6 @@ def _check_uses(sources: Sources, teacher: Teacher) -> None:
         )
 
 
-def read_recipe(request: RunRequest, on_cpu: bool) -> Recipe:
-    """The requested recipe for this machine; what a CPU changes is said. Raises InputError."""
-    recipe = _load(request, on_cpu)
-    if on_cpu and recipe != _load(request, on_cpu=False):
-        console.say("No GPU: smaller pictures and a smaller network, as the recipe has them for a CPU")
-    return recipe
-
-
-def resolve_weights(request: RunRequest, requested: Recipe, on_cpu: bool) -> Recipe:
-    """The requested recipe with its weights loaded once, in which nothing is left to choose; what was chosen is said.
-
-    Raises InputError where it requires weights that cannot be loaded.
-    """
-    spec = requested.backbone
-    if not spec.pretrained:
-        return requested
-    problems = networks.load_weights(requested)
-    if problems and (spec.pretrained is True or spec.weights_dir):  # a named folder is required, too
-        raise InputError(problems)
-    if spec.pretrained is True:
-        return requested
-    if not problems:
-        return _with_weights(request, on_cpu, has_weights=True)
-    console.say(f"Training from scratch, which is less accurate: {problems[0]}")
-    return _with_weights(request, on_cpu, has_weights=False)
-
-
-def _with_weights(request: RunRequest, on_cpu: bool, has_weights: bool) -> Recipe:
-    """The requested recipe, where it leaves that open, with ImageNet weights or with the settings to train without."""
-    if has_weights:
-        return _load(replace(request, overrides=[*request.overrides, "backbone.pretrained=true"]), on_cpu)
-    return _load(replace(request, recipes=[*request.named_recipes, "scratch"]), on_cpu)
-
-
-def _load(request: RunRequest, on_cpu: bool) -> Recipe:
-    """The requested recipe; a student's names its teacher. Raises InputError."""
-    teacher = request.teacher
-    base = teacher.run.recipe if teacher else None
-    recipe = load_recipe(request.named_recipes, request.overrides, on_cpu, base)
-    if not teacher and not recipe.distil:
-        return recipe
-    if not teacher:
-        raise InputError(f"{request.folder}: a recipe with the table distil needs --teacher RUN, a finished run")
-    if not recipe.distil:
-        raise InputError("--teacher needs a recipe with the table distil: --recipe student")
-    teachers.check_student(recipe, teacher.run.recipe)
-    return recipe.model_copy(update={"distil": recipe.distil.model_copy(update={"teacher": teacher.digest})})
-
-
 def reopen(request: RunRequest) -> Run:
     """Open an existing run; requested recipes may change its speed settings, but not its results.
 
@@ -253,9 +162,7 @@ def reopen(request: RunRequest) -> Run:
     if distil and not request.teacher:
         raise InputError(f"{request.folder} has its recipe: leave --recipe out, or give its --teacher, too")
     on_cpu = opened.environment.device == "cpu"
-    recipe = _load(request, on_cpu)
-    if recipe.backbone.pretrained == "auto":  # as it was resolved when the run was made
-        recipe = _with_weights(request, on_cpu, has_weights=opened.recipe.backbone.pretrained is True)
+    recipe = run_request.recipe_of_run(request, opened.recipe, on_cpu)
     check_same_recipe(request.folder, recipe)
     return replace(opened, recipe=recipe)
 
@@ -270,7 +177,7 @@ def check_dataset(request: RunRequest, sources: Sources, device: torch.device) -
         opened = open_run(request.folder, request.overrides, request.without_pseudo)
         return preflight.check_manifest(_move(opened, sources).manifest, opened.recipe)
     if not is_known:
-        recipe = read_recipe(request, on_cpu=device.type == "cpu")
+        recipe = run_request.read_recipe(request, on_cpu=device.type == "cpu")
         return preflight.check_dataset(_sources_of_new_run(request, sources, recipe), recipe)
     # The lists of a run that exists are checked as its tracks are, which may be of other lengths than the default.
     recipe = reopen(request).recipe

@@ -9,9 +9,9 @@ from mutagen.flac import FLAC
 from melgpu.audio import duplicates, worker
 from melgpu.errors import InputError
 from melgpu.recipe import load_recipe
-from melgpu.runs import preflight, setup
+from melgpu.runs import preflight, run_request, setup
 from melgpu.runs.checks import networks
-from melgpu.runs.setup import RunRequest, Sources
+from melgpu.runs.run_request import RunRequest, Sources
 from tests.helpers import QUICK, write_audio, write_labelled_tracks, write_list
 
 CPU = torch.device("cpu")
@@ -80,8 +80,8 @@ def test_the_weights_of_a_run_are_looked_for_where_it_goes_on(tmp_path, sources,
 
 def test_with_weights_a_run_is_made_to_use_them(tmp_path, monkeypatch):
     monkeypatch.setattr(networks, "load_weights", lambda recipe: [])
-    requested = setup.read_recipe(request(tmp_path / "run"), on_cpu=False)
-    recipe = setup.resolve_weights(request(tmp_path / "run"), requested, on_cpu=False)
+    requested = run_request.read_recipe(request(tmp_path / "run"), on_cpu=False)
+    recipe = run_request.resolve_weights(request(tmp_path / "run"), requested, on_cpu=False)
     assert recipe == load_recipe(["quick"], [*QUICK, "backbone.pretrained=true"])
 
 

@@ -25,6 +25,7 @@ from melgpu.runs.distillation.teacher import Teacher, open_teacher, plan_parts
 from melgpu.runs.folder import open_run
 from melgpu.runs.formats import predictions, timings
 from melgpu.runs.run import Run
+from melgpu.runs.run_request import RunRequest, Sources
 from melgpu.training.round import train_round
 from tests.conftest import CPU
 from tests.helpers import QUICK, ROOT, run_script, write_audio, write_labelled_tracks
@@ -62,8 +63,8 @@ def finish(run: Run) -> Run:
 def teacher(tmp_path_factory) -> Teacher:
     folder = tmp_path_factory.mktemp("teacher")
     labels = write_labelled_tracks(folder)
-    request = setup.RunRequest(folder / "run", ["quick"], [*OVERRIDES, TWO_FOLDS], False)
-    finish(setup.create(request, setup.Sources(labels, None, None, str(folder)), CPU))
+    request = RunRequest(folder / "run", ["quick"], [*OVERRIDES, TWO_FOLDS], False)
+    finish(setup.create(request, Sources(labels, None, None, str(folder)), CPU))
     return open_teacher(folder / "run")
 
 
@@ -74,8 +75,8 @@ def student(teacher, tmp_path_factory) -> Run:
     (folder / "music").mkdir()
     write_audio(folder / "music" / "new.wav", 6, 11_025, seed=99)
     shutil.copy(teacher.run.manifest.paths[2], folder / "music" / "copy.wav")
-    request = setup.RunRequest(folder / "run", ["student"], STUDENT, False, teacher)
-    return setup.create(request, setup.Sources(None, folder / "music", None, None), CPU)
+    request = RunRequest(folder / "run", ["student"], STUDENT, False, teacher)
+    return setup.create(request, Sources(None, folder / "music", None, None), CPU)
 
 
 @pytest.fixture(scope="module")

@@ -9,16 +9,17 @@ from melgpu.data import manifest, manifest_builder
 from melgpu.data.manifest import Manifest, Split
 from melgpu.errors import InputError
 from melgpu.recipe import load_recipe
-from melgpu.runs import preflight, setup
+from melgpu.runs import preflight, run_request, setup
 from melgpu.runs.distillation import teacher as teachers
 from melgpu.runs.distillation.distributions import Origin
 from melgpu.runs.distillation.teacher import Teacher, open_teacher, plan_parts
 from melgpu.runs.folder import create_run
+from melgpu.runs.run_request import RunRequest, Sources
 from tests.conftest import CPU
 from tests.helpers import write_audio, write_list
 from tests.helpers.runs import mark_stacked, pseudo_label
 
-NO_LABELS = setup.Sources(None, None, None, None)
+NO_LABELS = Sources(None, None, None, None)
 
 
 def finish(run, round_number=1, labels=()):
@@ -174,27 +175,29 @@ def test_a_student_inherits_audio_windows_folds_and_pictures(small_recipe):
     ]
 
 
-def request(finished, folder, recipes=("student", "scratch"), overrides=(), teacher=True) -> setup.RunRequest:
+def request(finished, folder, recipes=("student", "scratch"), overrides=(), teacher=True) -> RunRequest:
     opened = open_teacher(finished.folder) if teacher else None
-    return setup.RunRequest(folder, list(recipes), list(overrides), False, opened)
+    return RunRequest(folder, list(recipes), list(overrides), False, opened)
 
 
 def test_a_students_recipe_names_its_teacher(finished, tmp_path):
     asked = request(finished, tmp_path / "student")
-    recipe = setup.read_recipe(asked, on_cpu=True)
+    recipe = run_request.read_recipe(asked, on_cpu=True)
     assert recipe.distil.teacher == asked.teacher.digest
-    assert setup.read_recipe(replace(asked, recipes=[], overrides=["backbone.pretrained=false"]), on_cpu=True).distil
+    assert run_request.read_recipe(
+        replace(asked, recipes=[], overrides=["backbone.pretrained=false"]), on_cpu=True
+    ).distil
     with pytest.raises(InputError, match="--teacher needs a recipe with the table distil: --recipe student"):
-        setup.read_recipe(request(finished, tmp_path, ["quick", "scratch"]), on_cpu=True)
+        run_request.read_recipe(request(finished, tmp_path, ["quick", "scratch"]), on_cpu=True)
     with pytest.raises(InputError, match="a recipe with the table distil needs --teacher RUN"):
-        setup.read_recipe(request(finished, tmp_path, teacher=False), on_cpu=True)
+        run_request.read_recipe(request(finished, tmp_path, teacher=False), on_cpu=True)
 
 
 def test_a_student_is_reopened_with_its_own_teacher_only(finished, tmp_path):
     asked = request(finished, tmp_path / "student")
-    create_run(asked.folder, setup.read_recipe(asked, on_cpu=True), finished.manifest, CPU)
+    create_run(asked.folder, run_request.read_recipe(asked, on_cpu=True), finished.manifest, CPU)
     for again in (asked, request(finished, asked.folder, [], teacher=False), replace(asked, recipes=[])):
-        assert setup.reopen(again).recipe == setup.read_recipe(asked, on_cpu=True)
+        assert setup.reopen(again).recipe == run_request.read_recipe(asked, on_cpu=True)
     with pytest.raises(InputError, match="leave --recipe out, or give its --teacher, too"):
         setup.reopen(request(finished, asked.folder, teacher=False))
     with pytest.raises(InputError, match="has no teacher: choose another --run"):
@@ -264,5 +267,5 @@ def test_a_new_students_tracks_are_checked(finished, tmp_path, capsys):
     write_audio(Path(finished.manifest.paths[0]), 20, 11_025)
     assert setup.check_dataset(asked, NO_LABELS, CPU) == len(finished.manifest) - 1  # all others are no audio
     assert "labels: a: 6, b: 6" in capsys.readouterr().out
-    create_run(asked.folder, setup.read_recipe(asked, on_cpu=True), finished.manifest, CPU)
+    create_run(asked.folder, run_request.read_recipe(asked, on_cpu=True), finished.manifest, CPU)
     assert setup.check_dataset(asked, NO_LABELS, CPU) == len(finished.manifest) - 1
