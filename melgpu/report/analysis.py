@@ -9,7 +9,7 @@ import sklearn.metrics
 from melgpu.data.manifest import EVALUATED_SPLITS, Split, in_split
 from melgpu.errors import InputError
 from melgpu.metrics import wilson_interval
-from melgpu.runs.formats import predictions, pseudo_labels, scores
+from melgpu.runs.formats import predictions, scores
 from melgpu.runs.formats.scores import Interval, Scores
 from melgpu.runs.job import Job
 from melgpu.runs.run import Run
@@ -166,69 +166,6 @@ def _row_pairs(before: RoundEvaluation, after: RoundEvaluation, split: Split) ->
     before_row_of = {before.ids[row]: row for row in before.rows(split).tolist()}
     rows = [row for row in after.rows(split).tolist() if after.ids[row] in before_row_of]
     return np.array([[before_row_of[after.ids[row]] for row in rows], rows], int)
-
-
-@dataclass(frozen=True)
-class PseudoLabelCounts:
-    """The pseudo labels of one class.
-
-    count : how many
-    min_confidence, mean_confidence : of the final predictor
-    unanimous : how many have the votes of all networks
-    correct, labelled : how many are correct, of those whose label is known
-    """
-
-    name: str
-    count: int
-    min_confidence: float
-    mean_confidence: float
-    unanimous: int
-    correct: int
-    labelled: int
-
-
-def pseudo_label_counts(run: Run, round_number: int) -> list[PseudoLabelCounts] | None:
-    """The pseudo labels that a round selected for the next one, by class; None before it did. Raises InputError."""
-    path = run.paths.pseudo_labels(round_number)
-    if not path.exists():
-        return None
-    public = run.manifest.rows(Split.PUBLIC).tolist()
-    true_labels = {run.manifest.ids[row]: run.manifest.labels[row] for row in public}
-    soft_classes = pseudo_labels.soft_classes(run.recipe.pseudo, run.class_names)
-    selected = pseudo_labels.load(path, round_number, run.recipe.digest(), soft_classes)
-    counts = []
-    for name in run.class_names:
-        of_class = [pseudo for pseudo in selected if pseudo.label == name]
-        counts.append(_count_pseudo_labels(name, of_class, true_labels))
-    return counts
-
-
-def _count_pseudo_labels(
-    name: str, of_class: list[pseudo_labels.PseudoLabel], true_labels: dict[str, str]
-) -> PseudoLabelCounts:
-    confidences = [pseudo.confidence for pseudo in of_class] or [0.0]  # a class may have no pseudo labels
-    known = [true_labels[pseudo.id] for pseudo in of_class if true_labels.get(pseudo.id)]
-    return PseudoLabelCounts(
-        name=name,
-        count=len(of_class),
-        min_confidence=min(confidences),
-        mean_confidence=sum(confidences) / len(confidences),
-        unanimous=sum(len(set(pseudo.votes.split("/"))) == 1 for pseudo in of_class),
-        correct=known.count(name),
-        labelled=len(known),
-    )
-
-
-def total_counts(classes: list[PseudoLabelCounts]) -> PseudoLabelCounts:
-    """The counts of all classes together."""
-    sums = dict.fromkeys(("count", "unanimous", "correct", "labelled"), 0)
-    for counts in classes:
-        for name in sums:
-            sums[name] += getattr(counts, name)
-    mean_confidence = sum(counts.mean_confidence * counts.count for counts in classes) / max(1, sums["count"])
-    # Without the classes that have none: their confidence of 0 is no minimum.
-    min_confidence = min((counts.min_confidence for counts in classes if counts.count), default=0.0)
-    return PseudoLabelCounts("all", min_confidence=min_confidence, mean_confidence=mean_confidence, **sums)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ from melgpu.metrics import SIGNIFICANCE_LEVEL, wilson_interval
 from melgpu.recipe import recipe_differences
 from melgpu.recipe_schema import Stacker, StackSettings
 from melgpu.report import analysis
-from melgpu.report.analysis import PREDICTOR_NAMES, PseudoLabelCounts, RoundResult
+from melgpu.report.analysis import PREDICTOR_NAMES, RoundResult
+from melgpu.report.pseudo_label_counts import PseudoLabelCounts
 from melgpu.report.training_times import TrainingTime
 from melgpu.runs.formats.scores import Interval, Score, Scores, Selection
 from melgpu.runs.formats.timings import StageTiming

@@ -8,7 +8,7 @@ from melgpu.data.manifest import Split
 from melgpu.errors import InputError
 from melgpu.metrics import gain_interval
 from melgpu.report import analysis
-from melgpu.runs.formats import predictions, pseudo_labels
+from melgpu.runs.formats import predictions
 from melgpu.stacking import evaluation
 from tests.helpers import report_run
 
@@ -91,23 +91,6 @@ def test_comparisons_are_on_the_same_tracks(stacked_run):
         assert comparison.gain == pytest.approx(gains.mean())
         assert comparison.gain_interval == gain_interval(gains)
     assert sum(comparison.num_tracks for comparison in comparisons["blend"].values()) == len(shuffled)
-
-
-def test_pseudo_labels_are_counted_by_class(stacked_run):
-    selected = pseudo_labels.load(stacked_run.paths.pseudo_labels(1), 1, stacked_run.recipe.digest())
-    true_labels = dict(zip(stacked_run.manifest.ids, stacked_run.manifest.labels, strict=True))
-    classes = analysis.pseudo_label_counts(stacked_run, 1)
-    assert [counts.name for counts in classes] == stacked_run.class_names
-    for counts in classes:
-        of_class = [pseudo for pseudo in selected if pseudo.label == counts.name]
-        assert (counts.count, counts.labelled) == (len(of_class), len(of_class))
-        assert counts.correct == sum(true_labels[pseudo.id] == counts.name for pseudo in of_class)
-        assert counts.unanimous == sum(pseudo.votes == "2/2" for pseudo in of_class)
-        assert counts.min_confidence == min((pseudo.confidence for pseudo in of_class), default=0)
-    total = analysis.total_counts(classes)
-    assert total.count == len(selected) > 0
-    assert total.mean_confidence == pytest.approx(np.mean([pseudo.confidence for pseudo in selected]))
-    assert analysis.pseudo_label_counts(stacked_run, 2) is None
 
 
 def test_the_confusion_matrix_has_true_classes_in_rows(stacked_run):

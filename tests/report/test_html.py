@@ -15,7 +15,7 @@ from melgpu.data.manifest import EVALUATED_SPLITS, Split
 from melgpu.errors import InputError
 from melgpu.metrics import calibration_curve
 from melgpu.models.metadata import Provenance
-from melgpu.report import analysis, error_analysis, html, summary, training_times
+from melgpu.report import analysis, error_analysis, html, pseudo_label_counts, summary, training_times
 from melgpu.runs.formats import pseudo_labels
 from melgpu.runs.run import Run
 from melgpu.stacking import evaluation
@@ -150,7 +150,7 @@ def test_folds_have_scores_of_tracks_and_windows(report, stacked_run):
 
 
 def test_pseudo_labels_and_their_gains(report, stacked_run):
-    for counts in analysis.pseudo_label_counts(stacked_run, 1):
+    for counts in pseudo_label_counts.count_by_class(stacked_run, 1):
         row = report.row("pseudo-labels", counts.name)
         assert row[1] == str(counts.count)
         assert row[-1] == (f"{counts.correct} of {counts.labelled}" if counts.labelled else "")

@@ -5,7 +5,7 @@ import pytest
 
 from melgpu.audio.quarantine import AudioError
 from melgpu.data.manifest import EVALUATED_SPLITS, Split
-from melgpu.report import analysis, summary
+from melgpu.report import analysis, pseudo_label_counts, summary
 from melgpu.report.training_times import TrainingTime
 from melgpu.runs.formats.scores import Candidate, Score, Selection
 from melgpu.runs.formats.timings import StageTiming
@@ -104,7 +104,7 @@ def test_gains_are_grouped_by_significance(last):
 
 
 def test_pseudo_labels_without_a_comparison_are_counted(last):
-    classes = analysis.pseudo_label_counts(last.run, 1)
+    classes = pseudo_label_counts.count_by_class(last.run, 1)
     count, correct = sum(counts.count for counts in classes), sum(counts.correct for counts in classes)
     sentence = summary.pseudo_label_sentence(last.run, classes, None)
     accuracy = f"{100 * correct / count:.0f}\xa0%"
