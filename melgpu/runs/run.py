@@ -36,12 +36,6 @@ class Run:
     without_pseudo: bool = False
     changed_stack: StackSettings | None = None
 
-    @cached_property
-    def paths(self) -> RunPaths:
-        digest = self.stacking_recipe(self.last_round).digest()
-        changed = {self.last_round: digest} if digest != self.recipe.digest() else {}
-        return RunPaths(self.folder, self.without_pseudo, changed)
-
     @property
     def last_round(self) -> int:
         return len(self.recipe.rounds)
@@ -62,8 +56,38 @@ class Run:
         spec = self.round_spec(round_number)
         return [Job(round_number, backbone, fold) for fold in spec.folds for backbone in spec.backbones]
 
+    def uses_pseudo(self, round_number: int) -> bool:
+        """Whether a round trains on the pseudo labels of the round before."""
+        return round_number > 1 and not self.without_pseudo
+
+    @cached_property
+    def paths(self) -> RunPaths:
+        digest = self.stacking_recipe(self.last_round).digest()
+        changed = {self.last_round: digest} if digest != self.recipe.digest() else {}
+        return RunPaths(self.folder, self.without_pseudo, changed)
+
+    @property
+    def submission_paths(self) -> dict[Split, Path]:
+        """The submission file of each test set."""
+        return {split: self.paths.submission(split) for split in TEST_SPLITS if split in self.manifest.splits}
+
+    @cached_property
+    def environment(self) -> Environment:
+        """The environment in which the run was created. Raises InputError."""
+        return schema.read_json(Environment, self.paths.environment)
+
+    @cached_property
+    def pcm_cache(self) -> PcmCache | None:
+        return open_cache(self.paths.pcm_cache, self.recipe.audio, self.recipe.loader, len(self.manifest))
+
     def is_trained(self, job: Job) -> bool:
         return self.paths.job_scores(job).exists()  # written at the very end
+
+    def trained_jobs(self, round_number: int) -> list[Job]:
+        return [job for job in self.jobs(round_number) if self.is_trained(job)]
+
+    def untrained_jobs(self, round_number: int) -> list[Job]:
+        return [job for job in self.jobs(round_number) if not self.is_trained(job)]
 
     def is_predicted(self, job: Job) -> bool:
         """Whether there are predictions of the current checkpoint."""
@@ -77,21 +101,17 @@ class Run:
     def is_stacked(self, round_number: int) -> bool:
         return self.paths.scores(round_number).exists()  # written at the very end
 
-    def uses_pseudo(self, round_number: int) -> bool:
-        """Whether a round trains on the pseudo labels of the round before."""
-        return round_number > 1 and not self.without_pseudo
-
     @property
     def current_round(self) -> int | None:
         """The first round that is not stacked yet; None if all are."""
         # Never cached: stacking a round changes it.
-        rounds = range(1, len(self.recipe.rounds) + 1)
+        rounds = range(1, self.last_round + 1)
         return next((round_number for round_number in rounds if not self.is_stacked(round_number)), None)
 
     @property
     def last_stacked_round(self) -> int:
         """The number of rounds that are stacked."""
-        return (self.current_round or len(self.recipe.rounds) + 1) - 1
+        return (self.current_round or self.last_round + 1) - 1
 
     @property
     def is_between_rounds(self) -> bool:
@@ -99,33 +119,52 @@ class Run:
         next_round = self.current_round
         return next_round is not None and next_round > 1 and not self.paths.round_folder(next_round).exists()
 
-    @cached_property
-    def environment(self) -> Environment:
-        """The environment in which the run was created. Raises InputError."""
-        return schema.read_json(Environment, self.paths.environment)
+    def choose_jobs(self, backbone: str | None, fold: int | None) -> list[Job]:
+        """The current round's jobs, or those of one backbone or fold. Raises InputError if there are none."""
+        round_number = self.current_round
+        if round_number is None:
+            raise ValueError("all rounds are done")
+        jobs = self.jobs(round_number)
+        selected = [job for job in jobs if backbone in (None, job.backbone) and fold in (None, job.fold)]
+        if not selected:
+            raise InputError(f"round {round_number} has only the jobs {', '.join(job.name for job in jobs)}")
+        return selected
+
+    def scores(self, round_number: int) -> RoundScores:
+        """The scores of a stacked round. Raises InputError."""
+        return scores.load(self.paths.scores(round_number))
+
+    def finish_round(self, round_number: int, round_scores: RoundScores) -> None:
+        """Mark a round as stacked: its scores are its last file."""
+        scores.save(self.paths.scores(round_number), round_scores)
 
     @cached_property
     def class_names(self) -> list[str]:
         return self.manifest.class_names
 
     @cached_property
-    def pcm_cache(self) -> PcmCache | None:
-        return open_cache(self.paths.pcm_cache, self.recipe.audio, self.recipe.loader, len(self.manifest))
+    def teacher_predictions(self) -> TeacherPredictions | None:
+        """The distributions of a student's teacher; None for a run without one. Raises InputError."""
+        distil = self.recipe.distil
+        if distil is None:
+            return None
+        return distributions.load_teacher_predictions(self.paths.teacher_folder, self.manifest, distil.teacher or "")
 
-    @property
-    def variant_suffix(self) -> str:
-        """The variant of the later rounds, as a suffix for messages."""
-        return " without pseudo labels" if self.without_pseudo else ""
+    def round_tracks(self, round_number: int) -> RoundTracks:
+        """The tracks of a round; its pseudo labels are read once. Raises InputError."""
+        if round_number not in self._round_tracks:
+            self._round_tracks[round_number] = self._load_tracks(round_number)
+        return self._round_tracks[round_number]
 
-    def command_line(self, script: str, *arguments: str) -> str:
-        """The call of a script that goes on with this run, to be pasted into a shell."""
-        variant = ["--without-pseudo"] if self.without_pseudo else []
-        return cli.command_line(script, "--run", str(self.folder), *variant, *arguments)
+    def _load_tracks(self, round_number: int) -> RoundTracks:
+        if self.teacher_predictions:
+            return round_tracks.load_student(self.manifest, self.teacher_predictions)
+        path = self.paths.pseudo_labels(round_number - 1) if self.uses_pseudo(round_number) else None
+        return round_tracks.load(self.manifest, path, round_number, self.recipe)
 
-    def stack_provenance(self, round_number: int) -> Provenance:
-        """The provenance of a round's stack and evaluation."""
-        digest = self.stacking_recipe(round_number).digest()
-        return self.provenance(round_number).model_copy(update={"recipe_digest": digest})
+    @cached_property
+    def _round_tracks(self) -> dict[int, RoundTracks]:
+        return {}
 
     def provenance(self, round_number: int) -> Provenance:
         """What a round's networks were made from."""
@@ -144,53 +183,17 @@ class Run:
             checkpoint_digest=checkpoint_digest,
         )
 
-    @cached_property
-    def teacher_predictions(self) -> TeacherPredictions | None:
-        """The distributions of a student's teacher; None for a run without one. Raises InputError."""
-        distil = self.recipe.distil
-        if distil is None:
-            return None
-        return distributions.load_teacher_predictions(self.paths.teacher_folder, self.manifest, distil.teacher or "")
-
-    def round_tracks(self, round_number: int) -> RoundTracks:
-        """The tracks of a round; its pseudo labels are read once. Raises InputError."""
-        if self.teacher_predictions and round_number not in self._round_tracks:
-            self._round_tracks[round_number] = round_tracks.load_student(self.manifest, self.teacher_predictions)
-        if round_number not in self._round_tracks:
-            path = self.paths.pseudo_labels(round_number - 1) if self.uses_pseudo(round_number) else None
-            self._round_tracks[round_number] = round_tracks.load(self.manifest, path, round_number, self.recipe)
-        return self._round_tracks[round_number]
-
-    @cached_property
-    def _round_tracks(self) -> dict[int, RoundTracks]:
-        return {}
-
-    def choose_jobs(self, backbone: str | None, fold: int | None) -> list[Job]:
-        """The current round's jobs, or those of one backbone or fold. Raises InputError if there are none."""
-        round_number = self.current_round
-        if round_number is None:
-            raise ValueError("all rounds are done")
-        jobs = self.jobs(round_number)
-        selected = [job for job in jobs if backbone in (None, job.backbone) and fold in (None, job.fold)]
-        if not selected:
-            raise InputError(f"round {round_number} has only the jobs {', '.join(job.name for job in jobs)}")
-        return selected
-
-    def trained_jobs(self, round_number: int) -> list[Job]:
-        return [job for job in self.jobs(round_number) if self.is_trained(job)]
-
-    def untrained_jobs(self, round_number: int) -> list[Job]:
-        return [job for job in self.jobs(round_number) if not self.is_trained(job)]
+    def stack_provenance(self, round_number: int) -> Provenance:
+        """The provenance of a round's stack and evaluation."""
+        digest = self.stacking_recipe(round_number).digest()
+        return self.provenance(round_number).model_copy(update={"recipe_digest": digest})
 
     @property
-    def submission_paths(self) -> dict[Split, Path]:
-        """The submission file of each test set."""
-        return {split: self.paths.submission(split) for split in TEST_SPLITS if split in self.manifest.splits}
+    def variant_suffix(self) -> str:
+        """The variant of the later rounds, as a suffix for messages."""
+        return " without pseudo labels" if self.without_pseudo else ""
 
-    def scores(self, round_number: int) -> RoundScores:
-        """The scores of a stacked round. Raises InputError."""
-        return scores.load(self.paths.scores(round_number))
-
-    def finish_round(self, round_number: int, round_scores: RoundScores) -> None:
-        """Mark a round as stacked: its scores are its last file."""
-        scores.save(self.paths.scores(round_number), round_scores)
+    def command_line(self, script: str, *arguments: str) -> str:
+        """The call of a script that goes on with this run, to be pasted into a shell."""
+        variant = ["--without-pseudo"] if self.without_pseudo else []
+        return cli.command_line(script, "--run", str(self.folder), *variant, *arguments)
