@@ -16,7 +16,7 @@ from melgpu import files
 from melgpu.errors import InputError, one_line
 from melgpu.models.schema import Schema, describe_error
 
-FORMAT = "melgpu 5"
+FORMAT = "melgpu 6"
 MAX_METADATA_CHARS = 2**21  # of JSON; a network has 10,000, and a file of unknown origin shall not cost more to parse
 
 
