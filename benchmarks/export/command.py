@@ -23,7 +23,7 @@ from melgpu.runs.folder import open_run
 from melgpu.runs.job import Job
 from melgpu.runs.run import Run
 
-FORMS = (
+EXPORTS = (
     ExportOptions("onnx", "windows", "float32"),
     ExportOptions("onnx", "windows", "float16"),
     ExportOptions("onnx", "windows", "int8"),
@@ -53,7 +53,7 @@ def measure(run: Run, job: Job, num_tracks: int) -> dict:
     probs = {NETWORK: check.network_probs(network, "windows")}
     num_bytes = {NETWORK: run.paths.checkpoint(job).stat().st_size}
     with tempfile.TemporaryDirectory() as folder:
-        for options in FORMS:
+        for options in EXPORTS:
             out = Path(folder) / f"{options.precision}.{options.format}"
             exporter.export_network(run, job, options, out, [])
             name = f"{options.format}, {options.precision}"
@@ -67,7 +67,7 @@ def measure(run: Run, job: Job, num_tracks: int) -> dict:
         "image_size": recipe.mel.image_size,
         "num_windows": len(windows),
         "rows": [
-            {"form": name, "bytes": num_bytes[name], **_summary(predictions[name], predictions[NETWORK])}
+            {"file": name, "bytes": num_bytes[name], **_summary(predictions[name], predictions[NETWORK])}
             for name in probs
         ],
     }
@@ -113,10 +113,10 @@ def rows(result: dict) -> Iterator[tuple[str, ...]]:
         low, high = row["quartiles"]
         rate = f"{row['windows_per_s']:.3g} ({low:.3g}-{high:.3g})"
         agreement = ("", "", "")
-        if row["form"] != NETWORK:
+        if row["file"] != NETWORK:
             same = f"{row['same_labels']} of {result['num_windows']}"
             agreement = (f"{row['max_difference']:.1e}", f"{row['median_difference']:.1e}", same)
-        yield row["form"], f"{row['bytes'] / 1e6:.1f}", rate, *agreement
+        yield row["file"], f"{row['bytes'] / 1e6:.1f}", rate, *agreement
 
 
 def make_table(result: dict) -> Table:

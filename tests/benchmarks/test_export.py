@@ -14,7 +14,7 @@ from tests.helpers.runs import write_run
 
 
 def test_all_forms_of_a_network_are_measured_and_compared(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(command, "FORMS", command.FORMS[::4])
+    monkeypatch.setattr(command, "EXPORTS", command.EXPORTS[::4])
     run = write_run(tmp_path, ("test_efficientnet", "test_resnet"))
     out = tmp_path / "results" / "export.json"
     flags = ["--run", str(run.folder), "--backbone", "test_resnet", "--tracks", "3", "--out", str(out)]
@@ -23,7 +23,7 @@ def test_all_forms_of_a_network_are_measured_and_compared(tmp_path, monkeypatch,
     result = json.loads(output.splitlines()[-1])
     assert result == json.loads(out.read_text())
     assert (result["network"], result["num_windows"]) == ("test_resnet", 3)
-    assert [row["form"] for row in result["rows"]] == ["PyTorch, float32", "onnx, float32", "pt2, float16"]
+    assert [row["file"] for row in result["rows"]] == ["PyTorch, float32", "onnx, float32", "pt2, float16"]
     network, exported, half = result["rows"]
     assert (network["max_difference"], network["same_labels"]) == (0, 3)
     assert 0 < exported["max_difference"] < 1e-3
