@@ -2,15 +2,15 @@
 
 recipe.toml environment.json manifest.csv
 stack_settings.json                  those of the last round's stack, if they changed after training
-round1/densenet201/fold0/            best.safetensors, last.pt (until finished), log.csv, scores.json
-round1/predictions/densenet201-fold0.npz
+round1/densenet201/fold0/            best.safetensors, last.pt (until finished), log.csv, scores.json, .lock
+round1/predictions/                  densenet201-fold0.npz; KEY-process0.resume_log (until finished)
 round1/stack/                        fold0.safetensors, evaluation.npz, scores.json; stack-DIGEST/ of changed settings
 round1/pseudo.csv
 round2-without-pseudo/               the same round without pseudo labels, for a comparison
 submission.csv submission-private.csv
 timings.csv                          wall time of each stage
 report.html
-teacher/fold0.npz                    a student's: its teacher's distributions
+teacher/                             a student's: its teacher's distributions, fold0.npz all.npz; resume logs as above
 quarantine.csv                       files with an audio error, if any
 duplicates.csv                       pairs of files with the same recording
 pcm_cache/                           decoded tracks, if there is a PCM cache
@@ -87,7 +87,7 @@ class RunPaths:
 
     def teacher_resume_log(self, name: str, rank: int, digests: Sequence[str]) -> Path:
         """The resume log of one process for a part, by the networks with these checkpoint digests."""
-        return self.teacher_folder / f"{name}-{_key(digests)}-process{rank}.resume_log"
+        return self.teacher_folder / f"{name}-{_networks_key(digests)}-process{rank}.resume_log"
 
     def teacher_resume_logs(self, name: str = "*") -> list[Path]:
         """The resume logs of one part, or of all."""
@@ -131,7 +131,7 @@ class RunPaths:
 
     def resume_log(self, round_number: int, rank: int, digests: Sequence[str]) -> Path:
         """The resume log of one process for the networks with these checkpoint digests."""
-        return self.predictions_folder(round_number) / f"{_key(digests)}-process{rank}.resume_log"
+        return self.predictions_folder(round_number) / f"{_networks_key(digests)}-process{rank}.resume_log"
 
     def resume_logs(self, round_number: int) -> list[Path]:
         return list(self.predictions_folder(round_number).glob("*.resume_log"))
@@ -157,6 +157,6 @@ class RunPaths:
         return self.stack_folder(round_number) / "scores.json"
 
 
-def _key(digests: Sequence[str]) -> str:
-    """Of some networks: others have another resume log, since its batches would be wrong for them."""
+def _networks_key(digests: Sequence[str]) -> str:
+    """Eight hex digits that stand for some networks: the batches in a log of others would be wrong."""
     return hashlib.sha256("".join(digests).encode()).hexdigest()[:8]

@@ -61,7 +61,7 @@ def find_columns(
 
 def find_file_column(source: Path, head: str) -> FileColumn:
     """Where the files are in a CSV, by its beginning, which holds the first two rows. Raises InputError."""
-    separator, rows = separators.split_rows(source, head, lambda row: score(row, labelled=False), max_rows=2)
+    separator, rows = separators.split_rows(source, head, lambda row: separator_score(row, labelled=False), max_rows=2)
     if not rows:
         raise InputError(f"{source}: the file is empty")
     line, first = rows[0]
@@ -81,7 +81,7 @@ def header_file_column(source: Path, names: list[str], first_row: list[str]) -> 
     return _file_column(source, header, [(1, first_row)])
 
 
-def score(row: list[str], labelled: bool) -> int:
+def separator_score(row: list[str], labelled: bool) -> int:
     """0 where a first row, as some separator splits it, names no file, 1 where no label, 2 otherwise."""
     header = _header(row)
     if not header and not _is_audio(row[0]):

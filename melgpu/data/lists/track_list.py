@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from melgpu.data.lists import separators
-from melgpu.data.lists.columns import Columns, find_columns, score
+from melgpu.data.lists.columns import Columns, find_columns, separator_score
 from melgpu.data.lists.separators import SEPARATORS, Row
 from melgpu.errors import InputError, printable
 
@@ -47,7 +47,7 @@ def read_tracks(source: Path, labelled: bool, fold_column: str | None = None) ->
 
     Raises InputError with all malformed rows.
     """
-    separator, rows = separators.read_rows(source, lambda row: score(row, labelled))
+    separator, rows = separators.read_rows(source, lambda row: separator_score(row, labelled))
     if not rows:
         raise InputError(f"{source}: the file is empty")
     columns, rows, notes = find_columns(source, rows, labelled, fold_column)
