@@ -95,7 +95,10 @@ def in_passes_that_fit(predict: Callable[[list[Job]], Result], jobs: list[Job]) 
             raise
         # One of several processes cannot split the work alone: its barriers would not match those of the others.
         if len(jobs) == 1 or distributed.world_size() > 1:
-            raise InputError("the device is out of memory: set a smaller loader.predict_batch_size") from None
+            remedy = "set a smaller loader.predict_batch_size"
+            if len(jobs) > 1:
+                remedy += ", or start one process, which takes fewer networks at a time"
+            raise InputError(f"the device is out of memory: {remedy}") from None
     # After the except block: in it the traceback would keep the memory of the failed attempt.
     half = -(-len(jobs) // 2)  # rounded up
     console.say(f"{len(jobs)} networks do not fit into the device's memory: {half} at a time, in more passes")

@@ -50,7 +50,7 @@ def write_part(run: Run, teacher: Teacher, part: Part, device: torch.device) -> 
         predictor = PartPredictor(run, teacher, part, index, device, logs)
         means = in_passes_that_fit(predictor.predict, part.jobs)
         if distributed.is_main_process():
-            probs, unusable = predictor.join([mean for mean in means if mean])
+            probs, unusable = predictor.join([mean for mean in means if mean is not None])
             saved = Distributions(
                 ids=tuple(run.manifest.ids[row] for row in part.rows),
                 splits=tuple(run.manifest.splits[row] for row in part.rows),
