@@ -11,6 +11,7 @@ import torch
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # before any kernel is defined
 
+from hypothesis import settings
 from rich.console import Console
 
 from melgpu import console
@@ -25,6 +26,10 @@ from melgpu.runs import run
 from melgpu.runs.folder import create_run
 from tests.helpers import SMALL, run_script, write_audio, write_list
 from tests.helpers.training import write_imagenet_weights
+
+# No test asserts a time: an example may take long on a busy machine.
+settings.register_profile("no deadline", deadline=None)
+settings.load_profile("no deadline")
 
 CPU = torch.device("cpu")
 
