@@ -86,6 +86,8 @@ def open_file(path: Path) -> Probs:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = ERRORS_ONLY
+    # Idle threads would spin on the cores of the next file, where several are compared.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     (network_input,) = session.get_inputs()
 
